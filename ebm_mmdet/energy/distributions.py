@@ -1,0 +1,133 @@
+"""Distributions of offsets around a target: where the training objectives look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .log_density import at_least_float32
+
+__all__ = ["Density", "GaussianMixtureNoise"]
+
+
+class Density(Protocol):
+    """A distribution that can be drawn from and whose log-density is known; nothing else.
+
+    Samples carry no gradient. A density over offsets is centred on zero, so that y = target + δ.
+    """
+
+    def sample(
+        self,
+        n: int,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw offsets (n, num_samples, D) with their log-densities (n, num_samples)."""
+        ...
+
+    def log_prob(self, offsets: Tensor) -> Tensor:
+        """Log-density (...) of offsets (..., D), in nats."""
+        ...
+
+
+class GaussianMixtureNoise:
+    """Zero-centred, equally weighted mixture of K diagonal Gaussians over R^D.
+
+        q(δ) = 1/K Σ_k Π_d N(δ_d; 0, σ_kd²)
+
+    All D coordinates of a sample come from the same component. The density is taken in encoded
+    coordinates: no Jacobian to pixels or metres.
+
+    A plain object and not an ``nn.Module``: nothing in it is trained, and what a config states
+    must not be overridden by a checkpoint. The few numbers follow the device and dtype of use.
+
+    Source: Gustafsson et al., "How to Train Your Energy-Based Model for Regression", BMVC 2020
+    (arXiv:2005.01698), noise distribution of NCE; for boxes σ = (0.075, 0.15, 0.3).
+
+    Args:
+        sigmas: standard deviations, either K numbers shared by all coordinates (``dim`` is then
+            required) or K rows of D numbers.
+        dim: D, the number of encoded coordinates.
+
+    Raises:
+        ValueError: a σ is not positive and finite, or D is unknown or contradicted.
+    """
+
+    def __init__(
+        self, sigmas: Sequence[float] | Sequence[Sequence[float]] | Tensor, dim: int | None = None
+    ) -> None:
+        table = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
+        if table.dim() == 1 and dim is not None:
+            table = table[:, None].repeat(1, dim)
+        if table.dim() != 2 or table.numel() == 0 or dim not in (None, table.shape[1]):
+            raise ValueError(
+                f"sigmas of shape {tuple(table.shape)} with dim={dim} do not describe a mixture; "
+                "give K numbers and dim=D, or K rows of D numbers."
+            )
+        if not ((table > 0) & table.isfinite()).all():
+            raise ValueError(
+                f"every sigma must be positive and finite, got {table.tolist()}; "
+                "a coordinate without noise has no density: drop it from the encoding instead."
+            )
+        self.sigmas = table
+
+    @property
+    def dim(self) -> int:
+        """D, the number of encoded coordinates."""
+        return self.sigmas.shape[1]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(sigmas={self.sigmas.tolist()})"
+
+    def scaled(self, beta: float) -> GaussianMixtureNoise:
+        """The same mixture with every standard deviation (not variance) multiplied by ``beta``."""
+        return GaussianMixtureNoise(self.sigmas * beta)
+
+    def sample(
+        self,
+        n: int,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw independent offsets for each of n targets.
+
+        Args:
+            n: number of targets, may be 0.
+            num_samples: S, samples per target, may be 0.
+            generator: source of randomness, on the device of the result.
+            device: of the result; that of ``generator`` by default, else the CPU.
+            dtype: floating-point type of the result.
+
+        Returns:
+            ``offsets (n, S, D)`` and ``log_prob (n, S)``.
+        """
+        if device is None:
+            device = generator.device if generator is not None else "cpu"
+        sigmas = self.sigmas.to(device=device, dtype=dtype)
+        options = {"generator": generator, "device": device}
+        component = torch.randint(len(sigmas), (n, num_samples), **options)
+        offsets = torch.randn((n, num_samples, self.dim), dtype=dtype, **options)
+        offsets = offsets * sigmas[component]
+        return offsets, self.log_prob(offsets)
+
+    def log_prob(self, offsets: Tensor) -> Tensor:
+        """Log-density (...) of offsets (..., D), in nats; float32 or better.
+
+        log q(δ) = logsumexp_k( -½ Σ_d (δ_d/σ_kd)² - Σ_d log σ_kd ) - D/2 log 2π - log K
+
+        Densities themselves are never formed: in R^7 they leave the range of float32.
+        """
+        offsets = offsets.to(at_least_float32(offsets.dtype))
+        sigmas = self.sigmas.to(offsets)
+        z = offsets.unsqueeze(-2) / sigmas
+        log_components = -0.5 * z.square().sum(-1) - sigmas.log().sum(-1)
+        constant = 0.5 * self.dim * math.log(2 * math.pi) + math.log(len(sigmas))
+        return log_components.logsumexp(-1) - constant

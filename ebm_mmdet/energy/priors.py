@@ -1,0 +1,130 @@
+"""A Gaussian prior around the first estimate, which turns refinement into maximum a posteriori.
+
+Without a prior, climbing to the top forgets the detection that the climb started from, and the
+answer depends on where the climb is stopped. With one it does not:
+
+    argmax_y  τ f(x, y) + log N(y; ŷ, (s Σ)²)
+
+depends on τ and s through k = τ s² alone. Σ are the standard deviations of the detector's
+residuals (truth minus detection, encoded), from :func:`fit_residual_std`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .log_density import LogDensityFn, SelectableLogDensityFn, at_least_float32, evaluate
+
+__all__ = ["fit_residual_std", "prior_step_size", "with_gaussian_prior"]
+
+
+def with_gaussian_prior(
+    log_density_fn: LogDensityFn,
+    mean: Tensor,
+    std: Tensor,
+    scale: float = 1.0,
+    temperature: float = 1.0,
+) -> LogDensityFn:
+    """The log-density  y ↦ τ f(x, y) + Σ_d log N(y_d; mean_d, (scale · std_d)²).
+
+    It goes wherever f goes, so ``gradient_ascent`` needs no change, and offers ``select`` if f
+    does. The normaliser of the Gaussian is included, that of f cannot be.
+
+    Args:
+        log_density_fn: f over N targets.
+        mean: (D,) or (N, D) first estimates ŷ; zeros where coordinates are relative to them.
+        std: (D,) or (N, D) standard deviations Σ, positive.
+        scale: s, positive.
+        temperature: τ, factor on f, not negative.
+
+    Raises:
+        ValueError: ``std`` or ``scale`` is not positive and finite, or τ is negative.
+    """
+    _check_positive("std", std)
+    if not (0 < scale < math.inf and 0 <= temperature < math.inf):
+        raise ValueError(
+            f"scale={scale} must be positive and temperature={temperature} not negative, both "
+            "finite; to switch the prior off, do not wrap the log-density."
+        )
+    return _Posterior(log_density_fn, mean, scale * std, temperature)
+
+
+class _Posterior:
+    def __init__(self, likelihood: LogDensityFn, mean: Tensor, std: Tensor, tau: float) -> None:
+        self.likelihood, self.mean, self.std, self.tau = likelihood, mean, std, tau
+        if isinstance(likelihood, SelectableLogDensityFn):
+            self.select = self._select
+
+    def __call__(self, y: Tensor) -> Tensor:
+        # (N, D) parameters belong to targets, and y has S points for each of them.
+        mean, std = (p.unsqueeze(1) if p.dim() == 2 else p for p in (self.mean, self.std))
+        log_prior = -0.5 * ((y - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
+        return self.tau * evaluate(self.likelihood, y) + log_prior.sum(-1)
+
+    def _select(self, index: Tensor) -> LogDensityFn:
+        mean, std = (p[index] if p.dim() == 2 else p for p in (self.mean, self.std))
+        return _Posterior(self.likelihood.select(index), mean, std, self.tau)
+
+
+def prior_step_size(std: Tensor, scale: float = 1.0, factor: float = 1.0) -> Tensor:
+    """Step sizes for climbing a log-density with a prior: ``factor · (scale · std)²``.
+
+    With factor 1 this is Newton's step of the prior: where f is flat it lands on the mean at once.
+    Where f is more curved than the prior it overshoots, and the shrinking of failed steps finds the
+    right length. No step size is left to tune.
+
+    Args:
+        std: (D,) or (N, D), as in :func:`with_gaussian_prior`.
+        scale: s, as there.
+        factor: below 1 for shorter steps.
+
+    Returns:
+        λ in the shape of ``std``, for ``gradient_ascent``.
+    """
+    return factor * (scale * std).square()
+
+
+def fit_residual_std(residuals: Tensor, robust: Literal["clip", "mad"] | None = "clip") -> Tensor:
+    """Estimate Σ (D,) from residuals, truth minus detection in encoded coordinates (n, D).
+
+    The spread is measured about zero, not about the mean residual: the prior is centred on the
+    detection, so a systematic error of the detector is part of its inaccuracy. Residuals of matched
+    detections have heavy tails (wrong matches, truncated objects), which a plain root mean square
+    takes for inaccuracy of every detection. All three agree, within 1 %, on Gaussian residuals:
+
+        None    sqrt(mean r²)
+        "mad"   m = 1.4826 median |r|
+        "clip"  sqrt(mean min(|r|, 3m)²)
+
+    Rows with a value that is not finite are left out.
+
+    Raises:
+        ValueError: the shape is wrong, no finite row is left, or a spread is zero.
+    """
+    if residuals.dim() != 2:
+        raise ValueError(f"residuals have shape {tuple(residuals.shape)}; expected (n, D).")
+    if robust not in (None, "clip", "mad"):
+        raise ValueError(f"robust={robust!r} is unknown; use 'clip', 'mad' or None.")
+    residuals = residuals.to(at_least_float32(residuals.dtype))
+    residuals = residuals[residuals.isfinite().all(1)].abs()
+    if len(residuals) == 0:
+        raise ValueError("no finite residual to fit; match detections to annotations first.")
+    std = 1.4826 * residuals.median(0).values
+    if robust != "mad":
+        if robust == "clip":
+            residuals = residuals.minimum(3 * std)
+        std = residuals.square().mean(0).sqrt()
+    _check_positive("the fitted std", std)
+    return std
+
+
+def _check_positive(name: str, value: Tensor) -> None:
+    if not ((value > 0) & value.isfinite()).all():
+        raise ValueError(
+            f"{name} must be positive and finite, got {value.tolist()}; a zero means that the "
+            "detections it was fitted to are (mostly) exact, and a prior has nothing to say."
+        )

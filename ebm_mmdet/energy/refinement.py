@@ -1,0 +1,222 @@
+"""Prediction as search: climb the log-density from a first estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .log_density import LogDensityFn, SelectableLogDensityFn, at_least_float32, evaluate
+
+__all__ = ["RefinementResult", "RefinementTrace", "gradient_ascent"]
+
+
+class RefinementTrace(NamedTuple):
+    """The whole climb; T is ``num_steps``, and the shapes are those of y0 (N, D).
+
+    For y0 (N, S, D) every N becomes N, S.
+    """
+
+    y: Tensor
+    """(T+1, N, D) points; entry 0 is y0."""
+    log_density: Tensor
+    """(T+1, N) f at those points; never decreases along the first dimension."""
+    accepted: Tensor
+    """(T, N) bool, whether step t moved the point: y[t+1] == y[t] wherever it is False."""
+
+
+class RefinementResult(NamedTuple):
+    """Where the climb ended, in the shapes of y0 (N, D); for (N, S, D) every N becomes N, S."""
+
+    y: Tensor
+    """(N, D) refined points, float32 or better."""
+    log_density: Tensor
+    """(N,) f at ``y``; -inf where f is not finite."""
+    accepted: Tensor
+    """(N,) int64, the number of steps that moved the point."""
+    trace: RefinementTrace | None
+
+
+def gradient_ascent(
+    log_density_fn: LogDensityFn,
+    y0: Tensor,
+    step_size: float | Sequence[float] | Tensor,
+    num_steps: int,
+    decay: float = 0.5,
+    project: Callable[[Tensor], Tensor] | None = None,
+    return_trace: bool = False,
+) -> RefinementResult:
+    """Climb f from y0 by gradient steps that shrink when they fail.
+
+    Independently for every point, with its own vector λ of step sizes, ``num_steps`` times:
+
+        y' = project(y + λ ⊙ ∇f(y))
+        f(y') ≥ f(y):   y ← y'          (a tie is accepted)
+        otherwise:      λ ← decay · λ   (y and its gradient stay; NaN and ±inf always fail)
+
+    Hence f(y) never decreases, and a point that no step moved keeps every bit of y0.
+
+    Cost: ``num_steps + 1`` evaluations of f and at most ``num_steps`` backward passes, because the
+    evaluation that accepts a step is the starting point of the next. Backward passes go to y only:
+    no ``.grad`` of any parameter is touched and no gradient of weights is computed. Targets none of
+    whose points can move any more (y' equals y, or the gradient is not finite) are left out of
+    later evaluations if the function offers ``select``, and the climb ends when none is left.
+
+    Works in any mode of the caller, ``no_grad``, ``inference_mode`` and autocast included: f is
+    evaluated with gradients on and the other two off, since a climb compares differences of f that
+    half precision cannot resolve. See :class:`LogDensityFn` for what this asks of the function.
+
+    Source: Gustafsson et al., "Energy-Based Models for Deep Probabilistic Regression", ECCV 2020
+    (arXiv:1909.12297), Algorithm 1; the published form evaluates f twice per step, shrinks λ in the
+    same way, and does not guard against NaN.
+
+    Args:
+        log_density_fn: f; entry (n, s) must depend on point (n, s) only.
+        y0: (N, D) one start per target, or (N, S, D) several; encoded coordinates. A start where f
+            is not finite counts as f = -inf: it moves only if its gradient is finite. A start that
+            is itself not finite stays.
+        step_size: λ, a number, (D,), or (N, D); not negative. For boxes the papers use
+            (8e-4, 8e-4, 3.2e-3, 3.2e-3) with NCE+.
+        num_steps: T; 0 only evaluates f(y0).
+        decay: factor on λ after a failed step, in [0, 1].
+        project: maps a proposal (N, S, D) to an admissible point, for coordinates that wrap around
+            or have a floor. It is not applied to y0.
+        return_trace: also return every intermediate state.
+
+    Returns:
+        Detached tensors on the device of ``y0``; see :class:`RefinementResult`.
+
+    Raises:
+        ValueError: an argument is outside the range or shape given above.
+        RuntimeError: the returned f has no gradient with respect to y.
+    """
+    _check_arguments(y0, num_steps, decay)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(y0.device.type, enabled=False),
+    ):
+        # A copy made here is an ordinary tensor even if y0 was made in inference mode.
+        y = y0.detach().to(at_least_float32(y0.dtype), copy=True)
+        y = y if y.dim() == 3 else y.unsqueeze(1)
+        steps = _step_sizes(step_size, y)
+        states = []
+        accepted = y.new_zeros(y.shape[:-1], dtype=torch.int64)
+        for state in _climb(log_density_fn, y, steps, num_steps, decay, project):
+            accepted += state[-1]
+            if not return_trace:
+                states.clear()
+            states.append(state)
+
+    shape = y0.shape[:-1]
+    y, log_density, _ = states[-1]
+    trace = None
+    if return_trace:
+        all_y, all_log_density, all_moved = (torch.stack(values) for values in zip(*states))
+        trace = RefinementTrace(
+            all_y.view(num_steps + 1, *y0.shape),
+            all_log_density.view(num_steps + 1, *shape),
+            all_moved[1:].view(num_steps, *shape),
+        )
+    return RefinementResult(y.view(y0.shape), log_density.view(shape), accepted.view(shape), trace)
+
+
+def _climb(
+    log_density_fn: LogDensityFn,
+    y: Tensor,
+    step: Tensor,
+    num_steps: int,
+    decay: float,
+    project: Callable[[Tensor], Tensor] | None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield y (N, S, D), f (N, S) and which points moved (N, S): at the start and after each step.
+
+    Only the evaluation of f is narrowed to the targets that are still live; all other arithmetic
+    runs on everything, where it costs nothing and cannot depend on who is still climbing.
+    """
+    live, live_fn = torch.arange(len(y), device=y.device), log_density_fn
+    f, gradient = _score(live_fn, y)
+    f = f.where(f.isfinite(), -torch.inf)
+    yield y, f, torch.zeros_like(f, dtype=torch.bool)
+
+    slope = torch.zeros_like(y)
+    active = y.isfinite().all(-1)
+    needs_slope = active
+    for _ in range(num_steps):
+        if needs_slope.any():
+            mask = needs_slope[live]
+            slope[live] = gradient(mask).where(mask.unsqueeze(-1), slope[live])
+        proposal = y + step * slope
+        if project is not None:
+            proposal = project(proposal)
+
+        # A proposal equal to y would be proposed, and accepted as a tie, for ever.
+        active = active & slope.isfinite().all(-1) & (proposal != y).any(-1)
+        sound = active & proposal.isfinite().all(-1)
+        moved = torch.zeros_like(active)
+        remaining = active.any(1).nonzero().squeeze(1)
+        if len(remaining):
+            if len(remaining) < len(live) and isinstance(log_density_fn, SelectableLogDensityFn):
+                live, live_fn = remaining, log_density_fn.select(remaining)
+            query = proposal.where(sound.unsqueeze(-1), y)
+            value = f.clone()
+            value[live], gradient = _score(live_fn, query[live])
+            moved = sound & value.isfinite() & (value >= f)
+            y = proposal.where(moved.unsqueeze(-1), y)
+            f = value.where(moved, f)
+            step = step.where(moved.unsqueeze(-1), decay * step)
+        needs_slope = moved
+        yield y, f, moved
+
+
+def _score(log_density_fn: LogDensityFn, y: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Evaluate f at y (n, S, D); return it detached, and a function that differentiates it once.
+
+    ``gradient(mask (n, S))`` is ∇f(y) (n, S, D) where the mask is set.
+    """
+    if y.numel() == 0:
+        return y.new_zeros(y.shape[:-1]), lambda mask: torch.zeros_like(y)
+    y = y.detach().requires_grad_()
+    f = evaluate(log_density_fn, y)
+
+    def gradient(mask: Tensor) -> Tensor:
+        slope = None
+        if f.requires_grad:
+            (slope,) = torch.autograd.grad(f, y, mask.to(f.dtype), allow_unused=True)
+        if slope is None:
+            raise RuntimeError(
+                "log_density_fn returned values without a gradient with respect to y; remove the "
+                "no_grad, inference_mode or detach between y and f inside the function."
+            )
+        return slope
+
+    return f.detach(), gradient
+
+
+def _step_sizes(step_size: float | Sequence[float] | Tensor, y: Tensor) -> Tensor:
+    """λ for every point and coordinate, (N, S, D)."""
+    step = torch.as_tensor(step_size, dtype=y.dtype, device=y.device)
+    step = step.unsqueeze(1) if step.dim() == 2 else step
+    try:
+        step = step.expand(y.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"step_size of shape {tuple(step.shape)} does not fit points of shape "
+            f"{tuple(y.shape)}; give a number, (D,), or (N, D)."
+        ) from error
+    if not ((step >= 0) & step.isfinite()).all():
+        raise ValueError(f"step_size must be finite and not negative, got {step_size}.")
+    return step
+
+
+def _check_arguments(y0: Tensor, num_steps: int, decay: float) -> None:
+    if y0.dim() not in (2, 3):
+        raise ValueError(
+            f"y0 has shape {tuple(y0.shape)}; expected (N, D), or (N, S, D) for several starts."
+        )
+    if num_steps < 0:
+        raise ValueError(f"num_steps={num_steps} must be 0 (only evaluate) or more.")
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay={decay} must be in [0, 1]; it shrinks a step that failed.")
