@@ -1,0 +1,89 @@
+"""An mmdet data set whose images are drawn when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from mmdet.registry import DATASETS
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.dataset import Compose
+from torch.utils.data import Dataset
+
+from .shapes import CLASSES, render_shapes
+
+
+@DATASETS.register_module()
+class ShapesDataset(Dataset):
+    """Endless generated shapes: image `i` is a function of ``(seed, i)`` and of nothing else.
+
+    With a large `num_images` a training run never sees an image twice. Because no counter is
+    involved, the images do not depend on the number of workers, on the order of access or on
+    where a run was resumed.
+
+    Args:
+        num_images: Length of the set.
+        seed: Which endless set, ``>= 0``. Use another seed than that of a set written by
+            `write_coco`, or the first images coincide.
+        pipeline: mmdet transforms; what they get is an image already loaded (``img`` HWC uint8
+            BGR, ``gt_bboxes`` half-open xyxy pixels, ``gt_bboxes_labels``, ``gt_ignore_flags``).
+        image_size: ``(height, width)`` in pixels.
+        num_shapes: Smallest and largest number of shapes aimed at.
+        extent: Smallest and largest length of a shape's longer axis, in pixels.
+
+    Raises:
+        ValueError: `num_images` below one.
+        IndexError: An index outside ``0 .. num_images - 1``.
+    """
+
+    METAINFO: ClassVar[dict] = {"classes": CLASSES}
+
+    def __init__(
+        self,
+        num_images: int = 1_000_000,
+        seed: int = 0,
+        pipeline: Sequence = (),
+        image_size: tuple[int, int] = (160, 160),
+        num_shapes: tuple[int, int] = (3, 7),
+        extent: tuple[float, float] = (24.0, 80.0),
+    ) -> None:
+        if num_images < 1:
+            raise ValueError(f"num_images must be at least 1, got {num_images}")
+        self.num_images = num_images
+        self.seed = seed
+        self.render_options = {
+            "image_size": tuple(image_size),
+            "num_shapes": tuple(num_shapes),
+            "extent": tuple(extent),
+        }
+        self.metainfo = dict(self.METAINFO)
+        self.pipeline = Compose(list(pipeline))
+
+    def full_init(self) -> None:
+        """Do nothing; mmengine's runner calls it on every data set."""
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def get_data_info(self, index: int) -> dict:
+        """Return what `BaseDetDataset` calls a parsed annotation (the image is not rendered)."""
+        height, width = self.render_options["image_size"]
+        return {"img_id": index, "sample_idx": index, "height": height, "width": width}
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < self.num_images:
+            raise IndexError(f"index {index} is outside 0 .. {self.num_images - 1}")
+        image, boxes, labels = render_shapes(self.seed, int(index), **self.render_options)
+        shape = image.shape[:2]
+        results = {
+            **self.get_data_info(int(index)),
+            "img": image,
+            "img_path": f"shapes://{self.seed}/{index}",
+            "img_shape": shape,
+            "ori_shape": shape,
+            "gt_bboxes": HorizontalBoxes(boxes),
+            "gt_bboxes_labels": labels,
+            "gt_ignore_flags": np.zeros(len(boxes), bool),
+        }
+        return self.pipeline(results)
