@@ -1,0 +1,15 @@
+"""The 2D models; importing this registers them with mmdet."""
+
+from .box_coding import decode_boxes, encode_boxes
+from .detectors import EBMDetector
+from .heads import EBMBBoxHead
+from .task_modules import EnergyGuidedNMS, GradientAscentRefiner
+
+__all__ = [
+    "EBMBBoxHead",
+    "EBMDetector",
+    "EnergyGuidedNMS",
+    "GradientAscentRefiner",
+    "decode_boxes",
+    "encode_boxes",
+]

@@ -1,0 +1,297 @@
+"""The energy head: a scalar log-density f(x, y) for any box y, given neck features x."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS, TASK_UTILS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ebm_ops import prroi_pool
+
+from ..box_coding import decode_boxes
+from .feature_standardizer import FeatureStandardizer
+
+__all__ = ["BoxLogDensity", "EBMBBoxHead"]
+
+
+class BoxLogDensity:
+    """``LogDensityFn`` of a batch of boxes: encoded offsets (N, S, 4) -> f (N, S), float32.
+
+    Made by :meth:`EBMBBoxHead.log_density_fn`; offsets are relative to ``reference``.
+    """
+
+    def __init__(
+        self,
+        head: EBMBBoxHead,
+        feats: Sequence[Tensor],
+        reference: Tensor,
+        batch_index: Tensor,
+        labels: Tensor,
+    ) -> None:
+        self.head, self.feats = head, feats
+        self.reference, self.batch_index, self.labels = reference, batch_index, labels
+
+    def __call__(self, offsets: Tensor) -> Tensor:
+        boxes = decode_boxes(offsets, self.reference[:, None, :])
+        return self.head.log_density(self.feats, boxes, self.batch_index, self.labels)
+
+    def select(self, index: Tensor) -> BoxLogDensity:
+        """The same function for a subset of its targets, ``index`` (n,) int64."""
+        return BoxLogDensity(
+            self.head,
+            self.feats,
+            self.reference[index],
+            self.batch_index[index],
+            self.labels[index],
+        )
+
+
+@MODELS.register_module()
+class EBMBBoxHead(BaseModule):
+    r"""Energy head on Precise-RoI-pooled neck features.
+
+    ``f(x, y, c) = MLP(PrRoIPool(x, y))_c``: pooling, a shared fully connected trunk, and one
+    output per class (or one for all). ``f`` is an unnormalised log-density of the box in encoded
+    coordinates (:mod:`ebm_mmdet.models.box_coding`); it is defined up to a constant per object.
+
+    Every box has a value: a box without area pools to zeros (gradient 0), parts outside the map
+    count as zeros (as the mean feature with ``standardize``), a box with a non-finite coordinate
+    has ``f = -inf``.
+
+    Args:
+        num_classes: number of foreground classes.
+        in_channels: channels of every level that is used.
+        strides: stride in pixels of every level that is used, fine to coarse.
+        feature_levels: indices of those levels among the neck's outputs; all of them, in
+            order, by default.
+        level_rule: ``'assign'`` pools each box from one level, chosen by the size of **the box
+            being scored**: ``floor(log2(sqrt(w h) / finest_scale + 1e-6))``, clamped (ECCV 2020
+            code, the FPN rule). ``'concat'`` pools every box from all levels and concatenates,
+            which suits small detectors.
+        finest_scale: boxes below twice this size (px) go to the finest level.
+        pool_size: bins per axis.
+        roi_shift: shift of RoIs in feature pixels of each level. PrRoIPool has its nodes at
+            integers (0 is the papers' convention); mmdet's heads see them at half pixels (-0.5).
+        standardize: standardise each channel of the maps with running statistics. Frozen
+            features may have any scale; a fresh trunk wants unit scale.
+        fc_channels: widths of the trunk.
+        class_agnostic: one output for all classes instead of one per class.
+        objective: how f is trained, a registered objective (``NCEObjective``).
+        min_gt_size: ground-truth boxes with a side below this many pixels are not trained on.
+        loss_weight: factor on the loss.
+        init_cfg: mmengine's. Default: Kaiming-uniform trunk, output N(0, 0.001), biases 0.
+
+    Raises:
+        ValueError: for an unknown ``level_rule`` or lengths that do not match.
+
+    Source: Gustafsson et al., ECCV 2020 (1909.12297) and BMVC 2020 (2005.01698).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        objective: dict,
+        in_channels: int = 256,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        feature_levels: Sequence[int] | None = None,
+        level_rule: str = "assign",
+        finest_scale: float = 56.0,
+        pool_size: int = 7,
+        roi_shift: float = 0.0,
+        standardize: bool = False,
+        fc_channels: Sequence[int] = (1024, 1024),
+        class_agnostic: bool = False,
+        min_gt_size: float = 1.0,
+        loss_weight: float = 1.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if level_rule not in ("assign", "concat"):
+            raise ValueError(f"level_rule={level_rule!r} is unknown; use 'assign' or 'concat'")
+        levels = tuple(range(len(strides)) if feature_levels is None else feature_levels)
+        if len(levels) != len(strides):
+            raise ValueError(
+                f"{len(levels)} feature_levels {levels} but {len(strides)} strides "
+                f"{tuple(strides)}; give one stride for every level that is used"
+            )
+        self.num_classes, self.class_agnostic = num_classes, class_agnostic
+        self.in_channels = in_channels
+        self.strides, self.feature_levels = tuple(strides), levels
+        self.level_rule, self.finest_scale = level_rule, float(finest_scale)
+        self.pool_size, self.roi_shift = pool_size, float(roi_shift)
+        self.min_gt_size, self.loss_weight = min_gt_size, loss_weight
+
+        self.standardizers = nn.ModuleList(
+            FeatureStandardizer(in_channels) for _ in (levels if standardize else ())
+        )
+        pooled_levels = len(levels) if level_rule == "concat" else 1
+        widths = [in_channels * pooled_levels * pool_size**2, *fc_channels]
+        self.trunk = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:]))
+        self.fc_energy = nn.Linear(widths[-1], 1 if class_agnostic else num_classes)
+        self._reset_parameters()
+
+        objective = dict(objective)
+        if isinstance(objective.get("noise"), dict):
+            objective["noise"] = TASK_UTILS.build(objective["noise"])
+        self.objective = TASK_UTILS.build(objective)
+
+    def _reset_parameters(self) -> None:
+        for layer in self.trunk:
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.fc_energy.weight, std=0.001)
+        nn.init.zeros_(self.fc_energy.bias)
+
+    def prepare(self, neck_outputs: Sequence[Tensor], detach: bool = True) -> list[Tensor]:
+        """Make the maps that :meth:`log_density` reads; once per batch of images.
+
+        Args:
+            neck_outputs: maps (B, C, H, W) of the neck, every level.
+            detach: cut the graph to the detector (frozen features).
+
+        Returns:
+            The chosen levels in float32, channels-last, standardised if so configured.
+
+        Raises:
+            ValueError: if the neck has fewer levels or other channels than configured.
+        """
+        if max(self.feature_levels) >= len(neck_outputs):
+            raise ValueError(
+                f"feature_levels={self.feature_levels} but the detector's neck gives "
+                f"{len(neck_outputs)} maps; choose indices below {len(neck_outputs)}"
+            )
+        feats = [neck_outputs[level] for level in self.feature_levels]
+        for level, feat in zip(self.feature_levels, feats):
+            if feat.shape[1] != self.in_channels:
+                raise ValueError(
+                    f"level {level} of the neck has {feat.shape[1]} channels, expected "
+                    f"in_channels={self.in_channels}; set energy_head.in_channels={feat.shape[1]}"
+                )
+        feats = [(feat.detach() if detach else feat).float() for feat in feats]
+        if self.standardizers:
+            feats = [norm(feat) for norm, feat in zip(self.standardizers, feats)]
+        return [feat.contiguous(memory_format=torch.channels_last) for feat in feats]
+
+    def _assign_levels(self, boxes: Tensor) -> Tensor:
+        size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1).sqrt()
+        level = torch.floor(torch.log2(size / self.finest_scale + 1e-6))
+        return level.nan_to_num(0).clamp(0, len(self.strides) - 1).long()
+
+    def _pool(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
+        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features."""
+
+        def pool(level: int, rows: Tensor | slice) -> Tensor:
+            stride = self.strides[level]
+            shifted = boxes[rows] + self.roi_shift * stride
+            rois = torch.cat((batch_index[rows, None].to(shifted), shifted), dim=1)
+            return prroi_pool(feats[level], rois, self.pool_size, 1.0 / stride).flatten(1)
+
+        levels = range(len(self.strides))
+        if self.level_rule == "concat":
+            return torch.cat([pool(level, slice(None)) for level in levels], dim=1)
+        if len(levels) == 1:
+            return pool(0, slice(None))
+        with torch.no_grad():
+            assigned = self._assign_levels(boxes)
+            members = [torch.nonzero(assigned == level).squeeze(1) for level in levels]
+        occupied = [level for level in levels if len(members[level])]
+        if len(occupied) <= 1:
+            return pool(occupied[0] if occupied else 0, slice(None))
+        # Pool level by level, then undo the sorting with one gather.
+        pooled = torch.cat([pool(level, members[level]) for level in occupied])
+        order = torch.argsort(torch.cat([members[level] for level in occupied]))
+        return pooled[order]
+
+    def log_density(
+        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
+    ) -> Tensor:
+        """f(x, y, c) of S boxes for each of N objects.
+
+        Args:
+            feats: what :meth:`prepare` returned.
+            boxes: (N, S, 4) float, ``(x1, y1, x2, y2)`` in network-input pixels.
+            batch_index: (N,) image of each object, int64.
+            labels: (N,) class of each object, int64 in ``[0, num_classes)``.
+
+        Returns:
+            (N, S) float32, also under autocast; differentiable with respect to ``boxes``.
+
+        Raises:
+            ValueError: if a label or a batch index is out of range.
+        """
+        num, samples = boxes.shape[:2]
+        if num and not self.class_agnostic:
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"labels lie in [{low}, {high}], expected [0, {self.num_classes - 1}]; set "
+                    "energy_head.num_classes to the detector's number of classes"
+                )
+        flat = boxes.float().reshape(num * samples, 4)
+        finite = torch.isfinite(flat).all(dim=1)
+        x = self._pool(feats, flat, batch_index.repeat_interleave(samples))
+        for layer in self.trunk:
+            x = F.relu(layer(x), inplace=True)
+        energies = self.fc_energy(x).float().view(num, samples, -1)
+        if self.class_agnostic:
+            f = energies[..., 0]
+        else:
+            f = energies.gather(2, labels.view(num, 1, 1).expand(-1, samples, 1)).squeeze(2)
+        return f.masked_fill(~finite.view(num, samples), float("-inf"))
+
+    def log_density_fn(
+        self, feats: Sequence[Tensor], reference: Tensor, batch_index: Tensor, labels: Tensor
+    ) -> BoxLogDensity:
+        """The log-density as a function of offsets from reference boxes (N, 4), see the design.
+
+        Arguments are those of :meth:`log_density`; tensors made under ``inference_mode`` are
+        cloned, because autograd cannot record operations on them.
+        """
+
+        def usable(x: Tensor) -> Tensor:
+            return x.clone() if x.is_inference() else x
+
+        with torch.inference_mode(False):
+            return BoxLogDensity(
+                self,
+                [usable(feat) for feat in feats],
+                usable(reference).detach().float(),
+                usable(batch_index),
+                usable(labels),
+            )
+
+    def loss(
+        self,
+        feats: Sequence[Tensor],
+        gt_boxes: Tensor,
+        batch_index: Tensor,
+        labels: Tensor,
+        avg_factor: float | Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Training loss of the objective, averaged over ground-truth boxes.
+
+        Args:
+            feats: what :meth:`prepare` returned.
+            gt_boxes: (N, 4), ``(x1, y1, x2, y2)`` in network-input pixels; N may be 0, the loss
+                is then a zero connected to the parameters. See :meth:`is_trainable_box`.
+            batch_index: (N,) int64.
+            labels: (N,) int64.
+            avg_factor: divisor of the summed loss; N if None. Across processes: the mean N.
+
+        Returns:
+            ``loss_energy`` and the objective's diagnostics as ``energy_<name>``.
+        """
+        fn = self.log_density_fn(feats, gt_boxes, batch_index, labels)
+        # Encoded relative to itself, every target is the origin.
+        out = self.objective(fn, torch.zeros_like(fn.reference), avg_factor=avg_factor)
+        losses = {f"energy_{name}": value for name, value in out.items() if name != "loss"}
+        return {"loss_energy": self.loss_weight * out["loss"], **losses}
+
+    def is_trainable_box(self, boxes: Tensor) -> Tensor:
+        """(N, 4) -> (N,) bool: finite, and both sides at least ``min_gt_size`` pixels."""
+        sides = boxes[:, 2:] - boxes[:, :2]
+        return torch.isfinite(boxes).all(dim=1) & (sides >= self.min_gt_size).all(dim=1)

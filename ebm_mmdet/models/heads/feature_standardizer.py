@@ -1,0 +1,47 @@
+"""Per-channel standardisation of frozen feature maps."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
+
+__all__ = ["FeatureStandardizer"]
+
+
+class FeatureStandardizer(nn.Module):
+    r"""``(x - mean_c) / std_c`` with statistics of the training images, no parameters.
+
+    The statistics are the averages over all training batches so far (over the most recent
+    ``window`` once there are more), never of the batch at hand alone: training and test see the
+    same function, and images of a batch do not influence each other.
+
+    Args:
+        num_channels: C of the maps (B, C, H, W).
+        window: number of batches after which the average becomes an exponential one.
+    """
+
+    def __init__(self, num_channels: int, window: int = 200) -> None:
+        super().__init__()
+        self.window = window
+        self.register_buffer("mean", torch.zeros(num_channels))
+        self.register_buffer("mean_square", torch.ones(num_channels))
+        self.register_buffer("num_batches", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); in training mode the statistics are updated first."""
+        if self.training and x.numel():
+            self._update(x)
+        std = (self.mean_square - self.mean**2).clamp(min=1e-8).sqrt()
+        return (x - self.mean[:, None, None]) / std[:, None, None]
+
+    @torch.no_grad()
+    def _update(self, x: Tensor) -> None:
+        moments = torch.stack((x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3)))).float()
+        all_reduce(moments, op="mean")  # identity for a single process
+        if not torch.isfinite(moments).all():
+            return  # one bad batch (an overflow under AMP) must not poison the buffers for good
+        self.num_batches += 1
+        weight = 1.0 / min(int(self.num_batches), self.window)
+        self.mean.lerp_(moments[0], weight)
+        self.mean_square.lerp_(moments[1], weight)

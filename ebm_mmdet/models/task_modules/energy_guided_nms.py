@@ -1,0 +1,112 @@
+"""Non-maximum suppression ordered by log-density (the papers' candidate selection)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmcv.ops import nms
+from mmdet.registry import TASK_UTILS
+from mmdet.structures.bbox import bbox_overlaps
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+__all__ = ["EnergyGuidedNMS"]
+
+
+@TASK_UTILS.register_module()
+class EnergyGuidedNMS:
+    """Per class: the box of highest f suppresses others; the cluster's best score is kept.
+
+    Survivors are those of ordinary greedy NMS with ``f`` in the place of scores. Each suppressed
+    box belongs to the survivor that removed it, the one of highest f of its class with
+    ``IoU > iou_threshold``; a survivor's score becomes the largest classification score of its
+    cluster, itself included. ``f`` decides nothing else: it is comparable between boxes of one
+    object only, so ranking stays with the scores.
+
+    Args:
+        score_thr: boxes with a classification score above this are candidates.
+        iou_threshold: a box is suppressed above this overlap.
+        max_per_img: at most so many survivors, the highest scores first.
+
+    Source: Gustafsson et al., ECCV 2020 (1909.12297), detection code; Jiang et al., IoU-Net,
+    ECCV 2018 (IoU-guided NMS).
+    """
+
+    def __init__(
+        self, score_thr: float = 0.05, iou_threshold: float = 0.5, max_per_img: int = 100
+    ) -> None:
+        self.score_thr, self.iou_threshold = float(score_thr), float(iou_threshold)
+        self.max_per_img = int(max_per_img)
+
+    @contextmanager
+    def all_boxes(self, detector: nn.Module) -> Iterator[None]:
+        """While active, the detector returns every box above ``score_thr``, without its NMS.
+
+        Raises:
+            ValueError: the detector has no NMS to replace (no ``test_cfg`` with ``nms`` on its
+                RoI head or dense head); leave ``candidates=None`` for such detectors.
+        """
+        head = getattr(detector, "roi_head", None) or getattr(detector, "bbox_head", None)
+        test_cfg = getattr(head, "test_cfg", None)
+        if test_cfg is None or "nms" not in test_cfg:
+            raise ValueError(
+                f"{type(detector).__name__} has no NMS that EnergyGuidedNMS could replace; set "
+                "candidates=None to refine its final detections"
+            )
+        head.test_cfg = type(test_cfg)(
+            {**test_cfg, "score_thr": self.score_thr, "nms": None, "max_per_img": _NO_LIMIT}
+        )
+        try:
+            yield
+        finally:
+            head.test_cfg = test_cfg
+
+    def __call__(self, instances: InstanceData, log_density: Tensor) -> InstanceData:
+        """Select survivors.
+
+        Args:
+            instances: ``bboxes`` (n, 4), ``scores`` (n,), ``labels`` (n,) and any other fields.
+            log_density: (n,) f of each box and its class.
+
+        Returns:
+            Survivors in the order of their new scores, all fields kept.
+        """
+        if len(instances) == 0:
+            return instances
+        boxes = instances.bboxes.float()
+        scores = instances.scores.clone()
+        keep = []
+        for label in instances.labels.unique():
+            members = torch.nonzero(instances.labels == label).squeeze(1)
+            order = log_density[members].nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+            _, survivors = nms(boxes[members], _ranks(order), self.iou_threshold)
+            # NMS returns survivors by descending f, so the first overlap is the suppressor; the
+            # largest one decides where both functions round an IoU at the threshold differently.
+            overlaps = bbox_overlaps(boxes[members[survivors]], boxes[members])
+            above = overlaps > self.iou_threshold
+            owner = torch.where(above.any(0), above.int().argmax(0), overlaps.argmax(0))
+            owner[survivors] = torch.arange(len(survivors), device=owner.device)
+            best = scores.new_zeros(len(survivors)).scatter_reduce(
+                0, owner, scores[members], "amax", include_self=False
+            )
+            scores[members[survivors]] = best
+            keep.append(members[survivors])
+        kept = torch.cat(keep)
+        kept = kept[scores[kept].argsort(descending=True, stable=True)][: self.max_per_img]
+        result = instances[kept]
+        result.scores = scores[kept]
+        return result
+
+
+_NO_LIMIT = 1_000_000
+"""``max_per_img`` that no detector reaches; -1 means "all" to some mmdet heads only."""
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Positions in ascending order, in (0, 1]: as scores they order like ``values``."""
+    ranks = torch.empty_like(values, dtype=torch.float32)
+    order = values.argsort(stable=True)
+    ranks[order] = torch.arange(1, len(values) + 1, device=values.device, dtype=torch.float32)
+    return ranks / max(len(values), 1)
