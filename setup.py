@@ -47,7 +47,7 @@ def cpp_extensions() -> list:
 
 
 def optional_build_ext() -> type[build_ext]:
-    """torch's `BuildExtension`, except that a failed compilation does not fail the install."""
+    """The `BuildExtension` of torch, except that a failed compilation does not fail the install."""
     from torch.utils.cpp_extension import BuildExtension
 
     class OptionalBuildExt(BuildExtension):
