@@ -1,0 +1,10 @@
+"""Differentiable pooling operators for CPU and GPU, needing nothing but torch.
+
+One folder per operator: `reference.py` (plain PyTorch, the definition), `cpu.cpp` (C++),
+`triton.py` (GPU), and the public function.
+"""
+
+from ebm_ops.backends import Backend, backend_info
+from ebm_ops.prroi_pool import PrRoIPool, prroi_pool
+
+__all__ = ["Backend", "PrRoIPool", "backend_info", "prroi_pool"]

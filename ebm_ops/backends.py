@@ -1,0 +1,92 @@
+"""Which implementation serves which device, and why."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from dataclasses import dataclass
+
+logger = logging.getLogger("ebm_ops")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The implementation that serves tensors of one device type.
+
+    Attributes:
+        name: `"cpp"`, `"triton"` or `"reference"`.
+        why: one sentence for a person.
+    """
+
+    name: str
+    why: str
+
+
+def backend_info() -> dict[str, Backend]:
+    """The backend for `"cpu"` and for `"cuda"` tensors on this machine."""
+    return {"cpu": _cpu(), "cuda": _cuda()}
+
+
+@functools.cache
+def _cpu() -> Backend:
+    # torch itself loads the libraries that the extension is linked against.
+    import torch  # noqa: F401
+
+    try:
+        import ebm_ops._C  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "ebm_ops._C":
+            raise
+        return Backend(
+            "reference",
+            "the C++ extension is not built (no compiler at installation, or EBM_OPS_BUILD=0); "
+            "install g++ and reinstall",
+        )
+    except ImportError as error:
+        return Backend(
+            "reference",
+            f"the C++ extension does not load ({error}); it was probably built for another torch: "
+            "reinstall",
+        )
+    return Backend("cpp", "the C++ extension is loaded")
+
+
+@functools.cache
+def _cuda() -> Backend:
+    import torch
+
+    if importlib.util.find_spec("triton") is None:
+        return Backend("reference", "triton is not installed")
+    if not torch.cuda.is_available():
+        return Backend("triton", "triton is installed; no GPU is visible, so it stays unused")
+    return Backend("triton", "triton is installed and a GPU is visible")
+
+
+def require(backend: str, device: str) -> None:
+    """Raise unless `backend` (`"auto"`, `"cpp"`, `"triton"`) can serve tensors on `device`.
+
+    Raises:
+        ValueError: unknown backend.
+        RuntimeError: it exists but does not serve this device here; the message says why.
+    """
+    if backend == "auto":
+        return
+    devices = {"cpp": "cpu", "triton": "cuda"}
+    if backend not in devices:
+        raise ValueError(f"backend must be 'auto', 'cpp', 'triton' or 'reference', got {backend!r}")
+    if device != devices[backend]:
+        raise RuntimeError(f"backend {backend!r} serves {devices[backend]} tensors, got {device}")
+    found = backend_info()[device]
+    if found.name != backend:
+        raise RuntimeError(f"backend {backend!r} is not available: {found.why}")
+
+
+@functools.cache
+def warn_slow(device: str) -> None:
+    """Say once per process that the reference serves this device, and what to do about it."""
+    logger.warning("ebm_ops: PyTorch reference in use on %s: %s.", device, _why(device))
+
+
+def _why(device: str) -> str:
+    return backend_info()[device].why

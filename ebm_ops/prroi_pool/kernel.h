@@ -1,0 +1,163 @@
+// Precise RoI pooling on a CPU: the numerical core. No torch here, so that a small program can run
+// it under a sanitizer. Layouts: features (B, H, W, C), i.e. channels last; pooled values and their
+// gradients (N, C, P, Q), i.e. channels first; RoIs (N, 5) = batch index, x1, y1, x2, y2.
+//
+// Everything is separable. With V[q, j] = (1/w) * integral of the hat of column j over bin q,
+//   P[p, q]     = sum_i Vy[p, i] sum_j F[i, j] Vx[q, j]
+//   dL/dF[i, j] = sum_pq Vy[p, i] g[p, q] Vx[q, j]
+//   dL/dx_r     = sum_pq g[p, q] sum_i Vy[p, i] sum_j F[i, j] dVx[q, j]/dx_r       (r = 1, 2)
+// The weights are a handful of numbers per box, so they are made in double: then thin bins lose
+// nothing to cancellation in 1/w. The sums over pixels run in T, vectorised over channels.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace ebm_ops {
+namespace prroi_pool {
+
+// A box whose side is shorter than this many feature cells has no area: it pools to zero.
+constexpr double kMinSide = 1e-5;
+
+template <typename T>
+struct Problem {
+  const T* features;  // (B, H, W, C); null where only gradients to features are asked for
+  const T* rois;      // (N, 5)
+  int64_t num_rois, batch, channels, height, width, pooled_h, pooled_w;
+  double scale;
+};
+
+inline double hat(double t) { return std::max(0.0, 1.0 - std::abs(t)); }
+
+// Integral of the hat from -infinity to t.
+inline double hat_integral(double t) {
+  const double u = std::min(1.0, std::max(-1.0, t));
+  return 0.5 + u - 0.5 * u * std::abs(u);
+}
+
+// The weights of one box along one axis. Bin k touches the nodes first[k] .. first[k] + count[k] - 1;
+// first and first + count never decrease with k, so the bins that touch one node are consecutive.
+template <typename T>
+struct Axis {
+  std::vector<int64_t> first, count, start;
+  std::vector<T> value, lower, upper;  // V, dV/d(lower box side), dV/d(upper box side)
+
+  // lo, hi: the box sides in image units; scale: feature cells per image unit.
+  void build(double lo, double hi, double scale, int64_t bins, int64_t size, bool derivatives) {
+    const double side = (hi - lo) * scale, width = side / bins;
+    first.resize(bins), count.resize(bins), start.resize(bins);
+    value.clear(), lower.clear(), upper.clear();
+    for (int64_t k = 0; k < bins; ++k) {
+      const double f0 = double(k) / bins, f1 = double(k + 1) / bins;
+      const double a = lo * scale + f0 * side, b = lo * scale + f1 * side;
+      // Clamped as doubles: a huge coordinate does not fit an integer.
+      first[k] = int64_t(std::clamp(std::floor(a), 0.0, double(size)));
+      count[k] = std::max<int64_t>(
+          int64_t(std::clamp(std::ceil(b) + 1, 0.0, double(size))) - first[k], 0);
+      start[k] = int64_t(value.size());
+      for (int64_t j = first[k]; j < first[k] + count[k]; ++j) {
+        const double v = (hat_integral(b - j) - hat_integral(a - j)) / width;
+        value.push_back(T(v));
+        if (derivatives) {
+          const double da = (v - hat(a - j)) / width, db = (hat(b - j) - v) / width;
+          lower.push_back(T(scale * ((1 - f0) * da + (1 - f1) * db)));
+          upper.push_back(T(scale * (f0 * da + f1 * db)));
+        }
+      }
+    }
+  }
+  int64_t begin() const { return first.front(); }
+  int64_t end() const { return first.back() + count.back(); }
+};
+
+// One box, made ready. `batch < 0` marks a box that pools to zero and has no gradient.
+template <typename T>
+struct Box {
+  int64_t batch = -1;
+  Axis<T> x, y;
+
+  void build(const Problem<T>& p, int64_t n, bool derivatives) {
+    const T* r = p.rois + 5 * n;
+    const double x1 = r[1], y1 = r[2], x2 = r[3], y2 = r[4];
+    batch = -1;
+    const bool finite = std::isfinite(x1) && std::isfinite(y1) && std::isfinite(x2) &&
+                        std::isfinite(y2);
+    // Negated comparisons, so that whatever is not a number is turned away too.
+    if (!finite || !((x2 - x1) * p.scale >= kMinSide) || !((y2 - y1) * p.scale >= kMinSide) ||
+        !std::isfinite((x2 - x1) * p.scale) || !std::isfinite((y2 - y1) * p.scale)) {
+      return;
+    }
+    x.build(x1, x2, p.scale, p.pooled_w, p.width, derivatives);
+    y.build(y1, y2, p.scale, p.pooled_h, p.height, derivatives);
+    if (x.begin() < x.end() && y.begin() < y.end()) batch = int64_t(r[0]);
+  }
+};
+
+// The functions of one instruction set. Work is cut into items that can be done in any order by any
+// thread; every number is computed by one item in a fixed order, hence the same bits always.
+template <typename T>
+struct Kernels {
+  // Number of channel groups. A group is what one item handles: its slice of the map stays in cache
+  // while the boxes pass by.
+  int64_t (*groups)(int64_t channels);
+  // Items group * N + n. `pooled` (N, C, P, Q) is written.
+  void (*forward)(const Problem<T>&, T* pooled, int64_t begin, int64_t end);
+  // Items group * N + n. `partial` (groups, N, 4) is written; their sum over groups is dL/d box.
+  void (*grad_rois)(const Problem<T>&, const T* grad, double* partial, int64_t begin, int64_t end);
+  // Items (b * groups + group) * bands + band; band k owns the rows H k / bands .. H (k+1) / bands.
+  // `grad_features` (B, H, W, C) is added to.
+  void (*grad_features)(const Problem<T>&, const T* grad, T* grad_features, int64_t bands,
+                        int64_t begin, int64_t end);
+};
+
+}  // namespace prroi_pool
+}  // namespace ebm_ops
+
+#define EBM_ISA portable
+#define EBM_BYTES 16
+#define EBM_TARGET
+#include "simd.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define EBM_HAS_X86 1
+#define EBM_ISA avx2
+#define EBM_BYTES 32
+#define EBM_TARGET __attribute__((target("avx2,fma")))
+#include "simd.h"
+
+#define EBM_ISA avx512
+#define EBM_BYTES 64
+#define EBM_TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
+#include "simd.h"
+#endif
+
+namespace ebm_ops {
+namespace prroi_pool {
+
+// Every variant this processor can run, slowest first.
+template <typename T>
+std::vector<Kernels<T>> available_kernels() {
+  std::vector<Kernels<T>> all{portable::kernels<T>()};
+#ifdef EBM_HAS_X86
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    all.push_back(avx2::kernels<T>());
+  }
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    all.push_back(avx512::kernels<T>());
+  }
+#endif
+  return all;
+}
+
+template <typename T>
+const Kernels<T>& best_kernels() {
+  static const Kernels<T> best = available_kernels<T>().back();
+  return best;
+}
+
+}  // namespace prroi_pool
+}  // namespace ebm_ops

@@ -1,0 +1,225 @@
+"""Precise RoI pooling in plain PyTorch: the definition that every other backend is held to.
+
+The bilinear interpolant of a map `F` is `f(x, y) = sum_ij F[i, j] h(y - i) h(x - j)` with the hat
+`h(t) = max(0, 1 - |t|)`: nodes at integer coordinates, zero outside the map. The pooled value is
+its mean over a bin (Jiang et al., "Acquisition of Localization Confidence for Accurate Object
+Detection", ECCV 2018, eq. 3). The integral factorises over the axes:
+
+    P[p, q] = sum_i Vy[p, i] sum_j F[i, j] Vx[q, j],   V[q, j] = (G(b_q - j) - G(a_q - j)) / (b_q - a_q)
+
+with `G` the integral of `h` and `a_q, b_q` the sides of bin `q`. Only the pixels under a box have
+a weight, so each box is computed on its own window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MIN_SIDE = 1e-5
+"""A box whose side is shorter than this many feature cells has no area and pools to zero."""
+
+
+class _Group(NamedTuple):
+    """Consecutive boxes of one image and the window of the map that covers them all."""
+
+    index: Tensor  # (n,) int64
+    batch: int
+    rows: slice
+    columns: slice
+
+
+def forward(features: Tensor, rois: Tensor, output_size: tuple[int, int], scale: float) -> Tensor:
+    """Pool; differentiable any number of times with respect to `features` and `rois`.
+
+    Args:
+        features: (B, C, H, W), any floating dtype and memory layout.
+        rois: (N, 5) floating, `batch_index, x1, y1, x2, y2` in image units.
+        output_size: (h, w) bins.
+        scale: feature cells per image unit.
+
+    Returns:
+        Tensor: (N, C, h, w) in the dtype of `features`.
+    """
+    check_batch_index(rois, features.shape[0])
+    h, w = output_size
+    maps = features.permute(0, 2, 3, 1)
+    # Nothing pooled, but tied to both inputs: the result has a graph even where no box has an area.
+    nothing = features.flatten()[:0].reshape(0, features.shape[1], h, w)
+    parts = [nothing * rois[:0, :1].to(features.dtype).reshape(0, 1, 1, 1)]
+    order = [torch.zeros(0, dtype=torch.int64, device=rois.device)]
+    for group in _groups(rois, features.shape[2:], scale):
+        x, y = _axes(rois[group.index], scale)
+        vx = _weights(*x, w, group.columns).to(features.dtype)
+        vy = _weights(*y, h, group.rows).to(features.dtype)
+        parts.append(_contract(maps[group.batch, group.rows, group.columns], vx, vy))
+        order.append(group.index)
+    pooled = features.new_zeros(rois.shape[0], features.shape[1], h, w)
+    return pooled.index_copy(0, torch.cat(order), torch.cat(parts))
+
+
+def grad_rois(grad: Tensor, features: Tensor, rois: Tensor, scale: float) -> Tensor:
+    """`dL/d rois` in closed form.
+
+    Args:
+        grad: (N, C, h, w), `dL/d pooled`.
+        features: (B, C, H, W).
+        rois: (N, 5).
+        scale: feature cells per image unit.
+
+    Returns:
+        Tensor: (N, 5), column 0 is zero.
+    """
+    check_batch_index(rois, features.shape[0])
+    h, w = grad.shape[2:]
+    maps = features.permute(0, 2, 3, 1)
+    result = torch.zeros_like(rois)
+    for group in _groups(rois, features.shape[2:], scale):
+        x, y = _axes(rois[group.index], scale)
+        window, g = maps[group.batch, group.rows, group.columns], grad[group.index]
+        vx, x_lower, x_upper = _weights_and_derivatives(*x, w, group.columns, scale)
+        vy, y_lower, y_upper = _weights_and_derivatives(*y, h, group.rows, scale)
+        pairs = ((x_lower, vy), (vx, y_lower), (x_upper, vy), (vx, y_upper))
+        for column, (wx, wy) in enumerate(pairs, start=1):
+            slope = _contract(window, wx.to(g.dtype), wy.to(g.dtype))
+            result[group.index, column] = (slope * g).sum((1, 2, 3)).to(rois.dtype)
+    return result
+
+
+def grad_features(
+    grad: Tensor, rois: Tensor, batch: int, height: int, width: int, scale: float
+) -> Tensor:
+    """`dL/d features` in closed form.
+
+    Args:
+        grad: (N, C, h, w), `dL/d pooled`.
+        rois: (N, 5).
+        batch, height, width: shape of the features.
+        scale: feature cells per image unit.
+
+    Returns:
+        Tensor: (B, C, H, W) in channels-last layout.
+    """
+    check_batch_index(rois, batch)
+    h, w = grad.shape[2:]
+    maps = grad.new_zeros(batch, height, width, grad.shape[1])
+    for group in _groups(rois, (height, width), scale):
+        x, y = _axes(rois[group.index], scale)
+        vx = _weights(*x, w, group.columns).to(grad.dtype)
+        vy = _weights(*y, h, group.rows).to(grad.dtype)
+        maps[group.batch, group.rows, group.columns] += torch.einsum(
+            "npi,ncpq,nqj->ijc", vy, grad[group.index], vx
+        )
+    return maps.permute(0, 3, 1, 2)
+
+
+def check_batch_index(rois: Tensor, batch: int) -> None:
+    """Raise `ValueError` unless column 0 of `rois` holds integers in `0..batch - 1`.
+
+    On a GPU this waits for the device. While torch compiles, nothing can be read and nothing is
+    checked.
+    """
+    if rois.shape[0] == 0 or torch.compiler.is_compiling():
+        return
+    index = rois[:, 0].detach()
+    bad = ~((index >= 0) & (index < batch) & (index == index.floor()))
+    if bad.any():
+        n = int(bad.nonzero()[0])
+        raise ValueError(
+            f"rois[{n}, 0] is the batch index and must be an integer in 0..{batch - 1} for "
+            f"features of batch size {batch}, got {index[n].item():g}. "
+            "Give RoIs as (batch_index, x1, y1, x2, y2)"
+        )
+
+
+def _axes(rois: Tensor, scale: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """((x1, x2), (y1, y2)) in feature cells, float64: thin bins divide by their small width."""
+    x1, y1, x2, y2 = (rois[:, 1:].double() * scale).unbind(1)
+    return (x1, x2), (y1, y2)
+
+
+def _hat(t: Tensor) -> Tensor:
+    return (1 - t.abs()).clamp(min=0)
+
+
+def _hat_integral(t: Tensor) -> Tensor:
+    u = t.clamp(-1, 1)
+    return 0.5 + u - 0.5 * u * u.abs()
+
+
+def _edges(lo: Tensor, hi: Tensor, bins: int, nodes: slice) -> tuple[Tensor, Tensor]:
+    """Distance (n, bins + 1, nodes) of the bin edges from the nodes, and bin width (n, 1, 1)."""
+    t = torch.arange(bins + 1, dtype=lo.dtype, device=lo.device) / bins
+    edges = lo[:, None] + (hi - lo)[:, None] * t
+    at = torch.arange(nodes.start, nodes.stop, dtype=lo.dtype, device=lo.device)
+    return edges[:, :, None] - at, ((hi - lo) / bins)[:, None, None]
+
+
+def _weights(lo: Tensor, hi: Tensor, bins: int, nodes: slice) -> Tensor:
+    """V (n, bins, nodes) of n boxes along one axis."""
+    distance, width = _edges(lo, hi, bins, nodes)
+    return _hat_integral(distance).diff(dim=1) / width
+
+
+def _weights_and_derivatives(
+    lo: Tensor, hi: Tensor, bins: int, nodes: slice, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """V and its derivatives by the lower and the upper box side (image units), (n, bins, nodes)."""
+    distance, width = _edges(lo, hi, bins, nodes)
+    value = _hat_integral(distance).diff(dim=1) / width
+    by_a, by_b = (value - _hat(distance[:, :-1])) / width, (_hat(distance[:, 1:]) - value) / width
+    t = (torch.arange(bins + 1, dtype=lo.dtype, device=lo.device) / bins)[:, None]
+    lower = scale * ((1 - t[:-1]) * by_a + (1 - t[1:]) * by_b)
+    upper = scale * (t[:-1] * by_a + t[1:] * by_b)
+    return value, lower, upper
+
+
+def _contract(window: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
+    """`sum_ij wy[n, p, i] window[i, j, c] wx[n, q, j]` -> (n, c, p, q)."""
+    (n, q, _), p, (rows, _, channels) = wx.shape, wy.shape[1], window.shape
+    across = wx.flatten(0, 1) @ window  # (rows, n q, c)
+    across = across.reshape(rows, n, q * channels).transpose(0, 1)
+    return (wy @ across).reshape(n, p, q, channels).permute(0, 3, 1, 2)
+
+
+def _groups(rois: Tensor, map_size: tuple[int, int], scale: float) -> Iterator[_Group]:
+    """Boxes that have an area and touch the map, in order, cut where sharing would waste work.
+
+    Boxes share a window while it stays within twice the largest of theirs: samples around one
+    object are then one matrix product, and scattered detections do not fill each other's windows.
+    """
+    height, width = map_size
+    if height == 0 or width == 0 or rois.shape[0] == 0:
+        return
+    (x1, x2), (y1, y2) = _axes(rois.detach(), scale)
+    usable = torch.isfinite(x2 - x1) & torch.isfinite(y2 - y1)
+    usable &= (x2 - x1 >= MIN_SIDE) & (y2 - y1 >= MIN_SIDE)
+    # The nodes j with a - 1 < j < b + 1.
+    left, right = x1.floor().clamp(0, width), (x2.ceil() + 1).clamp(0, width)
+    top, bottom = y1.floor().clamp(0, height), (y2.ceil() + 1).clamp(0, height)
+    usable &= (left < right) & (top < bottom)
+    index = usable.nonzero().flatten()
+    table = torch.stack([rois[:, 0].detach().double(), top, left, bottom, right], 1)[index]
+    windows = [[int(v) for v in row] for row in table.tolist()]
+    begin = 0
+    while begin < len(windows):
+        b, *union = windows[begin]
+        largest = _area(union)
+        end = begin + 1
+        while end < len(windows) and windows[end][0] == b:
+            i0, j0, i1, j1 = windows[end][1:]
+            joined = [min(union[0], i0), min(union[1], j0), max(union[2], i1), max(union[3], j1)]
+            largest = max(largest, _area(windows[end][1:]))
+            if _area(joined) > 2 * largest:
+                break
+            union, end = joined, end + 1
+        rows, columns = slice(union[0], union[2]), slice(union[1], union[3])
+        yield _Group(index[begin:end], b, rows, columns)
+        begin = end
+
+
+def _area(window: list[int]) -> int:
+    return (window[2] - window[0]) * (window[3] - window[1])
