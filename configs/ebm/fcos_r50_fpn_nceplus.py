@@ -1,0 +1,33 @@
+"""FCOS R50-FPN with an energy head trained by NCE+, on COCO: anchor-free.
+
+    tools/dist_train.sh configs/ebm/fcos_r50_fpn_nceplus.py 8
+
+Not published anywhere and not yet trained; the recipe is that of Faster R-CNN. Its feature pyramid
+starts at stride 8, and there is no box head to start the trunk from.
+"""
+
+_base_ = ['mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', '../_base_/ebm_recipe.py']
+
+load_from = 'https://download.openmmlab.com/mmdetection/v2.0/fcos/fcos_r50_caffe_fpn_gn-head_1x_coco/fcos_r50_caffe_fpn_gn-head_1x_coco-821213aa.pth'  # noqa
+detector = _base_.model
+detector.backbone.init_cfg = None  # load_from holds the backbone too
+
+model = dict(
+    _delete_=True,
+    type='EBMDetector',
+    detector=detector,
+    energy_head=dict(
+        _base_.energy_head,
+        strides=[8, 16, 32],  # P3 to P5
+        feature_levels=[0, 1, 2],
+        finest_scale=112),  # keeps a box at 14 to 28 cells of its level, as 56 does from stride 4
+    refiner=_base_.refiner)  # candidates: FCOS's final detections
+
+train_cfg = dict(_delete_=True, **_base_.schedule.train_cfg)
+param_scheduler = _base_.schedule.param_scheduler
+optim_wrapper = dict(_delete_=True, **_base_.schedule.optim_wrapper)
+default_hooks = _base_.schedule.default_hooks
+log_processor = _base_.schedule.log_processor
+train_dataloader = dict(sampler=_base_.schedule.train_sampler)
+val_evaluator = dict(type='HighIoUCocoMetric')
+test_evaluator = val_evaluator

@@ -1,0 +1,70 @@
+"""YOLOX-nano with a small energy head trained by NCE+, on COCO; trains on a laptop's CPU too.
+
+    tools/dist_train.sh configs/ebm/yolox_nano_nceplus.py 8 --cfg-options load_from=YOLOX_NANO.pth
+
+mmdet publishes the config of YOLOX-nano without weights, so load_from is yours to give: weights
+with mmdet's key names, converted from the YOLOX authors' release or trained with
+mmdet::yolox/yolox_nano_8xb8-300e_coco.py. Not yet trained on COCO; the small head (all levels
+concatenated, standardised features, narrow noise, short equal steps) is what paid on small real
+data, see docs/results.md and configs/nuclei.
+"""
+
+_base_ = ['mmdet::yolox/yolox_nano_8xb8-300e_coco.py', '../_base_/ebm_recipe.py']
+
+detector = _base_.model
+detector.data_preprocessor.batch_augments = None  # one image size, the one that is tested
+
+model = dict(
+    _delete_=True,
+    type='EBMDetector',
+    detector=detector,
+    energy_head=dict(
+        _base_.energy_head,
+        in_channels=64,
+        strides=[8, 16, 32],
+        feature_levels=[0, 1, 2],
+        level_rule='concat',
+        standardize=True,
+        fc_channels=[256, 256],
+        class_agnostic=True,
+        objective=dict(
+            type='NCEObjective',
+            num_samples=64,
+            beta=0.1,
+            noise=dict(type='GaussianMixtureNoise', sigmas=[0.0375, 0.075, 0.15], dim=4))),
+    refiner=dict(type='GradientAscentRefiner', step_size=1e-4, num_steps=10, decay=0.5))
+
+# The head is to know the features of whole test-like images, not of mosaics.
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(416, 416), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='Pad', pad_to_square=True, pad_val=dict(img=(114.0, 114.0, 114.0))),
+    dict(type='PackDetInputs')
+]
+train_dataloader = dict(
+    batch_size=8,
+    sampler=_base_.schedule.train_sampler,
+    dataset=dict(
+        _delete_=True,
+        type=_base_.dataset_type,
+        data_root=_base_.data_root,
+        ann_file='annotations/instances_train2017.json',
+        data_prefix=dict(img='train2017/'),
+        filter_cfg=dict(filter_empty_gt=True, min_size=32),
+        pipeline=train_pipeline))
+
+train_cfg = dict(_delete_=True, **_base_.schedule.train_cfg)
+param_scheduler = _base_.schedule.param_scheduler
+# A fresh head on standardised features: AdamW instead of the papers' SGD from pretrained layers.
+optim_wrapper = dict(
+    _delete_=True,
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01))
+default_hooks = _base_.schedule.default_hooks
+log_processor = _base_.schedule.log_processor
+custom_hooks = []  # YOLOX's mosaic switch, EMA and norm synchronisation concern its own training
+auto_scale_lr = dict(base_batch_size=64)
+val_evaluator = dict(type='HighIoUCocoMetric')
+test_evaluator = val_evaluator
