@@ -1,3 +1,5 @@
-"""Metrics."""
+"""Metrics, registered with mmdet."""
 
-__all__: list[str] = []
+from .high_iou_coco_metric import HighIoUCocoMetric
+
+__all__ = ["HighIoUCocoMetric"]

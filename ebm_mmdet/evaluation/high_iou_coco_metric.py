@@ -1,0 +1,199 @@
+"""COCO box AP with the high-IoU part spelled out: refinement shows there."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+from mmdet.datasets.api_wrappers import COCO, COCOeval, COCOevalMP
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
+from mmengine.logging import MMLogger
+from terminaltables import AsciiTable
+
+__all__ = ["HighIoUCocoMetric", "true_positive_ious"]
+
+# Position in `COCOeval.stats`; the names are mmdet's.
+STATS = {"mAP": 0, "mAP_50": 1, "mAP_75": 2, "mAP_s": 3, "mAP_m": 4, "mAP_l": 5}
+STATS |= {"AR@100": 6, "AR@300": 7, "AR@1000": 8, "AR_s@1000": 9, "AR_m@1000": 10, "AR_l@1000": 11}
+HIGH_IOU = {"mAP_60": 0.6, "mAP_70": 0.7, "mAP_80": 0.8, "mAP_90": 0.9}
+MEAN_IOU = "mIoU_TP"
+ITEMS = ("mAP", "mAP_50", "mAP_60", "mAP_70", "mAP_75", "mAP_80", "mAP_90")
+ITEMS += ("mAP_s", "mAP_m", "mAP_l", MEAN_IOU)
+
+
+@METRICS.register_module()
+class HighIoUCocoMetric(CocoMetric):
+    """mmdet's `CocoMetric`, with more of the box evaluation and without its rounding.
+
+    For ``metric='bbox'`` it returns, besides mmdet's own keys, ``bbox_mAP_60``, ``bbox_mAP_70``,
+    ``bbox_mAP_80``, ``bbox_mAP_90`` (average precision at that one IoU threshold, all areas, the
+    largest number of detections) and ``bbox_mIoU_TP``: the mean IoU, in [0, 1], of the detections
+    that COCO's matching at IoU >= 0.5 pairs with an object that is not a crowd; NaN if there is
+    none. Values are fractions in full precision (mmdet rounds to three decimals, which hides small
+    differences); -1 stands for "no such object", as in pycocotools. No detection at all gives 0.
+
+    Arguments are those of `mmdet.evaluation.CocoMetric`; ``metric_items`` may name the new keys
+    too. Other metrics (``segm``, ``proposal``, ``proposal_fast``) are left to mmdet.
+
+    Raises:
+        KeyError: an entry of ``metric_items`` that does not exist.
+    """
+
+    def __init__(self, *args, metric_items: Sequence[str] | None = None, **kwargs) -> None:
+        known = {*STATS, *HIGH_IOU, MEAN_IOU}
+        for item in metric_items or ():
+            if item not in known:
+                raise KeyError(
+                    f'metric item "{item}" is not supported; choose from {sorted(known)}'
+                )
+        super().__init__(*args, metric_items=metric_items, **kwargs)
+        self.evaluates_boxes = "bbox" in self.metrics
+        # What is left in this list, mmdet evaluates.
+        self.metrics = [name for name in self.metrics if name != "bbox"]
+        if self.metrics and metric_items is not None:
+            self.metric_items = [item for item in metric_items if item in STATS]
+
+        self.box_items = tuple(metric_items) if metric_items is not None else ITEMS
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Evaluate all images.
+
+        Args:
+            results: one (ground truth, prediction) pair per image, as `process` stores them.
+
+        Returns:
+            Metric name (without the prefix ``coco/``) to value.
+        """
+        # Also what mmdet prepares on the way: the ground truth, class and image ids.
+        values = OrderedDict(super().compute_metrics(results))
+        if not self.evaluates_boxes or self.format_only:
+            return values
+        logger = MMLogger.get_current_instance()
+        logger.info("Evaluating bbox...")
+        if 0 in self._coco_api.anns:
+            logger.warning(
+                "An annotation has id 0, which pycocotools takes for 'not matched': a detection "
+                "of that object counts as a false positive. Number annotations from 1."
+            )
+        evaluation = self._evaluate([prediction for _, prediction in results])
+        for item in self.box_items:
+            values[f"bbox_{item}"] = self._value(evaluation, item)
+
+        thresholds = [0.5, 0.6, 0.7, 0.8, 0.9]
+        shown = [f"{self._precision_at(evaluation, t):.4f}" for t in thresholds]
+        logger.info(
+            "bbox AP at IoU "
+            + ", ".join(f"{t}: {value}" for t, value in zip(thresholds, shown))
+            + f"; mean IoU of true positives: {_mean(true_positive_ious(evaluation)):.4f}"
+        )
+        if self.classwise:
+            values.update(self._classwise(evaluation, logger))
+        return values
+
+    def _evaluate(self, predictions: Sequence[dict]) -> COCOeval:
+        """Run pycocotools on predictions with ``img_id, bboxes (n, 4) xyxy, scores, labels``."""
+        detections = [
+            dict(
+                image_id=prediction["img_id"],
+                bbox=self.xyxy2xywh(box),
+                score=float(score),
+                category_id=self.cat_ids[label],
+            )
+            for prediction in predictions
+            for box, score, label in zip(
+                prediction["bboxes"], prediction["scores"], prediction["labels"]
+            )
+        ]
+        if detections:
+            detected = self._coco_api.loadRes(detections)
+        else:  # loadRes fails on an empty list
+            detected = COCO()
+            detected.dataset = dict(
+                images=self._coco_api.dataset["images"],
+                categories=self._coco_api.dataset["categories"],
+                annotations=[],
+            )
+            detected.createIndex()
+        evaluation = (COCOevalMP if self.use_mp_eval else COCOeval)(
+            self._coco_api, detected, "bbox"
+        )
+        evaluation.params.catIds = self.cat_ids
+        evaluation.params.imgIds = self.img_ids
+        evaluation.params.maxDets = list(self.proposal_nums)
+        evaluation.params.iouThrs = np.atleast_1d(self.iou_thrs)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        return evaluation
+
+    def _value(self, evaluation: COCOeval, item: str) -> float:
+        if item == MEAN_IOU:
+            return _mean(true_positive_ious(evaluation))
+        if item in HIGH_IOU:
+            return self._precision_at(evaluation, HIGH_IOU[item])
+        return float(evaluation.stats[STATS[item]])
+
+    @staticmethod
+    def _precision_at(evaluation: COCOeval, threshold: float | None, category: int | None = None):
+        """AP at one IoU threshold (None: mean over all), of one category index or all; -1: none."""
+        precision = evaluation.eval["precision"][:, :, :, 0, -1]  # all areas, most detections
+        if category is not None:
+            precision = precision[:, :, [category]]
+        if threshold is not None:
+            precision = precision[np.isclose(evaluation.params.iouThrs, threshold)]
+        precision = precision[precision > -1]
+        return float(precision.mean()) if precision.size else -1.0
+
+    def _classwise(self, evaluation: COCOeval, logger: MMLogger) -> dict[str, float]:
+        columns = {"mAP": None, "mAP_50": 0.5, "mAP_75": 0.75, "mAP_90": 0.9}
+        rows, values = [["category", *columns]], {}
+        for index, category in enumerate(evaluation.params.catIds):
+            name = self._coco_api.loadCats(int(category))[0]["name"]
+            found = [self._precision_at(evaluation, t, index) for t in columns.values()]
+            values[f"{name}_precision"] = found[0]
+            rows.append([name, *(f"{value:.4f}" for value in found)])
+        logger.info("\n" + AsciiTable(rows).table)
+        return values
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def true_positive_ious(evaluation: COCOeval, threshold: float = 0.5) -> np.ndarray:
+    """IoU of every detection with the object that COCO's matching gave it.
+
+    Args:
+        evaluation: a box evaluation on which `evaluate` was called.
+        threshold: IoU threshold of the matching; one of ``evaluation.params.iouThrs``.
+
+    Returns:
+        (n,) float64, for all categories and areas; objects marked as crowd or to be ignored do
+        not count. Empty if nothing matched or the threshold was not evaluated.
+    """
+    rows = np.flatnonzero(np.isclose(evaluation.params.iouThrs, threshold))
+    if not rows.size:
+        return np.empty(0)
+    found, objects = [], []
+    all_areas = evaluation.params.areaRng[0]
+    for image in evaluation.evalImgs:
+        if image is None or image["aRng"] != all_areas:
+            continue
+        matched = (image["dtMatches"][rows[0]] > 0) & ~image["dtIgnore"][rows[0]].astype(bool)
+        found += [evaluation.cocoDt.anns[image["dtIds"][i]]["bbox"] for i in matched.nonzero()[0]]
+        matches = image["dtMatches"][rows[0]][matched]
+        objects += [evaluation.cocoGt.anns[int(i)]["bbox"] for i in matches]
+    if not found:
+        return np.empty(0)
+    return _paired_iou(np.array(found, dtype=float), np.array(objects, dtype=float))
+
+
+def _paired_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """IoU of row i with row i; boxes (n, 4) as x, y, width, height."""
+    low = np.maximum(first[:, :2], second[:, :2])
+    high = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    union = first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - shared
+    return shared / np.maximum(union, np.finfo(float).tiny)
