@@ -50,7 +50,9 @@ def with_gaussian_prior(
             f"scale={scale} must be positive and temperature={temperature} not negative, both "
             "finite; to switch the prior off, do not wrap the log-density."
         )
-    return _Posterior(log_density_fn, mean, scale * std, temperature)
+    # Made in inference mode, these could not take part in the differentiation of a climb.
+    with torch.inference_mode(False):
+        return _Posterior(log_density_fn, mean.clone(), scale * std, temperature)
 
 
 class _Posterior:

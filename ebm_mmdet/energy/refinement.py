@@ -110,17 +110,19 @@ def gradient_ascent(
                 states.clear()
             states.append(state)
 
-    shape = y0.shape[:-1]
-    y, log_density, _ = states[-1]
-    trace = None
-    if return_trace:
-        all_y, all_log_density, all_moved = (torch.stack(values) for values in zip(*states))
-        trace = RefinementTrace(
-            all_y.view(num_steps + 1, *y0.shape),
-            all_log_density.view(num_steps + 1, *shape),
-            all_moved[1:].view(num_steps, *shape),
+        shape = y0.shape[:-1]
+        y, log_density, _ = states[-1]
+        trace = None
+        if return_trace:
+            all_y, all_log_density, all_moved = (torch.stack(values) for values in zip(*states))
+            trace = RefinementTrace(
+                all_y.view(num_steps + 1, *y0.shape),
+                all_log_density.view(num_steps + 1, *shape),
+                all_moved[1:].view(num_steps, *shape),
+            )
+        return RefinementResult(
+            y.view(y0.shape), log_density.view(shape), accepted.view(shape), trace
         )
-    return RefinementResult(y.view(y0.shape), log_density.view(shape), accepted.view(shape), trace)
 
 
 def _climb(

@@ -1,0 +1,152 @@
+"""The prior around the first estimate, against the closed form of Gaussian times Gaussian."""
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from ebm_mmdet.energy import (
+    fit_residual_std,
+    gradient_ascent,
+    prior_step_size,
+    with_gaussian_prior,
+)
+
+
+class Quadratic:
+    """f = -½ Σ c (y - m)² with a mode per target, and ``select``."""
+
+    def __init__(self, mode, curvature):
+        self.mode, self.curvature = mode, curvature
+
+    def __call__(self, y):
+        return -0.5 * (self.curvature * (y - self.mode[:, None]).square()).sum(-1)
+
+    def select(self, index):
+        return Quadratic(self.mode[index], self.curvature)
+
+
+MODE = torch.tensor([[0.3, -0.1], [0.0, 0.2], [-0.4, 0.05]], dtype=torch.float64)
+CURVATURE = torch.tensor([50.0, 400.0], dtype=torch.float64)
+STD = torch.tensor([0.1, 0.05], dtype=torch.float64)
+F = Quadratic(MODE, CURVATURE)
+
+
+def mode_with_prior(scale, temperature, mean=None, num_steps=200):
+    mean = torch.zeros(2, dtype=torch.float64) if mean is None else mean
+    posterior = with_gaussian_prior(F, mean, STD, scale, temperature)
+    y0 = mean.expand(3, 2)
+    return gradient_ascent(posterior, y0, prior_step_size(STD, scale), num_steps).y
+
+
+@pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (0.5, 2.0), (2.0, 0.1)])
+@pytest.mark.parametrize("per_target", [False, True])
+def test_maximum_a_posteriori_in_closed_form(scale, temperature, per_target):
+    mean = torch.tensor([0.05, -0.02], dtype=torch.float64)
+    mean = mean * torch.arange(3)[:, None] if per_target else mean
+    precision = (scale * STD) ** -2
+    pull = temperature * CURVATURE
+    expected = (pull * MODE + precision * mean) / (pull + precision)
+    actual = mode_with_prior(scale, temperature, mean)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
+def test_mode_depends_on_temperature_and_scale_through_k_alone():
+    """k = τ s²: (1, 1), (4, ½) and (¼, 2) share one mode; k = 2 has another."""
+    modes = [mode_with_prior(s, t) for s, t in [(1, 1), (0.5, 4), (2, 0.25), (1, 2)]]
+    for mode in modes[1:3]:
+        torch.testing.assert_close(mode, modes[0], rtol=0, atol=1e-6)
+    assert (modes[3] - modes[0]).abs().max() > 0.01
+
+
+def test_number_of_steps_no_longer_matters():
+    answers = [mode_with_prior(1.0, 1.0, num_steps=t) for t in (30, 60)]
+    torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=1e-4)
+
+
+def test_value_is_that_of_torch_normal():
+    y = torch.randn(3, 7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for mean, std in [(MODE[0], STD), (MODE, STD.expand(3, 2) * torch.rand(3, 1))]:
+        rows = [p if p.dim() == 1 else p[:, None] for p in (mean, std)]
+        expected = 0.5 * F(y) + Normal(rows[0], 2 * rows[1]).log_prob(y).sum(-1)
+        posterior = with_gaussian_prior(F, mean, std, scale=2.0, temperature=0.5)
+        torch.testing.assert_close(posterior(y), expected)
+        index = torch.tensor([2, 0])
+        torch.testing.assert_close(posterior.select(index)(y[index]), expected[index])
+
+
+def test_offers_select_only_if_f_does():
+    posterior = with_gaussian_prior(lambda y: F(y), torch.zeros(2), STD)
+    assert not hasattr(posterior, "select")
+
+
+def test_newton_step_of_the_prior_reaches_the_mean_of_a_flat_f_at_once():
+    mean = torch.tensor([0.3, -0.2], dtype=torch.float64)
+    flat = with_gaussian_prior(lambda y: 0 * y.sum(-1), mean, STD, scale=0.5)
+    y0 = torch.zeros(2, 2, dtype=torch.float64)
+    at_once = gradient_ascent(flat, y0, prior_step_size(STD, 0.5), 1)
+    torch.testing.assert_close(at_once.y, mean.expand(2, 2))
+    half = gradient_ascent(flat, y0, prior_step_size(STD, 0.5, factor=0.5), 1)
+    torch.testing.assert_close(half.y, mean.expand(2, 2) / 2)
+
+
+def test_works_when_everything_was_made_in_inference_mode():
+    with torch.inference_mode():
+        mean, std = torch.zeros(3, 2), torch.full((3, 2), 0.1)
+        posterior = with_gaussian_prior(lambda y: -y.square().sum(-1), mean, std)
+        result = gradient_ascent(posterior, mean + 1, prior_step_size(std), 30)
+    torch.testing.assert_close(result.y, torch.zeros(3, 2), rtol=0, atol=1e-3)
+
+
+def test_refuses_what_is_no_prior():
+    for std in (torch.tensor([0.1, 0.0]), torch.tensor([0.1, torch.nan])):
+        with pytest.raises(ValueError, match="std must be positive"):
+            with_gaussian_prior(F, torch.zeros(2), std)
+    for arguments in ({"scale": 0.0}, {"temperature": -1.0}, {"scale": float("nan")}):
+        with pytest.raises(ValueError, match="do not wrap"):
+            with_gaussian_prior(F, torch.zeros(2), STD, **arguments)
+
+
+def gaussian_residuals(n=100_000):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 2, generator=generator, dtype=torch.float64) * STD
+
+
+@pytest.mark.parametrize("robust", [None, "clip", "mad"])
+def test_fit_recovers_a_gaussian(robust):
+    torch.testing.assert_close(
+        fit_residual_std(gaussian_residuals(), robust), STD, rtol=0.02, atol=0
+    )
+
+
+def test_fit_resists_outliers():
+    residuals = gaussian_residuals()
+    residuals[::20] *= 20
+    assert (fit_residual_std(residuals, "mad") / STD < 1.1).all()
+    assert (fit_residual_std(residuals, "clip") / STD < 1.25).all()
+    assert (fit_residual_std(residuals, None) / STD > 4).all()
+
+
+def test_fit_counts_bias_as_inaccuracy():
+    biased = gaussian_residuals() + STD
+    torch.testing.assert_close(fit_residual_std(biased, None), STD * 2**0.5, rtol=0.02, atol=0)
+
+
+def test_fit_leaves_out_rows_that_are_not_finite():
+    residuals = gaussian_residuals(1000)
+    broken = residuals.clone()
+    broken[3, 0], broken[7, 1] = torch.nan, torch.inf
+    kept = torch.cat([residuals[:3], residuals[4:7], residuals[8:]])
+    assert torch.equal(fit_residual_std(broken), fit_residual_std(kept))
+
+
+def test_fit_refuses_what_it_cannot_fit():
+    for residuals, message in [
+        (torch.zeros(0, 4), "no finite residual"),
+        (torch.full((3, 4), torch.nan), "no finite residual"),
+        (torch.zeros(3, 4), "must be positive"),
+        (torch.zeros(3), r"expected \(n, D\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fit_residual_std(residuals)
+    with pytest.raises(ValueError, match="robust='huber'"):
+        fit_residual_std(torch.ones(3, 4), "huber")
