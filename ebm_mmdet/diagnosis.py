@@ -216,7 +216,13 @@ def operator_rows() -> tuple[list[tuple[str, str]], list[Finding]]:
     except Exception as error:
         what = f"ebm_ops does not work: {type(error).__name__}: {error}"
         return [], [Finding(what, "`make install`; EBM_OPS_BUILD=0 leaves the C++ part out")]
-    return [(f"operators, {key}", str(value)) for key, value in info.items()], []
+    rows = [
+        (f"operators, {device}", f"{found.name}: {found.why}") for device, found in info.items()
+    ]
+    if info["cpu"].name == "reference":
+        what = f"pooling on the CPU runs in plain PyTorch, many times slower: {info['cpu'].why}"
+        return rows, [Finding(what, "install g++, then `make install`", fatal=False)]
+    return rows, []
 
 
 def accelerator_row() -> tuple[str, str]:
@@ -248,7 +254,8 @@ def diagnose() -> Diagnosis:
 
 def report(diagnosis: Diagnosis) -> None:
     """Print a diagnosis: as tables, or as plain lines where `rich` is missing."""
-    rows = [(name, version or "-") for name, version in diagnosis.versions.items()]
+    versions = diagnosis.versions.items()
+    rows = [(name, found or "-") for name, found in versions if found or name not in UNWANTED]
     rows += diagnosis.facts
     try:
         from rich.console import Console

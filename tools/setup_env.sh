@@ -165,23 +165,28 @@ begin "installing the build tools" "$network"
 logged pip install -r requirements/build.txt "numpy==$(pinned numpy)"
 
 mmcv=$(pinned mmcv)
+jobs=${MAX_JOBS:-$(nproc)}
+
+# CFLAGS replaces the flags Python was built with, so -O3 must be said again. -g0: debug information
+# doubles the time of every file.
+install_mmcv() {
+    CFLAGS="-O3 -g0 ${CFLAGS:-}" MAX_JOBS=$jobs MMCV_WITH_OPS=1 \
+        logged pip install --no-build-isolation "mmcv==$mmcv" "$@"
+}
+
 if ! "$python" -c "import importlib.metadata as m, sys; sys.exit(m.version('mmcv') != '$mmcv')" 2>/dev/null ||
     ! "$python" -c 'import mmcv._ext' >>"$log" 2>&1; then
-    jobs=${MAX_JOBS:-$(nproc)}
     if pip cache list mmcv 2>/dev/null | grep -q "mmcv-$mmcv-.*cp${wanted/./}"; then
         begin "installing mmcv $mmcv from the wheel in pip's cache" ""
     else
         begin "compiling mmcv $mmcv with $jobs jobs: about $((14 / jobs + 1)) minutes, once; pip's wheel cache is used afterwards" ""
     fi
     remedy="the compiler's message is in the log; out of memory: run again with MAX_JOBS=1. A wheel built against another torch: \`$python -m pip cache remove mmcv\`, then run again"
-    # -g0: debug information doubles the time of every file.
-    CFLAGS="${CFLAGS:-} -g0" MAX_JOBS=$jobs MMCV_WITH_OPS=1 \
-        logged pip install --no-build-isolation "mmcv==$mmcv"
+    install_mmcv
     "$python" -c 'import mmcv._ext' >>"$log" 2>&1 || {
         # A wheel in the cache that was built without operators, or against another torch.
         begin "compiling mmcv $mmcv again: the wheel found does not fit this torch" "$remedy"
-        CFLAGS="${CFLAGS:-} -g0" MAX_JOBS=$jobs MMCV_WITH_OPS=1 \
-            logged pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir "mmcv==$mmcv"
+        install_mmcv --no-deps --force-reinstall --no-cache-dir
         "$python" -c 'import mmcv._ext' >>"$log" 2>&1
     }
 fi
