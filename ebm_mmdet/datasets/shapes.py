@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-CLASSES = ("ellipse", "rectangle", "triangle", "star", "cross")
+CLASSES = ("ellipse", "polygon", "star")
 
 # No class may cover an extreme point of another shape by less than this distance (pixels): the
 # anti-aliased rim of the covering shape must not touch the point either.
@@ -48,17 +48,15 @@ class Outline:
     matrix: np.ndarray
     vertices: np.ndarray | None
 
-    def support(self, direction: np.ndarray) -> np.ndarray:
-        """Return the point ``(2,)`` of the outline that is farthest in `direction` ``(2,)``."""
-        if self.vertices is not None:
-            return self.vertices[np.argmax(self.vertices @ direction)]
-        pulled_back = self.matrix.T @ direction
-        return self.centre + self.matrix @ (pulled_back / np.linalg.norm(pulled_back))
-
     def extremes(self) -> np.ndarray:
         """Return the left, top, right and bottom extreme points, ``(4, 2)``."""
-        directions = np.array([[-1.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]])
-        return np.stack([self.support(d) for d in directions])
+        if self.vertices is None:
+            # The point of an ellipse farthest along e_d is centre + M M^T e_d / |M^T e_d|.
+            gram = self.matrix @ self.matrix.T
+            reach = (gram / np.sqrt(gram.diagonal())).T
+            return self.centre + np.concatenate([-reach, reach])
+        lowest, highest = self.vertices.argmin(0), self.vertices.argmax(0)
+        return self.vertices[np.concatenate([lowest, highest])]
 
     def box(self) -> np.ndarray:
         """Return the exact tight box ``(4,)``, xyxy in pixels."""
@@ -108,23 +106,19 @@ class Outline:
         return np.where(inside, -distance, distance)
 
 
-def _unit_polygon(name: str, rng: np.random.Generator) -> np.ndarray | None:
-    """Return the corners ``(K, 2)`` of a shape in the square [-1, 1]^2; None for the ellipse."""
+def _unit_vertices(name: str, rng: np.random.Generator) -> np.ndarray | None:
+    """Return the corners ``(K, 2)`` of a shape in the unit circle; None for the ellipse."""
     if name == "ellipse":
         return None
-    if name == "rectangle":
-        return np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)
-    if name == "triangle":
-        return np.array([[rng.uniform(-0.6, 0.6), -1], [1, 1], [-1, 1]], float)
-    if name == "star":
-        tips = int(rng.integers(4, 7))
-        angle = np.arange(2 * tips) * (math.pi / tips)
-        radius = np.where(np.arange(2 * tips) % 2 == 0, 1.0, rng.uniform(0.45, 0.6))
-        return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    arm = rng.uniform(0.3, 0.5)  # cross
-    quarter = np.array([[arm, -1], [arm, -arm], [1, -arm]])
-    turns = (np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1)))
-    return np.concatenate([quarter @ turn.T for turn in turns])
+    if name == "polygon":
+        corners = int(rng.integers(3, 6))
+        angle = (np.arange(corners) + rng.uniform(-0.2, 0.2, corners)) * (2 * math.pi / corners)
+        radius = np.ones(corners)
+    else:  # star
+        corners = 2 * int(rng.integers(4, 7))
+        angle = np.arange(corners) * (2 * math.pi / corners)
+        radius = np.where(np.arange(corners) % 2 == 0, 1.0, rng.uniform(0.4, 0.55))
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
 def random_outline(
@@ -147,7 +141,7 @@ def random_outline(
     angle = rng.uniform(0, 2 * math.pi)
     cos, sin = math.cos(angle), math.sin(angle)
     matrix = np.array([[cos, -sin], [sin, cos]]) * axes
-    unit = _unit_polygon(CLASSES[label], rng)
+    unit = _unit_vertices(CLASSES[label], rng)
     at_origin = Outline(label, np.zeros(2), matrix, None if unit is None else unit @ matrix.T)
     x1, y1, x2, y2 = at_origin.box()
     if x2 - x1 >= width - 2 or y2 - y1 >= height - 2:

@@ -28,7 +28,7 @@ def outlines(count, seed=0):
 
 
 def boundary(outline, points=4001):
-    """A dense walk along the outline, independent of `support`."""
+    """A dense walk along the outline, independent of `extremes`."""
     t = np.linspace(0, 1, points)
     if outline.vertices is None:
         circle = np.stack([np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], 1)
