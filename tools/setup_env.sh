@@ -164,6 +164,16 @@ logged pip install "torch==$(pinned torch)"
 begin "installing the build tools" "$network"
 logged pip install -r requirements/build.txt "numpy==$(pinned numpy)"
 
+begin "installing OpenCV" "$network"
+logged pip install "opencv-python==$(pinned opencv-python)"
+if ! "$python" -c 'import cv2' >>"$log" 2>&1; then
+    # opencv-python needs the system's libGL; its headless twin is the same without windows.
+    begin "replacing OpenCV by its build without windows (no libGL on this machine)" "$network"
+    logged pip install --force-reinstall --no-deps \
+        "opencv-python-headless==$(pinned opencv-python-headless)"
+    "$python" -c 'import cv2' >>"$log" 2>&1
+fi
+
 mmcv=$(pinned mmcv)
 jobs=${MAX_JOBS:-$(nproc)}
 
@@ -193,14 +203,6 @@ fi
 
 begin "installing mmdet and the other libraries" "$network"
 logged pip install -r requirements/runtime.txt -r requirements/test.txt
-
-if ! "$python" -c 'import cv2' >>"$log" 2>&1; then
-    # opencv-python needs the system's libGL; its headless twin is the same without windows.
-    begin "replacing OpenCV by its build without windows (no libGL on this machine)" "$network"
-    logged pip install --force-reinstall --no-deps \
-        "opencv-python-headless==$(pinned opencv-python-headless)"
-    "$python" -c 'import cv2' >>"$log" 2>&1
-fi
 
 begin "installing ebm_mmdet from this folder, with its C++ operators" "$network"
 logged pip install --no-build-isolation --no-deps --editable .

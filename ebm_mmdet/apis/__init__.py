@@ -1,0 +1,1 @@
+"""Programming interfaces behind the command line."""

@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""Test a model: tools/test.py CONFIG CHECKPOINT [--eval bbox]."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+from mmengine.config import Config, ConfigDict
+
+from ebm_mmdet.apis.command_line import (
+    add_common_arguments,
+    build_runner,
+    load_config,
+    set_evaluation_metrics,
+)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_arguments(parser)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument(
+        "--eval",
+        nargs="+",
+        metavar="METRIC",
+        help="metrics instead of those in the config, e.g. bbox (COCO) or mAP (VOC)",
+    )
+    parser.add_argument("--out", help="write the predictions to this new file (.pkl)")
+    parser.add_argument("--show", action="store_true", help="show predictions in a window")
+    parser.add_argument("--show-dir", help="folder for pictures, inside WORK_DIR/TIMESTAMP")
+    parser.add_argument("--wait-time", type=float, default=2, help="seconds per shown picture")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    args = parser.parse_args(argv)
+    if not Path(args.checkpoint).is_file() and "://" not in args.checkpoint:
+        parser.error(f"there is no checkpoint {args.checkpoint}")
+    if args.out is not None:
+        if not args.out.endswith((".pkl", ".pickle")):
+            parser.error(f"--out {args.out}: the file must end in .pkl or .pickle")
+        if Path(args.out).exists():
+            parser.error(f"--out {args.out} exists: remove it, or give another name")
+    return args
+
+
+def use_test_time_augmentation(cfg: Config) -> None:
+    """Wrap the model as the config's ``tta_model`` says; default: the image and its mirror image.
+
+    Raises:
+        ValueError: the last step of the test pipeline is not PackDetInputs, so that the default
+            does not know where to put the flip.
+    """
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    if "tta_model" not in cfg:
+        nms = dict(type="nms", iou_threshold=0.5)
+        cfg.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+    if "tta_pipeline" not in cfg:
+        pipeline = deepcopy(dataset.pipeline)
+        pack = pipeline[-1]
+        if str(pack["type"]).rpartition(".")[2] != "PackDetInputs":
+            raise ValueError(
+                f"--tta: the test pipeline ends with {pack['type']}, expected PackDetInputs. "
+                "Write tta_pipeline into the config."
+            )
+        keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+        pack.meta_keys = (*pack.get("meta_keys", keys), "flip", "flip_direction")
+        flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
+        pipeline[-1] = dict(type="TestTimeAug", transforms=[flips, [pack]])
+        cfg.tta_pipeline = pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.eval:
+        set_evaluation_metrics(cfg, args.eval)
+    if args.show or args.show_dir:
+        trigger_visualization_hook(cfg, args)
+    if args.tta:
+        use_test_time_augmentation(cfg)
+    runner = build_runner(cfg)
+    if args.out is not None:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+#!/usr/bin/env python
+"""Train a detector, or the energy head on top of a frozen one: tools/train.py CONFIG."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from ebm_mmdet.apis.command_line import add_common_arguments, build_runner, load_config
+from ebm_mmdet.engine import find_resumable_checkpoint
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_arguments(parser)
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision (GPU)")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate with the total batch size, from auto_scale_lr of the config",
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue from this checkpoint; without a name, from the newest readable one in the "
+        "work folder, or from the beginning if there is none",
+    )
+    args = parser.parse_args(argv)
+    if args.amp and not torch.cuda.is_available():
+        parser.error("--amp needs a GPU, and torch sees none: leave it out")
+    if args.resume not in (None, "auto") and not Path(args.resume).is_file():
+        parser.error(f"--resume: there is no file {args.resume}; `--resume` alone finds the newest")
+    return args
+
+
+def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    """Write the arguments that only training has into the config."""
+    if args.amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.loss_scale = "dynamic"
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise ValueError(
+                "--auto-scale-lr: the config does not say which batch size its learning rate "
+                "belongs to. Add e.g. auto_scale_lr=dict(base_batch_size=16)"
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.resume == "auto":
+        checkpoint = find_resumable_checkpoint(cfg.work_dir)
+        if checkpoint is None:
+            # Not mmengine's automatic resuming, which would also forget `load_from`.
+            print(f"Nothing to resume in {cfg.work_dir}: starting from the beginning.", flush=True)
+        else:
+            print(f"Resuming from {checkpoint}", flush=True)
+            cfg.load_from = checkpoint
+        cfg.resume = checkpoint is not None
+    elif args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = args.resume
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    cfg = load_config(args)
+    apply_arguments(cfg, args)
+    try:
+        build_runner(cfg).train()
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted. The checkpoints in {cfg.work_dir} are whole; the same command with "
+            "--resume continues from the newest.",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
