@@ -19,7 +19,7 @@ if all(_find_spec(name) for name in ("mmengine", "mmcv", "mmdet")):
 
         for _module in (datasets, energy, engine, evaluation, models):
             globals().update({name: getattr(_module, name) for name in _module.__all__})
-            __all__ += _module.__all__  # noqa: PLE0604
+            __all__ += _module.__all__
     except Exception as error:  # a broken stack must not keep `python -m ebm_mmdet` from saying why
         _warn(
             "ebm_mmdet registered nothing, because the OpenMMLab packages do not import: "

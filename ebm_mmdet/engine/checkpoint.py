@@ -26,7 +26,7 @@ class AtomicLocalBackend(LocalBackend):
         """Write bytes to ``filepath`` atomically; folders are made as needed."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix is not ".pth": a temporary file left by kill -9 is never taken for a checkpoint.
+        # Not "*.pth": a temporary file left by kill -9 is never taken for a checkpoint.
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
         ) as file:

@@ -8,7 +8,7 @@ from torch import Tensor
 __all__ = ["decode_boxes", "encode_boxes"]
 
 _MIN_SIZE = 1e-6
-"""Sizes below this many pixels count as this size when encoding: a log needs a positive argument."""
+"""Smaller sizes (pixels) count as this when encoding: a logarithm needs a positive argument."""
 
 
 def decode_boxes(offsets: Tensor, reference: Tensor) -> Tensor:

@@ -250,7 +250,7 @@ class EBMDetector(BaseDetector):
 
 @torch.no_grad()
 def _evaluate(fn) -> Tensor:
-    """f at the reference boxes, (N,)."""
+    """The log-density of the reference boxes themselves, (N,)."""
     return fn(torch.zeros_like(fn.reference)[:, None, :]).squeeze(1)
 
 

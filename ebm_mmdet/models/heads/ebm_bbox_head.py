@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -130,7 +131,7 @@ class EBMBBoxHead(BaseModule):
         )
         pooled_levels = len(levels) if level_rule == "concat" else 1
         widths = [in_channels * pooled_levels * pool_size**2, *fc_channels]
-        self.trunk = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:]))
+        self.trunk = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
         self.fc_energy = nn.Linear(widths[-1], 1 if class_agnostic else num_classes)
         self._reset_parameters()
 
@@ -236,7 +237,7 @@ class EBMBBoxHead(BaseModule):
         x = self._pool(feats, flat, batch_index.repeat_interleave(samples))
         for layer in self.trunk:
             x = F.relu(layer(x), inplace=True)
-        energies = self.fc_energy(x).float().view(num, samples, -1)
+        energies = self.fc_energy(x).float().unflatten(0, (num, samples))
         if self.class_agnostic:
             f = energies[..., 0]
         else:

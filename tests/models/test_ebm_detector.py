@@ -1,0 +1,235 @@
+"""EBMDetector: wrapping, freezing, refinement in place, empty inputs, the three spellings."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox_overlaps
+
+from ebm_mmdet.models import EBMDetector
+
+from .toys import NUM_CLASSES, batch, build, ebm_cfg
+
+DETECTORS = ["faster_rcnn", "retinanet", "fcos"]
+
+
+def digest(module) -> str:
+    state = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        state.update(name.encode() + value.contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+def predict(model, data, rescale=True):
+    with torch.no_grad():
+        return [s.pred_instances for s in model.predict(**rename(data), rescale=rescale)]
+
+
+def rename(data):
+    return {"batch_inputs": data["inputs"], "batch_data_samples": data["data_samples"]}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_prediction_keeps_scores_and_labels_and_climbs(name):
+    model = build(ebm_cfg(name, clip_boxes=False))
+    before = build(ebm_cfg(name, refiner=None, clip_boxes=False))
+    data = batch(model)
+    with torch.no_grad():
+        plain = [
+            s.pred_instances.clone()
+            for s in model.detector.predict(*rename(batch(model)).values(), rescale=True)
+        ]
+    for found, base, refined in zip(plain, predict(before, batch(model)), predict(model, data)):
+        assert len(found) > 0, "the toy detector must detect something"
+        assert torch.equal(base.bboxes, found.bboxes)
+        for field in ("scores", "labels"):
+            assert torch.equal(refined[field], found[field])
+        assert (refined.log_density >= base.log_density - 1e-5).all()
+        assert refined.accepted_steps.dtype == torch.int64
+        moved = (refined.bboxes != base.bboxes).any(1)
+        assert torch.equal(moved, refined.accepted_steps > 0)
+        assert moved.any()
+
+
+def test_zero_steps_keep_every_bit():
+    cfg = ebm_cfg(refiner=dict(type="GradientAscentRefiner", step_size=1.0, num_steps=0))
+    model = build({**cfg, "clip_boxes": False})
+    base = build(ebm_cfg(refiner=None, clip_boxes=False))
+    for a, b in zip(predict(model, batch(model)), predict(base, batch(base))):
+        assert torch.equal(a.bboxes, b.bboxes)
+
+
+def test_refined_in_network_coordinates_and_then_rescaled():
+    model = build(ebm_cfg(clip_boxes=False))
+    network = predict(model, batch(model), rescale=False)
+    data = batch(model)
+    for sample in data["data_samples"]:
+        sample.set_metainfo({"scale_factor": (2.0, 0.5)})
+    for a, b in zip(network, predict(model, data, rescale=True)):
+        scale = torch.tensor([2.0, 0.5, 2.0, 0.5])
+        torch.testing.assert_close(a.bboxes, b.bboxes * scale, rtol=1e-3, atol=1e-2)
+
+
+def test_log_density_is_that_of_the_returned_box():
+    model = build(ebm_cfg(clip_boxes=False))
+    data = batch(model)
+    found = predict(model, data, rescale=False)
+    with torch.no_grad():
+        feats = model.energy_head.prepare(model.extract_neck(data["inputs"]))
+    for i, inst in enumerate(found):
+        index = torch.full((len(inst),), i)
+        f = model.energy_head.log_density(feats, inst.bboxes[:, None], index, inst.labels)
+        torch.testing.assert_close(f[:, 0], inst.log_density, rtol=1e-3, atol=1e-3)
+
+
+def test_images_do_not_influence_each_other():
+    model = build(ebm_cfg())
+    together = predict(model, batch(model, num_items=(2, 3)))
+    for i in range(2):
+        data = batch(model, num_items=(2, 3))
+        one = {"inputs": data["inputs"][i : i + 1], "data_samples": data["data_samples"][i : i + 1]}
+        (alone,) = predict(model, one)
+        torch.testing.assert_close(alone.bboxes, together[i].bboxes, rtol=1e-3, atol=1e-2)
+
+
+def test_features_are_computed_once():
+    model = build(ebm_cfg())
+    calls = []
+    model.detector.neck.register_forward_hook(lambda *_: calls.append(1))
+    predict(model, batch(model))
+    assert len(calls) == 1
+    model.train().loss(**rename(batch(model, training=True)))
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_prediction_leaves_no_gradient_and_no_hook(context):
+    model = build(ebm_cfg())
+    with context():
+        model(**batch(model), mode="predict")
+    assert all(p.grad is None for p in model.parameters())
+    assert not model.detector.neck._forward_hooks
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_frozen_detector_is_byte_identical_after_training(name):
+    model = build(ebm_cfg(name)).train()
+    before, head_before = digest(model.detector), digest(model.energy_head)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(3):
+        loss, _ = model.parse_losses(model.loss(**rename(batch(model, training=True))))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert digest(model.detector) == before
+    assert digest(model.energy_head) != head_before
+    assert not any(m.training for m in model.detector.modules())
+    assert model.energy_head.training
+
+
+def test_joint_training_reaches_the_backbone_through_the_energy_head():
+    model = build(ebm_cfg(freeze_detector=False)).train()
+    losses = model.loss(**rename(batch(model, training=True)))
+    assert {"loss_energy", "loss_rpn_cls", "loss_cls", "loss_bbox"} <= losses.keys()
+    losses["loss_energy"].backward()
+    assert model.detector.backbone.conv1.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("num_items", [(0, 0), (0, 3)])
+def test_images_without_ground_truth(num_items):
+    model = build(ebm_cfg()).train()
+    losses = model.loss(**rename(batch(model, num_items=num_items, training=True)))
+    losses["loss_energy"].backward()
+    assert torch.isfinite(losses["loss_energy"])
+    if num_items == (0, 0):
+        assert losses["loss_energy"] == 0
+    assert all(p.grad is not None for p in model.energy_head.parameters())
+
+
+def test_ignored_and_degenerate_boxes_are_not_trained_on():
+    model = build(ebm_cfg()).train()
+    data = batch(model, num_items=(3,), training=True)
+    sample = data["data_samples"][0]
+    sample.ignored_instances = sample.gt_instances[[0]]
+    sample.gt_instances.bboxes[1, 2] = sample.gt_instances.bboxes[1, 0] + 0.5
+    sample.gt_instances.bboxes[2, 3] = float("nan")
+    boxes, index, labels = model._ground_truth([sample], torch.device("cpu"))
+    assert torch.equal(boxes, sample.gt_instances.bboxes[:1])
+    assert index.tolist() == [0]
+    assert torch.equal(labels, sample.gt_instances.labels[:1])
+
+
+@pytest.mark.parametrize("candidates", [None, dict(type="EnergyGuidedNMS", score_thr=1.5)])
+def test_no_detections(candidates):
+    cfg = ebm_cfg(candidates=candidates)
+    cfg["detector"].test_cfg.rcnn.score_thr = 1.5
+    model = build(cfg)
+    for inst in predict(model, batch(model)):
+        assert inst.bboxes.shape == (0, 4)
+        assert inst.log_density.shape == inst.accepted_steps.shape == (0,)
+
+
+def test_boxes_are_clipped_to_the_image_unless_told_otherwise():
+    refiner = dict(type="GradientAscentRefiner", step_size=0.5, num_steps=3)
+    free = build(ebm_cfg(refiner=refiner, clip_boxes=False))
+    clipped = build(ebm_cfg(refiner=refiner))
+    outside = False
+    unclipped = predict(free, batch(free), rescale=False)
+    for a, b in zip(unclipped, predict(clipped, batch(clipped), rescale=False)):
+        limit = torch.tensor([160.0, 128, 160, 128])
+        outside |= bool((a.bboxes < 0).any() or (a.bboxes > limit).any())
+        torch.testing.assert_close(b.bboxes, torch.minimum(a.bboxes.clamp(min=0), limit))
+    assert outside, "the test must push a box out of the image"
+
+
+def test_the_papers_pipeline_selects_from_all_boxes_above_the_threshold():
+    cfg = ebm_cfg(
+        candidates=dict(type="EnergyGuidedNMS", score_thr=0.01, max_per_img=40), refiner=None
+    )
+    cfg["detector"].test_cfg.rcnn.max_per_img = 3
+    model = build(cfg)
+    roi_cfg = model.detector.roi_head.test_cfg
+    found = predict(model, batch(model))
+    assert model.detector.roi_head.test_cfg is roi_cfg, "the detector's own test_cfg is restored"
+    for inst in found:
+        assert 3 < len(inst) <= 40
+        assert (inst.scores[:-1] >= inst.scores[1:]).all()
+        for label in range(NUM_CLASSES):
+            boxes = inst.bboxes[inst.labels == label]
+            overlaps = bbox_overlaps(boxes, boxes).fill_diagonal_(0)
+            assert not (overlaps > 0.5 + 1e-5).any()
+
+
+def test_candidates_need_a_detector_with_nms():
+    model = build(ebm_cfg(candidates=dict(type="EnergyGuidedNMS")))
+    del model.detector.roi_head.test_cfg["nms"]
+    with pytest.raises(ValueError, match="FasterRCNN has no NMS .* candidates=None"):
+        predict(model, batch(model))
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["EBMDetector", "ebm_mmdet.EBMDetector", "ebm_mmdet.models.detectors.EBMDetector"],
+)
+def test_three_ways_to_name_a_type(spelling):
+    assert isinstance(MODELS.build({**ebm_cfg(), "type": spelling}), EBMDetector)
+
+
+def test_unknown_feature_source_lists_the_choices():
+    with pytest.raises(ValueError, match="no 'nek'.*backbone, neck"):
+        MODELS.build(ebm_cfg(feature_source="nek"))
+
+
+def test_trunk_starts_from_the_box_head_when_it_fits():
+    model = build(ebm_cfg())
+    for layer, source in zip(model.energy_head.trunk, model.detector.roi_head.bbox_head.shared_fcs):
+        assert torch.equal(layer.weight, source.weight)
+        assert torch.equal(layer.bias, source.bias)
+    other = build(ebm_cfg(head=dict(fc_channels=[32, 48])))
+    assert "starts fresh" in other.init_trunk()
+    fresh = build(ebm_cfg(init_trunk_from=None))
+    shared = fresh.detector.roi_head.bbox_head.shared_fcs
+    assert not torch.equal(fresh.energy_head.trunk[0].weight, shared[0].weight)

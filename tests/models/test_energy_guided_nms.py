@@ -1,0 +1,101 @@
+"""EnergyGuidedNMS against a loop written from the papers' description."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.structures import InstanceData
+
+from ebm_mmdet.models import EnergyGuidedNMS
+
+
+def iou(a, b) -> float:
+    inter = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(
+        0.0, min(a[3], b[3]) - max(a[1], b[1])
+    )
+    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return inter / max(area - inter, 1e-12)
+
+
+def oracle(boxes, scores, labels, energy, threshold):
+    """[(index of survivor, cluster-max score)], highest score first."""
+    kept = []
+    for label in sorted(set(labels)):
+        rest = sorted(
+            (i for i in range(len(boxes)) if labels[i] == label), key=lambda i: -energy[i]
+        )
+        while rest:
+            top = rest[0]
+            cluster = [i for i in rest if i == top or iou(boxes[top], boxes[i]) > threshold]
+            kept.append((top, max(scores[i] for i in cluster)))
+            rest = [i for i in rest if i not in cluster]
+    return sorted(kept, key=lambda pair: -pair[1])
+
+
+def instances(n, seed, classes=3):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(n, 2, generator=generator) * 30
+    size = 10 + torch.rand(n, 2, generator=generator) * 30
+    return InstanceData(
+        bboxes=torch.cat((corner, corner + size), 1),
+        scores=torch.rand(n, generator=generator),
+        labels=torch.randint(classes, (n,), generator=generator),
+        tag=torch.arange(n),
+    ), torch.randn(n, generator=generator)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 10_000), st.floats(0.1, 0.9))
+def test_equals_the_loop(n, seed, threshold):
+    found, energy = instances(n, seed)
+    kept = EnergyGuidedNMS(iou_threshold=threshold, max_per_img=1000)(found, energy)
+    expected = oracle(
+        found.bboxes.tolist(),
+        found.scores.tolist(),
+        found.labels.tolist(),
+        energy.tolist(),
+        threshold,
+    )
+    assert kept.tag.tolist() == [i for i, _ in expected]
+    torch.testing.assert_close(kept.scores, torch.tensor([s for _, s in expected]))
+
+
+def test_invariant_to_a_constant_per_class():
+    found, energy = instances(50, 0)
+    nms = EnergyGuidedNMS()
+    shifted = energy + torch.tensor([100.0, -3.0, 7.0])[found.labels]
+    assert torch.equal(nms(found, energy).tag, nms(found, shifted).tag)
+
+
+def test_keeps_the_best_scores():
+    found, energy = instances(50, 1)
+    everything = EnergyGuidedNMS(max_per_img=1000)(found, energy)
+    assert torch.equal(EnergyGuidedNMS(max_per_img=4)(found, energy).tag, everything.tag[:4])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
+def test_a_box_without_density_never_suppresses_one_with(bad):
+    box = torch.tensor([[0.0, 0, 10, 10]]).repeat(2, 1)
+    found = InstanceData(
+        bboxes=box,
+        scores=torch.tensor([0.9, 0.2]),
+        labels=torch.zeros(2).long(),
+        tag=torch.arange(2),
+    )
+    kept = EnergyGuidedNMS()(found, torch.tensor([bad, -50.0]))
+    assert kept.tag.tolist() == [1]
+    torch.testing.assert_close(kept.scores, torch.tensor([0.9]))
+
+
+def test_the_input_is_not_changed():
+    found, energy = instances(30, 2)
+    before = found.scores.clone()
+    EnergyGuidedNMS()(found, energy)
+    assert torch.equal(found.scores, before)
+
+
+def test_nothing_in_nothing_out():
+    found, energy = instances(0, 0)
+    assert len(EnergyGuidedNMS()(found, energy)) == 0

@@ -1,0 +1,56 @@
+"""GradientAscentRefiner: the published rule, the prior, and its messages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmengine.structures import InstanceData
+
+from ebm_mmdet.models import GradientAscentRefiner
+
+MODE = torch.tensor([[0.2, -0.1, 0.3, 0.0], [-0.4, 0.1, 0.0, 0.2]])
+WIDTH = 0.1
+
+
+def log_density(u):
+    return -0.5 * ((u - MODE[:, None]) / WIDTH).square().sum(-1)
+
+
+def test_the_published_rule_converges_to_the_mode():
+    result = GradientAscentRefiner(step_size=WIDTH**2 / 2, num_steps=40)(
+        log_density, torch.zeros(2, 4)
+    )
+    torch.testing.assert_close(result.y, MODE, atol=1e-4, rtol=0)
+
+
+def posterior_mode(std, scale, temperature):
+    precision = temperature / WIDTH**2
+    prior = 1 / (scale * std) ** 2
+    return precision * MODE / (precision + prior)
+
+
+@pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (0.5, 1.0), (0.25, 4.0)])
+def test_with_a_prior_it_finds_the_posterior_mode_without_a_step_size(scale, temperature):
+    std = torch.tensor([0.05, 0.05, 0.1, 0.1])
+    prior = dict(std=std.tolist(), scale=scale, temperature=temperature)
+    result = GradientAscentRefiner(num_steps=60, prior=prior)(log_density, torch.zeros(2, 4))
+    expected = posterior_mode(std, scale, temperature)
+    torch.testing.assert_close(result.y, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(result.log_density, log_density(result.y[:, None])[:, 0])
+
+
+def test_a_prior_per_box_is_read_from_the_detections():
+    std = torch.tensor([[0.01, 0.01, 0.01, 0.01], [0.2, 0.2, 0.2, 0.2]])
+    found = [InstanceData(box_std=std[:1]), InstanceData(box_std=std[1:])]
+    refiner = GradientAscentRefiner(num_steps=60, prior=dict(std="per_box"))
+    result = refiner(log_density, torch.zeros(2, 4), found)
+    torch.testing.assert_close(result.y, posterior_mode(std, 1.0, 1.0), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="box_std"):
+        refiner(log_density, torch.zeros(2, 4), [InstanceData(scores=torch.ones(2))])
+
+
+def test_messages():
+    with pytest.raises(ValueError, match="needs step_size"):
+        GradientAscentRefiner()
+    with pytest.raises(ValueError, match="sigma"):
+        GradientAscentRefiner(prior=dict(sigma=1.0))
