@@ -56,7 +56,8 @@ def gradient_ascent(
         f(y') ≥ f(y):   y ← y'          (a tie is accepted)
         otherwise:      λ ← decay · λ   (y and its gradient stay; NaN and ±inf always fail)
 
-    Hence f(y) never decreases, and a point that no step moved keeps every bit of y0.
+    Hence f(y) never decreases, and a point that no step moved keeps every bit of y0. Points do not
+    know of each other: batch composition and order change a result only as far as they change f.
 
     Cost: ``num_steps + 1`` evaluations of f and at most ``num_steps`` backward passes, because the
     evaluation that accepts a step is the starting point of the next. Backward passes go to y only:

@@ -158,10 +158,25 @@ def test_point_that_is_not_finite_stays_and_harms_nobody():
     assert torch.equal(result.y[1:], alone.y)
 
 
-def test_steps_out_of_the_number_range_are_rejected():
-    fn = Quadratic(torch.zeros(1, 1), torch.ones(1, 1))
-    result = gradient_ascent(fn, torch.full((1, 1), 2.0), 3e38, 200)
-    torch.testing.assert_close(result.y, torch.zeros(1, 1), rtol=0, atol=1e-3)
+def test_start_at_infinity_stays_even_if_f_and_project_are_finite_there():
+    y0 = torch.tensor([[math.inf], [0.5]])
+    result = gradient_ascent(
+        lambda y: -y.clamp(max=2).square().sum(-1), y0, 0.1, 3, project=lambda y: y.clamp(max=1)
+    )
+    assert result.y[0] == math.inf
+    assert result.accepted.tolist() == [0, 3]
+
+
+def test_steps_out_of_the_number_range_are_rejected_and_never_scored():
+    """The first 2 λ overflow; f is finite, and highest, at infinity."""
+
+    def fn(y):
+        assert y.isfinite().all()
+        return torch.tanh(2 * y).sum(-1)
+
+    result = gradient_ascent(fn, torch.zeros(1, 1), 3e38, 2, return_trace=True)
+    assert result.trace.accepted[:, 0].tolist() == [False, True]
+    assert result.y.item() == torch.tensor(3e38).item()
 
 
 def test_ties_are_accepted():
@@ -218,6 +233,14 @@ def test_converged_targets_are_no_longer_evaluated():
     assert plain.log["forward"] == [4] * 7
     for actual, wanted in zip(result[:3] + result.trace, expected[:3] + expected.trace):
         assert torch.equal(actual, wanted)
+
+
+def test_target_without_a_finite_gradient_is_no_longer_evaluated():
+    mode = torch.tensor([[math.nan, 0.0], [1.0, 1.0]])
+    fn = Selectable(Quadratic(mode, torch.ones(2, 2)))
+    result = gradient_ascent(fn, torch.zeros(2, 2), 0.1, 3)
+    assert fn.log["forward"] == [2, 1, 1, 1]
+    assert result.accepted.tolist() == [0, 3]
 
 
 def test_climb_ends_when_nobody_moves():
