@@ -1,0 +1,86 @@
+"""An interrupted training loses nothing before its last checkpoint, and goes on from there."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tools_support import REPO, environment, run
+
+import ebm_mmdet  # noqa: F401  (allows loading training checkpoints)
+
+TRAIN = [sys.executable, "tools/train.py"]
+ENDLESS = ["--cfg-options", "train_cfg.max_iters=100000"]
+
+
+def iterations(work_dir):
+    return sorted(int(path.stem.removeprefix("iter_")) for path in work_dir.glob("iter_*.pth"))
+
+
+def start_and_stop(config, work_dir, how):
+    """Train without end, stop by a signal after the checkpoint of iteration 4; (status, text)."""
+    process = subprocess.Popen(
+        [*TRAIN, str(config), "--work-dir", str(work_dir), *ENDLESS],
+        cwd=REPO,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not (work_dir / "iter_4.pth").exists():
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline, "no checkpoint within 200 s"
+        time.sleep(0.02)
+    process.send_signal(how)
+    text, _ = process.communicate(timeout=100)
+    return process.returncode, text
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill-9"])
+def test_interrupted_training_resumes(tiny_config, tmp_path, how):
+    work_dir = tmp_path / "work"
+    status, text = start_and_stop(tiny_config, work_dir, how)
+    if how == signal.SIGINT:
+        assert status == 130
+        assert "--resume" in text.splitlines()[-1]
+    else:
+        assert status == -signal.SIGKILL
+
+    saved = iterations(work_dir)
+    assert {2, 4} <= set(saved)
+    for iteration in saved:  # every file that has a checkpoint's name is whole
+        torch.load(work_dir / f"iter_{iteration}.pth", weights_only=True, map_location="cpu")
+    newest = saved[-1]
+    # At most two iterations, the interval of checkpoints, plus the one that was running.
+    done = max(int(number) for number in re.findall(r"Iter\(train\) \[ *(\d+)/", text))
+    assert newest >= done - 2
+
+    # As a file cut off by a crash of the machine would be.
+    (work_dir / "iter_99999.pth").write_bytes(b"PK\x03\x04 not a checkpoint")
+    final = newest + 4
+    finished = run(
+        *TRAIN,
+        tiny_config,
+        "--work-dir",
+        work_dir,
+        "--resume",
+        "--cfg-options",
+        f"train_cfg.max_iters={final}",
+    )
+    assert finished.returncode == 0, finished.stdout[-3000:]
+    assert f"Resuming from {work_dir / f'iter_{newest}.pth'}" in finished.stdout
+    first = re.search(r"Iter\(train\) \[ *(\d+)/", finished.stdout).group(1)
+    assert int(first) == newest + 1
+    assert iterations(work_dir)[-2:] == [final, 99999]
+    state = torch.load(work_dir / f"iter_{final}.pth", weights_only=True, map_location="cpu")
+    assert state["meta"]["iter"] == final
+    assert state["optimizer"]["state"]
+
+
+def test_nothing_to_resume_starts_from_the_beginning(trained):
+    assert "starting from the beginning" in trained.log
+    assert iterations(trained.checkpoint.parent) == [2]
