@@ -50,12 +50,14 @@ def with_gaussian_prior(
             f"scale={scale} must be positive and temperature={temperature} not negative, both "
             "finite; to switch the prior off, do not wrap the log-density."
         )
-    # Made in inference mode, these could not take part in the differentiation of a climb.
+    # Made in inference mode, the product could not be saved for the gradients of a climb.
     with torch.inference_mode(False):
-        return _Posterior(log_density_fn, mean.clone(), scale * std, temperature)
+        return _Posterior(log_density_fn, mean, scale * std, temperature)
 
 
 class _Posterior:
+    """τ f + log N(y; mean, std²), narrowed together with f by ``select``."""
+
     def __init__(self, likelihood: LogDensityFn, mean: Tensor, std: Tensor, tau: float) -> None:
         self.likelihood, self.mean, self.std, self.tau = likelihood, mean, std, tau
         if isinstance(likelihood, SelectableLogDensityFn):
