@@ -1,0 +1,28 @@
+"""Does refinement pay? Heads trained on cached features, rivals, and a paired bootstrap."""
+
+from .average_precision import METRICS, MatchedDetections, coco_results
+from .bootstrap import Difference, bootstrap_weights, paired_bootstrap
+from .cache import cache_test_images, cache_training_views
+from .report import fill_section, markdown_table
+from .residuals import detector_residuals, matched_residuals
+from .study import StudySettings, load_frozen_detector, run_study
+from .training import train_head
+
+__all__ = [
+    "METRICS",
+    "Difference",
+    "MatchedDetections",
+    "StudySettings",
+    "bootstrap_weights",
+    "cache_test_images",
+    "cache_training_views",
+    "coco_results",
+    "detector_residuals",
+    "fill_section",
+    "load_frozen_detector",
+    "markdown_table",
+    "matched_residuals",
+    "paired_bootstrap",
+    "run_study",
+    "train_head",
+]

@@ -1,0 +1,155 @@
+"""COCO average precision of any weighting of the images, which is what a bootstrap needs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+__all__ = ["IOU_THRESHOLDS", "METRICS", "MatchedDetections", "coco_results"]
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+METRICS = ("AP", "AP50", "AP75", "AP90", "IoU_TP")
+_COLUMN = {"AP50": 0, "AP75": 5, "AP90": 8}
+
+
+class _Class(NamedTuple):
+    """Detections of one class in the order of falling score, and the annotations of each image."""
+
+    image: np.ndarray  # (D,) index of the image
+    hit: np.ndarray  # (T, D) bool, matched an annotation
+    miss: (
+        np.ndarray
+    )  # (T, D) bool, matched nothing (neither hit nor miss: matched an ignore region)
+    positives: np.ndarray  # (I,) annotations that count
+    iou: np.ndarray  # (D,) IoU with the annotation matched at 0.5; NaN without one
+
+
+class MatchedDetections:
+    """Detections matched to annotations by pycocotools, once; AP for any image weights after that.
+
+    An image of weight w counts as w copies of it, so with integer weights the result equals
+    COCO's AP on the resampled set (areas "all"; equal scores within one image aside, whose order
+    between copies is arbitrary).
+
+    Args:
+        ground_truth: annotations.
+        detections: COCO result records: ``image_id``, ``category_id``, ``bbox`` (x, y, w, h),
+            ``score``.
+        max_dets: detections per image and class that are looked at.
+    """
+
+    def __init__(self, ground_truth: COCO, detections: Sequence[dict], max_dets: int = 100) -> None:
+        found = COCO()
+        found.dataset = {
+            "images": ground_truth.dataset["images"],
+            "categories": ground_truth.dataset["categories"],
+            "annotations": [
+                {**record, "id": i, "iscrowd": 0, "area": record["bbox"][2] * record["bbox"][3]}
+                for i, record in enumerate(detections, start=1)
+            ],
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            found.createIndex()
+            evaluation = COCOeval(ground_truth, found, "bbox")
+            evaluation.params.iouThrs = IOU_THRESHOLDS
+            evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+            evaluation.params.maxDets = [max_dets]
+            evaluation.evaluate()
+        self.image_ids = list(evaluation.params.imgIds)
+        records = iter(evaluation.evalImgs)  # class by class, image by image
+        self._classes = [
+            _collect([next(records) for _ in self.image_ids], ground_truth, found)
+            for _ in evaluation.params.catIds
+        ]
+
+    def metrics(self, image_weights: np.ndarray | None = None) -> np.ndarray:
+        """AP, AP50, AP75, AP90 and the mean IoU of true positives at 0.5, each in [0, 1].
+
+        Args:
+            image_weights: (I,) not negative, in the order of ``image_ids``; ones by default.
+
+        Returns:
+            (5,) in the order of ``METRICS``; NaN where nothing is annotated.
+        """
+        weights = np.ones(len(self.image_ids)) if image_weights is None else image_weights
+        table = np.array([_average_precision(c, weights) for c in self._classes])
+        table = table[~np.isnan(table).any(axis=1)]
+        if not len(table):
+            return np.full(len(METRICS), np.nan)
+        per_threshold = table.mean(axis=0)
+        iou = np.concatenate([c.iou for c in self._classes])
+        weight = np.concatenate([weights[c.image] for c in self._classes])
+        weight = np.where(np.isnan(iou), 0, weight)
+        mean_iou = np.nansum(iou * weight) / weight.sum() if weight.sum() else np.nan
+        return np.array(
+            [per_threshold.mean(), *(per_threshold[i] for i in _COLUMN.values()), mean_iou]
+        )
+
+
+def coco_results(image_id: int, boxes: np.ndarray, scores, labels, category_ids) -> list[dict]:
+    """Result records of one image from boxes (n, 4) ``(x1, y1, x2, y2)`` in its own pixels."""
+    return [
+        {
+            "image_id": int(image_id),
+            "category_id": int(category_ids[label]),
+            "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+            "score": float(score),
+        }
+        for (x1, y1, x2, y2), score, label in zip(boxes, scores, labels)
+    ]
+
+
+def _collect(records: list[dict | None], ground_truth: COCO, found: COCO) -> _Class:
+    empty = np.zeros((len(IOU_THRESHOLDS), 0), dtype=bool)
+    scores, images, hits, misses, ious = [np.zeros(0)], [np.zeros(0, int)], [empty], [empty], []
+    positives = np.zeros(len(records))
+    for i, record in enumerate(records):
+        if record is None:
+            continue
+        positives[i] = np.sum(np.asarray(record["gtIgnore"]) == 0)
+        matched, ignored = record["dtMatches"] > 0, np.asarray(record["dtIgnore"], dtype=bool)
+        scores.append(np.asarray(record["dtScores"]))
+        images.append(np.full(len(record["dtScores"]), i))
+        hits.append(matched & ~ignored)
+        misses.append(~matched & ~ignored)
+        for detection, annotation, hit in zip(record["dtIds"], record["dtMatches"][0], hits[-1][0]):
+            pair = found.anns[detection]["bbox"], ground_truth.anns.get(int(annotation), {})
+            ious.append(_iou(pair[0], pair[1]["bbox"]) if hit else np.nan)
+    # Stable, as in COCO: equal scores keep the order of images.
+    order = np.argsort(-np.concatenate(scores), kind="mergesort")
+    return _Class(
+        np.concatenate(images)[order],
+        np.concatenate(hits, axis=1)[:, order],
+        np.concatenate(misses, axis=1)[:, order],
+        positives,
+        np.array(ious, dtype=float)[order],
+    )
+
+
+def _average_precision(c: _Class, weights: np.ndarray) -> np.ndarray:
+    """(T,) COCO's 101-point AP of one class; NaN if nothing is annotated."""
+    total = (weights * c.positives).sum()
+    if total == 0:
+        return np.full(len(IOU_THRESHOLDS), np.nan)
+    weight = weights[c.image]
+    hits, misses = np.cumsum(c.hit * weight, axis=1), np.cumsum(c.miss * weight, axis=1)
+    precision = hits / np.maximum(hits + misses, np.spacing(1))
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    precision = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
+    levels = np.linspace(0, 1, 101)
+    return np.array(
+        [p[np.searchsorted(h / total, levels, side="left")].mean() for p, h in zip(precision, hits)]
+    )
+
+
+def _iou(a: Sequence[float], b: Sequence[float]) -> float:
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    overlap = max(width, 0.0) * max(height, 0.0)
+    return overlap / (a[2] * a[3] + b[2] * b[3] - overlap)

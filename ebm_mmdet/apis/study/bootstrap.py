@@ -1,0 +1,50 @@
+"""Paired bootstrap over images: how sure is a difference between two methods?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Difference", "bootstrap_weights", "paired_bootstrap"]
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+class Difference(NamedTuple):
+    """Of ``after - before``, one entry per metric."""
+
+    value: np.ndarray
+    """(K,) on the images as they are."""
+    std: np.ndarray
+    """(K,) standard deviation over the resampled image sets: the ± of the tables."""
+
+
+def bootstrap_weights(num_images: int, num_resamples: int, seed: int = 0) -> np.ndarray:
+    """(B, I) how often each image was drawn; every row sums to ``num_images``."""
+    if num_images < 1 or num_resamples < 2:
+        raise ValueError(
+            f"num_images={num_images} and num_resamples={num_resamples}: a bootstrap needs at "
+            "least one image and two resamples"
+        )
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(num_images, np.full(num_images, 1 / num_images), num_resamples)
+
+
+def paired_bootstrap(before: Statistic, after: Statistic, weights: np.ndarray) -> Difference:
+    """Compare two statistics of one image set, both on the same resampled images.
+
+    Pairing removes what both have in common (hard and easy images), which is most of the spread.
+    The error of the mean difference ``sum_i w_i d_i / I`` is ``sqrt(sum_i (d_i - mean d)^2) / I``.
+
+    Args:
+        before: statistic, image weights (I,) -> (K,) values.
+        after: likewise; to average several training seeds, let it return their mean.
+        weights: (B, I) from :func:`bootstrap_weights`.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 8.
+    """
+    ones = np.ones(weights.shape[1])
+    resampled = np.array([after(w) - before(w) for w in weights])
+    return Difference(after(ones) - before(ones), np.nanstd(resampled, axis=0, ddof=1))

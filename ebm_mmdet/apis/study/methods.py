@@ -1,0 +1,118 @@
+"""The rows of the study: what is done to a detector's boxes, and with which trained head."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from mmdet.registry import TASK_UTILS
+from mmengine.config import ConfigDict
+from torch import Tensor, nn
+
+from ...models.detectors import EBMDetector
+from .average_precision import coco_results
+from .cache import TestImage
+from .rivals import EnergyEnsemble, FixedOffset, RandomNudge, RegressionStep
+
+__all__ = ["ENERGY", "L1", "Method", "apply", "study_methods"]
+
+ENERGY, L1 = "energy", "l1"
+NUDGE = 0.01
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row.
+
+    ``refiner(head)`` makes the refiner from the trained head (None for untrained rows).
+    """
+
+    name: str
+    refiner: Callable[[nn.Module | None], Callable | None]
+    head: str | None = None
+    """Kind of head that has to be trained, once per seed."""
+    ensemble: bool = False
+    """One result of all seeds together instead of one result per seed."""
+    own_candidates: bool = False
+    """Start from the wrapper's candidates (energy-guided NMS) where the config has them."""
+
+
+def study_methods(
+    refiner: ConfigDict, std: Tensor, shift: Tensor, k: float, ensemble: bool
+) -> list[Method]:
+    """All rows, the detector's own boxes first.
+
+    Args:
+        refiner: config of the refiner with short steps.
+        std: (4,) residual standard deviations, for the prior.
+        shift: (4,) median residual, for the constant correction.
+        k: strength of f against the prior, ``temperature * scale^2``.
+        ensemble: add the rows that use all heads at once.
+    """
+    climb = TASK_UTILS.build(refiner)
+    settings = {key: value for key, value in refiner.items() if key != "step_size"}
+    prior = dict(std=std.tolist(), scale=k**0.5, temperature=1.0)
+    posterior = TASK_UTILS.build({**settings, "prior": prior})
+    short = f"energy, T = {refiner.num_steps}, λ = {refiner.step_size}"
+    mode = f"energy and prior, k = {k:g}"
+    rows = [
+        Method("detector, clipped", lambda head: None),
+        Method("constant correction", lambda head: FixedOffset(shift)),
+        Method(f"random nudge, σ = {NUDGE}", lambda head: RandomNudge(NUDGE, seed=0)),
+        Method("L1 head, full step", lambda head: RegressionStep(head, 1.0), L1),
+        Method("L1 head, half step", lambda head: RegressionStep(head, 0.5), L1),
+        Method(short, lambda head: climb, ENERGY, own_candidates=True),
+        Method(mode, lambda head: posterior, ENERGY, own_candidates=True),
+    ]
+    if ensemble:
+        rows += [
+            Method(f"mean of heads: {short}", lambda head: climb, ENERGY, True, True),
+            Method(f"mean of heads: {mode}", lambda head: posterior, ENERGY, True, True),
+        ]
+    return rows
+
+
+def apply(
+    method: Method,
+    detector: EBMDetector,
+    images: Sequence[TestImage],
+    heads: Sequence[nn.Module],
+    category_ids: Sequence[int],
+) -> tuple[list[dict], float]:
+    """Run one row over the test images, through the product's own refinement.
+
+    Args:
+        method: the row.
+        detector: the wrapper; left as it was.
+        images: from ``cache_test_images``.
+        heads: none, the trained head, or all heads for an ensemble.
+        category_ids: COCO category of each label.
+
+    Returns:
+        COCO result records, and seconds per image for pooling, scoring and moving boxes.
+    """
+    kept = detector.energy_head, detector.refiner, detector.candidates
+    head = EnergyEnsemble(heads) if method.ensemble else (heads[0] if heads else None)
+    if head is not None:
+        detector.energy_head = head
+    detector.refiner = method.refiner(head)
+    if not method.own_candidates:
+        detector.candidates = None
+    detector.eval()
+    records, start = [], time.perf_counter()
+    try:
+        with torch.no_grad():
+            for image in images:
+                source = image.detections if detector.candidates is None else image.candidates
+                feats = detector.energy_head.prepare(image.neck)
+                (sample,) = detector.refine(feats, [copy.deepcopy(source)], rescale=True)
+                found = sample.pred_instances
+                records += coco_results(
+                    sample.img_id, found.bboxes, found.scores, found.labels, category_ids
+                )
+    finally:
+        detector.energy_head, detector.refiner, detector.candidates = kept
+    return records, (time.perf_counter() - start) / max(len(images), 1)

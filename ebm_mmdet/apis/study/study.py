@@ -1,0 +1,238 @@
+"""The refinement study: one detector, several heads, several rivals, one table."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.runner import load_checkpoint
+from pycocotools.coco import COCO
+from torch import Tensor, nn
+
+from ...energy import fit_residual_std
+from ...engine import AtomicLocalBackend
+from ...models.detectors import EBMDetector
+from ...models.detectors.trunk_init import copy_trunk_from_box_head
+from .average_precision import METRICS, MatchedDetections
+from .bootstrap import bootstrap_weights, paired_bootstrap
+from .cache import cache_test_images, cache_training_views
+from .methods import ENERGY, Method, apply, study_methods
+from .report import write_csv, write_json
+from .residuals import detector_residuals
+from .rivals import BoxRegressor
+from .training import train_head
+
+__all__ = ["StudySettings", "load_frozen_detector", "run_study"]
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What the study was run with; stored beside the results."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rounds: int = 12
+    """Augmented versions of every training image that are cached."""
+    boxes_per_iteration: int = 32
+    prior_k: float = 0.125
+    resamples: int = 1000
+
+
+def load_frozen_detector(cfg: Config) -> EBMDetector:
+    """Build ``cfg.model`` and load ``cfg.load_from`` into it.
+
+    Raises:
+        ValueError: the config does not describe an ``EBMDetector`` or names no checkpoint.
+    """
+    if cfg.model.type != "EBMDetector" or not cfg.get("load_from"):
+        raise ValueError(
+            f"model.type={cfg.model.type!r} with load_from={cfg.get('load_from')!r}; expected an "
+            "EBMDetector and the checkpoint of its trained detector"
+        )
+    detector = MODELS.build(cfg.model)
+    load_checkpoint(detector, cfg.load_from, map_location="cpu")
+    return detector.eval()
+
+
+def run_study(
+    cfg: Config, out: Path, settings: StudySettings, say: Callable[[str], None] = print
+) -> list[dict]:
+    """Train what is missing, evaluate all rows, write ``results.json`` and ``results.csv``.
+
+    Heads and detections are kept in ``out`` and used again by the next call, so that an
+    interrupted study continues where it was.
+
+    Args:
+        cfg: config of an ``EBMDetector`` with ``load_from``, the recipe of its head, and
+            ``fit_dataset`` (training images prepared as in the test, for the prior).
+        out: folder of this study.
+        settings: see :class:`StudySettings`.
+        say: receives one line per step.
+
+    Returns:
+        One dict per row.
+
+    Raises:
+        FileExistsError: ``out`` holds a study with other settings.
+    """
+    _claim(out, cfg, settings)
+    detector = load_frozen_detector(cfg)
+    std, shift = _prior(cfg, detector, out / "prior.json", say)
+    say("detecting on the test images")
+    test_set = DATASETS.build(cfg.val_dataloader.dataset)
+    truth = COCO(test_set.ann_file)
+    images = cache_test_images(detector, test_set)
+    heads = _Heads(cfg, detector, out / "heads", settings, say)
+    methods = study_methods(
+        cfg.model.refiner, std, shift, settings.prior_k, len(settings.seeds) > 1
+    )
+    weights = bootstrap_weights(len(truth.imgs), settings.resamples)
+    rows, base = [], None
+    for method in methods:
+        runs, times, training = [], [], []
+        for group in _groups(method, settings.seeds):
+            chosen = [heads.get(method.head, seed) for seed in group if method.head]
+            training += [seconds for _, seconds in chosen]
+            records, seconds = apply(
+                method, detector, images, [head for head, _ in chosen], test_set.cat_ids
+            )
+            times.append(seconds)
+            runs.append(MatchedDetections(truth, records))
+        base = base or runs
+        rows.append(_row(method, base, runs, weights, training, times))
+        say("  ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None))
+    write_json(
+        out / "results.json",
+        dict(settings=asdict(settings), std=std.tolist(), shift=shift.tolist(), rows=rows),
+    )
+    write_csv(out / "results.csv", rows)
+    return rows
+
+
+def _prior(cfg: Config, detector: EBMDetector, path: Path, say) -> tuple[Tensor, Tensor]:
+    """Standard deviations and median of the detector's residuals on the training images."""
+    if not path.exists():
+        say("detecting on the training images, for the prior")
+        residuals = detector_residuals(detector, DATASETS.build(cfg.fit_dataset))
+        std, median = fit_residual_std(residuals), residuals.median(0).values
+        write_json(path, dict(std=std.tolist(), median=median.tolist(), boxes=len(residuals)))
+    stored = json.loads(path.read_text())
+    say(f"residuals: {stored}")
+    return torch.tensor(stored["std"]), torch.tensor(stored["median"])
+
+
+def _groups(method: Method, seeds: Sequence[int]) -> list[Sequence[int]]:
+    """Seeds of each evaluation of a row."""
+    if method.head is None:
+        return [()]
+    return [seeds] if method.ensemble else [(seed,) for seed in seeds]
+
+
+def _row(method: Method, base, runs, weights, training, times) -> dict:
+    def statistic(members: list[MatchedDetections]):
+        return lambda w: 100 * np.mean([member.metrics(w) for member in members], axis=0)
+
+    ones = np.ones(weights.shape[1])
+    values = statistic(runs)(ones)
+    spread = (
+        np.std([100 * run.metrics() for run in runs], axis=0, ddof=1) if len(runs) > 1 else None
+    )
+    change = None
+    if runs is not base:
+        change = paired_bootstrap(statistic(base), statistic(runs), weights)
+    row = dict(method=method.name, runs=len(runs))
+    for i, name in enumerate(METRICS):
+        row[name] = round(float(values[i]), 2)
+        row[f"change_{name}"] = None if change is None else round(float(change.value[i]), 2)
+        row[f"error_{name}"] = None if change is None else round(float(change.std[i]), 2)
+        row[f"seed_std_{name}"] = None if spread is None else round(float(spread[i]), 2)
+    row["training_s"] = round(float(np.mean(training)), 1) if training else None
+    row["ms_per_image"] = round(1e3 * min(times), 1)
+    return row
+
+
+class _Heads:
+    """Trained heads, from the folder if they are there."""
+
+    def __init__(self, cfg, detector, folder: Path, settings: StudySettings, say) -> None:
+        self.cfg, self.detector, self.folder = cfg, detector, folder
+        self.settings, self.say = settings, say
+        self._views = None
+
+    def get(self, kind: str, seed: int) -> tuple[nn.Module, float]:
+        """The head and the seconds its training took."""
+        path = self.folder / f"{kind}_{seed}.pth"
+        if path.exists():
+            head, stored = self._build(kind), torch.load(path, weights_only=True)
+            head.load_state_dict(stored["state_dict"])
+            return head.eval(), stored["seconds"]
+        if self._views is None:
+            self.say(f"caching features of {self.settings.rounds} versions of each image")
+            dataset = DATASETS.build(self.cfg.train_dataloader.dataset)
+            self._views = cache_training_views(
+                self.detector, dataset, self.settings.rounds, seed=1000
+            )
+        trained = train_head(
+            lambda: self._build(kind),
+            self._views,
+            self.cfg,
+            seed,
+            self.settings.boxes_per_iteration,
+        )
+        losses = " ".join(f"{loss:.3f}" for loss in trained.losses)
+        self.say(f"trained {kind} head, seed {seed}, in {trained.seconds:.0f} s; loss {losses}")
+        _save(
+            path,
+            dict(
+                state_dict=trained.head.state_dict(),
+                seconds=trained.seconds,
+                losses=trained.losses,
+            ),
+        )
+        return trained.head, trained.seconds
+
+    def _build(self, kind: str) -> nn.Module:
+        settings = self.cfg.model.energy_head
+        head = MODELS.build(settings) if kind == ENERGY else BoxRegressor(settings)
+        if self.cfg.model.get("init_trunk_from", "auto") == "auto":
+            copy_trunk_from_box_head(self.detector.detector, head)
+        return head
+
+
+def _save(path: Path, state: dict) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    AtomicLocalBackend().put(buffer.getvalue(), path)
+
+
+def _claim(out: Path, cfg: Config, settings: StudySettings) -> None:
+    """Store the settings, or make sure that the folder was made with the same ones."""
+    parts = {
+        key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "train_cfg")
+    }
+    text = json.dumps({**parts, "data": cfg.train_dataloader.dataset}, default=str, sort_keys=True)
+    weights = Path(cfg.load_from)
+    wanted = dict(
+        config=hashlib.sha256(text.encode()).hexdigest(),
+        checkpoint=hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None,
+        rounds=settings.rounds,
+        boxes_per_iteration=settings.boxes_per_iteration,
+    )
+    path = out / "settings.json"
+    if path.exists():
+        stored = json.loads(path.read_text())
+        if stored != wanted:
+            changed = sorted(key for key in wanted if stored.get(key) != wanted[key])
+            raise FileExistsError(
+                f"{out} holds a study with another {', '.join(changed)}; give a new --out folder "
+                "or remove this one"
+            )
+    else:
+        write_json(path, wanted)

@@ -1,0 +1,64 @@
+"""How wrong is a detector's box? Fits the standard deviations for a refiner's prior.
+
+    python tools/analysis_tools/fit_residual_prior.py configs/nuclei/yolox_nano_nuclei_nceplus.py
+
+Detects on a data set, matches detections to annotations, and prints the line to paste into the
+config of an EBMDetector. The checkpoint is the config's ``load_from`` unless one is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from mmdet.registry import DATASETS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config, DictAction
+
+import ebm_mmdet  # noqa: F401  (registers our types)
+from ebm_mmdet.apis.study import detector_residuals, load_frozen_detector
+from ebm_mmdet.energy import fit_residual_std
+
+
+def main(arguments: list[str] | None = None) -> str:
+    """Fit, print and return the config line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config of an EBMDetector")
+    parser.add_argument("--checkpoint", help="detector checkpoint; default: the config's load_from")
+    parser.add_argument(
+        "--dataset",
+        default="fit_dataset",
+        help="key in the config of a data set prepared as in the test (default: %(default)s; "
+        "val_dataloader.dataset exists in every config, but then do not report results on it)",
+    )
+    parser.add_argument("--score-thr", type=float, default=0.3, help="default: %(default)s")
+    parser.add_argument("--iou-thr", type=float, default=0.5, help="default: %(default)s")
+    parser.add_argument("--k", type=float, default=0.125, help="weight of the density, scale^2")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    options = parser.parse_args(arguments)
+
+    register_all_modules()
+    cfg = Config.fromfile(options.config)
+    cfg.merge_from_dict(options.cfg_options or {})
+    cfg.load_from = options.checkpoint or cfg.get("load_from")
+    try:
+        dataset = cfg
+        for key in options.dataset.split("."):
+            dataset = dataset[key]
+    except KeyError:
+        parser.error(
+            f"the config has no {options.dataset!r}; give --dataset val_dataloader.dataset"
+        )
+    dataset = DATASETS.build(dataset)
+    detector = load_frozen_detector(cfg)
+    residuals = detector_residuals(detector, dataset, options.score_thr, options.iou_thr)
+    std = [round(value, 4) for value in fit_residual_std(residuals).tolist()]
+    line = f"prior=dict(std={std}, scale={options.k**0.5:.4f}, temperature=1.0)"
+    print(f"{len(residuals)} matched detections on {len(dataset)} images; into model.refiner:")
+    print(line)
+    return line
+
+
+if __name__ == "__main__":
+    main()
