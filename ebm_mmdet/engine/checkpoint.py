@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,13 @@ class AtomicLocalBackend(LocalBackend):
         self.put(obj.encode(encoding), filepath)
 
 
+def _history_statistic(owner: type, name: str) -> Callable:
+    """``getattr(HistoryBuffer, name)`` for its four statistics, and nothing else."""
+    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
+        raise pickle.UnpicklingError(f"refused to read attribute {name!r} of {owner!r}")
+    return getattr(owner, name)
+
+
 def allow_training_state() -> None:
     """Let ``torch.load(weights_only=True)`` read mmengine's full training checkpoints.
 
@@ -60,8 +69,10 @@ def allow_training_state() -> None:
             np.dtype,
             np.core.multiarray._reconstruct,
             np.core.multiarray.scalar,
-            # HistoryBuffer keeps its statistics by name, which pickles as getattr(class, name).
             *(type(np.dtype(scalar)) for scalar in scalars),
+            # A HistoryBuffer pickles its statistics methods as getattr(HistoryBuffer, name). To
+            # allow getattr itself would open every attribute of everything allowed above.
+            (_history_statistic, "builtins.getattr"),
         ]
     )
 

@@ -1,0 +1,116 @@
+"""Every recipe parses, builds, takes one training step and makes one prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "configs").rglob("*.py")
+    if "_base_" not in path.parts
+)
+EBM_CONFIGS = [path for path in CONFIGS if path.startswith("configs/ebm/")]
+
+
+def load(path: str) -> Config:
+    return Config.fromfile(ROOT / path)
+
+
+def low_thresholds(cfg) -> None:
+    """Let an untrained detector return some boxes."""
+    if isinstance(cfg, dict):
+        for key, value in cfg.items():
+            if key == "score_thr":
+                cfg[key] = 0.0
+            else:
+                low_thresholds(value)
+    elif isinstance(cfg, (list, tuple)):
+        for value in cfg:
+            low_thresholds(value)
+
+
+def num_classes(cfg) -> int:
+    detector = cfg.model.get("detector", cfg.model)
+    head = detector.roi_head.bbox_head if "roi_head" in detector else detector.bbox_head
+    return head.num_classes
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_one_training_step_and_one_prediction(path):
+    cfg = load(path)
+    init_default_scope("mmdet")
+    low_thresholds(cfg.model)
+    for part in (cfg.model, cfg.model.get("detector", {})):
+        if part.get("data_preprocessor"):
+            part.data_preprocessor.batch_augments = None
+    model = MODELS.build(cfg.model)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    classes = num_classes(cfg)
+    inputs = demo_mm_inputs(2, [(3, 96, 128)] * 2, num_items=[1, 2], num_classes=classes)
+
+    model.train()
+    losses = model.train_step(inputs, optimizer)
+    assert torch.isfinite(losses["loss"])
+    if cfg.model.type == "EBMDetector":
+        assert not any(p.requires_grad for p in model.detector.parameters())
+        assert losses["loss_energy"] > 0
+
+    model.eval()
+    inputs = demo_mm_inputs(1, [(3, 96, 128)], num_items=[1], num_classes=classes)
+    with torch.no_grad():
+        found = model.test_step(inputs)[0].pred_instances
+    assert len(found) > 0
+    assert torch.isfinite(found.bboxes).all()
+    if cfg.model.type == "EBMDetector":
+        assert torch.isfinite(found.log_density).all()
+
+
+@pytest.mark.parametrize("path", EBM_CONFIGS)
+def test_the_papers_numbers(path):
+    """Schedule, samples and steps of the fact sheet (2.2, 2.3, 4.2, 5)."""
+    cfg = load(path)
+    assert cfg.train_cfg.max_iters == 60000
+    warmup, decay = cfg.param_scheduler
+    assert (warmup.end, warmup.start_factor) == (500, pytest.approx(1 / 3))
+    assert decay.milestones == [40000, 50000]
+    head, refiner = cfg.model.energy_head, cfg.model.refiner
+    assert (refiner.num_steps, refiner.decay) == (10, 0.5)
+    if head.fc_channels == [1024, 1024]:
+        assert head.objective.num_samples == 128
+        assert head.objective.noise.sigmas == [0.075, 0.15, 0.3]
+        optimizer = cfg.optim_wrapper
+        assert (optimizer.optimizer.lr, optimizer.optimizer.weight_decay) == (0.001, 1e-4)
+        assert optimizer.paramwise_cfg == dict(bias_lr_mult=2.0, bias_decay_mult=0.0)
+        plus = head.objective.beta == 0.1
+        assert refiner.step_size[0] == (8e-4 if plus else 4e-4)
+        assert refiner.step_size[2] == 4 * refiner.step_size[0]
+
+
+@pytest.mark.parametrize("path", EBM_CONFIGS)
+def test_checkpoints_are_atomic(path):
+    assert load(path).default_hooks.checkpoint.backend_args.backend == "atomic"
+
+
+SPELLINGS = ["{}", "ebm_mmdet.{}", "ebm_mmdet.models.{}"]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_type_of_a_recipe_has_three_spellings(spelling):
+    cfg = load("configs/ebm/faster_rcnn_r50_fpn_nceplus.py")
+    for part in (cfg.model, cfg.model.energy_head):
+        assert MODELS.get(spelling.format(part.type)) is MODELS.get(part.type)
+    for part in (cfg.model.refiner, cfg.model.candidates):
+        assert TASK_UTILS.get(spelling.format(part.type)) is TASK_UTILS.get(part.type)
+    objective = cfg.model.energy_head.objective
+    energy = spelling.replace("models", "energy")
+    for part in (objective, objective.noise):
+        assert TASK_UTILS.get(energy.format(part.type)) is TASK_UTILS.get(part.type)
