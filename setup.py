@@ -1,10 +1,8 @@
 """Packaging of ebm-mmdet: pure Python, one optional C++ extension, and the configs.
 
-Environment variables read here:
-    EBM_OPS_BUILD=0   leave the C++ extension out; the operators then run on plain PyTorch.
+EBM_OPS_BUILD=0 leaves the C++ extension out; the operators then run on plain PyTorch.
 """
 
-import os
 import runpy
 import shutil
 import sys
@@ -34,14 +32,11 @@ def without_extension(reason: object) -> None:
 
 def cpp_extensions() -> list:
     """The extension of `ebm_ops/build.py`, or nothing where it cannot or shall not be built."""
-    if os.environ.get("EBM_OPS_BUILD", "1") == "0":
-        without_extension("EBM_OPS_BUILD=0")
-        return []
     try:
         # By path: importing the package would run code that the build does not need.
         build = runpy.run_path(str(ROOT / "ebm_ops" / "build.py"))
         return list(build["extensions"]())
-    except Exception as error:  # no torch, an incompatible torch, a source tree without the ops
+    except Exception as error:  # e.g. a torch whose build tools do not import
         without_extension(f"{type(error).__name__}: {error}")
         return []
 
