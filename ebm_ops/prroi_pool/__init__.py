@@ -208,20 +208,23 @@ def _save_grad_rois(ctx, inputs, output):
 
 def _backward_grad_rois(ctx, upstream):
     """Second derivatives by the boxes: left to autograd on the reference, to any order."""
-    inputs = ctx.saved_tensors
     further = torch.is_grad_enabled()
     with torch.enable_grad():
-        if not further:
-            inputs = tuple(t.detach() for t in inputs)
+        # Aliases where a graph goes on: `grad` may itself depend on the boxes, and differentiating
+        # by the tensors themselves would count that path here and once more outside.
+        inputs = [
+            t.view_as(t) if further and t.requires_grad else t.detach().requires_grad_()
+            for t in ctx.saved_tensors
+        ]
         wanted = [t for t, need in zip(inputs, ctx.needs_input_grad) if need]
-        for t in inputs:
-            if t.is_leaf and not t.requires_grad:
-                t.requires_grad_()
         grad, features, rois = inputs
         pooled = reference.forward(features, rois, tuple(grad.shape[2:]), ctx.scale)
         (by_rois,) = torch.autograd.grad(pooled, rois, grad, create_graph=True)
-        found = iter(torch.autograd.grad(by_rois, wanted, upstream, create_graph=further,
-                                         materialize_grads=True))  # fmt: skip
+        found = iter(
+            torch.autograd.grad(
+                by_rois, wanted, upstream, create_graph=further, materialize_grads=True
+            )
+        )
     return *(next(found) if need else None for need in ctx.needs_input_grad[:3]), None
 
 

@@ -5,7 +5,8 @@ The bilinear interpolant of a map `F` is `f(x, y) = sum_ij F[i, j] h(y - i) h(x 
 its mean over a bin (Jiang et al., "Acquisition of Localization Confidence for Accurate Object
 Detection", ECCV 2018, eq. 3). The integral factorises over the axes:
 
-    P[p, q] = sum_i Vy[p, i] sum_j F[i, j] Vx[q, j],   V[q, j] = (G(b_q - j) - G(a_q - j)) / (b_q - a_q)
+    P[p, q] = sum_i Vy[p, i] sum_j F[i, j] Vx[q, j]
+    V[q, j] = (G(b_q - j) - G(a_q - j)) / (b_q - a_q)
 
 with `G` the integral of `h` and `a_q, b_q` the sides of bin `q`. Only the pixels under a box have
 a weight, so each box is computed on its own window.
