@@ -1,0 +1,125 @@
+"""The set-up script: says what is missing, and does nothing when everything is there.
+
+The long way, from nothing, is what `make test` itself takes in a fresh clone.
+"""
+
+import shutil
+
+import pytest
+from tools_support import REPO, run
+
+NEEDED = (
+    *("bash", "cat", "cut", "dirname", "env", "find", "grep", "mkdir", "nproc", "rm", "sed"),
+    *("sha256sum", "sleep", "sort", "tail", "xargs"),
+)
+
+# Answers what the script asks a Python; environment variables choose the answers.
+FAKE_PYTHON = """#!/bin/bash
+case "$*" in
+    *"%d.%d"*) echo "${FAKE_VERSION:-3.11}" ;;
+    *Python.h*) echo "$FAKE_HEADER" ;;
+    *sys.version*) echo fake ;;
+    *as_uri*) echo file:///constraints.txt ;;
+    *"cache dir"*) echo "$FAKE_CACHE" ;;
+    *"pip"*"--version"*) [[ -z ${FAKE_NO_PIP:-} ]] ;;
+    *"-m venv"*) echo "ensurepip is not available" >&2; exit 1 ;;
+    *"pip"*"install torch"*) echo "no matching distribution" >&2; exit 1 ;;
+    *) exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The parts of a checkout that the script reads, and a PATH with nothing but core tools."""
+    for name in ("requirements", "tools", "ebm_ops"):
+        ignore = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(REPO / name, tmp_path / "clone" / name, ignore=ignore)
+    (tmp_path / "clone" / "ebm_mmdet").mkdir()
+    for name in ("setup.py", "pyproject.toml", "ebm_mmdet/version.py"):
+        shutil.copy(REPO / name, tmp_path / "clone" / name)
+    (tmp_path / "bin").mkdir()
+    for name in NEEDED:
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    return tmp_path
+
+
+def fake_python(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(FAKE_PYTHON)
+    path.chmod(0o755)
+
+
+def set_up(checkout, **variables):
+    env = {"PATH": str(checkout / "bin"), "HOME": str(checkout), **variables}
+    return run(checkout / "clone" / "tools" / "setup_env.sh", env=env)
+
+
+def test_no_python(checkout):
+    done = set_up(checkout)
+    assert done.returncode == 1
+    assert "FAILED at: creating the virtual environment" in done.stdout
+    assert "no Python 3.11 found" in done.stdout
+    assert "apt-get install" in done.stdout
+
+
+def test_python_without_venv(checkout):
+    fake_python(checkout / "bin" / "python3.11")
+    done = set_up(checkout)
+    assert done.returncode == 1
+    assert "python3.11-venv" in done.stdout
+
+
+def test_no_compiler_and_no_headers(checkout):
+    fake_python(checkout / "env" / "bin" / "python")
+    env = {"VIRTUAL_ENV": str(checkout / "env"), "FAKE_HEADER": str(checkout / "Python.h")}
+    done = set_up(checkout, **env)
+    assert done.returncode == 1
+    assert "looking for a C++ compiler (g++)" in done.stdout
+    assert "apt-get install g++" in done.stdout
+    (checkout / "bin" / "g++").symlink_to(shutil.which("true"))
+    done = set_up(checkout, **env)
+    assert done.returncode == 1
+    assert "looking for Python's headers" in done.stdout
+    assert "python3.11-dev" in done.stdout
+
+
+def test_failed_download_names_step_log_and_remedy(checkout):
+    fake_python(checkout / "env" / "bin" / "python")
+    (checkout / "bin" / "g++").symlink_to(shutil.which("true"))
+    (checkout / "Python.h").touch()
+    done = set_up(
+        checkout,
+        VIRTUAL_ENV=str(checkout / "env"),
+        FAKE_HEADER=str(checkout / "Python.h"),
+        FAKE_CACHE="/proc/not-writable",
+    )
+    assert done.returncode == 1
+    assert "FAILED at: installing torch" in done.stdout
+    assert "no matching distribution" in done.stdout
+    assert "check the network" in done.stdout
+    assert str(checkout / "env" / "ebm-mmdet-setup.log") in done.stdout
+    assert "cannot be written: using" in done.stdout
+
+
+def test_environment_without_python(checkout):
+    done = set_up(checkout, VIRTUAL_ENV=str(checkout / "gone"))
+    assert done.returncode == 1
+    assert "deactivate" in done.stdout
+
+
+def test_nothing_to_do(checkout):
+    """A matching stamp ends the script at once; any change of what is installed does not."""
+    fake_python(checkout / "env" / "bin" / "python")
+    variables = {"VIRTUAL_ENV": str(checkout / "env")}
+    # The fingerprint, by the script's own function.
+    script = (checkout / "clone" / "tools" / "setup_env.sh").read_text()
+    function = script[script.index("fingerprint() {") : script.index("if [[ ${1:-} != --force")]
+    header = f"repo={checkout}/clone; cd $repo; python={checkout}/env/bin/python\n"
+    printed = run("bash", "-c", header + function + "fingerprint")
+    (checkout / "env" / ".ebm-mmdet-ready").write_text(printed.stdout)
+    done = set_up(checkout, **variables)
+    assert (done.returncode, done.stdout) == (0, "")
+    with (checkout / "clone" / "requirements" / "runtime.txt").open("a") as file:
+        file.write("another-package\n")
+    assert set_up(checkout, **variables).returncode == 1

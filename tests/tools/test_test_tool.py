@@ -1,0 +1,96 @@
+"""tools/test.py: metrics, outputs that are not overwritten, pictures, augmentation; and errors."""
+
+import importlib.util
+import pickle
+import re
+import sys
+
+import pytest
+from mmengine.config import Config
+from tools_support import REPO, run
+
+from ebm_mmdet.apis.command_line import load_config, set_evaluation_metrics
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_tool", REPO / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_eval_out_and_pictures(tiny_config, trained, tmp_path):
+    out = tmp_path / "predictions.pkl"
+    done = run(
+        *(sys.executable, "tools/test.py", tiny_config, trained.checkpoint),
+        *("--work-dir", tmp_path, "--eval", "bbox", "--out", out, "--show-dir", "pictures"),
+        *("--cfg-options", "model.refiner.num_steps=1"),
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "coco/bbox_mAP_90" in done.stdout
+    predictions = pickle.loads(out.read_bytes())
+    assert [sample["img_id"] for sample in predictions] == [1, 2, 3, 4]
+    instances = predictions[0]["pred_instances"]
+    assert len(instances["log_density"]) == len(instances["bboxes"]) == 5
+    assert instances["accepted_steps"].max() <= 1  # the override arrived
+    assert len(list(tmp_path.rglob("pictures/*.png"))) == 4
+
+
+def test_test_time_augmentation(tiny_config, trained, tmp_path):
+    done = run(
+        *(sys.executable, "tools/test.py", tiny_config, trained.checkpoint, "--tta"),
+        *("--work-dir", tmp_path),
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert re.search(r"coco/bbox_mAP: \d", done.stdout)
+    assert "missing" not in done.stdout.partition("Load checkpoint")[2]
+
+
+def test_refuses_to_overwrite_and_names_what_is_missing(tmp_path, capsys):
+    parse = tool("test").parse_args
+    (tmp_path / "there.pkl").touch()
+    checkpoint = str(tmp_path / "there.pkl")
+    for arguments, message in (
+        (["c.py", checkpoint, "--out", checkpoint], "exists: remove it"),
+        (["c.py", checkpoint, "--out", "r.json"], "must end in .pkl"),
+        (["c.py", "nowhere.pth"], "no checkpoint nowhere.pth"),
+    ):
+        with pytest.raises(SystemExit):
+            parse(arguments)
+        assert message in capsys.readouterr().err
+
+
+def test_train_arguments_are_checked(capsys, monkeypatch):
+    train = tool("train")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for arguments, message in (
+        (["c.py", "--amp"], "--amp needs a GPU"),
+        (["c.py", "--resume", "nowhere.pth"], "no file nowhere.pth"),
+    ):
+        with pytest.raises(SystemExit):
+            train.parse_args(arguments)
+        assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="base_batch_size=16"):
+        train.apply_arguments(Config({}), train.parse_args(["c.py", "--auto-scale-lr"]))
+
+
+def test_both_spellings_of_local_rank_and_packaged_names(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    parse = tool("train").parse_args
+    assert parse(["c.py", "--local_rank", "3"]).local_rank == 3
+    args = parse(["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "--local-rank=0"])
+    cfg = load_config(args)
+    assert cfg.model.type == "RetinaNet"
+    assert cfg.work_dir == "work_dirs/retinanet_r50_fpn_1x_coco"
+
+
+def test_eval_goes_to_the_evaluator_that_computes_it():
+    cfg = Config(dict(test_evaluator=[dict(type="mmdet.CocoMetric"), dict(type="VOCMetric")]))
+    set_evaluation_metrics(cfg, ["bbox", "mAP"])
+    assert cfg.test_evaluator[0].metric == ["bbox"]
+    assert cfg.test_evaluator[1].metric == ["mAP"]
+    cfg = Config(dict(test_evaluator=dict(type="HighIoUCocoMetric")))
+    with pytest.raises(ValueError, match=r"--eval mAP: .*HighIoUCocoMetric: bbox, segm"):
+        set_evaluation_metrics(cfg, ["mAP"])
+    with pytest.raises(ValueError, match="no test_evaluator"):
+        set_evaluation_metrics(Config({}), ["bbox"])
