@@ -1,0 +1,198 @@
+"""Measure an `EBMDetector` before refinement, after it, and after every single step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS, MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ...energy import RefinementResult
+from ...models import EBMDetector, decode_boxes, encode_boxes
+from ...visualization import box_iou_pairs
+
+METRICS_SHOWN = {
+    "AP": "bbox_mAP",
+    "AP50": "bbox_mAP_50",
+    "AP75": "bbox_mAP_75",
+    "AP90": "bbox_mAP_90",
+    "mean IoU": "bbox_mIoU_TP",
+}
+TIME = "ms per image"
+
+
+def load_model(cfg: Config, checkpoint: str) -> EBMDetector:
+    """Build the model of a config in eval mode with all parameters of a checkpoint."""
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    model.load_state_dict(
+        torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    )
+    return model.eval()
+
+
+def val_loader(cfg: Config) -> DataLoader:
+    """Build the loader of the validation images, one image per batch."""
+    return Runner.build_dataloader(cfg.val_dataloader, seed=0)
+
+
+def _metric(cfg: Config, loader: DataLoader) -> CocoMetric:
+    metric = METRICS.build(cfg.val_evaluator)
+    metric.dataset_meta = loader.dataset.metainfo
+    return metric
+
+
+def _values(metric: CocoMetric, loader: DataLoader) -> dict[str, float]:
+    found = {k.rpartition("/")[2]: v for k, v in metric.evaluate(len(loader.dataset)).items()}
+    values = {name: 100 * float(found[key]) for name, key in METRICS_SHOWN.items()}
+    return {**values, "mean IoU": values["mean IoU"] / 100}
+
+
+def measure(model: EBMDetector, cfg: Config, loader: DataLoader, refine: bool) -> dict[str, float]:
+    """Evaluate on the validation images.
+
+    Args:
+        model: In eval mode.
+        cfg: Config with `val_evaluator`.
+        loader: What `val_loader` gives.
+        refine: False for the detector alone: the same boxes, clipped in the same way.
+
+    Returns:
+        `METRICS_SHOWN`, average precisions in percent, mean IoU in [0, 1]; and `TIME`, the median
+        wall time of one image without loading it.
+    """
+    metric, seconds = _metric(cfg, loader), []
+    refiner = model.refiner
+    model.refiner = refiner if refine else None
+    try:
+        for batch in loader:
+            start = time.perf_counter()
+            with torch.inference_mode():
+                samples = model.test_step(batch)
+            seconds.append(time.perf_counter() - start)
+            metric.process(batch, [sample.to_dict() for sample in samples])
+    finally:
+        model.refiner = refiner
+    return {**_values(metric, loader), TIME: 1000 * float(np.median(seconds))}
+
+
+class Climb(NamedTuple):
+    """The way of one detection, and the object it belongs to."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8 RGB, the network's input."""
+    truth: np.ndarray
+    """(4,) xyxy in pixels of `image`."""
+    path: np.ndarray
+    """(T + 1, 4) xyxy, the box after each step."""
+    log_density: Callable[[Tensor], Tensor]
+    """Encoded offsets (S, 4) from `path[0]` to f (S,)."""
+    number: int
+    """Which validation image."""
+
+    def offsets(self) -> np.ndarray:
+        """Return the path as encoded offsets from the detection, ``(T + 1, 4)``."""
+        path = torch.from_numpy(self.path)
+        return encode_boxes(path, path[:1]).numpy()
+
+    def iou(self) -> tuple[float, float]:
+        """Return the IoU with the truth before and after."""
+        ends = box_iou_pairs(self.path[[0, -1]], np.stack([self.truth, self.truth]))
+        return float(ends[0]), float(ends[1])
+
+
+class _Recorder:
+    """A refiner that remembers how it climbed."""
+
+    def __init__(self, refiner) -> None:
+        self.refiner = refiner
+        self.fn = self.result = None
+
+    def __call__(self, log_density_fn, y0: Tensor, found: Sequence = ()) -> RefinementResult:
+        self.fn, self.result = log_density_fn, self.refiner(log_density_fn, y0, found)
+        return self.result
+
+
+def trace_steps(
+    model: EBMDetector,
+    cfg: Config,
+    loader: DataLoader,
+    steps: Sequence[int],
+    pictured: int,
+) -> tuple[list[dict[str, float]], list[Climb]]:
+    """Evaluate after every number of steps, in one pass over the images.
+
+    A climb of T steps begins with the climb of fewer steps, so that one recorded climb gives all.
+
+    Args:
+        model: In eval mode, with a refiner; it is changed for the call and put back.
+        cfg: Config with `val_evaluator`.
+        loader: What `val_loader` gives.
+        steps: Numbers of steps T.
+        pictured: From how many images to return climbs, of the refiner's own number of steps.
+
+    Returns:
+        `METRICS_SHOWN` for each entry of `steps`, and one climb per object of the first images
+        that a detection of its class meets with an IoU of at least 0.5.
+    """
+    refiner = model.refiner
+    own_steps, recorder = refiner.num_steps, _Recorder(refiner)
+    metrics, climbs = [_metric(cfg, loader) for _ in steps], []
+    refiner.num_steps, refiner.return_trace = max(*steps, own_steps), True
+    model.refiner = recorder
+    try:
+        for number, batch in enumerate(loader):
+            with torch.inference_mode():
+                sample = model.test_step(batch)[0]
+            boxes = decode_boxes(recorder.result.trace.y, recorder.fn.reference)
+            height, width = sample.metainfo["img_shape"][:2]
+            boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+            scale = boxes.new_tensor([*sample.metainfo["scale_factor"]] * 2)
+            for metric, count in zip(metrics, steps):
+                sample.pred_instances.bboxes = boxes[count] / scale
+                metric.process(batch, [sample.to_dict()])
+            if number < pictured:
+                image = np.ascontiguousarray(batch["inputs"][0].numpy()[::-1].transpose(1, 2, 0))
+                paths = boxes[: own_steps + 1].numpy()
+                climbs += _climbs(recorder.fn, sample, paths, scale.numpy(), image, number)
+    finally:
+        refiner.num_steps, refiner.return_trace = own_steps, False
+        model.refiner = refiner
+    return [_values(metric, loader) for metric in metrics], climbs
+
+
+def _climbs(
+    fn, sample, paths: np.ndarray, scale: np.ndarray, image: np.ndarray, number: int
+) -> Iterator[Climb]:
+    """Match detections ``paths (T + 1, n, 4)`` to objects by the IoU of their first box."""
+    found, truth = sample.pred_instances, sample.gt_instances
+    # Paths are in network-input pixels, the truth is in those of the original image.
+    truth_boxes = getattr(truth.bboxes, "tensor", truth.bboxes).numpy() * scale
+    free = np.ones(len(found), bool)
+    for true_box, label in zip(truth_boxes, truth.labels.tolist()):
+        iou = box_iou_pairs(paths[0], np.broadcast_to(true_box, paths[0].shape))
+        iou = np.where(free & (found.labels.numpy() == label), iou, 0)
+        if not iou.size or iou.max() < 0.5:
+            continue
+        best = int(iou.argmax())
+        free[best] = False
+        yield Climb(image, true_box, paths[:, best], _evaluator(fn, best), number)
+
+
+def _evaluator(fn, row: int) -> Callable[[Tensor], Tensor]:
+    fn = fn.select(torch.tensor([row]))
+
+    def log_density(offsets: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return fn(offsets[None])[0]
+
+    return log_density

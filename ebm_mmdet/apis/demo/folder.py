@@ -1,0 +1,46 @@
+"""The output folder: an interrupted run goes on, a finished one is never touched."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+SETTINGS = "settings.json"
+RESULTS = "results.json"
+
+
+def write_json(path: Path, content: dict | list) -> None:
+    """Write a JSON file in one piece."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1))
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict | None:
+    """Return the content of a JSON file, or None if there is no such file."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def choose_folder(wanted: Path, settings: dict) -> tuple[Path, str | None]:
+    """Return the folder to work in, and a sentence for the screen if there is something to say.
+
+    The folder itself if it is new or empty; if it holds an unfinished run with the same settings,
+    that run goes on; otherwise the first of ``wanted-2``, ``wanted-3``, ... that is one of these.
+
+    Args:
+        wanted: What the user asked for.
+        settings: What a run depends on; JSON types.
+    """
+    folder, number = wanted, 1
+    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        unfinished = folder.is_dir() and not (folder / RESULTS).exists()
+        if unfinished and read_json(folder / SETTINGS) == settings:
+            return folder, f"going on with the unfinished run in {folder}"
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    write_json(folder / SETTINGS, settings)
+    if number == 1:
+        return folder, None
+    return folder, f"{wanted} holds another run, which is kept; this one goes to {folder}"

@@ -1,0 +1,15 @@
+"""Pictures for people: functions of arrays that return matplotlib figures."""
+
+from .boxes import box_iou_pairs, draw_before_after, draw_refinement_paths
+from .curves import plot_ap_vs_steps
+from .density import plot_density_slices
+from .style import save_figure
+
+__all__ = [
+    "box_iou_pairs",
+    "draw_before_after",
+    "draw_refinement_paths",
+    "plot_ap_vs_steps",
+    "plot_density_slices",
+    "save_figure",
+]

@@ -1,0 +1,121 @@
+"""Boxes on images: before and after refinement, and the way between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .style import AFTER, BEFORE, add_boxes, box_legend, caption, new_figure, show_image
+
+__all__ = ["box_iou_pairs", "draw_before_after", "draw_refinement_paths"]
+
+
+def box_iou_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the IoU of row i with row i, ``(n,)``; boxes ``(n, 4)`` xyxy, half-open."""
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    size = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
+    shared = np.clip(size, 0, None).prod(1)
+    areas = (first[:, 2:] - first[:, :2]).prod(1) + (second[:, 2:] - second[:, :2]).prod(1)
+    return shared / np.maximum(areas - shared, 1e-12)
+
+
+def draw_before_after(
+    images: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray],
+    before: Sequence[np.ndarray],
+    after: Sequence[np.ndarray],
+) -> Figure:
+    """Draw images in two rows: the detector's boxes above, the refined ones below.
+
+    Under each panel stands the mean IoU of its boxes with the truth.
+
+    Args:
+        images: ``(H, W, 3)`` uint8 RGB each.
+        truth: Per image ``(n, 4)`` xyxy, row i the object of box i.
+        before: Per image ``(n, 4)`` boxes of the detector.
+        after: Per image ``(n, 4)`` the same boxes, refined.
+
+    Returns:
+        The figure; write it with `save_figure`.
+
+    Raises:
+        ValueError: No image at all.
+    """
+    if not images:
+        raise ValueError("draw_before_after needs at least one image, got none")
+    figure = new_figure(2.9 * len(images), 6.7)
+    panels = figure.subplots(2, len(images), squeeze=False)
+    rows = ((before, "before", "detector"), (after, "after", "refined"))
+    for axes_row, (boxes_of, kind, name) in zip(panels, rows):
+        for axes, image, true_boxes, boxes in zip(axes_row, images, truth, boxes_of):
+            show_image(axes, image)
+            add_boxes(axes, true_boxes, "truth")
+            add_boxes(axes, boxes, kind)
+            iou = box_iou_pairs(boxes, true_boxes).mean() if len(boxes) else float("nan")
+            colour = BEFORE if kind == "before" else AFTER
+            axes.set_xlabel(f"{name}: mean IoU {iou:.3f}", fontsize=10, color=colour)
+            axes.xaxis.label.set_fontweight("bold")
+    caption(figure, "Detections before and after climbing the learned density")
+    box_legend(figure, ("truth", "before", "after"))
+    return figure
+
+
+def _window(path: np.ndarray, truth: np.ndarray, shape: tuple[int, int]) -> tuple[float, ...]:
+    """Return a square around everything drawn, with a margin; it may leave the image."""
+    corners = np.concatenate([path.reshape(-1, 4), truth.reshape(-1, 4)])
+    low, high = corners[:, :2].min(0), corners[:, 2:].max(0)
+    centre, half = (low + high) / 2, 0.5 * (high - low).max() * 1.3 + 2
+    half = min(half, max(shape) / 2)
+    return (*(centre - half), *(centre + half))
+
+
+def draw_refinement_paths(
+    images: Sequence[np.ndarray],
+    paths: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray],
+    columns: int = 4,
+) -> Figure:
+    """Draw boxes on their way uphill, one panel per box, from orange (start) to blue (end).
+
+    Args:
+        images: The image of each box, ``(H, W, 3)`` uint8 RGB.
+        paths: Per box ``(T + 1, 4)`` xyxy, the box after each step, the detection first.
+        truth: Per box ``(4,)`` xyxy.
+        columns: Panels per row.
+
+    Returns:
+        The figure; write it with `save_figure`.
+
+    Raises:
+        ValueError: No box at all.
+    """
+    if not paths:
+        raise ValueError("draw_refinement_paths needs at least one path, got none")
+    columns = min(columns, len(paths))
+    rows = math.ceil(len(paths) / columns)
+    figure = new_figure(2.9 * columns, 3.25 * rows + 0.6)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, image, path, true_box in zip(panels, images, paths, truth):
+        path, true_box = np.asarray(path, float), np.asarray(true_box, float)
+        show_image(axes, image, _window(path, true_box, image.shape[:2]))
+        add_boxes(axes, true_box, "truth")
+        for step, (x1, y1, x2, y2) in enumerate(path[1:-1], start=1):
+            axes.plot(
+                [x1, x2, x2, x1, x1],
+                [y1, y1, y2, y2, y1],
+                color="white",
+                linewidth=0.6,
+                alpha=0.25 + 0.5 * step / len(path),
+            )
+        add_boxes(axes, path[0], "before")
+        add_boxes(axes, path[-1], "after")
+        start, end = box_iou_pairs(path[[0, -1]], np.stack([true_box, true_box]))
+        axes.set_xlabel(f"IoU {start:.3f} → {end:.3f}", fontsize=10)
+    for axes in panels[len(paths) :]:
+        axes.set_visible(False)
+    caption(figure, f"The way of single boxes uphill, {len(paths[0]) - 1} steps")
+    box_legend(figure, ("truth", "before", "after"))
+    return figure

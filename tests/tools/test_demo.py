@@ -1,0 +1,155 @@
+"""`tools/demo.py`: the whole demo in miniature, its folder rules, and its messages."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mmdet", reason="the demo trains an mmdet detector")
+
+from ebm_mmdet.apis.demo import DataError, report, run_demo
+from ebm_mmdet.apis.demo.data import check_folder
+from ebm_mmdet.apis.demo.folder import RESULTS, choose_folder, write_json
+from ebm_mmdet.datasets import write_coco
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs" / "demo"
+
+_SHORT = {"train_dataloader": {"batch_size": 2}, "default_hooks": {"logger": {"interval": 1}}}
+OVERRIDES = {
+    # With every location a candidate, an untrained detector gives boxes to refine.
+    "base": {**_SHORT, "train_cfg": {"max_iters": 2}},
+    "ebm": {
+        **_SHORT,
+        "train_cfg": {"max_iters": 2},
+        "model": {
+            "detector": {"test_cfg": {"score_thr": 0.0, "max_per_img": 5}},
+            "energy_head": {"fc_channels": [16], "pool_size": 3},
+        },
+    },
+}
+NUM_IMAGES = {"train": 4, "val": 3}
+
+
+@pytest.mark.slow
+def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "demo"
+    options = dict(overrides=OVERRIDES, num_images=NUM_IMAGES)
+
+    # Interrupted after the detector: the second run must reuse it.
+    import ebm_mmdet.apis.demo.run as run_module
+
+    real, calls = run_module.train_stage, []
+
+    def interrupted_at_the_head(cfg, name, say):
+        calls.append(name)
+        if "head" in name:
+            raise KeyboardInterrupt
+        return real(cfg, name, say)
+
+    monkeypatch.setattr(run_module, "train_stage", interrupted_at_the_head)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(CONFIGS, out, **options)
+    detector = out / "seed0" / "detector" / "iter_2.pth"
+    written = detector.stat().st_mtime_ns
+    monkeypatch.setattr(run_module, "train_stage", real)
+    capsys.readouterr()
+
+    assert run_demo(CONFIGS, out, **options) == out
+    screen = capsys.readouterr().out
+    assert detector.stat().st_mtime_ns == written
+    assert "going on with the unfinished run" in screen
+    assert "trained already" in screen
+    for name in ("AP90", "mean IoU", "ms per image", report.EARLY_STOP[:40]):
+        assert name in screen
+    assert "mmengine" not in screen  # calm: the libraries' logs are in a file
+    assert "mmengine" in (out / "console.log").read_text()
+
+    (result,) = json.loads((out / RESULTS).read_text())
+    at_steps = dict(zip(run_module.STEPS, result["steps"]))
+    for name in ("AP", "AP50", "AP75", "AP90", "mean IoU"):
+        # One traced climb must give what separate runs with T = 0 and T = 10 give.
+        np.testing.assert_allclose(at_steps[0][name], result["before"][name], atol=1e-6)
+        np.testing.assert_allclose(at_steps[10][name], result["after"][name], atol=1e-6)
+    assert (out / "pictures" / "ap_vs_steps.png").stat().st_size > 10_000
+
+    before = sorted(p for p in out.rglob("*") if p.is_file())
+    (tmp_path / "demo-2").mkdir()
+    write_json(tmp_path / "demo-2" / "notes.json", {})
+    chosen, note = choose_folder(out, {"seeds": 7})
+    assert chosen == tmp_path / "demo-3"
+    assert "kept" in note
+    assert sorted(p for p in out.rglob("*") if p.is_file()) == before
+
+
+def test_folder_messages_name_what_is_missing(tmp_path):
+    with pytest.raises(DataError, match="no folder.*nowhere.*annotations/train.json"):
+        check_folder(tmp_path / "nowhere")
+    write_coco(tmp_path, "train", 2, seed=0)
+    with pytest.raises(DataError, match=r"val\.json is missing"):
+        check_folder(tmp_path)
+    val = write_coco(tmp_path, "val", 2, seed=1)
+    data = check_folder(tmp_path)
+    assert (data.classes, data.generated) == (("ellipse", "polygon", "star"), False)
+
+    (tmp_path / "images" / "val_00001.png").unlink()
+    with pytest.raises(DataError, match=r"1 of the 2 images.*val_00001\.png"):
+        check_folder(tmp_path)
+    content = json.loads(val.read_text())
+    val.write_text(json.dumps({**content, "images": content["images"][:1]}))
+    check_folder(tmp_path)
+    val.write_text(json.dumps({**content, "annotations": []}))
+    with pytest.raises(DataError, match="'annotations'"):
+        check_folder(tmp_path)
+    val.write_text("{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        check_folder(tmp_path)
+
+
+def test_categories_must_agree(tmp_path):
+    write_coco(tmp_path, "train", 1, seed=0)
+    val = write_coco(tmp_path, "val", 1, seed=1)
+    content = json.loads(val.read_text())
+    content["categories"][0]["name"] = "pear"
+    val.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="ellipse, pear"):
+        check_folder(tmp_path)
+
+
+def _results(*gains):
+    before = {**dict.fromkeys(("AP", "AP50", "AP75", "AP90"), 70.0), "mean IoU": 0.8}
+    before["ms per image"] = 10.0
+    return [{"before": before, "after": {k: v + g for k, v in before.items()}} for g in gains]
+
+
+def test_spread_is_that_of_paired_differences():
+    (name, before, after, difference), *_ = report.rows(_results(1.0, 3.0))
+    assert (name, before, after) == ("AP", "70.0 ± 0.0", "72.0 ± 1.4")
+    assert difference == "+2.0 ± 1.4"
+    assert report.rows(_results(-0.5))[0][3] == "-0.5"
+
+
+def test_results_page_changes_between_the_markers_only(tmp_path):
+    page = tmp_path / "results.md"
+    assert not report.fill_results_page(page, "x")
+    page.write_text(f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n")
+    assert report.fill_results_page(page, report.markdown_table(_results(1.0)))
+    text = page.read_text()
+    assert text.startswith(f"above\n{report.BEGIN}\n| | detector")
+    assert text.endswith(f"{report.END}\nbelow\n")
+    assert "old" not in text
+
+
+def test_command_line_turns_bad_data_into_one_line(tmp_path):
+    spec = importlib.util.spec_from_file_location("demo_tool", ROOT / "tools" / "demo.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    with pytest.raises(SystemExit, match="demo: there is no folder"):
+        tool.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit):
+        tool.parse_args(["--seeds", "0"])
