@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.hub import get_config
 from mmengine.runner import Runner
 
-import ebm_mmdet  # noqa: F401  (before any config is read: makes `ebm_mmdet::` bases known)
+import ebm_mmdet.registry  # noqa: F401  (before any config is read: `ebm_mmdet::` bases)
 
 from .distributed import prepare_distributed
 
