@@ -9,7 +9,7 @@ Hardware: 2 CPU cores. Results: docs/results.md, section Nuclei, two-stage.
 
 _base_ = ['./faster_rcnn_mobilenetv2_fpn_nuclei.py', './_base_/ebm_head_schedule.py']
 
-load_from = 'work_dirs/faster_rcnn_mobilenetv2_fpn_nuclei/iter_400.pth'
+load_from = 'work_dirs/faster_rcnn_mobilenetv2_fpn_nuclei/iter_300.pth'
 detector = _base_.model
 detector.backbone.init_cfg = None  # load_from holds the backbone too
 
@@ -21,8 +21,8 @@ model = dict(
         type='EBMBBoxHead',
         num_classes=1,  # class-specific as in the papers, which with one class is one output
         in_channels=64,
-        strides=[4, 8, 16, 32],
-        feature_levels=[0, 1, 2, 3],
+        strides=[8, 16, 32],
+        feature_levels=[0, 1, 2],
         level_rule='assign',
         finest_scale=56,
         roi_shift=-0.5,  # what the layers copied from the box head were trained with

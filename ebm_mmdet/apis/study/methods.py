@@ -21,6 +21,7 @@ __all__ = ["ENERGY", "L1", "Method", "apply", "study_methods"]
 
 ENERGY, L1 = "energy", "l1"
 NUDGE = 0.01
+PAPERS_STEPS = [8e-4, 8e-4, 3.2e-3, 3.2e-3]
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ class Method:
     """One result of all seeds together instead of one result per seed."""
     own_candidates: bool = False
     """Start from the wrapper's candidates (energy-guided NMS) where the config has them."""
+    clip: bool = True
+    """Clip boxes to the image, which alone gains where a detector does not do it."""
 
 
 def study_methods(
     refiner: ConfigDict, std: Tensor, shift: Tensor, k: float, ensemble: bool
 ) -> list[Method]:
-    """All rows, the detector's own boxes first.
+    """All rows; the first one is what the others are compared with.
 
     Args:
         refiner: config of the refiner with short steps.
@@ -54,12 +57,14 @@ def study_methods(
     """
     climb = TASK_UTILS.build(refiner)
     settings = {key: value for key, value in refiner.items() if key != "step_size"}
+    far = TASK_UTILS.build({**settings, "step_size": PAPERS_STEPS})
     prior = dict(std=std.tolist(), scale=k**0.5, temperature=1.0)
     posterior = TASK_UTILS.build({**settings, "prior": prior})
     short = f"energy, T = {refiner.num_steps}, λ = {refiner.step_size}"
     mode = f"energy and prior, k = {k:g}"
     rows = [
         Method("detector, clipped", lambda head: None),
+        Method("detector, not clipped", lambda head: None, clip=False),
         Method("constant correction", lambda head: FixedOffset(shift)),
         Method(f"random nudge, σ = {NUDGE}", lambda head: RandomNudge(NUDGE, seed=0)),
         Method("L1 head, full step", lambda head: RegressionStep(head, 1.0), L1),
@@ -67,6 +72,8 @@ def study_methods(
         Method(short, lambda head: climb, ENERGY, own_candidates=True),
         Method(mode, lambda head: posterior, ENERGY, own_candidates=True),
     ]
+    if refiner.step_size != PAPERS_STEPS:
+        rows.append(Method("energy, the papers' λ", lambda head: far, ENERGY, own_candidates=True))
     if ensemble:
         rows += [
             Method(f"mean of heads: {short}", lambda head: climb, ENERGY, True, True),
@@ -94,11 +101,11 @@ def apply(
     Returns:
         COCO result records, and seconds per image for pooling, scoring and moving boxes.
     """
-    kept = detector.energy_head, detector.refiner, detector.candidates
+    kept = detector.energy_head, detector.refiner, detector.candidates, detector.clip_boxes
     head = EnergyEnsemble(heads) if method.ensemble else (heads[0] if heads else None)
     if head is not None:
         detector.energy_head = head
-    detector.refiner = method.refiner(head)
+    detector.refiner, detector.clip_boxes = method.refiner(head), method.clip
     if not method.own_candidates:
         detector.candidates = None
     detector.eval()
@@ -114,5 +121,5 @@ def apply(
                     sample.img_id, found.bboxes, found.scores, found.labels, category_ids
                 )
     finally:
-        detector.energy_head, detector.refiner, detector.candidates = kept
+        detector.energy_head, detector.refiner, detector.candidates, detector.clip_boxes = kept
     return records, (time.perf_counter() - start) / max(len(images), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -24,7 +25,7 @@ from ...models.detectors.trunk_init import copy_trunk_from_box_head
 from .average_precision import METRICS, MatchedDetections
 from .bootstrap import bootstrap_weights, paired_bootstrap
 from .cache import cache_test_images, cache_training_views
-from .methods import ENERGY, Method, apply, study_methods
+from .methods import ENERGY, L1, Method, apply, study_methods
 from .report import write_csv, write_json
 from .residuals import detector_residuals
 from .rivals import BoxRegressor
@@ -56,7 +57,7 @@ def load_frozen_detector(cfg: Config) -> EBMDetector:
             f"model.type={cfg.model.type!r} with load_from={cfg.get('load_from')!r}; expected an "
             "EBMDetector and the checkpoint of its trained detector"
         )
-    detector = MODELS.build(cfg.model)
+    detector = MODELS.build(copy.deepcopy(cfg.model))  # mmdet's detectors write into their config
     load_checkpoint(detector, cfg.load_from, map_location="cpu")
     return detector.eval()
 
@@ -93,6 +94,10 @@ def run_study(
     methods = study_methods(
         cfg.model.refiner, std, shift, settings.prior_k, len(settings.seeds) > 1
     )
+    # Before the first row, so that an interrupted study has lost no training.
+    for seed in settings.seeds:
+        for kind in (ENERGY, L1):
+            heads.get(kind, seed)
     weights = bootstrap_weights(len(truth.imgs), settings.resamples)
     rows, base = [], None
     for method in methods:
