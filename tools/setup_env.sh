@@ -62,7 +62,8 @@ begin() { # begin "what happens" "what to do if it fails"
 
 logged() { # run a command with its output in the log, and a sign of life every half minute
     local started=$SECONDS
-    while sleep 30; do
+    # (sleep outlives the loop when that is killed: it must not keep a pipe of ours open)
+    while sleep 30 >/dev/null 2>&1; do
         say "    still running, $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"
     done &
     heartbeat=$!
