@@ -6,11 +6,23 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from .style import AFTER, BEFORE, add_boxes, box_legend, caption, new_figure, show_image
+from .style import (
+    AFTER,
+    AFTER_LINE,
+    BEFORE,
+    add_boxes,
+    box_legend,
+    caption,
+    new_figure,
+    show_image,
+)
 
-__all__ = ["box_iou_pairs", "draw_before_after", "draw_refinement_paths"]
+__all__ = ["box_iou_pairs", "draw_before_after", "draw_refinement_paths", "window_around"]
+
+_BETWEEN = LinearSegmentedColormap.from_list("between", [BEFORE, "#FFFFFF", AFTER_LINE])
 
 
 def box_iou_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -63,12 +75,17 @@ def draw_before_after(
     return figure
 
 
-def _window(path: np.ndarray, truth: np.ndarray, shape: tuple[int, int]) -> tuple[float, ...]:
-    """Return a square around everything drawn, with a margin; it may leave the image."""
-    corners = np.concatenate([path.reshape(-1, 4), truth.reshape(-1, 4)])
-    low, high = corners[:, :2].min(0), corners[:, 2:].max(0)
-    centre, half = (low + high) / 2, 0.5 * (high - low).max() * 1.3 + 2
-    half = min(half, max(shape) / 2)
+def window_around(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[float, ...]:
+    """Return the square ``(x1, y1, x2, y2)`` around boxes, with a margin, inside the image.
+
+    Args:
+        boxes: ``(n, 4)`` xyxy.
+        shape: ``(height, width)`` of the image.
+    """
+    low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+    half = min(0.5 * (high - low).max() * 1.25 + 2, min(shape) / 2)
+    limit = np.array([shape[1], shape[0]]) - half
+    centre = np.clip((low + high) / 2, half, limit)
     return (*(centre - half), *(centre + half))
 
 
@@ -100,18 +117,18 @@ def draw_refinement_paths(
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, image, path, true_box in zip(panels, images, paths, truth):
         path, true_box = np.asarray(path, float), np.asarray(true_box, float)
-        show_image(axes, image, _window(path, true_box, image.shape[:2]))
-        add_boxes(axes, true_box, "truth")
+        show_image(axes, image, window_around(np.vstack([path, true_box]), image.shape[:2]))
         for step, (x1, y1, x2, y2) in enumerate(path[1:-1], start=1):
             axes.plot(
                 [x1, x2, x2, x1, x1],
                 [y1, y1, y2, y2, y1],
-                color="white",
-                linewidth=0.6,
-                alpha=0.25 + 0.5 * step / len(path),
+                color=_BETWEEN(step / (len(path) - 1)),
+                linewidth=0.5,
+                alpha=0.8,
             )
         add_boxes(axes, path[0], "before")
         add_boxes(axes, path[-1], "after")
+        add_boxes(axes, true_box, "truth")
         start, end = box_iou_pairs(path[[0, -1]], np.stack([true_box, true_box]))
         axes.set_xlabel(f"IoU {start:.3f} → {end:.3f}", fontsize=10)
     for axes in panels[len(paths) :]:

@@ -8,12 +8,18 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from .boxes import _window
-from .style import HEAT, add_boxes, box_legend, caption, new_figure, show_image
+from .boxes import window_around
+from .style import AFTER_LINE, BEFORE, HEAT, TRUTH, add_boxes, caption, new_figure, show_image
 
 __all__ = ["plot_density_slices"]
 
 _PATH = {"color": "white", "linewidth": 1.0, "marker": "o", "markersize": 2.0}
+# What the ends of the climb and the truth look like on a heat map.
+_MARKERS = {
+    "detector": {"marker": "s", "color": BEFORE, "markersize": 7},
+    "refined": {"marker": "o", "color": AFTER_LINE, "markersize": 7},
+    "truth": {"marker": "*", "color": TRUTH, "markersize": 13},
+}
 
 
 def _heat_map(
@@ -28,9 +34,8 @@ def _heat_map(
     levels = [0.01, 0.1, 0.5]
     axes.contour(grid, grid, density, levels=levels, colors="white", linewidths=0.5, alpha=0.6)
     axes.plot(*path.T, **_PATH)
-    axes.plot(*path[0], "s", color="#E69F00", markersize=7, markeredgecolor="black")
-    axes.plot(*path[-1], "o", color="#4DB8FF", markersize=7, markeredgecolor="black")
-    axes.plot(*truth, "*", color="white", markersize=13, markeredgecolor="black")
+    for (name, style), point in zip(_MARKERS.items(), (path[0], path[-1], truth)):
+        axes.plot(*point, linestyle="", markeredgecolor="black", label=name, **style)
     axes.set(xlim=(grid[0], grid[-1]), ylim=(grid[0], grid[-1]), aspect="equal")
     return mesh
 
@@ -40,8 +45,9 @@ def plot_density_slices(
     reference: np.ndarray,
     path: np.ndarray,
     truth: np.ndarray,
-    grid: np.ndarray,
+    centre_grid: np.ndarray,
     centre_log_density: np.ndarray,
+    size_grid: np.ndarray,
     size_log_density: np.ndarray,
 ) -> Figure:
     """Draw ``exp f`` over one box's centre (size fixed) and over its size (centre fixed).
@@ -53,10 +59,11 @@ def plot_density_slices(
         reference: ``(4,)`` xyxy, the detection; the origin of encoded offsets.
         path: ``(T + 1, 4)`` encoded offsets of the climb, ``(dcx/w, dcy/h, log w/w0, log h/h0)``.
         truth: ``(4,)`` encoded offset of the true box.
-        grid: ``(R,)`` offsets at which the slices were evaluated, the same along both axes.
-        centre_log_density: ``(R, R)``; entry ``[i, j]`` is f at centre offset
-            ``(grid[j], grid[i])``.
-        size_log_density: ``(R, R)``; entry ``[i, j]`` is f at log-size ``(grid[j], grid[i])``.
+        centre_grid: ``(R,)`` centre offsets, the same along x and y.
+        centre_log_density: ``(R, R)``; entry ``[i, j]`` is f at ``(centre_grid[j],
+            centre_grid[i])``.
+        size_grid: ``(R,)`` log-size offsets, the same for width and height.
+        size_log_density: ``(R, R)``; entry ``[i, j]`` is f at ``(size_grid[j], size_grid[i])``.
 
     Returns:
         The figure; write it with `save_figure`.
@@ -72,27 +79,28 @@ def plot_density_slices(
 
     boxes = np.stack([decode(offset) for offset in path])
     true_box = decode(truth)
-    show_image(on_image, image, _window(boxes, true_box, image.shape[:2]))
-    add_boxes(on_image, true_box, "truth")
-    add_boxes(on_image, boxes[0], "before")
-    add_boxes(on_image, boxes[-1], "after")
-    on_image.set_title("the box", fontsize=10)
+    show_image(on_image, image, window_around(np.vstack([boxes, true_box]), image.shape[:2]))
+    for box, kind in ((boxes[0], "before"), (boxes[-1], "after"), (true_box, "truth")):
+        add_boxes(on_image, box, kind)
+    on_image.set_title("one box", fontsize=10)
 
-    _heat_map(centre_axes, grid, centre_log_density, path[:, :2], truth[:2])
+    _heat_map(centre_axes, centre_grid, centre_log_density, path[:, :2], truth[:2])
     centre_axes.invert_yaxis()  # as in the image: y grows downwards
-    centre_axes.set_title("density over its centre", fontsize=10)
+    centre_axes.set_title("density over its centre (size as refined)", fontsize=10)
     centre_axes.set(xlabel="shift of x, in widths", ylabel="shift of y, in heights")
 
-    mesh = _heat_map(size_axes, grid, size_log_density, path[:, 2:], truth[2:])
-    size_axes.set_title("density over its size", fontsize=10)
+    mesh = _heat_map(size_axes, size_grid, size_log_density, path[:, 2:], truth[2:])
+    size_axes.set_title("density over its size (centre as refined)", fontsize=10)
     size_axes.set(xlabel="width, relative to the detection", ylabel="height, relative")
     ticks = np.array([0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5])
-    ticks = ticks[(np.log(ticks) >= grid[0]) & (np.log(ticks) <= grid[-1])]
+    ticks = ticks[(np.log(ticks) >= size_grid[0]) & (np.log(ticks) <= size_grid[-1])]
     for axis in (size_axes.xaxis, size_axes.yaxis):
         axis.set_major_locator(FixedLocator(np.log(ticks)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{np.exp(value):.2g}×"))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{np.exp(value):.3g}×"))
     bar = figure.colorbar(mesh, ax=size_axes, shrink=0.85)
     bar.set_label("exp f, relative to the maximum", fontsize=9)
-    caption(figure, "Orange: detection.  Blue: after the climb.  Star: truth.")
-    box_legend(figure, ("truth", "before", "after"))
+    caption(figure, "The learned density around one detection, and the climb")
+    figure.legend(
+        *centre_axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+    )
     return figure

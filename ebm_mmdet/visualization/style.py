@@ -21,6 +21,7 @@ from matplotlib.patheffects import Normal, Stroke
 # told apart by its line style as well.
 BEFORE = "#E69F00"
 AFTER = "#0072B2"
+AFTER_LINE = "#4DB8FF"  # the same blue, light enough for a line on a photograph
 TRUTH = "#FFFFFF"
 INK = "#222222"
 GREY = "#8A8A8A"
@@ -30,7 +31,7 @@ _HALO = "#101010"
 _STYLES = {
     "truth": {"edgecolor": TRUTH, "linewidth": 1.0, "linestyle": (0, (3, 2))},
     "before": {"edgecolor": BEFORE, "linewidth": 1.3, "linestyle": "-"},
-    "after": {"edgecolor": "#4DB8FF", "linewidth": 1.3, "linestyle": "-"},
+    "after": {"edgecolor": AFTER_LINE, "linewidth": 1.3, "linestyle": "-"},
 }
 _NAMES = {"truth": "truth", "before": "detector", "after": "refined"}
 

@@ -64,16 +64,16 @@ def draw_density(climb: Climb, path: Path) -> None:
     offsets = climb.offsets()
     truth = encode_boxes(torch.from_numpy(climb.truth[None]), torch.from_numpy(climb.path[:1]))
     truth = truth[0].numpy()
-    reach = 1.5 * max(np.abs(offsets).max(), np.abs(truth).max(), 0.08)
-    grid = np.linspace(-reach, reach, _GRID)
-    horizontal, vertical = np.meshgrid(grid, grid)
     slices = []
-    for first in (0, 2):  # centre, size
-        points = np.tile(offsets[-1], (_GRID * _GRID, 1)).astype(np.float32)
-        points[:, first], points[:, first + 1] = horizontal.ravel(), vertical.ravel()
-        scored = [climb.log_density(part) for part in torch.from_numpy(points).split(_CHUNK)]
-        slices.append(torch.cat(scored).numpy().reshape(_GRID, _GRID))
-    figure = plot_density_slices(climb.image, climb.path[0], offsets, truth, grid, *slices)
+    for axes in (slice(0, 2), slice(2, 4)):  # centre, size
+        ways = np.abs(np.vstack([offsets, truth]))[:, axes]
+        grid = np.linspace(-1, 1, _GRID) * (1.4 * ways.max() + 0.04)
+        points = np.tile(offsets[-1], (_GRID, _GRID, 1)).astype(np.float32)
+        points[..., axes] = np.stack(np.meshgrid(grid, grid), axis=-1)
+        scored = torch.from_numpy(points).flatten(0, 1).split(_CHUNK)
+        log_density = torch.cat([climb.log_density(part) for part in scored])
+        slices += [grid, log_density.numpy().reshape(_GRID, _GRID)]
+    figure = plot_density_slices(climb.image, climb.path[0], offsets, truth, *slices)
     save_figure(figure, path)
 
 
@@ -95,4 +95,4 @@ def draw_all(climbs: Sequence[Climb], folder: Path) -> None:
         return
     draw_boxes_of_images(climbs, folder / "before_after.png")
     draw_paths(climbs, folder / "paths.png")
-    draw_density(typical_gains(climbs, 3)[-1], folder / "density.png")
+    draw_density(typical_gains(climbs, 5)[1], folder / "density.png")
