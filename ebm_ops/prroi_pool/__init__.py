@@ -69,9 +69,10 @@ def prroi_pool(
 
     Returns:
         Tensor: (N, C, h, w), contiguous, in the dtype of `features`. float16 and bfloat16 are
-        computed in float32. Differentiable with respect to `features` and `rois`, any number of
-        times; for one box the same bits whatever the other boxes, the number of threads or the
-        run.
+        computed in float32. Differentiable with respect to `features` and `rois` any number of
+        times: first derivatives by the backend, higher ones by the reference. The C++ and Triton
+        kernels give the same bits from run to run, for any number of threads, and for one box
+        whatever the other boxes are; another processor may round differently.
 
     Raises:
         ValueError: wrong shape, output size, scale or backend, or a batch index that is not an

@@ -73,7 +73,6 @@ template <typename T>
 struct Scratch {
   Box<T> box;
   std::vector<T> bins;  // (P * Q, channels of the group): a pooled tensor or its gradient
-  std::vector<T> row;   // (Q, channels of the group)
 };
 
 template <typename T, int NV, bool PARTIAL>

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -57,7 +59,7 @@ def nodes_and_weights(a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
 def bin_quadrature(lo: float, hi: float, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Points (m,) of all bins of [lo, hi] and the weights (bins, m) of each bin's mean."""
     edges = np.linspace(lo, hi, bins + 1)
-    rules = [nodes_and_weights(a, b) for a, b in zip(edges[:-1], edges[1:])]
+    rules = [nodes_and_weights(a, b) for a, b in pairwise(edges)]
     weights = np.zeros((bins, sum(len(points) for points, _ in rules)))
     start = 0
     for k, (points, w) in enumerate(rules):
