@@ -8,7 +8,7 @@ Three things run side by side, each the minimum over the repeats:
   the input, nothing else;
 - ours: `gradient_ascent` on `EBMBBoxHead`, pooling included;
 - naive: the papers' loop written plainly, two forwards and one full backward per step (to boxes,
-  weights and feature maps), pooling by two dense matrix products per box over the whole map.
+  weights and feature maps), pooling by two dense products over the whole map of each level.
 """
 
 from __future__ import annotations
@@ -64,18 +64,19 @@ def linear_layers(head: EBMBBoxHead, num_boxes: int, steps: int) -> None:
         x = x.detach()
 
 
-def dense_pool(features: torch.Tensor, roi: torch.Tensor, bins: int) -> torch.Tensor:
-    """PrRoIPool of one box as Wy F Wx^T over the whole map."""
+def dense_pool(features: torch.Tensor, rois: torch.Tensor, bins: int) -> torch.Tensor:
+    """PrRoIPool of boxes (n, 4) in cells as Wy F Wx^T over the whole map (C, H, W)."""
 
     def weights(low: torch.Tensor, high: torch.Tensor, cells: int) -> torch.Tensor:
-        edges = low + (high - low) * torch.linspace(0, 1, bins + 1)
-        u = (edges[:, None] - torch.arange(cells)).clamp(-1, 1)
+        edges = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, bins + 1)
+        u = (edges[..., None] - torch.arange(cells)).clamp(-1, 1)
         integral = 0.5 + u - 0.5 * u * u.abs()
-        return (integral[1:] - integral[:-1]) * bins / (high - low)
+        return (integral[:, 1:] - integral[:, :-1]) * bins / (high - low)[:, None, None]
 
-    wx = weights(roi[0], roi[2], features.shape[2])
-    wy = weights(roi[1], roi[3], features.shape[1])
-    return wy @ features @ wx.T
+    rows = torch.einsum(
+        "npi,cij->ncpj", weights(rois[:, 1], rois[:, 3], features.shape[1]), features
+    )
+    return torch.einsum("ncpj,nqj->ncpq", rows, weights(rois[:, 0], rois[:, 2], features.shape[2]))
 
 
 def papers_loop(
@@ -92,11 +93,14 @@ def papers_loop(
     def f(u: torch.Tensor) -> torch.Tensor:
         current = decode_boxes(u, boxes)
         with torch.no_grad():
-            level = head._assign_levels(current).tolist()
+            level = head._assign_levels(current)
+        members = [torch.nonzero(level == k).squeeze(1) for k in range(len(STRIDES))]
         pooled = [
-            dense_pool(maps[k][0], box / STRIDES[k], 7).flatten() for k, box in zip(level, current)
+            dense_pool(maps[k][0], current[m] / STRIDES[k], 7)
+            for k, m in enumerate(members)
+            if len(m)
         ]
-        x = torch.stack(pooled)
+        x = torch.cat(pooled)[torch.argsort(torch.cat(members))].flatten(1)
         for layer in head.trunk:
             x = layer(x).relu()
         return head.fc_energy(x).gather(1, labels[:, None])[:, 0]

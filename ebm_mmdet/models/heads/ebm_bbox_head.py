@@ -178,12 +178,20 @@ class EBMBBoxHead(BaseModule):
         return [feat.contiguous(memory_format=torch.channels_last) for feat in feats]
 
     def _assign_levels(self, boxes: Tensor) -> Tensor:
-        size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1).sqrt()
-        level = torch.floor(torch.log2(size / self.finest_scale + 1e-6))
-        return level.nan_to_num(0).clamp(0, len(self.strides) - 1).long()
+        """(R, 4) -> (R,) int64: level k from area (finest_scale 2^k)^2 on; NaN to the coarsest."""
+        area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+        steps = [self.finest_scale * (2**k - 1e-6) for k in range(1, len(self.strides))]
+        return torch.bucketize(area, area.new_tensor(steps).square(), right=True)
 
-    def _pool(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
-        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features."""
+    def _pool(
+        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
+    ) -> tuple[Tensor, Tensor | slice]:
+        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features.
+
+        The rows may come sorted by level; the second value, used as an index, undoes it. Done at
+        the other end of the trunk this moves one number per box instead of thousands.
+        """
+        everything = slice(None)
 
         def pool(level: int, rows: Tensor | slice) -> Tensor:
             stride = self.strides[level]
@@ -193,19 +201,17 @@ class EBMBBoxHead(BaseModule):
 
         levels = range(len(self.strides))
         if self.level_rule == "concat":
-            return torch.cat([pool(level, slice(None)) for level in levels], dim=1)
+            return torch.cat([pool(level, everything) for level in levels], 1), everything
         if len(levels) == 1:
-            return pool(0, slice(None))
+            return pool(0, everything), everything
         with torch.no_grad():
             assigned = self._assign_levels(boxes)
             members = [torch.nonzero(assigned == level).squeeze(1) for level in levels]
         occupied = [level for level in levels if len(members[level])]
         if len(occupied) <= 1:
-            return pool(occupied[0] if occupied else 0, slice(None))
-        # Pool level by level, then undo the sorting with one gather.
+            return pool(occupied[0] if occupied else 0, everything), everything
         pooled = torch.cat([pool(level, members[level]) for level in occupied])
-        order = torch.argsort(torch.cat([members[level] for level in occupied]))
-        return pooled[order]
+        return pooled, torch.argsort(torch.cat([members[level] for level in occupied]))
 
     def log_density(
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
@@ -234,10 +240,10 @@ class EBMBBoxHead(BaseModule):
                 )
         flat = boxes.float().reshape(num * samples, 4)
         finite = torch.isfinite(flat).all(dim=1)
-        x = self._pool(feats, flat, batch_index.repeat_interleave(samples))
+        x, unsort = self._pool(feats, flat, batch_index.repeat_interleave(samples))
         for layer in self.trunk:
             x = F.relu(layer(x), inplace=True)
-        energies = self.fc_energy(x).float().unflatten(0, (num, samples))
+        energies = self.fc_energy(x).float()[unsort].unflatten(0, (num, samples))
         if self.class_agnostic:
             f = energies[..., 0]
         else:
