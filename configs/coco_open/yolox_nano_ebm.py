@@ -2,7 +2,7 @@
 
     export EBM_DATA_ROOT=/path/to/shared          # holds data/coco_open and weights
     python tools/train.py configs/coco_open/yolox_nano_ebm.py
-    python tools/test.py configs/coco_open/yolox_nano_ebm.py work_dirs/yolox_nano_ebm/iter_600.pth
+    python tools/test.py configs/coco_open/yolox_nano_ebm.py work_dirs/yolox_nano_ebm/iter_400.pth
 
 Hardware: 2 CPU cores. Expected: no gain. 85 photographs with 66 classes are far too few to learn a density from: a
 head of this size knows them by heart (docs/results.md, section COCO photographs). For a gain train on COCO itself
@@ -41,7 +41,7 @@ fit_dataset = dict(
     test_mode=True,
     pipeline=_base_.test_pipeline)
 
-max_iters = 600
+max_iters = 400
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=max_iters, T_max=max_iters, eta_min=1e-5)

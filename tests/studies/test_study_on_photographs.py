@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -55,7 +56,7 @@ def cfg(tmp_path_factory) -> Config:
 @pytest.fixture(scope="module")
 def study(cfg: Config, tmp_path_factory) -> tuple[Path, list[dict]]:
     out = tmp_path_factory.mktemp("study")
-    return out, run_study(cfg, out, SETTINGS, say=lambda line: None)
+    return out, run_study(cfg, out, SETTINGS, say=lambda line: None)["rows"]
 
 
 def product_metrics(cfg: Config, head: dict | None, refiner) -> np.ndarray:
@@ -95,7 +96,7 @@ def test_second_call_uses_what_is_there(cfg: Config, study) -> None:
     files = sorted((out / "heads").iterdir())
     before = [path.stat().st_mtime_ns for path in files]
     lines: list[str] = []
-    again = run_study(cfg, out, SETTINGS, say=lines.append)
+    again = run_study(cfg, out, SETTINGS, say=lines.append)["rows"]
     assert [path.stat().st_mtime_ns for path in files] == before
     assert not any("trained" in line or "caching" in line for line in lines)
     drop = "ms_per_image"
@@ -106,3 +107,18 @@ def test_other_settings_are_refused(cfg: Config, study) -> None:
     out, _ = study
     with pytest.raises(FileExistsError, match="another rounds; give a new --out"):
         run_study(cfg, out, StudySettings(rounds=2, boxes_per_iteration=8))
+
+
+def test_the_tool_prints_a_prior_that_a_refiner_accepts(cfg: Config, capsys) -> None:
+    path = CONFIG.parents[2] / "tools" / "analysis_tools" / "fit_residual_prior.py"
+    spec = importlib.util.spec_from_file_location("fit_residual_prior", path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    options = [f"fit_dataset.ann_file={cfg.fit_dataset.ann_file}"]
+    line = tool.main([str(CONFIG), "--k", "0.25", "--cfg-options", *options])
+    assert line in capsys.readouterr().out
+    settings = eval(f"dict({line})", {"dict": dict})
+    refiner = TASK_UTILS.build(dict(type="GradientAscentRefiner", **settings))
+    assert refiner.prior["scale"] == 0.5
+    # Matches overlap by half or more, so no residual, and no spread, exceeds log 2.
+    assert all(0 < std < np.log(2) for std in refiner.prior["std"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,6 +40,8 @@ class TestImage(NamedTuple):
     """The detector's final boxes, at most ``max_per_img``."""
     candidates: DetDataSample | None
     """All boxes above the threshold, where the wrapper does its own suppression."""
+    seconds: float
+    """What the detector alone took."""
 
 
 @torch.no_grad()
@@ -77,15 +80,17 @@ def cache_test_images(
     for index in range(len(dataset)):
         batch = detector.data_preprocessor(pseudo_collate([dataset[index]]), False)
         inputs, samples = batch["inputs"], batch["data_samples"]
+        start = time.perf_counter()
         with detector._captured_features() as captured:
             (found,) = detector.detector.predict(inputs, copy.deepcopy(samples), rescale=True)
+        seconds = time.perf_counter() - start
         order = found.pred_instances.scores.argsort(descending=True, stable=True)
         found.pred_instances = found.pred_instances[order[:max_per_img]]
         candidates = None
         if detector.candidates is not None:
             with detector.candidates.all_boxes(detector.detector):
                 (candidates,) = detector.detector.predict(inputs, samples, rescale=True)
-        images.append(TestImage(tuple(captured[-1]), found, candidates))
+        images.append(TestImage(tuple(captured[-1]), found, candidates, seconds))
     return images
 
 

@@ -64,7 +64,7 @@ def load_frozen_detector(cfg: Config) -> EBMDetector:
 
 def run_study(
     cfg: Config, out: Path, settings: StudySettings, say: Callable[[str], None] = print
-) -> list[dict]:
+) -> dict:
     """Train what is missing, evaluate all rows, write ``results.json`` and ``results.csv``.
 
     Heads and detections are kept in ``out`` and used again by the next call, so that an
@@ -78,7 +78,7 @@ def run_study(
         say: receives one line per step.
 
     Returns:
-        One dict per row.
+        What ``results.json`` holds: ``rows`` (one dict each), ``residual_std``, ``settings``, ...
 
     Raises:
         FileExistsError: ``out`` holds a study with other settings.
@@ -113,12 +113,17 @@ def run_study(
         base = base or runs
         rows.append(_row(method, base, runs, weights, training, times))
         say("  ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None))
-    write_json(
-        out / "results.json",
-        dict(settings=asdict(settings), std=std.tolist(), shift=shift.tolist(), rows=rows),
+    report = dict(
+        settings=asdict(settings),
+        residual_std=std.tolist(),
+        residual_median=shift.tolist(),
+        detection_ms_per_image=round(1e3 * float(np.median([i.seconds for i in images])), 1),
+        threads=torch.get_num_threads(),
+        rows=rows,
     )
+    write_json(out / "results.json", report)
     write_csv(out / "results.csv", rows)
-    return rows
+    return report
 
 
 def _prior(cfg: Config, detector: EBMDetector, path: Path, say) -> tuple[Tensor, Tensor]:
