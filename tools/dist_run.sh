@@ -26,6 +26,10 @@ fi
 if [[ ${1:-} =~ ^[0-9]+$ ]]; then
     processes=$1
     shift
+    if [[ $processes -eq 0 ]]; then
+        echo "GPUS is the number of processes: at least 1, got 0" >&2
+        exit 2
+    fi
 else
     processes=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() or 1)')
 fi

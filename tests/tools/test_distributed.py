@@ -46,10 +46,10 @@ def test_two_processes_test_every_image_once(tiny_config, trained, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "usage: tools/dist_train.sh CONFIG"), (["x.py", "0"], "")],
+    [([], "usage: tools/dist_train.sh CONFIG"), (["x.py", "0"], "at least 1, got 0")],
     ids=["no config", "no process"],
 )
 def test_wrong_use_fails(arguments, message):
     wrong = run(REPO / "tools" / "dist_train.sh", *arguments, env=environment())
-    assert wrong.returncode != 0
+    assert wrong.returncode == 2
     assert message in wrong.stdout
