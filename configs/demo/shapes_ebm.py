@@ -10,7 +10,7 @@ _base_ = ['./shapes_base.py']
 
 work_dir = 'work_dirs/demo/seed0/energy_head'
 load_from = f'work_dirs/demo/seed0/detector/iter_{_base_.max_iters}.pth'
-head_iters = 800
+head_iters = 500
 
 detector = _base_.model
 model = dict(
@@ -21,10 +21,10 @@ model = dict(
         type='EBMBBoxHead',
         num_classes=len(_base_.classes),
         class_agnostic=True,  # an edge is an edge, whatever the class
-        in_channels=64,
-        strides=[8, 16],
-        feature_levels=[0, 1],
-        level_rule='concat',  # small detectors like both levels better than a choice between them
+        in_channels=48,
+        strides=[4, 8, 16],
+        feature_levels=[0, 1, 2],
+        level_rule='concat',  # small detectors like all levels better than a choice between them
         roi_shift=0.0,  # ResNet's strided convolutions are centred on the integer nodes of PrRoIPool
         standardize=True,
         fc_channels=[256, 256],

@@ -19,7 +19,7 @@ from .folder import RESULTS, choose_folder, read_json, write_json
 from .pictures import draw_all, draw_steps
 from .train import train_stage
 
-STEPS = (0, 1, 2, 3, 5, 7, 10, 15, 20)
+STEPS = (0, 1, 2, 3, 5, 7, 10, 15)
 PICTURED_IMAGES = 60
 
 
