@@ -80,6 +80,8 @@ EBM_TARGET void forward_box(const Problem<T>& pr, Scratch<T>& s, const Group<T>&
   constexpr int64_t lanes = Simd<T>::lanes, step = NV * lanes;
   const Axis<T>&x = s.box.x, &y = s.box.y;
   const int64_t Q = pr.pooled_w, bins = pr.pooled_h * Q;
+  // The rows of a window lie a whole row of the map apart, which hardware prefetchers do not follow.
+  const int64_t next_row = pr.width * pr.channels;
   s.bins.assign(size_t(bins * step), T(0));
   const T* map = pr.features + s.box.batch * pr.height * pr.width * pr.channels + g.channel;
   Rows rows;
@@ -90,7 +92,10 @@ EBM_TARGET void forward_box(const Problem<T>& pr, Scratch<T>& s, const Group<T>&
       const T* weight = x.value.data() + x.start[q];
       Vec<T> t[NV] = {};
       for (int64_t k = 0; k < x.count[q]; ++k, src += pr.channels) {
-        for (int v = 0; v < NV; ++v) t[v] += weight[k] * load<T, PARTIAL>(src + v * lanes, g.used);
+        for (int v = 0; v < NV; ++v) {
+          __builtin_prefetch(src + next_row + v * lanes);
+          t[v] += weight[k] * load<T, PARTIAL>(src + v * lanes, g.used);
+        }
       }
       for (int64_t p = rows.p0; p < rows.p1; ++p) {
         const T wy = y.value[y.start[p] + i - y.first[p]];
@@ -124,7 +129,7 @@ EBM_TARGET void grad_box(const Problem<T>& pr, Scratch<T>& s, const Group<T>& g,
                          double* out) {
   constexpr int64_t lanes = Simd<T>::lanes, step = NV * lanes;
   const Axis<T>&x = s.box.x, &y = s.box.y;
-  const int64_t Q = pr.pooled_w;
+  const int64_t Q = pr.pooled_w, next_row = pr.width * pr.channels;
   transpose_grad<T, NV>(s, g, pr.pooled_h * Q, grad);
   const T* map = pr.features + s.box.batch * pr.height * pr.width * pr.channels + g.channel;
   Vec<T> x1[NV] = {}, y1[NV] = {}, x2[NV] = {}, y2[NV] = {};
@@ -137,6 +142,7 @@ EBM_TARGET void grad_box(const Problem<T>& pr, Scratch<T>& s, const Group<T>& g,
       Vec<T> t[NV] = {}, lo[NV] = {}, hi[NV] = {};  // the row pooled with V, dV/dx1, dV/dx2
       for (int64_t k = at; k < at + x.count[q]; ++k, src += pr.channels) {
         for (int v = 0; v < NV; ++v) {
+          __builtin_prefetch(src + next_row + v * lanes);
           const Vec<T> f = load<T, PARTIAL>(src + v * lanes, g.used);
           t[v] += x.value[k] * f;
           lo[v] += x.lower[k] * f;
