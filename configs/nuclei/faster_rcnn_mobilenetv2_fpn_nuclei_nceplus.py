@@ -36,9 +36,12 @@ model = dict(
     candidates=dict(type='EnergyGuidedNMS', score_thr=0.05, iou_threshold=0.5, max_per_img=100))
 
 train_dataloader = dict(batch_size=2, num_workers=1)
-train_cfg = dict(_delete_=True, **_base_.head_schedule.train_cfg)
+head_iters = 500  # half of the other recipe: the trunk starts from the box head
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=head_iters, val_interval=head_iters)
 optim_wrapper = dict(_delete_=True, **_base_.head_schedule.optim_wrapper)
-param_scheduler = _base_.head_schedule.param_scheduler
+param_scheduler = [
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=head_iters, T_max=head_iters, eta_min=1e-5)
+]
 default_hooks = _base_.head_schedule.default_hooks
 log_processor = _base_.head_schedule.log_processor
 # Read by tools/analysis_tools/fit_residual_prior.py and refinement_study.py.

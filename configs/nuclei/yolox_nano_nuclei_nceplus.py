@@ -6,7 +6,8 @@
     python tools/test.py configs/nuclei/yolox_nano_nuclei_nceplus.py work_dirs/yolox_nano_nuclei_nceplus/iter_1000.pth
 
 Several seeds, rivals and error bars: tools/analysis_tools/refinement_study.py with this config.
-Hardware: 2 CPU cores. Expected: about +0.5 AP and +2 AP90 (docs/results.md, section Nuclei).
+Hardware: 2 CPU cores. Expected: a gain on a base that is still imprecise, none on this one at the end of its
+training (docs/results.md, section Nuclei).
 """
 
 _base_ = ['./yolox_nano_nuclei.py', './_base_/ebm_head_schedule.py']

@@ -36,6 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--boxes", type=int, default=default.boxes_per_iteration, help="per step")
     parser.add_argument("--prior-k", type=float, default=default.prior_k)
     parser.add_argument("--resamples", type=int, default=default.resamples)
+    parser.add_argument("--no-rivals", action="store_true", help="leave the L1 heads out")
     parser.add_argument("--page", type=Path, help="Markdown page that gets the table")
     parser.add_argument("--section", help="name of the markers on that page")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction)
@@ -88,7 +89,12 @@ def main(arguments: list[str] | None = None) -> None:
     cfg = Config.fromfile(options.config)
     cfg.merge_from_dict(options.cfg_options or {})
     settings = StudySettings(
-        tuple(options.seeds), options.rounds, options.boxes, options.prior_k, options.resamples
+        tuple(options.seeds),
+        options.rounds,
+        options.boxes,
+        options.prior_k,
+        options.resamples,
+        rivals=not options.no_rivals,
     )
     report = run_study(cfg, options.out, settings, say=lambda line: print(line, flush=True))
     text = describe(report) + "\n\n" + table(report["rows"])

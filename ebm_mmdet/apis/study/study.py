@@ -44,6 +44,8 @@ class StudySettings:
     boxes_per_iteration: int = 32
     prior_k: float = 0.125
     resamples: int = 1000
+    rivals: bool = True
+    """Also train and evaluate the L1 heads."""
 
 
 def load_frozen_detector(cfg: Config) -> EBMDetector:
@@ -96,11 +98,13 @@ def run_study(
     )
     # Before the first row, so that an interrupted study has lost no training.
     for seed in settings.seeds:
-        for kind in (ENERGY, L1):
+        for kind in (ENERGY, L1) if settings.rivals else (ENERGY,):
             heads.get(kind, seed)
     weights = bootstrap_weights(len(truth.imgs), settings.resamples)
     rows, base = [], None
     for method in methods:
+        if method.head == L1 and not settings.rivals:
+            continue
         runs, times, training = [], [], []
         for group in _groups(method, settings.seeds):
             chosen = [heads.get(method.head, seed) for seed in group if method.head]
