@@ -2,9 +2,8 @@
 
     tools/dist_train.sh configs/ebm/rtmdet_tiny_nceplus.py 8
 
-Not published anywhere and not yet trained; the small head is explained in yolox_nano_nceplus.py.
+Not published anywhere and not yet trained. The small head is that of _base_/ebm_recipe.py.
 """
-
 
 _base_ = ['mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', '../_base_/ebm_recipe.py']
 
@@ -16,21 +15,8 @@ model = dict(
     _delete_=True,
     type='EBMDetector',
     detector=detector,
-    energy_head=dict(
-        _base_.energy_head,
-        in_channels=96,
-        strides=[8, 16, 32],
-        feature_levels=[0, 1, 2],
-        level_rule='concat',
-        standardize=True,
-        fc_channels=[256, 256],
-        class_agnostic=True,
-        objective=dict(
-            type='NCEObjective',
-            num_samples=64,
-            beta=0.1,
-            noise=dict(type='GaussianMixtureNoise', sigmas=[0.0375, 0.075, 0.15], dim=4))),
-    refiner=dict(type='GradientAscentRefiner', step_size=1e-4, num_steps=10, decay=0.5))
+    energy_head=dict(_base_.small_energy_head, in_channels=96),
+    refiner=_base_.small_refiner)
 
 # The head is to know the features of whole test-like images, not of mosaics.
 train_pipeline = [

@@ -4,9 +4,8 @@
 
 mmdet publishes the config of YOLOX-nano without weights, so load_from is yours to give: weights
 with mmdet's key names, converted from the YOLOX authors' release or trained with
-mmdet::yolox/yolox_nano_8xb8-300e_coco.py. Not yet trained on COCO; the small head (all levels
-concatenated, standardised features, narrow noise, short equal steps) is what paid on small real
-data, see docs/results.md and configs/nuclei.
+mmdet::yolox/yolox_nano_8xb8-300e_coco.py. Not yet trained on COCO. The small head is that of
+_base_/ebm_recipe.py.
 """
 
 _base_ = ['mmdet::yolox/yolox_nano_8xb8-300e_coco.py', '../_base_/ebm_recipe.py']
@@ -18,21 +17,8 @@ model = dict(
     _delete_=True,
     type='EBMDetector',
     detector=detector,
-    energy_head=dict(
-        _base_.energy_head,
-        in_channels=64,
-        strides=[8, 16, 32],
-        feature_levels=[0, 1, 2],
-        level_rule='concat',
-        standardize=True,
-        fc_channels=[256, 256],
-        class_agnostic=True,
-        objective=dict(
-            type='NCEObjective',
-            num_samples=64,
-            beta=0.1,
-            noise=dict(type='GaussianMixtureNoise', sigmas=[0.0375, 0.075, 0.15], dim=4))),
-    refiner=dict(type='GradientAscentRefiner', step_size=1e-4, num_steps=10, decay=0.5))
+    energy_head=dict(_base_.small_energy_head, in_channels=64),
+    refiner=_base_.small_refiner)
 
 # The head is to know the features of whole test-like images, not of mosaics.
 train_pipeline = [
