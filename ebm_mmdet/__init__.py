@@ -15,7 +15,7 @@ __all__ = ["__version__"]
 if all(_find_spec(name) for name in ("mmengine", "mmcv", "mmdet")):
     try:
         # Everything that a config may name is an attribute here too: `ebm_mmdet.EBMDetector`.
-        from . import datasets, energy, engine, evaluation, models
+        from . import datasets, energy, engine, evaluation, models, registry  # noqa: F401
 
         for _module in (datasets, energy, engine, evaluation, models):
             globals().update({name: getattr(_module, name) for name in _module.__all__})
