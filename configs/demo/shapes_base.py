@@ -3,7 +3,7 @@
     make demo                                               # generates the data, runs this and shapes_ebm.py
     python tools/train.py configs/demo/shapes_base.py       # this alone, once the data is there
 
-Hardware: 2 CPU cores, about 1.5 minutes. Result and spread: docs/results.md, section Demo.
+Hardware: 2 CPU cores, one to two minutes. Result and spread: docs/results.md, section Demo.
 Every number that is not FCOS's own says where it comes from.
 """
 
@@ -15,7 +15,7 @@ data_root = 'work_dirs/demo/data/'
 classes = ('ellipse', 'polygon', 'star')
 image_size = 128  # the smallest at which the edges of the smallest shape (20 px) still are more than a feature apart
 batch_size = 8
-max_iters = 800  # stopped early on purpose: a detector trained to the end leaves less to refine
+max_iters = 500  # stopped early on purpose: a detector trained to the end leaves less to refine
 
 model = dict(
     type='FCOS',
