@@ -92,9 +92,9 @@ def plot_density_slices(
     mesh = _heat_map(size_axes, size_grid, size_log_density, path[:, 2:], truth[2:])
     size_axes.set_title("density over its size (centre as refined)", fontsize=10)
     size_axes.set(xlabel="width, relative to the detection", ylabel="height, relative")
-    ticks = np.array(
-        [0.8, 0.9, 1.0, 1.1, 1.25] if size_grid[-1] < 0.3 else [0.6, 0.8, 1.0, 1.25, 1.6]
-    )
+    ticks = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 2.0])
+    if size_grid[-1] > 0.25:
+        ticks = ticks[1::2]  # 0.6, 0.8, 1, 1.25, 1.6
     ticks = ticks[(np.log(ticks) >= size_grid[0]) & (np.log(ticks) <= size_grid[-1])]
     for axis in (size_axes.xaxis, size_axes.yaxis):
         axis.set_major_locator(FixedLocator(np.log(ticks)))

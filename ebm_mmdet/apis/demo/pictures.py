@@ -65,9 +65,10 @@ def draw_density(climb: Climb, path: Path) -> None:
     truth = encode_boxes(torch.from_numpy(climb.truth[None]), torch.from_numpy(climb.path[:1]))
     truth = truth[0].numpy()
     slices = []
-    for axes in (slice(0, 2), slice(2, 4)):  # centre, size
+    # Centre, then size, of which pooled features say less: its hill is broader.
+    for axes, margin in ((slice(0, 2), 0.06), (slice(2, 4), 0.25)):
         ways = np.abs(np.vstack([offsets, truth]))[:, axes]
-        grid = np.linspace(-1, 1, _GRID) * (1.4 * ways.max() + 0.04)
+        grid = np.linspace(-1, 1, _GRID) * (1.2 * ways.max() + margin)
         points = np.tile(offsets[-1], (_GRID, _GRID, 1)).astype(np.float32)
         points[..., axes] = np.stack(np.meshgrid(grid, grid), axis=-1)
         scored = torch.from_numpy(points).flatten(0, 1).split(_CHUNK)
