@@ -6,8 +6,8 @@
     python tools/test.py configs/nuclei/yolox_nano_nuclei_nceplus.py work_dirs/yolox_nano_nuclei_nceplus/iter_1000.pth
 
 Several seeds, rivals and error bars: tools/analysis_tools/refinement_study.py with this config.
-Hardware: 2 CPU cores. Expected: a gain on a base that is still imprecise, none on this one at the end of its
-training (docs/results.md, section Nuclei).
+Hardware: 2 CPU cores. Expected: no gain within the error, with the prior no loss either (docs/results.md, section
+Nuclei: a negative result).
 """
 
 _base_ = ['./yolox_nano_nuclei.py', './_base_/ebm_head_schedule.py']
