@@ -46,7 +46,7 @@ model = dict(
         center_sampling=True,
         norm_on_bbox=True,
         centerness_on_reg=True,
-        # The head is shared by all levels: batch norm's running statistics would fit neither (-6 AP).
+        # Shared by all levels, whose statistics differ: batch norm would keep one set that fits none of them.
         norm_cfg=dict(type='GN', num_groups=16, requires_grad=True),
         loss_bbox=dict(type='GIoULoss', loss_weight=1.0)),
     test_cfg=dict(

@@ -9,7 +9,7 @@ Hardware: 2 CPU cores and 3 GB. Time and accuracy as measured: docs/results.md, 
 
 _base_ = ['mmdet::yolox/yolox_nano_8xb8-300e_coco.py', './_base_/nuclei_dataset.py']
 
-custom_imports = dict(imports=['ebm_mmdet', 'ebm_mmdet.engine.norm_eval_hook'], allow_failed_imports=False)
+custom_imports = dict(imports=['ebm_mmdet'], allow_failed_imports=False)
 # 0.91 M parameters, 25.8 AP on COCO val2017 (weights/SOURCE.md). Its class layers have 80 outputs, which do not
 # fit and start anew: the loading message says so.
 load_from = '{{$EBM_DATA_ROOT:../shared}}/weights/yolox_nano_coco_mmdet.pth'

@@ -1,10 +1,12 @@
-"""Checkpoints and loading."""
+"""Checkpoints, loading, and a training hook."""
 
 from .checkpoint import AtomicLocalBackend, allow_training_state, find_resumable_checkpoint
 from .loading import adapt_plain_checkpoints
+from .norm_eval_hook import NormEvalHook
 
 __all__ = [
     "AtomicLocalBackend",
+    "NormEvalHook",
     "adapt_plain_checkpoints",
     "allow_training_state",
     "find_resumable_checkpoint",
