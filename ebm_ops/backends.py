@@ -34,7 +34,7 @@ def _cpu() -> Backend:
     import torch  # noqa: F401
 
     try:
-        import ebm_ops._C  # noqa: F401
+        import ebm_ops._C as extension
     except ModuleNotFoundError as error:
         if error.name != "ebm_ops._C":
             raise
@@ -49,6 +49,8 @@ def _cpu() -> Backend:
             f"the C++ extension does not load ({error}); it was probably built for another torch: "
             "reinstall",
         )
+    if not extension.threaded:
+        return Backend("cpp", "the C++ extension is loaded; built without OpenMP: one thread only")
     return Backend("cpp", "the C++ extension is loaded")
 
 

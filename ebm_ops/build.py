@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,10 +37,28 @@ def extensions() -> list:
             depends=[f"{folder}/{name}" for name in _HEADERS],
             # No -std: torch adds the one that its headers ask for. No -march: the kernels choose
             # their instructions when they run, so that one build serves every processor.
-            extra_compile_args=["-O3", "-g0", "-ffp-contract=fast", "-Wno-psabi"],
+            extra_compile_args=["-O3", "-g0", "-ffp-contract=fast", "-Wno-psabi", *_openmp()],
             optional=True,
         )
     ]
+
+
+def _openmp() -> list[str]:
+    """`-fopenmp` where torch runs its threads with OpenMP and the compiler speaks GCC's dialect.
+
+    It is a compile flag only. The runtime behind it is found through libtorch, which already
+    brings one; linking the system's would put a second pool of threads beside torch's own.
+    """
+    import torch
+
+    if "backend: OpenMP" not in torch.__config__.parallel_info():
+        return []
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")))
+    version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True)
+    if "clang" in version.stdout.lower():
+        print("ebm_ops: clang's OpenMP is not torch's; the C++ operators will use one thread.")
+        return []
+    return ["-fopenmp"]
 
 
 def _why_not() -> str | None:

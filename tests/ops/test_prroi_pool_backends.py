@@ -188,6 +188,19 @@ def test_build_lists_existing_files():
     assert all((ROOT / name).is_file() for name in [*extension.sources, *extension.depends])
 
 
+@pytest.mark.skipif(not HAS_CPP, reason="no C++ backend")
+def test_threads_of_torch_are_used():
+    """Compiled without OpenMP, at::parallel_for is a plain loop and nothing else tells so."""
+    import ebm_ops._C
+
+    if not build._openmp():
+        pytest.skip("torch or the compiler has another kind of threads")
+    assert ebm_ops._C.threaded
+    if shutil.which("readelf"):  # torch's runtime is the only one: no second pool of threads
+        dynamic = subprocess.run(["readelf", "-d", ebm_ops._C.__file__], capture_output=True)
+        assert b"gomp" not in dynamic.stdout
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_gpu_agrees_with_cpu():
     from tests.tolerances import TOLERANCE
