@@ -3,6 +3,7 @@
 from .boxes import box_iou_pairs, draw_before_after, draw_refinement_paths
 from .curves import plot_ap_vs_steps
 from .density import plot_density_slices
+from .reliability import plot_reliability
 from .style import save_figure
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "draw_refinement_paths",
     "plot_ap_vs_steps",
     "plot_density_slices",
+    "plot_reliability",
     "save_figure",
 ]

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import bbox_overlaps
 from pycocotools.coco import COCO
 from torch import Tensor
 
+from ...evaluation import match_detections
 from ...models.box_coding import encode_boxes
 from ...models.detectors import EBMDetector
 from .cache import cache_test_images
@@ -35,8 +35,7 @@ def matched_residuals(
 ) -> Tensor:
     """Truth minus detection in encoded coordinates, for detections that found an object.
 
-    Detections are taken by falling score; each is matched to the annotation of its class that
-    overlaps it most and is still free, as in COCO's evaluation. Ignore regions are left out.
+    Which ones did, says :func:`~ebm_mmdet.evaluation.match_detections`.
 
     Args:
         ground_truth: annotations.
@@ -50,22 +49,16 @@ def matched_residuals(
     """
     residuals = [torch.zeros(0, 4)]
     for sample in samples:
-        annotations = ground_truth.imgToAnns[sample.img_id]
-        annotations = [a for a in annotations if not a.get("iscrowd") and min(a["bbox"][2:]) > 0]
-        if not annotations:
-            continue
-        truth = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32)
-        truth[:, 2:] += truth[:, :2]
-        truth_category = torch.tensor([a["category_id"] for a in annotations])
         found = sample.pred_instances
-        overlaps = bbox_overlaps(found.bboxes, truth)
-        free = torch.ones(len(truth), dtype=torch.bool)
-        for i in found.scores.argsort(descending=True, stable=True).tolist():
-            if found.scores[i] < score_thr:
-                break
-            allowed = free & (truth_category == category_ids[int(found.labels[i])])
-            overlap, match = overlaps[i].masked_fill(~allowed, -1).max(0)
-            if overlap >= iou_thr:
-                free[match] = False
-                residuals.append(encode_boxes(truth[match], found.bboxes[i])[None])
+        matched, truth = match_detections(
+            ground_truth,
+            sample.img_id,
+            found.bboxes,
+            found.scores,
+            found.labels,
+            category_ids,
+            score_thr,
+            iou_thr,
+        )
+        residuals.append(encode_boxes(truth, found.bboxes[matched]))
     return torch.cat(residuals)
