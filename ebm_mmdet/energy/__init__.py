@@ -4,30 +4,78 @@ Everything here exchanges one type, the :class:`LogDensityFn` of :mod:`.log_dens
 nothing of detectors, boxes or images.
 
     distributions   where to look: noise around a target
-    losses          pure functions of log-densities
+    losses          pure functions of log-densities and their derivatives
+    derivatives     gradient and Hessian trace of f
+    langevin        samples of p by short chains
+    importance      moments and samples of p from those of a proposal
     objectives      how f is trained: draw, score, apply a loss
     refinement      how a prediction is made: climb f
     priors          what the first estimate knows, for the climb
 """
 
+from .derivatives import hessian_trace, score
 from .distributions import Density, GaussianMixtureNoise
+from .importance import (
+    ImportanceWeights,
+    importance_covariance,
+    importance_mean,
+    importance_weights,
+    resample,
+)
+from .langevin import langevin
 from .log_density import LogDensityFn, SelectableLogDensityFn
-from .losses import nce_loss
-from .objectives import NCEObjective
+from .losses import (
+    dsm_loss,
+    kld_is_loss,
+    mcmc_loss,
+    mdn_teacher_loss,
+    ml_is_loss,
+    nce_loss,
+    proposal_kl_loss,
+    score_matching_loss,
+)
+from .objectives import (
+    DSMObjective,
+    KLDISObjective,
+    MCMCObjective,
+    MLISObjective,
+    NCEObjective,
+    ScoreMatchingObjective,
+)
 from .priors import fit_residual_std, prior_step_size, with_gaussian_prior
 from .refinement import RefinementResult, RefinementTrace, gradient_ascent
 
 __all__ = [
+    "DSMObjective",
     "Density",
     "GaussianMixtureNoise",
+    "ImportanceWeights",
+    "KLDISObjective",
     "LogDensityFn",
+    "MCMCObjective",
+    "MLISObjective",
     "NCEObjective",
     "RefinementResult",
     "RefinementTrace",
+    "ScoreMatchingObjective",
     "SelectableLogDensityFn",
+    "dsm_loss",
     "fit_residual_std",
     "gradient_ascent",
+    "hessian_trace",
+    "importance_covariance",
+    "importance_mean",
+    "importance_weights",
+    "kld_is_loss",
+    "langevin",
+    "mcmc_loss",
+    "mdn_teacher_loss",
+    "ml_is_loss",
     "nce_loss",
     "prior_step_size",
+    "proposal_kl_loss",
+    "resample",
+    "score",
+    "score_matching_loss",
     "with_gaussian_prior",
 ]

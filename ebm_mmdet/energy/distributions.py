@@ -54,13 +54,21 @@ class GaussianMixtureNoise:
         sigmas: standard deviations, either K numbers shared by all coordinates (``dim`` is then
             required) or K rows of D numbers.
         dim: D, the number of encoded coordinates.
+        shared: draw one set of offsets and use it for all targets, as the released code does. Just
+            as unbiased for every target, and cheap, but all targets share the luck of the draw.
+        antithetic: draw offsets in pairs δ, -δ: s and s + ⌈S/2⌉ are a pair, and for odd S the
+            offset ⌈S/2⌉ - 1 has no partner. Odd functions then average to zero exactly.
 
     Raises:
         ValueError: a σ is not positive and finite, or D is unknown or contradicted.
     """
 
     def __init__(
-        self, sigmas: Sequence[float] | Sequence[Sequence[float]] | Tensor, dim: int | None = None
+        self,
+        sigmas: Sequence[float] | Sequence[Sequence[float]] | Tensor,
+        dim: int | None = None,
+        shared: bool = False,
+        antithetic: bool = False,
     ) -> None:
         table = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
         if table.dim() == 1 and dim is not None:
@@ -76,6 +84,7 @@ class GaussianMixtureNoise:
                 "a coordinate without noise has no density: drop it from the encoding instead."
             )
         self.sigmas = table
+        self.shared, self.antithetic = shared, antithetic
 
     @property
     def dim(self) -> int:
@@ -83,10 +92,14 @@ class GaussianMixtureNoise:
         return self.sigmas.shape[1]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(sigmas={self.sigmas.tolist()})"
+        flags = "".join(f", {name}=True" for name in ("shared", "antithetic") if vars(self)[name])
+        return f"{type(self).__name__}(sigmas={self.sigmas.tolist()}{flags})"
 
     def scaled(self, beta: float) -> GaussianMixtureNoise:
-        """The same mixture with every standard deviation (not variance) multiplied by ``beta``."""
+        """The same density with every standard deviation (not variance) multiplied by ``beta``.
+
+        Its samples are independent, also where these are shared or antithetic.
+        """
         return GaussianMixtureNoise(self.sigmas * beta)
 
     def sample(
@@ -97,7 +110,7 @@ class GaussianMixtureNoise:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, Tensor]:
-        """Draw independent offsets for each of n targets.
+        """Draw offsets for each of n targets; independent ones by default.
 
         Args:
             n: number of targets, may be 0.
@@ -107,16 +120,23 @@ class GaussianMixtureNoise:
             dtype: floating-point type of the result.
 
         Returns:
-            ``offsets (n, S, D)`` and ``log_prob (n, S)``.
+            ``offsets (n, S, D)`` and ``log_prob (n, S)``; where shared, views that repeat one row.
         """
         if device is None:
             device = generator.device if generator is not None else "cpu"
         sigmas = self.sigmas.to(device=device, dtype=dtype)
         options = {"generator": generator, "device": device}
-        component = torch.randint(len(sigmas), (n, num_samples), **options)
-        offsets = torch.randn((n, num_samples, self.dim), dtype=dtype, **options)
+        rows = 1 if self.shared else n
+        drawn = (num_samples + 1) // 2 if self.antithetic else num_samples
+        component = torch.randint(len(sigmas), (rows, drawn), **options)
+        offsets = torch.randn((rows, drawn, self.dim), dtype=dtype, **options)
         offsets = offsets * sigmas[component]
-        return offsets, self.log_prob(offsets)
+        log_prob = self.log_prob(offsets)
+        if self.antithetic:
+            mirrored = num_samples - drawn
+            offsets = torch.cat([offsets, -offsets[:, :mirrored]], dim=1)
+            log_prob = torch.cat([log_prob, log_prob[:, :mirrored]], dim=1)
+        return offsets.expand(n, -1, -1), log_prob.expand(n, -1)
 
     def log_prob(self, offsets: Tensor) -> Tensor:
         """Log-density (...) of offsets (..., D), in nats; float32 or better.
@@ -126,8 +146,9 @@ class GaussianMixtureNoise:
         Densities themselves are never formed: in R^7 they leave the range of float32.
         """
         offsets = offsets.to(at_least_float32(offsets.dtype))
-        sigmas = self.sigmas.to(offsets)
-        z = offsets.unsqueeze(-2) / sigmas
+        # Components come first, since a reduction over a short last dimension is slow.
+        sigmas = self.sigmas.to(offsets).view(-1, *[1] * (offsets.dim() - 1), self.dim)
+        z = offsets / sigmas
         log_components = -0.5 * z.square().sum(-1) - sigmas.log().sum(-1)
         constant = 0.5 * self.dim * math.log(2 * math.pi) + math.log(len(sigmas))
-        return log_components.logsumexp(-1) - constant
+        return log_components.logsumexp(0) - constant

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .derivatives import differentiable, gradient
 from .log_density import LogDensityFn, SelectableLogDensityFn, at_least_float32, evaluate
 
 __all__ = ["RefinementResult", "RefinementTrace", "gradient_ascent"]
@@ -94,11 +95,7 @@ def gradient_ascent(
         RuntimeError: the returned f has no gradient with respect to y.
     """
     _check_arguments(y0, num_steps, decay)
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(y0.device.type, enabled=False),
-    ):
+    with differentiable(y0):
         # A copy made here is an ordinary tensor even if y0 was made in inference mode.
         y = y0.detach().to(at_least_float32(y0.dtype), copy=True)
         y = y if y.dim() == 3 else y.unsqueeze(1)
@@ -184,18 +181,7 @@ def _score(log_density_fn: LogDensityFn, y: Tensor) -> tuple[Tensor, Callable[[T
     y = y.detach().requires_grad_()
     f = evaluate(log_density_fn, y)
 
-    def gradient(mask: Tensor) -> Tensor:
-        slope = None
-        if f.requires_grad:
-            (slope,) = torch.autograd.grad(f, y, mask.to(f.dtype), allow_unused=True)
-        if slope is None:
-            raise RuntimeError(
-                "log_density_fn returned values without a gradient with respect to y; remove the "
-                "no_grad, inference_mode or detach between y and f inside the function."
-            )
-        return slope
-
-    return f.detach(), gradient
+    return f.detach(), lambda mask: gradient(f, y, mask.to(f.dtype))
 
 
 def _step_sizes(step_size: float | Sequence[float] | Tensor, y: Tensor) -> Tensor:

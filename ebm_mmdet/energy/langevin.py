@@ -1,0 +1,111 @@
+"""Sampling from a log-density by short Langevin chains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .derivatives import value_and_score
+from .log_density import LogDensityFn, at_least_float32
+
+__all__ = ["langevin"]
+
+
+def langevin(
+    log_density_fn: LogDensityFn,
+    y0: Tensor,
+    step: float | Sequence[float] | Tensor,
+    num_steps: int,
+    grad_clip: float | None = None,
+    generator: torch.Generator | None = None,
+    num_chains: int | None = None,
+) -> Tensor:
+    """Run unadjusted Langevin chains from y0.
+
+        y ← y + λ²/2 ∇f(y) + λ ξ,    ξ ~ N(0, I),    ``num_steps`` times
+
+    On a Gaussian mode of variance s² the stationary variance is s² / (1 - λ²/(4 s²)), and the
+    chains diverge for λ > 2 s. The state is detached at every step: no gradient flows through a
+    chain, none is computed for the parameters of f, and the mode of the caller (``no_grad``,
+    ``inference_mode``, autocast) does not matter. Cost: ``num_steps`` evaluations of f, each with a
+    backward pass to y.
+
+    A chain whose next state is not finite is stopped and returned as NaN; f is never evaluated
+    there, and other chains do not notice.
+
+    Source: Gustafsson et al., "How to Train Your Energy-Based Model for Regression", BMVC 2020
+    (arXiv:2005.01698), ML-MCMC; the papers' step λ is this λ.
+
+    Args:
+        log_density_fn: f; entry (n, s) must depend on point (n, s) only.
+        y0: (N, S, D) starts, encoded coordinates.
+        step: λ, a number or (D,), the standard deviation of one step; not negative.
+        num_steps: L, 0 returns the starts.
+        grad_clip: longest allowed ‖∇f‖₂ of a chain; longer gradients are shortened to it.
+        generator: source of randomness, on the device of ``y0``.
+        num_chains: run so many chains from each start, for S = 1. They share the first gradient,
+            which is then computed once.
+
+    Returns:
+        (N, S, D) last states, detached, float32 or better; with ``num_chains`` that is S.
+
+    Raises:
+        ValueError: an argument is outside the range or shape given above.
+        RuntimeError: the returned f has no gradient with respect to y.
+    """
+    step, num_chains = _checked(y0, step, num_steps, grad_clip, num_chains)
+    with torch.no_grad(), torch.inference_mode(False):
+        y = y0.clone() if y0.is_inference() else y0.detach()
+        y = y.to(at_least_float32(y.dtype))
+        shape = (len(y), num_chains, y.shape[-1])
+        alive = torch.ones(shape[:-1], dtype=torch.bool, device=y.device)
+        for _ in range(num_steps):
+            _, drift = value_and_score(log_density_fn, y)
+            if grad_clip is not None:
+                drift = drift * (grad_clip / drift.norm(dim=-1, keepdim=True)).clamp(max=1)
+            drift = y + 0.5 * step.square() * drift
+            noise = torch.randn(shape, dtype=y.dtype, device=y.device, generator=generator)
+            proposal = torch.addcmul(drift, noise, step)
+            alive &= proposal.isfinite().all(-1)
+            y = proposal.where(alive.unsqueeze(-1), y)
+        return y.expand(shape).masked_fill(~alive.unsqueeze(-1), math.nan)
+
+
+def check_langevin(num_steps: int, grad_clip: float | None) -> None:
+    """Raise ``ValueError`` for settings that are no chain."""
+    if num_steps < 0:
+        raise ValueError(f"num_steps={num_steps} must be 0 (only the starts) or more.")
+    if grad_clip is not None and not grad_clip > 0:
+        raise ValueError(f"grad_clip={grad_clip} must be positive; use None for no limit.")
+
+
+def _checked(
+    y0: Tensor,
+    step: float | Sequence[float] | Tensor,
+    num_steps: int,
+    grad_clip: float | None,
+    num_chains: int | None,
+) -> tuple[Tensor, int]:
+    """λ as a tensor, number or (D,), and the number of chains per target."""
+    check_langevin(num_steps, grad_clip)
+    if y0.dim() != 3:
+        raise ValueError(f"y0 has shape {tuple(y0.shape)}; expected starts (N, S, D).")
+    step = torch.as_tensor(step, dtype=at_least_float32(y0.dtype), device=y0.device)
+    if step.dim() > 1 or (step.dim() == 1 and len(step) != y0.shape[-1]):
+        raise ValueError(
+            f"step of shape {tuple(step.shape)} does not fit points of shape {tuple(y0.shape)}; "
+            "give a number or (D,)."
+        )
+    if not ((step >= 0) & step.isfinite()).all():
+        raise ValueError(f"step must be finite and not negative, got {step.tolist()}.")
+    if num_chains is None:
+        return step, y0.shape[1]
+    if num_chains < 1 or y0.shape[1] != 1:
+        raise ValueError(
+            f"num_chains={num_chains} from y0 of shape {tuple(y0.shape)}; expected at least one "
+            "chain, and one start per target, (N, 1, D)."
+        )
+    return step, num_chains

@@ -1,0 +1,110 @@
+"""Maximum likelihood with samples of the model from Langevin chains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..langevin import check_langevin, langevin
+from ..log_density import LogDensityFn, at_least_float32, evaluate
+from ..losses import mcmc_loss
+
+__all__ = ["MCMCObjective"]
+
+
+class MCMCObjective:
+    """Maximum likelihood with short Langevin chains that start at the target (ML-MCMC-L).
+
+        y_m^(0) = y*,   y ← y + λ²/2 ∇f(y) + λ ξ,   L times
+        loss = mean_m f(y_m^(L)) - f(y*),   chains constant
+
+    The step has to fit the density: chains diverge for λ beyond twice its standard deviation, and
+    hardly leave y* where λ² L is far below its variance (``chain_distance`` tells).
+
+    A chain that diverges, or at whose end f is not finite, is left out of the mean; a target that
+    has lost all its chains contributes nothing.
+
+    Source: Gustafsson et al., "How to Train Your Energy-Based Model for Regression", BMVC 2020
+    (arXiv:2005.01698), ML-MCMC.
+
+    Args:
+        step: λ, encoded coordinates, a number or (D,).
+        num_steps: L.
+        num_samples: M, chains per target.
+        grad_clip: longest allowed ‖∇f‖₂ while sampling; no limit as published.
+
+    Raises:
+        ValueError: no chain, no step, or a clip that is not positive.
+    """
+
+    def __init__(
+        self,
+        step: float | Sequence[float],
+        num_steps: int = 16,
+        num_samples: int = 128,
+        grad_clip: float | None = None,
+    ) -> None:
+        check_langevin(num_steps, grad_clip)
+        if num_steps < 1 or num_samples < 1:
+            raise ValueError(
+                f"num_steps={num_steps} and num_samples={num_samples} must be 1 or more; a chain "
+                "without a step is the target, and teaches nothing."
+            )
+        self.step, self.num_steps = step, num_steps
+        self.num_samples, self.grad_clip = num_samples, grad_clip
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(step={self.step}, num_steps={self.num_steps}, "
+            f"num_samples={self.num_samples}, grad_clip={self.grad_clip})"
+        )
+
+    def __call__(
+        self,
+        log_density_fn: LogDensityFn,
+        targets: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Evaluate the objective.
+
+        ``log_density_fn`` is called L + 1 times: with (N, 1, D) for the first step, which all
+        chains share, with (N, M, D) for the others, and with (N, 1+M, D) for the loss.
+        Arguments are those of every objective, see :mod:`ebm_mmdet.energy.objectives`.
+
+        Returns:
+            ``loss``: scalar; not a likelihood, and meant to hover around zero.
+            ``log_density_gap``: mean of f(target) minus f(chain), in nats.
+            ``chain_distance``: root mean square of the chains' distance to the target, encoded
+            coordinates.
+            ``lost_chains``: share of chains left out, in [0, 1].
+        """
+        targets = targets.detach()
+        start = targets.to(at_least_float32(targets.dtype)).unsqueeze(1)
+        chains = langevin(
+            log_density_fn,
+            start,
+            self.step,
+            self.num_steps,
+            self.grad_clip,
+            generator,
+            num_chains=self.num_samples,
+        )
+        finite = chains.isfinite().all(-1)
+        # A lost chain is scored at its target, so that no NaN meets the parameters of f.
+        chains = chains.where(finite.unsqueeze(-1), start)
+        log_f = evaluate(log_density_fn, torch.cat([start, chains], dim=1))
+        log_f_target, log_f_chains = log_f[:, 0], log_f[:, 1:]
+        valid = finite & log_f_chains.detach().isfinite()
+        loss = mcmc_loss(log_f_target, log_f_chains, weight, avg_factor=avg_factor, valid=valid)
+        num_valid = valid.sum().clamp(min=1)
+        gap = (log_f_target.unsqueeze(1) - log_f_chains).detach().where(valid, 0)
+        return {
+            "loss": loss,
+            "log_density_gap": gap.sum() / num_valid,
+            "chain_distance": ((chains - start).square().sum() / num_valid).sqrt(),
+            "lost_chains": (~valid).sum() / max(valid.numel(), 1),
+        }
