@@ -1,0 +1,117 @@
+"""The energy network of the 1D study, many independent models at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..energy.log_density import LogDensityFn
+from .fused import fused_log_density, kernel_is_available
+from .seeds import generator
+
+__all__ = ["HIDDEN", "EnergyEnsemble"]
+
+HIDDEN = 10
+# Layer -> (outputs, inputs), in the order in which they are initialised.
+_LAYERS = {
+    "x1": (HIDDEN, 1),
+    "x2": (HIDDEN, HIDDEN),
+    "y1": (HIDDEN, 1),
+    "joint": (HIDDEN, 2 * HIDDEN),
+    "residual1": (HIDDEN, HIDDEN),
+    "residual2": (HIDDEN, HIDDEN),
+    "out": (1, HIDDEN),
+}
+
+
+class EnergyEnsemble(nn.Module):
+    """E networks f_e(x, y) of 591 weights each, evaluated together; none knows of another.
+
+        h_x = relu(X2 relu(X1 x)),   h_y = tanh(Y1 y)
+        a = tanh(J [h_x, h_y]),   twice: a ← a + tanh(R a),   f = O a      (all layers with bias)
+
+    J is split into its x and its y part, so that x costs the same for one y or a thousand. All
+    parameters have a leading dimension E, and model e depends on its own slices only: a sum of
+    per-model losses trains every model as if it were alone, also where another one has become NaN.
+
+    Initialised like ``nn.Linear``, U(±1/√inputs) for weights and biases, from a stream of its own
+    for every model.
+
+    Source: Gustafsson et al., BMVC 2020 (arXiv:2005.01698), network of the 1D experiments.
+
+    Args:
+        models: indices of the models; index and ``seed`` fix the initial weights.
+        seed: of the run.
+    """
+
+    def __init__(self, models: Sequence[int], seed: int = 0) -> None:
+        super().__init__()
+        streams = [generator(seed, "init", model) for model in models]
+        for name, (outputs, inputs) in _LAYERS.items():
+            bound = 1 / math.sqrt(inputs)
+            for kind, shape in (("weight", (outputs, inputs)), ("bias", (outputs,))):
+                draws = [torch.rand(shape, generator=g) * 2 * bound - bound for g in streams]
+                self.register_parameter(f"{name}_{kind}", nn.Parameter(torch.stack(draws)))
+
+    def log_density_fn(self, x: Tensor, twice_differentiable: bool = False) -> LogDensityFn:
+        """f bound to inputs x (E, B): a function of y (E·B, S, 1), model by model, with f (E·B, S).
+
+        Args:
+            x: (E, B), B inputs for each model.
+            twice_differentiable: use the plain definition, which is slower, also where the fused
+                one is available; score matching needs it.
+        """
+        c = self._x_part(x)
+        fused = not twice_differentiable and self._can_fuse() and kernel_is_available()
+        weights = self._packed_y_weights() if fused else None
+
+        def log_density(y: Tensor) -> Tensor:
+            y = y.reshape(*c.shape[:2], y.shape[1])
+            f = fused_log_density(y, weights, c) if fused else self._y_part(y, c)
+            return f.flatten(0, 1)
+
+        return log_density
+
+    def _can_fuse(self) -> bool:
+        return self.x1_weight.dtype == torch.float32 and self.x1_weight.device.type == "cpu"
+
+    def _x_part(self, x: Tensor) -> Tensor:
+        """c (E, B, H): what x and the bias add to the joint layer."""
+        h = (x.unsqueeze(-1) * self.x1_weight.mT + self.x1_bias.unsqueeze(1)).relu()
+        h = torch.baddbmm(self.x2_bias.unsqueeze(1), h, self.x2_weight.mT).relu()
+        joint = self.joint_weight[:, :, :HIDDEN]
+        return torch.baddbmm(self.joint_bias.unsqueeze(1), h, joint.mT)
+
+    def _y_part(self, y: Tensor, c: Tensor) -> Tensor:
+        """f (E, B, S) of y (E, B, S): the definition, differentiable as often as one likes.
+
+        Activations are (E, H, B·S): the long dimension last keeps products and tanh vectorised.
+        """
+        models, targets, points = y.shape
+        h = torch.baddbmm(self.y1_bias.unsqueeze(-1), self.y1_weight, y.reshape(models, 1, -1))
+        a = torch.bmm(self.joint_weight[:, :, HIDDEN:], h.tanh())
+        a = a.view(models, HIDDEN, targets, points) + c.mT.unsqueeze(-1)
+        a = a.flatten(2).tanh()
+        for name in ("residual1", "residual2"):
+            weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
+            a = a + torch.baddbmm(bias.unsqueeze(-1), weight, a).tanh()
+        f = torch.baddbmm(self.out_bias.unsqueeze(-1), self.out_weight, a)
+        return f.view(models, targets, points)
+
+    def _packed_y_weights(self) -> Tensor:
+        """(E, 351) in the order of ``kernel.cpp``."""
+        tensors = (
+            self.y1_weight,
+            self.y1_bias,
+            self.joint_weight[:, :, HIDDEN:],
+            self.residual1_weight,
+            self.residual1_bias,
+            self.residual2_weight,
+            self.residual2_bias,
+            self.out_weight,
+            self.out_bias,
+        )
+        return torch.cat([tensor.flatten(1) for tensor in tensors], dim=1)
