@@ -1,15 +1,17 @@
 """The 2D models; importing this registers them with mmdet."""
 
-from .box_coding import decode_boxes, encode_boxes
+from .box_coding import change_reference, decode_boxes, encode_boxes
 from .detectors import EBMDetector
 from .heads import EBMBBoxHead
-from .task_modules import EnergyGuidedNMS, GradientAscentRefiner
+from .task_modules import EnergyGuidedNMS, GradientAscentRefiner, ImportanceMeanRefiner
 
 __all__ = [
     "EBMBBoxHead",
     "EBMDetector",
     "EnergyGuidedNMS",
     "GradientAscentRefiner",
+    "ImportanceMeanRefiner",
+    "change_reference",
     "decode_boxes",
     "encode_boxes",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["decode_boxes", "encode_boxes"]
+__all__ = ["change_reference", "decode_boxes", "encode_boxes"]
 
 _MIN_SIZE = 1e-6
 """Smaller sizes (pixels) count as this when encoding: a logarithm needs a positive argument."""
@@ -61,3 +61,25 @@ def encode_boxes(boxes: Tensor, reference: Tensor) -> Tensor:
     # The mean shift of both sides is the shift of the centre, without the rounding of cx and cx0.
     moved = 0.5 * ((boxes - reference)[..., :2] + (boxes - reference)[..., 2:])
     return torch.cat((moved / size0, torch.log(size / size0)), dim=-1)
+
+
+def change_reference(covariance: Tensor, reference: Tensor, boxes: Tensor) -> Tensor:
+    r"""Covariance of coordinates relative to other boxes.
+
+    Coordinates relative to two references differ by a shift and a scale of the centre, hence, with
+    ``(w0, h0)`` the old size and ``(w, h)`` the new one, exactly::
+
+        C' = D C D,   D = diag(w0 / w, h0 / h, 1, 1)
+
+    Args:
+        covariance: ``(n, 4, 4)`` of offsets from ``reference``.
+        reference: ``(n, 4)`` boxes ``(x1, y1, x2, y2)``.
+        boxes: ``(n, 4)``, the new references. Sizes under 1e-6 px count as 1e-6 px.
+
+    Returns:
+        ``(n, 4, 4)``.
+    """
+    old = (reference[:, 2:] - reference[:, :2]).clamp(min=_MIN_SIZE)
+    new = (boxes[:, 2:] - boxes[:, :2]).clamp(min=_MIN_SIZE)
+    scale = torch.cat((old / new, torch.ones_like(old)), dim=1).to(covariance)
+    return scale[:, :, None] * covariance * scale[:, None, :]

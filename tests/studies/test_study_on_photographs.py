@@ -78,7 +78,7 @@ def product_metrics(cfg: Config, head: dict | None, refiner) -> np.ndarray:
 
 def test_rows_are_what_the_product_does(cfg: Config, study) -> None:
     out, rows = study
-    assert [row["runs"] for row in rows] == [1, 1, 1, 1, 2, 2, 2, 2, 2, 1, 1]
+    assert [row["runs"] for row in rows] == [1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 1, 1]
     base = product_metrics(cfg, None, None)
     np.testing.assert_allclose([rows[0][name] for name in METRICS], base, atol=0.006)
 

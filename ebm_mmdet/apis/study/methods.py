@@ -22,6 +22,7 @@ __all__ = ["ENERGY", "L1", "Method", "apply", "study_methods"]
 
 ENERGY, L1 = "energy", "l1"
 NUDGE = 0.01
+MEAN_SAMPLES, MEAN_SCALE = 32, 0.5
 PAPERS_STEPS = [8e-4, 8e-4, 3.2e-3, 3.2e-3]
 
 
@@ -61,6 +62,13 @@ def study_methods(
     far = TASK_UTILS.build({**settings, "step_size": PAPERS_STEPS})
     prior = dict(std=std.tolist(), scale=k**0.5, temperature=1.0)
     posterior = TASK_UTILS.build({**settings, "prior": prior})
+    mean = TASK_UTILS.build(
+        dict(
+            type="ImportanceMeanRefiner",
+            prior=dict(std=std.tolist(), scale=MEAN_SCALE, temperature=1.0),
+            num_samples=MEAN_SAMPLES,
+        )
+    )
     short = f"energy, T = {refiner.num_steps}, λ = {refiner.step_size}"
     mode = f"energy and prior, k = {k:g}"
     rows = [
@@ -72,6 +80,12 @@ def study_methods(
         Method("L1 head, half step", lambda head: RegressionStep(head, 0.5), L1),
         Method(short, lambda head: climb, ENERGY, own_candidates=True),
         Method(mode, lambda head: posterior, ENERGY, own_candidates=True),
+        Method(
+            f"energy, mean of {MEAN_SAMPLES} samples, s = {MEAN_SCALE}",
+            lambda head: mean,
+            ENERGY,
+            own_candidates=True,
+        ),
     ]
     if refiner.step_size != PAPERS_STEPS:
         rows.append(Method("energy, the papers' λ", lambda head: far, ENERGY, own_candidates=True))

@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ...engine.loading import adapt_plain_checkpoints
-from ..box_coding import decode_boxes
+from ..box_coding import change_reference, decode_boxes
 from .trunk_init import copy_trunk_from_box_head
 
 __all__ = ["EBMDetector"]
@@ -31,6 +31,13 @@ class EBMDetector(BaseDetector):
 
     - ``log_density`` (n,) float32: ``f`` at the final box (before clipping),
     - ``accepted_steps`` (n,) int64: steps that moved the box.
+
+    A refiner that samples (``ImportanceMeanRefiner``, ``ProposalRefiner``) adds, relative to the
+    final box in encoded coordinates (:mod:`ebm_mmdet.models.box_coding`),
+
+    - ``box_cov`` (n, 4, 4) and ``box_std`` (n, 4), the square roots of its diagonal;
+    - ``ess`` (n,): effective sample size behind them;
+    - ``log_prob`` (n,): normalised log-density of the box, relative to the detection.
 
     Args:
         detector: config of any mmdet detector.
@@ -207,6 +214,7 @@ class EBMDetector(BaseDetector):
                 sample.pred_instances = self.candidates(found, log_density)
         found = [sample.pred_instances for sample in samples]
         fn = self._log_density_fn(feats, found, scales)
+        result = None
         if self.refiner is None:
             offsets = torch.zeros_like(fn.reference)
             log_density = _evaluate(fn)
@@ -228,6 +236,13 @@ class EBMDetector(BaseDetector):
             instances.bboxes = boxes
             instances.log_density = log_density[rows]
             instances.accepted_steps = accepted[rows].long()
+            if getattr(result, "covariance", None) is not None:
+                covariance = change_reference(
+                    result.covariance[rows], fn.reference[rows], boxes * scale
+                )
+                instances.box_cov = covariance
+                instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
+                instances.ess, instances.log_prob = result.ess[rows], result.log_prob[rows]
         return samples
 
     def _log_density_fn(

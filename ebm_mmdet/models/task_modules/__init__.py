@@ -7,9 +7,10 @@ from mmdet.registry import TASK_UTILS
 
 from ...energy import GaussianMixtureNoise, NCEObjective
 from .energy_guided_nms import EnergyGuidedNMS
+from .importance_refiner import ImportanceMeanRefiner
 from .refiners import GradientAscentRefiner
 
 for _part in (GaussianMixtureNoise, NCEObjective):
     TASK_UTILS.register_module(module=_part)
 
-__all__ = ["EnergyGuidedNMS", "GradientAscentRefiner"]
+__all__ = ["EnergyGuidedNMS", "GradientAscentRefiner", "ImportanceMeanRefiner"]

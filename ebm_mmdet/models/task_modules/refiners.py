@@ -56,11 +56,8 @@ class GradientAscentRefiner:
                 "GradientAscentRefiner needs step_size, such as (8e-4, 8e-4, 3.2e-3, 3.2e-3) of "
                 "the papers, or a prior from which it follows"
             )
-        unknown = set(prior or {}) - {"std", "scale", "temperature"}
-        if prior is not None and (unknown or "std" not in prior):
-            raise ValueError(
-                f"prior={dict(prior)!r}; expected dict(std=..., scale=1.0, temperature=1.0)"
-            )
+        if prior is not None:
+            check_prior(prior)
         self.step_size, self.num_steps, self.decay = step_size, num_steps, decay
         self.prior, self.return_trace = prior, return_trace
 
@@ -83,7 +80,7 @@ class GradientAscentRefiner:
         """
         step_size, climbed = self.step_size, log_density_fn
         if self.prior is not None:
-            std = self._prior_std(y0, found)
+            std = prior_std(self.prior, y0, found)
             scale = self.prior.get("scale", 1.0)
             temperature = self.prior.get("temperature", 1.0)
             climbed = with_gaussian_prior(log_density_fn, y0, std, scale, temperature)
@@ -98,13 +95,27 @@ class GradientAscentRefiner:
             result = result._replace(log_density=f)
         return result
 
-    def _prior_std(self, y0: Tensor, found: Sequence[InstanceData]) -> Tensor:
-        std = self.prior["std"]
-        if std != "per_box":
-            return y0.new_tensor(std)
-        if any("box_std" not in instances for instances in found):
-            raise ValueError(
-                "prior.std='per_box' needs pred_instances.box_std (n, 4), which this detector does "
-                "not predict; give fixed standard deviations instead"
-            )
-        return torch.cat([instances.box_std for instances in found]).to(y0)
+
+def check_prior(prior: dict) -> None:
+    """Raise ``ValueError`` unless ``prior`` is ``dict(std=..., scale=1.0, temperature=1.0)``."""
+    unknown = set(prior) - {"std", "scale", "temperature"}
+    if unknown or "std" not in prior:
+        raise ValueError(
+            f"prior={dict(prior)!r}; expected dict(std=..., scale=1.0, temperature=1.0)"
+        )
+
+
+def prior_std(prior: dict, y0: Tensor, found: Sequence[InstanceData]) -> Tensor:
+    """Standard deviations (D,) of a prior, or (N, D) of ``'per_box'``, like ``y0`` (N, D).
+
+    Raises:
+        ValueError: ``'per_box'``, and the detections have no ``box_std``.
+    """
+    if prior["std"] != "per_box":
+        return y0.new_tensor(prior["std"])
+    if any("box_std" not in instances for instances in found):
+        raise ValueError(
+            "prior.std='per_box' needs pred_instances.box_std (n, 4), which this detector does "
+            "not predict; give fixed standard deviations instead"
+        )
+    return torch.cat([instances.box_std for instances in found]).to(y0)
