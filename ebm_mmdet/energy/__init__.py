@@ -7,6 +7,7 @@ nothing of detectors, boxes or images.
     losses          pure functions of log-densities and their derivatives
     derivatives     gradient and Hessian trace of f
     langevin        samples of p by short chains
+    proposals       where to look, learned: a mixture density network
     importance      moments and samples of p from those of a proposal
     objectives      how f is trained: draw, score, apply a loss
     refinement      how a prediction is made: climb f
@@ -40,9 +41,11 @@ from .objectives import (
     MCMCObjective,
     MLISObjective,
     NCEObjective,
+    ProposalObjective,
     ScoreMatchingObjective,
 )
 from .priors import fit_residual_std, prior_step_size, with_gaussian_prior
+from .proposals import MixtureDensity, MixtureDensityHead, Proposal
 from .refinement import RefinementResult, RefinementTrace, gradient_ascent
 
 __all__ = [
@@ -54,7 +57,11 @@ __all__ = [
     "LogDensityFn",
     "MCMCObjective",
     "MLISObjective",
+    "MixtureDensity",
+    "MixtureDensityHead",
     "NCEObjective",
+    "Proposal",
+    "ProposalObjective",
     "RefinementResult",
     "RefinementTrace",
     "ScoreMatchingObjective",

@@ -25,6 +25,7 @@ samples where f is evaluated at both (NCE, ML-IS, a learned proposal), the sampl
 from .importance import KLDISObjective, MLISObjective
 from .mcmc import MCMCObjective
 from .nce import NCEObjective
+from .proposal import ProposalObjective
 from .score_matching import DSMObjective, ScoreMatchingObjective
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "MCMCObjective",
     "MLISObjective",
     "NCEObjective",
+    "ProposalObjective",
     "ScoreMatchingObjective",
 ]

@@ -1,0 +1,220 @@
+"""Learned proposals q(y | x; φ): where to look, in training and at test time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .log_density import at_least_float32
+
+__all__ = ["MixtureDensity", "MixtureDensityHead", "Proposal"]
+
+
+class Proposal(Protocol):
+    """A density over y for each of N targets; unlike a ``Density`` it is not centred on them."""
+
+    def draw(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw samples (N, S, D) without gradient."""
+        ...
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log-density (N, S) of points (N, S, D) in nats, differentiable in φ."""
+        ...
+
+
+class MixtureDensity:
+    """A mixture of K diagonal Gaussians over R^D for each of N targets.
+
+        q_n(y) = Σ_k π_nk Π_d N(y_d; μ_nkd, σ_nkd²)
+
+    Samples never carry a gradient (they are not reparameterised), whereas ``log_prob`` is
+    differentiable in the parameters: see :func:`proposal_kl_loss` for why that matters.
+
+    Args:
+        log_weights: (N, K) log π, normalised over K.
+        means: (N, K, D) μ, in the coordinates of y.
+        log_sigmas: (N, K, D) log σ.
+
+    Raises:
+        ValueError: shapes do not agree.
+    """
+
+    def __init__(self, log_weights: Tensor, means: Tensor, log_sigmas: Tensor) -> None:
+        if (
+            means.dim() != 3
+            or means.shape != log_sigmas.shape
+            or means.shape[:2] != log_weights.shape
+            or means.shape[1] == 0
+        ):
+            raise ValueError(
+                f"log_weights {tuple(log_weights.shape)}, means {tuple(means.shape)} and "
+                f"log_sigmas {tuple(log_sigmas.shape)} must be (N, K), (N, K, D) and (N, K, D)."
+            )
+        self.log_weights, self.means, self.log_sigmas = log_weights, means, log_sigmas
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def mean(self) -> Tensor:
+        """(N, D) Σ_k π_k μ_k."""
+        return (self.log_weights.exp().unsqueeze(-1) * self.means).sum(1)
+
+    def select(self, index: Tensor) -> MixtureDensity:
+        """The densities of some targets, ``index`` (n,) int64 or (N,) bool."""
+        return MixtureDensity(self.log_weights[index], self.means[index], self.log_sigmas[index])
+
+    @torch.no_grad()
+    def draw(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw samples (N, S, D) without gradient: first the component, then from that alone.
+
+        Args:
+            num_samples: S.
+            generator: source of randomness, on the device of the parameters.
+        """
+        n, k, dim = self.means.shape
+        options = {"generator": generator, "device": self.means.device, "dtype": self.means.dtype}
+        level = torch.rand((n, num_samples), **options)
+        # Component k where k of the first K - 1 cumulative weights are below the level.
+        thresholds = self.log_weights.exp().cumsum(1)[:, :-1].mT.unsqueeze(-1)
+        component = (level >= thresholds).sum(0)
+        component += k * torch.arange(n, device=level.device).unsqueeze(1)
+        mean = self.means.reshape(n * k, dim)[component]
+        sigma = self.log_sigmas.reshape(n * k, dim).exp()[component]
+        return torch.addcmul(mean, sigma, torch.randn((n, num_samples, dim), **options))
+
+    @torch.no_grad()
+    def sample(
+        self, num_samples: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw samples (N, S, D) and their log q (N, S), both without gradient; see `draw`."""
+        y = self.draw(num_samples, generator)
+        return y, self.log_prob(y)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log-density (N, S) of points y (N, S, D), in nats; float32 or better.
+
+        log q(y) = logsumexp_k( log π_k - ½ Σ_d ((y_d - μ_kd)/σ_kd)² - Σ_d log σ_kd ) - D/2 log 2π
+
+        Differentiable in the parameters, and in y where y requires a gradient.
+        """
+        if y.dim() != 3 or y.shape[0] != len(self) or y.shape[2] != self.means.shape[2]:
+            raise ValueError(
+                f"y has shape {tuple(y.shape)}; expected (N, S, D) with N={len(self)} and "
+                f"D={self.means.shape[2]}."
+            )
+        y = y.to(at_least_float32(y.dtype))
+        # Components first and one coordinate at a time: no temporary is larger than (K, N, S), and
+        # nothing is reduced over a short last dimension, which is slow.
+        scale = (-self.log_sigmas).exp() * math.sqrt(0.5)
+        means, scales = (p.permute(2, 1, 0).unsqueeze(-1) for p in (self.means, scale))
+        peaks = (self.log_weights - self.log_sigmas.sum(-1)).mT.unsqueeze(-1)
+        log_components = peaks
+        for coordinate, mean, scale in zip(y.unbind(-1), means, scales):
+            log_components = log_components - ((coordinate - mean) * scale).square()
+        return log_components.logsumexp(0) - 0.5 * y.shape[2] * math.log(2 * math.pi)
+
+
+class MixtureDensityHead(nn.Module):
+    """Mixture density network: features -> :class:`MixtureDensity`.
+
+    Three two-layer perceptrons (Linear, ReLU, Linear) for log weights, means and log σ. They work
+    on standardised targets t = (y - target_mean) / target_std; the density returned is that of y,
+
+        log q(y) = log q_t(t) - Σ_d log target_std_d
+
+    so it can be compared between choices of the scale. Differences to the released code, which
+    needs a first epoch of maximum likelihood to survive its start: everything stays in logarithms,
+    targets are standardised, log σ is clamped, and initial means are spread (normal quantiles,
+    shuffled per coordinate) instead of all being near zero.
+
+    Detach the features where the proposal must not train the backbone (J_KL never may).
+
+    Source: Gustafsson et al., "Learning Proposals for Practical Energy-Based Regression", AISTATS
+    2022 (arXiv:2110.11948); structure of the network as released.
+
+    Args:
+        in_features: H, width of the features.
+        dim: D, encoded coordinates.
+        num_components: K.
+        hidden: width of the hidden layers; H by default.
+        target_mean: a number or (D,), mean of the targets; kept as a buffer.
+        target_std: a number or (D,), standard deviation of the targets; kept as a buffer.
+        log_sigma_range: limits of log σ of standardised targets. The lower one is the variance
+            floor: without it the likelihood of one target that a component hits is unbounded.
+
+    Raises:
+        ValueError: a size is below 1, a scale is not positive and finite, or the range is empty.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        dim: int,
+        num_components: int,
+        hidden: int | None = None,
+        target_mean: float | Sequence[float] | Tensor = 0.0,
+        target_std: float | Sequence[float] | Tensor = 1.0,
+        log_sigma_range: tuple[float, float] = (-7.0, 7.0),
+    ) -> None:
+        super().__init__()
+        hidden = in_features if hidden is None else hidden
+        if min(in_features, dim, num_components, hidden) < 1:
+            raise ValueError(
+                f"in_features={in_features}, dim={dim}, num_components={num_components} and "
+                f"hidden={hidden} must be 1 or more."
+            )
+        if not log_sigma_range[0] < log_sigma_range[1]:
+            raise ValueError(f"log_sigma_range={log_sigma_range} is empty; give (low, high).")
+        self.dim, self.num_components = dim, num_components
+        self.log_sigma_range = tuple(log_sigma_range)
+        mean, std = (_row(value, dim) for value in (target_mean, target_std))
+        if not (mean.isfinite() & std.isfinite() & (std > 0)).all():
+            raise ValueError(
+                f"target_mean={mean.tolist()} and target_std={std.tolist()} must be finite, and "
+                "the latter positive; a coordinate that never varies needs no proposal."
+            )
+        self.register_buffer("target_mean", mean)
+        self.register_buffer("target_std", std)
+
+        def perceptron(out_features: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features)
+            )
+
+        self.weights = perceptron(num_components)
+        self.means = perceptron(num_components * dim)
+        self.log_sigmas = perceptron(num_components * dim)
+        self._spread_means()
+
+    @torch.no_grad()
+    def _spread_means(self) -> None:
+        """Bias of the means: every coordinate has one component in each K-quantile of N(0, 1)."""
+        k = self.num_components
+        quantiles = math.sqrt(2) * torch.erfinv((2 * torch.arange(k) + 1) / k - 1)
+        columns = [quantiles[torch.randperm(k)] for _ in range(self.dim)]
+        self.means[-1].bias.copy_(torch.stack(columns, dim=1).flatten())
+
+    def forward(self, x: Tensor) -> MixtureDensity:
+        """Predict the density of each target from features x (N, H); float32 or better."""
+        shape = (len(x), self.num_components, self.dim)
+        dtype = at_least_float32(self.target_std.dtype)
+        logits, means, log_sigmas = (
+            branch(x).to(dtype) for branch in (self.weights, self.means, self.log_sigmas)
+        )
+        return MixtureDensity(
+            logits.log_softmax(1),
+            self.target_mean + self.target_std * means.view(shape),
+            self.target_std.log() + log_sigmas.view(shape).clamp(*self.log_sigma_range),
+        )
+
+
+def _row(value: float | Sequence[float] | Tensor, dim: int) -> Tensor:
+    row = torch.as_tensor(value, dtype=torch.get_default_dtype())
+    if row.dim() > 1 or (row.dim() == 1 and len(row) != dim):
+        raise ValueError(f"{value} must be one number, or one for each of {dim} coordinates.")
+    return row.expand(dim).clone()
