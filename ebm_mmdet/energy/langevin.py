@@ -65,13 +65,21 @@ def langevin(
         for _ in range(num_steps):
             _, drift = value_and_score(log_density_fn, y)
             if grad_clip is not None:
-                drift = drift * (grad_clip / drift.norm(dim=-1, keepdim=True)).clamp(max=1)
+                drift = _clipped(drift, grad_clip)
             drift = y + 0.5 * step.square() * drift
             noise = torch.randn(shape, dtype=y.dtype, device=y.device, generator=generator)
             proposal = torch.addcmul(drift, noise, step)
             alive &= proposal.isfinite().all(-1)
             y = proposal.where(alive.unsqueeze(-1), y)
         return y.expand(shape).masked_fill(~alive.unsqueeze(-1), math.nan)
+
+
+def _clipped(vectors: Tensor, longest: float) -> Tensor:
+    """Shorten vectors (..., D) to the given length; squares of large ones would overflow."""
+    tiny = torch.finfo(vectors.dtype).tiny
+    peak = vectors.abs().amax(-1, keepdim=True).clamp(min=tiny)
+    direction = vectors / peak
+    return vectors * (longest / peak / direction.norm(dim=-1, keepdim=True)).clamp(max=1)
 
 
 def check_langevin(num_steps: int, grad_clip: float | None) -> None:
