@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .data import Dataset
-from .network import EnergyEnsemble
+from .network import Ensemble
 
 __all__ = [
     "Grid",
@@ -42,7 +42,7 @@ def evaluation_grid(dataset: Dataset, num_x: int = 2048, num_y: int | None = Non
 
 
 def log_probability_table(true_log_density, x: Tensor, y: Tensor) -> Tensor:
-    """log P (X, Y) float64 with P_j ∝ p(y_j | x) + 1e-30, Σ_j P_j = 1."""
+    """Table (X, Y) float64 of log P, with P_j ∝ p(y_j | x) + 1e-30, Σ_j P_j = 1."""
     log_density = true_log_density(x.double()[:, None], y.double()[None, :])
     # The 1e-30 is the paper's, and changes nothing that could be measured.
     floor = torch.tensor(1e-30, dtype=torch.float64).log()
@@ -74,9 +74,9 @@ def kl_divergence(log_p: Tensor, log_density: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def kl_to_truth(ensemble: EnergyEnsemble, grid: Grid) -> Tensor:
+def kl_to_truth(ensemble: Ensemble, grid: Grid) -> Tensor:
     """D_KL (E,) float64 of every model: :func:`kl_divergence` averaged over the x of the grid."""
-    models, total = len(ensemble.x1_bias), 0.0
+    models, total = ensemble.num_models, 0.0
     step = max(1, _CHUNK // (models * len(grid.y)))
     p = grid.log_p.exp()
     negative_entropy = (p * grid.log_p).sum(-1)
@@ -90,7 +90,7 @@ def kl_to_truth(ensemble: EnergyEnsemble, grid: Grid) -> Tensor:
 
 
 @torch.no_grad()
-def negative_log_likelihood(ensemble: EnergyEnsemble, dataset: Dataset) -> Tensor:
+def negative_log_likelihood(ensemble: Ensemble, dataset: Dataset) -> Tensor:
     """Mean -log p(y | x) (E,) float64 over the test pairs, with Z by the trapezoid rule.
 
     In nats, for the density restricted to ``dataset.y_range``; NaN for a model that failed.
@@ -98,7 +98,7 @@ def negative_log_likelihood(ensemble: EnergyEnsemble, dataset: Dataset) -> Tenso
     y = torch.linspace(*dataset.y_range, dataset.y_points)
     log_weight = torch.full((len(y),), float(y[1] - y[0]), dtype=torch.float64).log()
     log_weight[[0, -1]] -= torch.tensor(2.0, dtype=torch.float64).log()
-    models, total = len(ensemble.x1_bias), 0.0
+    models, total = ensemble.num_models, 0.0
     step = max(1, _CHUNK // (models * len(y)))
     for start in range(0, len(dataset.test_x), step):
         x, target = dataset.test_x[start : start + step], dataset.test_y[start : start + step]
@@ -109,9 +109,9 @@ def negative_log_likelihood(ensemble: EnergyEnsemble, dataset: Dataset) -> Tenso
     return total / len(dataset.test_x)
 
 
-def _on_grid(ensemble: EnergyEnsemble, x: Tensor, y: Tensor) -> Tensor:
-    """f (E, X, Y) of all pairs."""
-    models = len(ensemble.x1_bias)
+def _on_grid(ensemble: Ensemble, x: Tensor, y: Tensor) -> Tensor:
+    """Evaluate f (E, X, Y) at all pairs."""
+    models = ensemble.num_models
     points = y.expand(models * len(x), -1).unsqueeze(-1)
     return ensemble.log_density_fn(x.expand(models, -1))(points).view(models, len(x), len(y))
 

@@ -34,7 +34,7 @@ def kernel_is_available() -> bool:
 
 
 def fused_log_density(y: Tensor, weights: Tensor, c: Tensor) -> Tensor:
-    """f (E, B, S) of the y part of the network; differentiable once in every argument.
+    """Evaluate the y part of the network, f (E, B, S); differentiable once in every argument.
 
     Args:
         y: (E, B, S) float32, S points for each of B targets of each of E models.

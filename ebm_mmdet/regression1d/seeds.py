@@ -10,7 +10,7 @@ __all__ = ["generator"]
 
 
 def generator(seed: int, *name: str | int) -> torch.Generator:
-    """A CPU generator for the stream ``name`` of run ``seed``; the same arguments, the same numbers.
+    """A CPU generator for the stream ``name`` of run ``seed``: same arguments, same numbers.
 
     Permutations and noise of an epoch come from streams of their own, so a run that is resumed
     needs no state of a generator.

@@ -1,0 +1,99 @@
+#!/usr/bin/env python
+"""Train energy-based models of p(y | x) on one-dimensional data, and measure them.
+
+    tools/regression1d.py                         all seven methods, small: some minutes on 2 cores
+    tools/regression1d.py --paper                 the four importance and NCE methods as published
+    tools/regression1d.py --paper --samples 1 4 16 64 256 1024
+    tools/regression1d.py --paper --method sm dsm ml-mcmc-16
+    tools/regression1d.py --paper --method proposals --dataset 1 umal
+
+Methods: ml-is, kld-is, nce, nceplus, sm, dsm, ml-mcmc-L with L Langevin steps; nce-mdn-K and
+ml-is-mdn-K with a learned proposal of K parts; mdn-K and mdn-teacher-K, mixture density networks
+without and with an energy-based teacher. `all` stands for the first seven, `proposals` for the
+second study. Run the same command again after an interruption, and it goes on where it was. What
+is finished is kept and never run again; tables and figures show everything in the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--quick", action="store_true", help="5 models, 20 epochs, M = 256 (the default)"
+    )
+    size.add_argument("--paper", action="store_true", help="20 models, 75 epochs, M = 1024")
+    parser.add_argument(
+        "--method",
+        nargs="+",
+        metavar="M",
+        help="names, `all` or `proposals`; default: all, with --paper ml-is kld-is nce nceplus",
+    )
+    parser.add_argument(
+        "--config", nargs="+", type=Path, default=[], metavar="FILE", help="methods of your own"
+    )
+    parser.add_argument("--dataset", nargs="+", choices=["1", "2", "umal"], default=["1", "2"])
+    parser.add_argument(
+        "--samples", nargs="+", type=int, metavar="M", help="samples per target, one or several"
+    )
+    parser.add_argument("--models", type=int, help="models per run")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: one per core)")
+    parser.add_argument(
+        "--out", type=Path, help="output folder (default: work_dirs/regression1d/{quick,paper})"
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        nargs="?",
+        const=ROOT / "docs" / "regression1d.md",
+        metavar="FILE",
+        help="also fill in the tables of a page (default: docs/regression1d.md)",
+    )
+    args = parser.parse_args(argv)
+    for name in ("samples", "models", "epochs", "jobs"):
+        values = getattr(args, name)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and value < 1:
+                parser.error(f"--{name} {value}: at least 1")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the study; turn what a user can mend into one line."""
+    args = parse_args(argv)
+    from ebm_mmdet.regression1d import StudyError, run_study
+
+    try:
+        run_study(
+            preset="paper" if args.paper else "quick",
+            methods=args.method,
+            configs=args.config,
+            datasets=args.dataset,
+            num_samples=args.samples,
+            models=args.models,
+            epochs=args.epochs,
+            seed=args.seed,
+            jobs=args.jobs,
+            out=args.out,
+            page=args.page,
+        )
+    except (StudyError, ValueError) as error:
+        sys.exit(f"regression1d: {error}")
+    except KeyboardInterrupt:
+        sys.exit("regression1d: interrupted; the same command goes on from here")
+
+
+if __name__ == "__main__":
+    main()
