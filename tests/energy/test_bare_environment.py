@@ -27,11 +27,24 @@ assert not any(find_spec(name) for name in ABSENT)
 
 ENERGY = """
 import torch
-from ebm_mmdet.energy import GaussianMixtureNoise, NCEObjective, gradient_ascent
-objective = NCEObjective(GaussianMixtureNoise((0.075, 0.15, 0.3), dim=4), beta=0.1)
+from ebm_mmdet import energy
+noise = energy.GaussianMixtureNoise((0.075, 0.15, 0.3), dim=4)
 f = lambda y: -y.square().sum(-1)
-assert objective(f, torch.zeros(2, 4))["loss"].isfinite()
-assert gradient_ascent(f, torch.ones(2, 4), 0.5, 1).y.abs().max() == 0
+for objective in (
+    energy.NCEObjective(noise, beta=0.1),
+    energy.MLISObjective(noise),
+    energy.KLDISObjective(noise),
+    energy.MCMCObjective(0.1, 2),
+    energy.ScoreMatchingObjective(),
+    energy.DSMObjective(0.1),
+):
+    assert objective(f, torch.zeros(2, 4))["loss"].isfinite()
+proposal = energy.MixtureDensityHead(3, 4, 2)(torch.zeros(2, 3))
+assert energy.ProposalObjective()(f, torch.zeros(2, 4), proposal)["loss"].isfinite()
+y, log_q = proposal.sample(64)
+weights = energy.importance_weights(f(y), log_q).weights
+assert energy.importance_mean(y, weights).isfinite().all()
+assert energy.gradient_ascent(f, torch.ones(2, 4), 0.5, 1).y.abs().max() == 0
 """
 
 OPERATORS = """

@@ -41,6 +41,22 @@ def test_scores_every_point_in_one_call_with_the_target_first():
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_exchangeable_form_is_softmax_of_f_among_points_around_one_centre(beta):
+    """Var(y_m) = Var(ν) + 2 Var(δ), and all y_m of a target share the centre."""
+    f, variance = Recorder(), NOISE.sigmas.square().mean().item()
+    objective = NCEObjective(NOISE, num_samples=3, beta=beta, exchangeable=True)
+    result = objective(f, torch.zeros(50_000, 4), generator=seeded())
+    (points,) = f.calls
+    log_f = Recorder()(points)
+    torch.testing.assert_close(result["loss"], (log_f.logsumexp(1) - log_f[:, 0]).mean())
+    assert result["accuracy"] == (log_f.argmax(1) == 0).float().mean()
+    first, second = points[:, 1], points[:, 2]
+    assert first.square().mean().item() == pytest.approx((2 + beta**2) * variance, rel=0.05)
+    assert (first * second).mean().item() == pytest.approx((1 + beta**2) * variance, rel=0.05)
+    assert (points[:, 0] == 0).all() == (beta == 0)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_loss_weighs_every_point_with_the_unscaled_noise(beta):
     f, targets = Recorder(), some_targets(dtype=torch.float64)
     loss = NCEObjective(NOISE, num_samples=16, beta=beta)(f, targets, generator=seeded())["loss"]

@@ -118,6 +118,48 @@ def test_scaled_multiplies_standard_deviations():
     torch.testing.assert_close(log_scaled, log_q - 4 * math.log(0.1))
 
 
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_shared_offsets_are_one_set_for_all_targets(antithetic):
+    options = {"dim": 4, "antithetic": antithetic}
+    offsets, log_q = GaussianMixtureNoise(NCE_SIGMAS, shared=True, **options).sample(5, 9, seeded())
+    alone, log_alone = GaussianMixtureNoise(NCE_SIGMAS, **options).sample(1, 9, seeded())
+    assert offsets.shape == (5, 9, 4)
+    assert log_q.shape == (5, 9)
+    assert all(torch.equal(row, alone[0]) for row in offsets)
+    assert all(torch.equal(row, log_alone[0]) for row in log_q)
+    empty, _ = GaussianMixtureNoise(NCE_SIGMAS, shared=True, **options).sample(0, 9, seeded())
+    assert empty.shape == (0, 9, 4)
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 2, 9, 128])
+def test_antithetic_offsets_come_in_pairs(num_samples):
+    noise = GaussianMixtureNoise(NCE_SIGMAS, dim=4, antithetic=True)
+    offsets, log_q = noise.sample(3, num_samples, seeded())
+    drawn, pairs = (num_samples + 1) // 2, num_samples // 2
+    assert offsets.shape == (3, num_samples, 4)
+    assert torch.equal(offsets[:, drawn:], -offsets[:, :pairs])
+    assert torch.equal(log_q, noise.log_prob(offsets))
+    if num_samples % 2 == 0:
+        torch.testing.assert_close(offsets.sum(1), torch.zeros(3, 4), rtol=0, atol=1e-5)
+
+
+def test_antithetic_offsets_follow_the_density():
+    noise = GaussianMixtureNoise(NCE_SIGMAS, dim=2, antithetic=True)
+    offsets, log_q = noise.sample(1, 100_000, seeded(), dtype=torch.float64)
+    ratio = (Normal(0.05, 0.2).log_prob(offsets).sum(-1) - log_q).exp()
+    assert ratio.mean().item() == pytest.approx(1, abs=5 * ratio.std().item() / math.sqrt(1e5))
+
+
+def test_scaled_noise_is_independent():
+    """The positive of NCE+ must differ between targets, also where the noise is shared."""
+    noise = GaussianMixtureNoise(NCE_SIGMAS, dim=4, shared=True, antithetic=True)
+    scaled = noise.scaled(0.1)
+    assert not scaled.shared
+    assert not scaled.antithetic
+    assert repr(noise).endswith("shared=True, antithetic=True)")
+    assert repr(scaled) == repr(GaussianMixtureNoise(NCE_SIGMAS, dim=4).scaled(0.1))
+
+
 @pytest.mark.parametrize(
     ("sigmas", "dim"),
     [
