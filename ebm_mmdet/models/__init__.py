@@ -2,8 +2,13 @@
 
 from .box_coding import change_reference, decode_boxes, encode_boxes
 from .detectors import EBMDetector
-from .heads import EBMBBoxHead
-from .task_modules import EnergyGuidedNMS, GradientAscentRefiner, ImportanceMeanRefiner
+from .heads import EBMBBoxHead, ProposalEBMBBoxHead
+from .task_modules import (
+    EnergyGuidedNMS,
+    GradientAscentRefiner,
+    ImportanceMeanRefiner,
+    ProposalRefiner,
+)
 
 __all__ = [
     "EBMBBoxHead",
@@ -11,6 +16,8 @@ __all__ = [
     "EnergyGuidedNMS",
     "GradientAscentRefiner",
     "ImportanceMeanRefiner",
+    "ProposalEBMBBoxHead",
+    "ProposalRefiner",
     "change_reference",
     "decode_boxes",
     "encode_boxes",

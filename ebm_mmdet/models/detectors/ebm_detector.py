@@ -37,7 +37,8 @@ class EBMDetector(BaseDetector):
 
     - ``box_cov`` (n, 4, 4) and ``box_std`` (n, 4), the square roots of its diagonal;
     - ``ess`` (n,): effective sample size behind them;
-    - ``log_prob`` (n,): normalised log-density of the box, relative to the detection.
+    - ``log_prob`` (n,): normalised log-density of the box, in coordinates of the detection;
+    - ``box_samples`` (n, S, 4), if asked for: boxes drawn from the posterior, in image pixels.
 
     Args:
         detector: config of any mmdet detector.
@@ -243,6 +244,9 @@ class EBMDetector(BaseDetector):
                 instances.box_cov = covariance
                 instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
                 instances.ess, instances.log_prob = result.ess[rows], result.log_prob[rows]
+                if result.samples is not None:
+                    drawn = decode_boxes(result.samples[rows], fn.reference[rows].unsqueeze(1))
+                    instances.box_samples = drawn.to(scale) / scale
         return samples
 
     def _log_density_fn(

@@ -2,5 +2,12 @@
 
 from .ebm_bbox_head import BoxLogDensity, EBMBBoxHead
 from .feature_standardizer import FeatureStandardizer
+from .proposal_head import ProposalBoxLogDensity, ProposalEBMBBoxHead
 
-__all__ = ["BoxLogDensity", "EBMBBoxHead", "FeatureStandardizer"]
+__all__ = [
+    "BoxLogDensity",
+    "EBMBBoxHead",
+    "FeatureStandardizer",
+    "ProposalBoxLogDensity",
+    "ProposalEBMBBoxHead",
+]

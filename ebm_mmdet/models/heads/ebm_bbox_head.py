@@ -42,7 +42,7 @@ class BoxLogDensity:
 
     def select(self, index: Tensor) -> BoxLogDensity:
         """The same function for a subset of its targets, ``index`` (n,) int64."""
-        return BoxLogDensity(
+        return type(self)(
             self.head,
             self.feats,
             self.reference[index],

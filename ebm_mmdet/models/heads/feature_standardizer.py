@@ -30,7 +30,7 @@ class FeatureStandardizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); in training mode the statistics are updated first."""
-        if self.training and x.numel():
+        if self.training:
             self._update(x)
         std = (self.mean_square - self.mean**2).clamp(min=1e-8).sqrt()
         return (x - self.mean[:, None, None]) / std[:, None, None]
@@ -40,7 +40,9 @@ class FeatureStandardizer(nn.Module):
         moments = torch.stack((x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3)))).float()
         all_reduce(moments, op="mean")  # identity for a single process
         if not torch.isfinite(moments).all():
-            return  # one bad batch (an overflow under AMP) must not poison the buffers for good
+            # One bad batch (an overflow under AMP) must not poison the buffers for good; nothing at
+            # all (B = 0) has NaN moments, which keeps the other processes from waiting for it.
+            return
         self.num_batches += 1
         weight = 1.0 / min(int(self.num_batches), self.window)
         self.mean.lerp_(moments[0], weight)

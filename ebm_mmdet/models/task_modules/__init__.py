@@ -5,12 +5,18 @@ The mathematics in ``ebm_mmdet.energy`` knows nothing of registries, so it is re
 
 from mmdet.registry import TASK_UTILS
 
-from ...energy import GaussianMixtureNoise, NCEObjective
+from ...energy import GaussianMixtureNoise, NCEObjective, ProposalObjective
 from .energy_guided_nms import EnergyGuidedNMS
 from .importance_refiner import ImportanceMeanRefiner
+from .proposal_refiner import ProposalRefiner
 from .refiners import GradientAscentRefiner
 
-for _part in (GaussianMixtureNoise, NCEObjective):
+for _part in (GaussianMixtureNoise, NCEObjective, ProposalObjective):
     TASK_UTILS.register_module(module=_part)
 
-__all__ = ["EnergyGuidedNMS", "GradientAscentRefiner", "ImportanceMeanRefiner"]
+__all__ = [
+    "EnergyGuidedNMS",
+    "GradientAscentRefiner",
+    "ImportanceMeanRefiner",
+    "ProposalRefiner",
+]

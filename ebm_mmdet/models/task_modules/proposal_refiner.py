@@ -1,0 +1,155 @@
+"""Prediction from a learned proposal: averages, samples, and climbs from several places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.registry import TASK_UTILS
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ...energy import (
+    MixtureDensity,
+    gradient_ascent,
+    importance_covariance,
+    importance_mean,
+    importance_weights,
+    resample,
+)
+from ..heads.proposal_head import ProposalBoxLogDensity
+from .importance_refiner import PosteriorResult, score_points
+
+__all__ = ["ProposalRefiner"]
+
+
+@TASK_UTILS.register_module()
+class ProposalRefiner:
+    """Self-normalised importance sampling of p ∝ exp f with the head's learned proposal q.
+
+        y_m ~ q(· | x, detection),   w = softmax_m(f(y_m) - log q(y_m))
+        y = Σ_m w_m y_m,   log Z = logsumexp_m(f - log q) - log M,   log p(y) = f(y) - log Z
+
+    With ``climb``, the answer is the highest mode found instead of the mean: gradient ascent on f
+    from the detection's box and from the best sample of each of ``num_starts`` equal groups, so
+    it ends at least as high as from the detection alone. The covariance is then about that mode.
+
+    Samples are drawn anew for every image from ``seed``: a prediction depends on nothing but its
+    image. Where f is finite at no sample, the box stays, with the covariance of q about it and ESS
+    0. A warning (once per process) says when samples are too few to mean anything.
+
+    Args:
+        num_samples: M, samples per box.
+        climb: None for the mean, or ``dict(step_size=..., num_steps=10, decay=0.5,
+            num_starts=4)``, the first three as for ``GradientAscentRefiner``.
+        num_resampled: approximate samples of p to return per box.
+        seed: of all draws.
+
+    Raises:
+        ValueError: no sample, more groups than samples, or unknown keys in ``climb``.
+
+    Source: Gustafsson et al., AISTATS 2022 (arXiv:2110.11948).
+    """
+
+    def __init__(
+        self,
+        num_samples: int = 64,
+        climb: dict | None = None,
+        num_resampled: int = 0,
+        seed: int = 0,
+    ) -> None:
+        climb = {} if climb is None else {"num_steps": 10, "decay": 0.5, "num_starts": 4, **climb}
+        if climb and set(climb) != {"step_size", "num_steps", "decay", "num_starts"}:
+            raise ValueError(
+                f"climb={climb!r}; expected dict(step_size=..., num_steps=10, decay=0.5, "
+                "num_starts=4)"
+            )
+        self.num_starts = climb.pop("num_starts", 1)
+        if not 1 <= self.num_starts <= num_samples:
+            raise ValueError(
+                f"num_samples={num_samples} and num_starts={self.num_starts}: need at least one "
+                "sample, and no more groups than samples"
+            )
+        self.num_samples, self.climb = num_samples, climb
+        self.num_resampled, self.seed = num_resampled, seed
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        log_density_fn: ProposalBoxLogDensity,
+        y0: Tensor,
+        found: Sequence[InstanceData] = (),
+    ) -> PosteriorResult:
+        """Predict N boxes.
+
+        Args:
+            log_density_fn: f with a ``proposal()``.
+            y0: (N, D) encoded detections.
+            found: detections of each image, N in total; by default all belong to one image.
+
+        Raises:
+            ValueError: the log-density has no proposal.
+        """
+        if not hasattr(log_density_fn, "proposal"):
+            raise ValueError(
+                "ProposalRefiner needs an energy head with a learned proposal; use "
+                "energy_head.type='ProposalEBMBBoxHead', or ImportanceMeanRefiner, which does "
+                "without"
+            )
+        proposal = log_density_fn.proposal()
+        images = torch.arange(len(y0), device=y0.device)
+        images = images.split([len(image) for image in found] or len(y0) or 1)
+        samples = torch.cat([self._draw(proposal.select(rows)) for rows in images])
+        f = score_points(log_density_fn, samples)
+        w = importance_weights(f, proposal.log_prob(samples))
+        alive = w.ess > 0
+        if self.climb:
+            y, log_density, steps = self._highest(log_density_fn, y0, samples, f)
+        else:
+            y = importance_mean(samples, w.weights).where(alive.unsqueeze(1), y0)
+            log_density = score_points(log_density_fn, y.unsqueeze(1)).squeeze(1)
+            steps = (y != y0).any(1).long()
+        draws = None
+        if self.num_resampled:
+            draws = torch.cat(
+                [
+                    resample(
+                        samples[rows], w.weights[rows], self.num_resampled, self._generator(y0)
+                    )
+                    for rows in images
+                ]
+            )
+        return PosteriorResult(
+            y=y,
+            log_density=log_density,
+            accepted=steps,
+            trace=None,
+            covariance=importance_covariance(samples, w.weights, y),
+            ess=w.ess,
+            log_prob=(log_density - w.log_z).where(alive, -torch.inf),
+            samples=draws,
+        )
+
+    def _draw(self, proposal: MixtureDensity) -> Tensor:
+        """The samples (n, M, D) of the boxes of one image."""
+        return proposal.draw(self.num_samples, self._generator(proposal.means))
+
+    def _generator(self, like: Tensor) -> torch.Generator:
+        return torch.Generator(like.device).manual_seed(self.seed)
+
+    def _highest(
+        self, log_density_fn: ProposalBoxLogDensity, y0: Tensor, samples: Tensor, f: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best end of all climbs: y (N, D), f (N,), and the steps there, or 1 if it jumped."""
+        best = [
+            points.gather(1, values.argmax(1)[:, None, None].expand(-1, 1, points.shape[2]))
+            for points, values in zip(
+                samples.tensor_split(self.num_starts, 1), f.tensor_split(self.num_starts, 1)
+            )
+        ]
+        starts = torch.cat([y0.unsqueeze(1), *best], dim=1)
+        ends = gradient_ascent(log_density_fn, starts, **self.climb)
+        chosen = ends.log_density.argmax(1, keepdim=True)
+        y = ends.y.gather(1, chosen.unsqueeze(-1).expand(-1, 1, y0.shape[1])).squeeze(1)
+        steps = ends.accepted.gather(1, chosen).squeeze(1).clamp(min=(y != y0).any(1).long())
+        return y, ends.log_density.gather(1, chosen).squeeze(1), steps
