@@ -232,6 +232,23 @@ def test_standardize_survives_a_batch_that_overflowed():
     assert all(torch.isfinite(b).all() for b in head.buffers())
 
 
+def test_levels_may_differ_in_channels_where_all_are_pooled():
+    maps = [torch.randn(1, 3, 16, 16), torch.randn(1, 5, 8, 8)]
+    settings = dict(strides=[4, 8], level_rule="concat", standardize=True)
+    head = make_head(in_channels=[3, 5], **settings).eval()
+    apart = [
+        make_head(in_channels=c, strides=[s], level_rule="concat") for c, s in ((3, 4), (5, 8))
+    ]
+    boxes = torch.tensor([[4.0, 5, 40, 50]])
+    pooled, _ = head._pool(maps, boxes, torch.zeros(1, dtype=torch.long))
+    expected = [
+        h._pool([m], boxes, torch.zeros(1, dtype=torch.long))[0] for h, m in zip(apart, maps)
+    ]
+    assert torch.equal(pooled, torch.cat(expected, dim=1))
+    label = torch.zeros(1, dtype=torch.long)
+    assert head.log_density(head.prepare(maps), boxes[None], label, label).shape == (1, 1)
+
+
 def test_messages_name_value_and_remedy():
     with pytest.raises(ValueError, match="level_rule='nearest'.*'assign' or 'concat'"):
         make_head(level_rule="nearest")
@@ -240,8 +257,10 @@ def test_messages_name_value_and_remedy():
     head = make_head()
     with pytest.raises(ValueError, match="gives 2 maps"):
         head.prepare(make_maps(levels=2))
-    with pytest.raises(ValueError, match="8 channels, expected in_channels=16"):
+    with pytest.raises(ValueError, match=r"8 channels, expected 16 .*in_channels=\[8, 8, 8, 8\]"):
         head.prepare(make_maps(channels=8))
+    with pytest.raises(ValueError, match="level_rule='assign'; give one number"):
+        make_head(in_channels=[16, 16, 16, 8])
     with pytest.raises(ValueError, match=r"\[0, 7\], expected \[0, 2\]"):
         head.log_density(head.prepare(make_maps()), make_boxes(2), INDEX[:2], torch.tensor([0, 7]))
 

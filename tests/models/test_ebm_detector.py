@@ -223,6 +223,17 @@ def test_unknown_feature_source_lists_the_choices():
         MODELS.build(ebm_cfg(feature_source="nek"))
 
 
+def test_features_of_several_modules_follow_one_another():
+    model = build(ebm_cfg(feature_source=["neck", "backbone.layer1"])).eval()
+    images = torch.randn(1, 3, 64, 96)
+    maps = model.extract_neck(images)
+    neck = model.detector.extract_feat(images)
+    assert len(maps) == len(neck) + 1
+    assert all(torch.equal(a, b) for a, b in zip(maps, neck))
+    assert maps[-1].shape[2:] == (16, 24)
+    assert not model.detector.backbone.layer1._forward_hooks
+
+
 def test_trunk_starts_from_the_box_head_when_it_fits():
     model = build(ebm_cfg())
     for layer, source in zip(model.energy_head.trunk, model.detector.roi_head.bbox_head.shared_fcs):

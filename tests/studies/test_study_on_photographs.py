@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
@@ -20,7 +21,14 @@ from mmengine.dataset import pseudo_collate
 from pycocotools.coco import COCO
 
 import ebm_mmdet  # noqa: F401
-from ebm_mmdet.apis.study import METRICS, MatchedDetections, StudySettings, coco_results, run_study
+from ebm_mmdet.apis.study import (
+    METRICS,
+    MatchedDetections,
+    StudySettings,
+    coco_results,
+    compare_recipes,
+    run_study,
+)
 from ebm_mmdet.apis.study.study import load_frozen_detector
 
 ROOT = os.environ.get("EBM_DATA_ROOT")
@@ -107,6 +115,22 @@ def test_other_settings_are_refused(cfg: Config, study) -> None:
     out, _ = study
     with pytest.raises(FileExistsError, match="another rounds; give a new --out"):
         run_study(cfg, out, StudySettings(rounds=2, boxes_per_iteration=8))
+
+
+def test_recipes_share_detections_and_views(cfg: Config, tmp_path) -> None:
+    other = copy.deepcopy(cfg)
+    other.model.energy_head.objective = dict(
+        type="DSMObjective", sigma=0.075, num_samples=2, scale_by_sigma=True
+    )
+    settings, lines = StudySettings(seeds=(0,), rounds=1, boxes_per_iteration=8, resamples=2), []
+    rows = compare_recipes({"nce": cfg, "dsm": other}, tmp_path, settings, lines.append)["rows"]
+    assert [row["recipe"] for row in rows] == ["", *["nce"] * 3, *["dsm"] * 3]
+    assert rows[1]["cost"] == 1 != rows[4]["cost"]
+    assert sum("caching" in line for line in lines) == 1
+    assert rows[4]["AP"] != rows[0]["AP"] or rows[4]["IoU_TP"] != rows[0]["IoU_TP"]
+    other.load_from = "another.pth"
+    with pytest.raises(ValueError, match="recipe 'dsm' has another load_from"):
+        compare_recipes({"nce": cfg, "dsm": other}, tmp_path / "other", settings)
 
 
 def test_the_tool_prints_a_prior_that_a_refiner_accepts(cfg: Config, capsys) -> None:

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> str:
     dataset = DATASETS.build(dataset)
     detector = load_frozen_detector(cfg)
     residuals = detector_residuals(detector, dataset, options.score_thr, options.iou_thr)
-    std = [round(value, 4) for value in fit_residual_std(residuals).tolist()]
+    std = [round(value, 4) for value in fit_residual_std(residuals, robust=None).tolist()]
     line = f"prior=dict(std={std}, scale={options.k**0.5:.4f}, temperature=1.0)"
     print(f"{len(residuals)} matched detections on {len(dataset)} images; into model.refiner:")
     print(line)

@@ -3,6 +3,7 @@
 from .average_precision import METRICS, MatchedDetections, coco_results
 from .bootstrap import Difference, bootstrap_weights, paired_bootstrap
 from .cache import cache_test_images, cache_training_views
+from .recipes import compare_recipes
 from .report import fill_section, markdown_table
 from .residuals import detector_residuals, matched_residuals
 from .study import StudySettings, load_frozen_detector, run_study
@@ -17,6 +18,7 @@ __all__ = [
     "cache_test_images",
     "cache_training_views",
     "coco_results",
+    "compare_recipes",
     "detector_residuals",
     "fill_section",
     "load_frozen_detector",

@@ -81,7 +81,7 @@ def cache_test_images(
         batch = detector.data_preprocessor(pseudo_collate([dataset[index]]), False)
         inputs, samples = batch["inputs"], batch["data_samples"]
         start = time.perf_counter()
-        with detector._captured_features() as captured:
+        with detector.capture_features() as features:
             (found,) = detector.detector.predict(inputs, copy.deepcopy(samples), rescale=True)
         seconds = time.perf_counter() - start
         order = found.pred_instances.scores.argsort(descending=True, stable=True)
@@ -90,7 +90,7 @@ def cache_test_images(
         if detector.candidates is not None:
             with detector.candidates.all_boxes(detector.detector):
                 (candidates,) = detector.detector.predict(inputs, samples, rescale=True)
-        images.append(TestImage(tuple(captured[-1]), found, candidates, seconds))
+        images.append(TestImage(features(), found, candidates, seconds))
     return images
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from .average_precision import coco_results
 from .cache import TestImage
 from .rivals import EnergyEnsemble, FixedOffset, RandomNudge, RegressionStep
 
-__all__ = ["ENERGY", "L1", "Method", "apply", "study_methods"]
+__all__ = ["ENERGY", "L1", "Method", "apply", "energy_methods", "study_methods"]
 
 ENERGY, L1 = "energy", "l1"
 NUDGE = 0.01
@@ -57,9 +57,31 @@ def study_methods(
         k: strength of f against the prior, ``temperature * scale^2``.
         ensemble: add the rows that use all heads at once.
     """
+    rows = [
+        Method("detector, clipped", lambda head: None),
+        Method("detector, not clipped", lambda head: None, clip=False),
+        Method("constant correction", lambda head: FixedOffset(shift)),
+        Method(f"random nudge, σ = {NUDGE}", lambda head: RandomNudge(NUDGE, seed=0)),
+        Method("L1 head, full step", lambda head: RegressionStep(head, 1.0), L1),
+        Method("L1 head, half step", lambda head: RegressionStep(head, 0.5), L1),
+        *(climbs := energy_methods(refiner, std, k)),
+    ]
+    if refiner.step_size != PAPERS_STEPS:
+        settings = {**refiner, "step_size": PAPERS_STEPS}
+        far = TASK_UTILS.build(settings)
+        rows.append(Method("energy, the papers' λ", lambda head: far, ENERGY, own_candidates=True))
+    if ensemble:
+        rows += [
+            replace(method, name=f"mean of heads: {method.name}", ensemble=True)
+            for method in climbs[:2]
+        ]
+    return rows
+
+
+def energy_methods(refiner: ConfigDict, std: Tensor, k: float) -> list[Method]:
+    """Short steps, the mode with a prior, and the mean of samples; arguments as above."""
     climb = TASK_UTILS.build(refiner)
     settings = {key: value for key, value in refiner.items() if key != "step_size"}
-    far = TASK_UTILS.build({**settings, "step_size": PAPERS_STEPS})
     prior = dict(std=std.tolist(), scale=k**0.5, temperature=1.0)
     posterior = TASK_UTILS.build({**settings, "prior": prior})
     mean = TASK_UTILS.build(
@@ -70,31 +92,12 @@ def study_methods(
         )
     )
     short = f"energy, T = {refiner.num_steps}, λ = {refiner.step_size}"
-    mode = f"energy and prior, k = {k:g}"
-    rows = [
-        Method("detector, clipped", lambda head: None),
-        Method("detector, not clipped", lambda head: None, clip=False),
-        Method("constant correction", lambda head: FixedOffset(shift)),
-        Method(f"random nudge, σ = {NUDGE}", lambda head: RandomNudge(NUDGE, seed=0)),
-        Method("L1 head, full step", lambda head: RegressionStep(head, 1.0), L1),
-        Method("L1 head, half step", lambda head: RegressionStep(head, 0.5), L1),
+    sampled = f"energy, mean of {MEAN_SAMPLES} samples, s = {MEAN_SCALE}"
+    return [
         Method(short, lambda head: climb, ENERGY, own_candidates=True),
-        Method(mode, lambda head: posterior, ENERGY, own_candidates=True),
-        Method(
-            f"energy, mean of {MEAN_SAMPLES} samples, s = {MEAN_SCALE}",
-            lambda head: mean,
-            ENERGY,
-            own_candidates=True,
-        ),
+        Method(f"energy and prior, k = {k:g}", lambda head: posterior, ENERGY, own_candidates=True),
+        Method(sampled, lambda head: mean, ENERGY, own_candidates=True),
     ]
-    if refiner.step_size != PAPERS_STEPS:
-        rows.append(Method("energy, the papers' λ", lambda head: far, ENERGY, own_candidates=True))
-    if ensemble:
-        rows += [
-            Method(f"mean of heads: {short}", lambda head: climb, ENERGY, True, True),
-            Method(f"mean of heads: {mode}", lambda head: posterior, ENERGY, True, True),
-        ]
-    return rows
 
 
 def apply(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,22 +15,26 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from pycocotools.coco import COCO
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...energy import fit_residual_std
-from ...engine import AtomicLocalBackend
 from ...models.detectors import EBMDetector
-from ...models.detectors.trunk_init import copy_trunk_from_box_head
 from .average_precision import METRICS, MatchedDetections
 from .bootstrap import bootstrap_weights, paired_bootstrap
-from .cache import cache_test_images, cache_training_views
+from .cache import cache_test_images
+from .heads import TrainedHeads, training_views
 from .methods import ENERGY, L1, Method, apply, study_methods
 from .report import write_csv, write_json
 from .residuals import detector_residuals
-from .rivals import BoxRegressor
-from .training import train_head
 
-__all__ = ["StudySettings", "load_frozen_detector", "run_study"]
+__all__ = [
+    "StudySettings",
+    "claim_folder",
+    "load_frozen_detector",
+    "make_row",
+    "residual_prior",
+    "run_study",
+]
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,15 @@ def run_study(
     Raises:
         FileExistsError: ``out`` holds a study with other settings.
     """
-    _claim(out, cfg, settings)
+    claim_folder(out, cfg, settings)
     detector = load_frozen_detector(cfg)
-    std, shift = _prior(cfg, detector, out / "prior.json", say)
+    std, shift = residual_prior(cfg, detector, out / "prior.json", say)
     say("detecting on the test images")
     test_set = DATASETS.build(cfg.val_dataloader.dataset)
     truth = COCO(test_set.ann_file)
     images = cache_test_images(detector, test_set)
-    heads = _Heads(cfg, detector, out / "heads", settings, say)
+    views = training_views(cfg, detector, settings.rounds, say)
+    heads = TrainedHeads(cfg, detector, out / "heads", views, settings.boxes_per_iteration, say)
     methods = study_methods(
         cfg.model.refiner, std, shift, settings.prior_k, len(settings.seeds) > 1
     )
@@ -108,14 +112,14 @@ def run_study(
         runs, times, training = [], [], []
         for group in _groups(method, settings.seeds):
             chosen = [heads.get(method.head, seed) for seed in group if method.head]
-            training += [seconds for _, seconds in chosen]
+            training += [trained.seconds for trained in chosen]
             records, seconds = apply(
-                method, detector, images, [head for head, _ in chosen], test_set.cat_ids
+                method, detector, images, [trained.head for trained in chosen], test_set.cat_ids
             )
             times.append(seconds)
             runs.append(MatchedDetections(truth, records))
         base = base or runs
-        rows.append(_row(method, base, runs, weights, training, times))
+        rows.append(make_row(method, base, runs, weights, training, times))
         say("  ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None))
     report = dict(
         settings=asdict(settings),
@@ -130,12 +134,15 @@ def run_study(
     return report
 
 
-def _prior(cfg: Config, detector: EBMDetector, path: Path, say) -> tuple[Tensor, Tensor]:
+def residual_prior(
+    cfg: Config, detector: EBMDetector, path: Path, say: Callable[[str], None]
+) -> tuple[Tensor, Tensor]:
     """Standard deviations and median of the detector's residuals on the training images."""
     if not path.exists():
         say("detecting on the training images, for the prior")
         residuals = detector_residuals(detector, DATASETS.build(cfg.fit_dataset))
-        std, median = fit_residual_std(residuals), residuals.median(0).values
+        # Plain: matching at IoU 0.5 bounds the residuals, and k is usually stated for this one.
+        std, median = fit_residual_std(residuals, robust=None), residuals.median(0).values
         write_json(path, dict(std=std.tolist(), median=median.tolist(), boxes=len(residuals)))
     stored = json.loads(path.read_text())
     say(f"residuals: {stored}")
@@ -149,7 +156,25 @@ def _groups(method: Method, seeds: Sequence[int]) -> list[Sequence[int]]:
     return [seeds] if method.ensemble else [(seed,) for seed in seeds]
 
 
-def _row(method: Method, base, runs, weights, training, times) -> dict:
+def make_row(
+    method: Method,
+    base: Sequence[MatchedDetections],
+    runs: Sequence[MatchedDetections],
+    weights: np.ndarray,
+    training: Sequence[float],
+    times: Sequence[float],
+) -> dict:
+    """One row: means over runs in percent, changes against ``base`` with errors, times.
+
+    Args:
+        method: what was run.
+        base: runs of the first row; the same object for that row itself.
+        runs: one per seed.
+        weights: (B, I) from ``bootstrap_weights``.
+        training: seconds of each training.
+        times: seconds per image of each run.
+    """
+
     def statistic(members: list[MatchedDetections]):
         return lambda w: 100 * np.mean([member.metrics(w) for member in members], axis=0)
 
@@ -172,62 +197,12 @@ def _row(method: Method, base, runs, weights, training, times) -> dict:
     return row
 
 
-class _Heads:
-    """Trained heads, from the folder if they are there."""
+def claim_folder(out: Path, cfg: Config, settings: StudySettings) -> None:
+    """Store the settings, or make sure that the folder was made with the same ones.
 
-    def __init__(self, cfg, detector, folder: Path, settings: StudySettings, say) -> None:
-        self.cfg, self.detector, self.folder = cfg, detector, folder
-        self.settings, self.say = settings, say
-        self._views = None
-
-    def get(self, kind: str, seed: int) -> tuple[nn.Module, float]:
-        """The head and the seconds its training took."""
-        path = self.folder / f"{kind}_{seed}.pth"
-        if path.exists():
-            head, stored = self._build(kind), torch.load(path, weights_only=True)
-            head.load_state_dict(stored["state_dict"])
-            return head.eval(), stored["seconds"]
-        if self._views is None:
-            self.say(f"caching features of {self.settings.rounds} versions of each image")
-            dataset = DATASETS.build(self.cfg.train_dataloader.dataset)
-            self._views = cache_training_views(
-                self.detector, dataset, self.settings.rounds, seed=1000
-            )
-        trained = train_head(
-            lambda: self._build(kind),
-            self._views,
-            self.cfg,
-            seed,
-            self.settings.boxes_per_iteration,
-        )
-        losses = " ".join(f"{loss:.3f}" for loss in trained.losses)
-        self.say(f"trained {kind} head, seed {seed}, in {trained.seconds:.0f} s; loss {losses}")
-        _save(
-            path,
-            dict(
-                state_dict=trained.head.state_dict(),
-                seconds=trained.seconds,
-                losses=trained.losses,
-            ),
-        )
-        return trained.head, trained.seconds
-
-    def _build(self, kind: str) -> nn.Module:
-        settings = self.cfg.model.energy_head
-        head = MODELS.build(settings) if kind == ENERGY else BoxRegressor(settings)
-        if self.cfg.model.get("init_trunk_from", "auto") == "auto":
-            copy_trunk_from_box_head(self.detector.detector, head)
-        return head
-
-
-def _save(path: Path, state: dict) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    AtomicLocalBackend().put(buffer.getvalue(), path)
-
-
-def _claim(out: Path, cfg: Config, settings: StudySettings) -> None:
-    """Store the settings, or make sure that the folder was made with the same ones."""
+    Raises:
+        FileExistsError: it was not.
+    """
     parts = {
         key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "train_cfg")
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +13,7 @@ from mmdet.structures import SampleList
 from mmdet.utils import reduce_mean
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...engine.loading import adapt_plain_checkpoints
 from ..box_coding import change_reference, decode_boxes
@@ -53,7 +54,9 @@ class EBMDetector(BaseDetector):
         init_trunk_from: ``'auto'`` copies the shared layers of the detector's box head into
             the trunk, when they exist and fit, each time a plain detector checkpoint is loaded.
             ``None`` keeps the fresh initialisation.
-        feature_source: the detector's child whose output are the features.
+        feature_source: the detector's child whose output are the features, or several dotted names
+            whose outputs follow one another, such as ``("neck", "backbone.stage1")`` where the
+            neck is too coarse for the objects. Each gives a map or a sequence of maps.
         clip_boxes: clip final boxes to the image. The papers do not; False for parity.
         data_preprocessor: by default the detector's own.
         train_cfg: unused, accepted for the signature every mmdet detector has.
@@ -61,7 +64,7 @@ class EBMDetector(BaseDetector):
         init_cfg: mmengine's.
 
     Raises:
-        ValueError: if the detector has no child named ``feature_source``.
+        ValueError: if the detector has no module named in ``feature_source``.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), sec. 4.1, algorithm 1.
     """
@@ -74,7 +77,7 @@ class EBMDetector(BaseDetector):
         candidates: dict | None = None,
         freeze_detector: bool = True,
         init_trunk_from: str | None = "auto",
-        feature_source: str = "neck",
+        feature_source: str | Sequence[str] = "neck",
         clip_boxes: bool = True,
         data_preprocessor: dict | None = None,
         train_cfg: dict | None = None,
@@ -87,16 +90,22 @@ class EBMDetector(BaseDetector):
         super().__init__(data_preprocessor or detector.get("data_preprocessor"), init_cfg)
         self.detector = MODELS.build(detector)
         self.detector.data_preprocessor = self.data_preprocessor  # one, shared
-        if getattr(self.detector, feature_source, None) is None:
-            raise ValueError(
-                f"{type(self.detector).__name__} has no {feature_source!r}; set feature_source to "
-                "one of its children: "
-                + ", ".join(name for name, _ in self.detector.named_children())
-            )
+        self.feature_sources = (
+            (feature_source,) if isinstance(feature_source, str) else tuple(feature_source)
+        )
+        modules = dict(self.detector.named_modules())
+        for name in self.feature_sources:
+            if not name or name not in modules:
+                raise ValueError(
+                    f"{type(self.detector).__name__} has no {name!r}; set feature_source to "
+                    "some of its modules: "
+                    + ", ".join(child for child, _ in self.detector.named_children())
+                    + ", or to parts of them, such as 'backbone.layer1'"
+                )
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
-        self.feature_source, self.clip_boxes = feature_source, clip_boxes
+        self.clip_boxes = clip_boxes
         self.init_trunk_from = init_trunk_from
         self.freeze_detector = freeze_detector
         if freeze_detector:
@@ -123,23 +132,37 @@ class EBMDetector(BaseDetector):
         return copy_trunk_from_box_head(self.detector, self.energy_head)
 
     @contextmanager
-    def _captured_features(self) -> Iterator[list[Sequence[Tensor]]]:
-        captured: list[Sequence[Tensor]] = []
-        source: nn.Module = getattr(self.detector, self.feature_source)
-        handle = source.register_forward_hook(lambda _, __, output: captured.append(output))
+    def capture_features(self) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
+        """While the detector runs inside, listen to ``feature_source``.
+
+        Yields:
+            A function that returns the maps (B, C, H, W) of the detector's last run.
+        """
+        captured: dict[str, Sequence[Tensor]] = {}
+
+        def listen(name: str):
+            def hook(_, __, output: Tensor | Sequence[Tensor]) -> None:
+                captured[name] = (output,) if isinstance(output, Tensor) else output
+
+            return self.detector.get_submodule(name).register_forward_hook(hook)
+
+        handles = [listen(name) for name in self.feature_sources]
         try:
-            yield captured
+            yield lambda: tuple(
+                itertools.chain.from_iterable(captured[name] for name in self.feature_sources)
+            )
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def extract_neck(self, batch_inputs: Tensor) -> Sequence[Tensor]:
-        """(B, 3, H, W) preprocessed images -> the neck's maps, without gradient if frozen."""
+        """(B, 3, H, W) preprocessed images -> the energy head's maps, no gradient if frozen."""
         with (
             torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector),
-            self._captured_features() as captured,
+            self.capture_features() as features,
         ):
             self.detector.extract_feat(batch_inputs)
-        return captured[-1]
+        return features()
 
     extract_feat = extract_neck
 
@@ -153,9 +176,9 @@ class EBMDetector(BaseDetector):
         if self.freeze_detector:
             neck_outputs = self.extract_neck(batch_inputs)
         else:
-            with self._captured_features() as captured:
+            with self.capture_features() as features:
                 losses.update(self.detector.loss(batch_inputs, batch_data_samples))
-            neck_outputs = captured[-1]
+            neck_outputs = features()
         feats = self.energy_head.prepare(neck_outputs, detach=self.freeze_detector)
         boxes, batch_index, labels = self._ground_truth(batch_data_samples, batch_inputs.device)
         # As in mmdet: divide by the mean count per process, so that gradients averaged over
@@ -187,7 +210,7 @@ class EBMDetector(BaseDetector):
             batch_data_samples: their data samples.
             rescale: boxes in original-image instead of network-input pixels.
         """
-        with self._captured_features() as captured:
+        with self.capture_features() as features:
             if self.candidates is None:
                 samples = self.detector.predict(batch_inputs, batch_data_samples, rescale=rescale)
             else:
@@ -195,7 +218,7 @@ class EBMDetector(BaseDetector):
                     samples = self.detector.predict(
                         batch_inputs, batch_data_samples, rescale=rescale
                     )
-        feats = self.energy_head.prepare(captured[-1])
+        feats = self.energy_head.prepare(features())
         return self.refine(feats, samples, rescale)
 
     def refine(self, feats: Sequence[Tensor], samples: SampleList, rescale: bool) -> SampleList:

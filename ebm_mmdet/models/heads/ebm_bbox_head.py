@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -65,9 +64,10 @@ class EBMBBoxHead(BaseModule):
 
     Args:
         num_classes: number of foreground classes.
-        in_channels: channels of every level that is used.
+        in_channels: channels of every level that is used: one number for all of them, or, with
+            ``level_rule='concat'``, one for each.
         strides: stride in pixels of every level that is used, fine to coarse.
-        feature_levels: indices of those levels among the neck's outputs; all of them, in
+        feature_levels: indices of those levels among the detector's features; all of them, in
             order, by default.
         level_rule: ``'assign'`` pools each box from one level, chosen by the size of **the box
             being scored**: ``floor(log2(sqrt(w h) / finest_scale + 1e-6))``, clamped (ECCV 2020
@@ -80,6 +80,8 @@ class EBMBBoxHead(BaseModule):
         standardize: standardise each channel of the maps with running statistics. Frozen
             features may have any scale; a fresh trunk wants unit scale.
         fc_channels: widths of the trunk.
+        act_cfg: activation of the trunk. Score matching differentiates f twice with respect to the
+            box, so it wants a smooth one (``dict(type='SiLU')``).
         class_agnostic: one output for all classes instead of one per class.
         objective: how f is trained, a registered objective (``NCEObjective``).
         min_gt_size: ground-truth boxes with a side below this many pixels are not trained on.
@@ -96,7 +98,7 @@ class EBMBBoxHead(BaseModule):
         self,
         num_classes: int,
         objective: dict,
-        in_channels: int = 256,
+        in_channels: int | Sequence[int] = 256,
         strides: Sequence[int] = (4, 8, 16, 32),
         feature_levels: Sequence[int] | None = None,
         level_rule: str = "assign",
@@ -105,6 +107,7 @@ class EBMBBoxHead(BaseModule):
         roi_shift: float = 0.0,
         standardize: bool = False,
         fc_channels: Sequence[int] = (1024, 1024),
+        act_cfg: dict | None = None,
         class_agnostic: bool = False,
         min_gt_size: float = 1.0,
         loss_weight: float = 1.0,
@@ -120,18 +123,28 @@ class EBMBBoxHead(BaseModule):
                 f"{tuple(strides)}; give one stride for every level that is used"
             )
         self.num_classes, self.class_agnostic = num_classes, class_agnostic
-        self.in_channels = in_channels
+        self.in_channels = (
+            (in_channels,) * len(levels) if isinstance(in_channels, int) else tuple(in_channels)
+        )
+        if len(self.in_channels) != len(levels) or (
+            level_rule == "assign" and len(set(self.in_channels)) > 1
+        ):
+            raise ValueError(
+                f"in_channels={in_channels} for {len(levels)} levels with {level_rule=}; give one "
+                "number, or one per level with level_rule='concat'"
+            )
         self.strides, self.feature_levels = tuple(strides), levels
         self.level_rule, self.finest_scale = level_rule, float(finest_scale)
         self.pool_size, self.roi_shift = pool_size, float(roi_shift)
         self.min_gt_size, self.loss_weight = min_gt_size, loss_weight
 
         self.standardizers = nn.ModuleList(
-            FeatureStandardizer(in_channels) for _ in (levels if standardize else ())
+            FeatureStandardizer(c) for c in (self.in_channels if standardize else ())
         )
-        pooled_levels = len(levels) if level_rule == "concat" else 1
-        widths = [in_channels * pooled_levels * pool_size**2, *fc_channels]
+        channels = sum(self.in_channels) if level_rule == "concat" else self.in_channels[0]
+        widths = [channels * pool_size**2, *fc_channels]
         self.trunk = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
+        self.activation = MODELS.build(act_cfg or dict(type="ReLU", inplace=True))
         self.fc_energy = nn.Linear(widths[-1], 1 if class_agnostic else num_classes)
         self._reset_parameters()
 
@@ -151,7 +164,7 @@ class EBMBBoxHead(BaseModule):
         """Make the maps that :meth:`log_density` reads; once per batch of images.
 
         Args:
-            neck_outputs: maps (B, C, H, W) of the neck, every level.
+            neck_outputs: maps (B, C, H, W) that the detector gives, every level.
             detach: cut the graph to the detector (frozen features).
 
         Returns:
@@ -162,15 +175,16 @@ class EBMBBoxHead(BaseModule):
         """
         if max(self.feature_levels) >= len(neck_outputs):
             raise ValueError(
-                f"feature_levels={self.feature_levels} but the detector's neck gives "
+                f"feature_levels={self.feature_levels} but the detector gives "
                 f"{len(neck_outputs)} maps; choose indices below {len(neck_outputs)}"
             )
         feats = [neck_outputs[level] for level in self.feature_levels]
-        for level, feat in zip(self.feature_levels, feats):
-            if feat.shape[1] != self.in_channels:
+        for level, feat, channels in zip(self.feature_levels, feats, self.in_channels):
+            if feat.shape[1] != channels:
                 raise ValueError(
-                    f"level {level} of the neck has {feat.shape[1]} channels, expected "
-                    f"in_channels={self.in_channels}; set energy_head.in_channels={feat.shape[1]}"
+                    f"level {level} of the features has {feat.shape[1]} channels, expected "
+                    f"{channels} of in_channels={self.in_channels}; set energy_head.in_channels="
+                    f"{[neck_outputs[used].shape[1] for used in self.feature_levels]}"
                 )
         feats = [(feat.detach() if detach else feat).float() for feat in feats]
         if self.standardizers:
@@ -213,6 +227,15 @@ class EBMBBoxHead(BaseModule):
         pooled = torch.cat([pool(level, members[level]) for level in occupied])
         return pooled, torch.argsort(torch.cat([members[level] for level in occupied]))
 
+    def _embed(
+        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
+    ) -> tuple[Tensor, Tensor | slice]:
+        """Pool and pass through the trunk: (R, fc_channels[-1]), and the index of :meth:`_pool`."""
+        x, unsort = self._pool(feats, boxes, batch_index)
+        for layer in self.trunk:
+            x = self.activation(layer(x))
+        return x, unsort
+
     def log_density(
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
     ) -> Tensor:
@@ -240,9 +263,7 @@ class EBMBBoxHead(BaseModule):
                 )
         flat = boxes.float().reshape(num * samples, 4)
         finite = torch.isfinite(flat).all(dim=1)
-        x, unsort = self._pool(feats, flat, batch_index.repeat_interleave(samples))
-        for layer in self.trunk:
-            x = F.relu(layer(x), inplace=True)
+        x, unsort = self._embed(feats, flat, batch_index.repeat_interleave(samples))
         energies = self.fc_energy(x).float()[unsort].unflatten(0, (num, samples))
         if self.class_agnostic:
             f = energies[..., 0]

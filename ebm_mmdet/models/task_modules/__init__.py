@@ -5,13 +5,31 @@ The mathematics in ``ebm_mmdet.energy`` knows nothing of registries, so it is re
 
 from mmdet.registry import TASK_UTILS
 
-from ...energy import GaussianMixtureNoise, NCEObjective, ProposalObjective
+from ...energy import (
+    DSMObjective,
+    GaussianMixtureNoise,
+    KLDISObjective,
+    MCMCObjective,
+    MLISObjective,
+    NCEObjective,
+    ProposalObjective,
+    ScoreMatchingObjective,
+)
 from .energy_guided_nms import EnergyGuidedNMS
 from .importance_refiner import ImportanceMeanRefiner
 from .proposal_refiner import ProposalRefiner
 from .refiners import GradientAscentRefiner
 
-for _part in (GaussianMixtureNoise, NCEObjective, ProposalObjective):
+for _part in (
+    DSMObjective,
+    GaussianMixtureNoise,
+    KLDISObjective,
+    MCMCObjective,
+    MLISObjective,
+    NCEObjective,
+    ProposalObjective,
+    ScoreMatchingObjective,
+):
     TASK_UTILS.register_module(module=_part)
 
 __all__ = [
