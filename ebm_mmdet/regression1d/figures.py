@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
 from ..visualization.style import GREY, HEAT, INK, caption, new_figure
@@ -169,8 +170,7 @@ def plot_kl_vs_samples(rows: Sequence[dict]) -> Figure:
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
         _tidy(axes)
-    levels = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
-    panels[0].set_yticks(levels, [str(level) for level in levels])
+    _plain_ticks(panels[0])
     panels[0].set_ylabel("D_KL to the truth, nats")
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
@@ -226,8 +226,10 @@ def plot_curves(results: Sequence[dict], key: str, label: str, log: bool, text: 
             axes.plot(epochs, middle, color=colour, linewidth=1.4, label=name)
         axes.set_title(title, fontsize=10, color=INK)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if log:
             axes.set_yscale("log")
+            _plain_ticks(axes)
         _tidy(axes)
     for axes in panels[len(groups) :]:
         axes.set_visible(False)
@@ -253,6 +255,13 @@ def _colour(method: str, methods: Sequence[str]) -> str:
     if method in _COLOURS:
         return _COLOURS[method]
     return _OTHER_COLOURS[others.index(method) % len(_OTHER_COLOURS)]
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Ticks 1, 2, 5 per decade on a logarithmic y axis, as plain numbers."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _tidy(axes: Axes) -> None:

@@ -16,7 +16,7 @@ from .figures import (
     true_density,
 )
 from .methods import SWEPT_METHODS
-from .report import summaries
+from .report import method_order, summaries
 from .runs import Run, load_model
 from .training import Settings
 
@@ -70,7 +70,7 @@ def _with_most_samples(results: Sequence[dict]) -> list[dict]:
             key = result["dataset"], result["method"]
             if key not in best or _samples(result) > _samples(best[key]):
                 best[key] = result
-    return list(best.values())
+    return sorted(best.values(), key=lambda result: method_order(result["method"]))
 
 
 def _samples(result: dict) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from .published import MARKS, published_kl
 __all__ = ["method_table", "page_sections", "screen_tables", "write_csv"]
 
 _KL_SETS = ("1", "2")
-_ORDER = ("ml-is", "ml-mcmc", "kld-is", "nce", "nceplus", "sm", "dsm")
+_ORDER = ("ml-is", "kld-is", "nce", "nceplus", "ml-mcmc", "dsm", "sm")
 
 
 def summaries(results: Sequence[dict], metric: str) -> list[dict]:
@@ -40,14 +41,16 @@ def summaries(results: Sequence[dict], metric: str) -> list[dict]:
                 **summarise(torch.tensor(values, dtype=torch.float64)),
             }
         )
-    return sorted(rows, key=_position)
+    return sorted(
+        rows, key=lambda row: (row["dataset"], *method_order(row["method"]), row["num_samples"])
+    )
 
 
-def _position(row: dict) -> tuple:
-    family = row["method"].rpartition("-")[0] or row["method"]
-    known = [name for name in (row["method"], family) if name in _ORDER]
-    index = _ORDER.index(known[0]) if known else len(_ORDER)
-    return row["dataset"], index, row["method"], row["num_samples"]
+def method_order(method: str) -> tuple:
+    """A key that sorts methods: those of the first study, then the others by name and number."""
+    stem, _, number = method.rpartition("-")
+    name, size = (stem, int(number)) if number.isdigit() else (method, 0)
+    return _ORDER.index(name) if name in _ORDER else len(_ORDER), name, size
 
 
 def write_csv(path: Path, results: Sequence[dict]) -> None:
@@ -94,7 +97,7 @@ def method_table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
             table.setdefault((row["method"], row["num_samples"]), {})[row["dataset"]] = row
     rows = []
     for (method, m), sets in sorted(
-        table.items(), key=lambda item: _position({**next(iter(item[1].values())), "dataset": ""})
+        table.items(), key=lambda item: (method_order(item[0][0]), item[0][1])
     ):
         both = [sets[d] for d in _KL_SETS if d in sets]
         mean = sum(row["best_mean"] for row in both) / 2 if len(both) == 2 else None
@@ -138,12 +141,7 @@ def proposal_table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]
                 " + ".join(f"{row['failed']}/{row['models']}" for row in failed),
             ]
         )
-    return header, sorted(rows, key=lambda row: _natural(row[0]))
-
-
-def _natural(name: str) -> tuple[str, int]:
-    stem, _, number = name.rpartition("-")
-    return (stem, int(number)) if number.isdigit() else (name, 0)
+    return header, sorted(rows, key=lambda row: method_order(row[0]))
 
 
 def _best(row: dict | None) -> str:
@@ -195,6 +193,12 @@ def page_sections(results: Sequence[dict]) -> dict[str, str]:
 
 
 def _note(results: Sequence[dict]) -> str:
+    kinds = {json.dumps(result["settings"]) for result in results}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the folder holds runs of {len(kinds)} settings, which make no common table: "
+            f"{'; '.join(sorted(kinds))}. Give an --out of its own to each."
+        )
     settings, machine = results[0]["settings"], results[0]["machine"]
     marks = "; ".join(f"[{mark}] {meaning}" for mark, meaning in MARKS.items())
     return (
