@@ -151,4 +151,5 @@ class GaussianMixtureNoise:
         z = offsets / sigmas
         log_components = -0.5 * z.square().sum(-1) - sigmas.log().sum(-1)
         constant = 0.5 * self.dim * math.log(2 * math.pi) + math.log(len(sigmas))
-        return log_components.logsumexp(0) - constant
+        log_sum = log_components[0] if len(sigmas) == 1 else log_components.logsumexp(0)
+        return log_sum - constant

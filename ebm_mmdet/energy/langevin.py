@@ -61,17 +61,21 @@ def langevin(
         y = y0.clone() if y0.is_inference() else y0.detach()
         y = y.to(at_least_float32(y.dtype))
         shape = (len(y), num_chains, y.shape[-1])
-        alive = torch.ones(shape[:-1], dtype=torch.bool, device=y.device)
+        half_square = 0.5 * step.square()
+        lost = None
         for _ in range(num_steps):
             _, drift = value_and_score(log_density_fn, y)
             if grad_clip is not None:
                 drift = _clipped(drift, grad_clip)
-            drift = y + 0.5 * step.square() * drift
             noise = torch.randn(shape, dtype=y.dtype, device=y.device, generator=generator)
-            proposal = torch.addcmul(drift, noise, step)
-            alive &= proposal.isfinite().all(-1)
-            y = proposal.where(alive.unsqueeze(-1), y)
-        return y.expand(shape).masked_fill(~alive.unsqueeze(-1), math.nan)
+            proposal = (y + half_square * drift).addcmul(noise, step)
+            # The sum of everything is finite while no chain is lost, and cheap to look at.
+            if lost is not None or not proposal.sum().isfinite():
+                finite = proposal.isfinite().all(-1, keepdim=True)
+                lost = ~finite if lost is None else lost | ~finite
+                proposal = y.where(lost, proposal)
+            y = proposal
+        return y.expand(shape) if lost is None else y.masked_fill(lost, math.nan)
 
 
 def _clipped(vectors: Tensor, longest: float) -> Tensor:

@@ -14,6 +14,11 @@ from .log_density import at_least_float32
 __all__ = ["MixtureDensity", "MixtureDensityHead", "Proposal"]
 
 
+# Targets are taken in blocks whose temporaries (K, n, S) have no more elements than this: larger
+# ones cost a CPU more in fresh memory than in arithmetic.
+_MAX_ELEMENTS = 2**21
+
+
 class Proposal(Protocol):
     """A density over y for each of N targets; unlike a ``Density`` it is not centred on them."""
 
@@ -64,8 +69,8 @@ class MixtureDensity:
         """(N, D) Σ_k π_k μ_k."""
         return (self.log_weights.exp().unsqueeze(-1) * self.means).sum(1)
 
-    def select(self, index: Tensor) -> MixtureDensity:
-        """The densities of some targets, ``index`` (n,) int64 or (N,) bool."""
+    def select(self, index: Tensor | slice) -> MixtureDensity:
+        """The densities of some targets, ``index`` (n,) int64, (N,) bool or a slice."""
         return MixtureDensity(self.log_weights[index], self.means[index], self.log_sigmas[index])
 
     @torch.no_grad()
@@ -79,10 +84,11 @@ class MixtureDensity:
         n, k, dim = self.means.shape
         options = {"generator": generator, "device": self.means.device, "dtype": self.means.dtype}
         level = torch.rand((n, num_samples), **options)
-        # Component k where k of the first K - 1 cumulative weights are below the level.
-        thresholds = self.log_weights.exp().cumsum(1)[:, :-1].mT.unsqueeze(-1)
-        component = (level >= thresholds).sum(0)
-        component += k * torch.arange(n, device=level.device).unsqueeze(1)
+        component = torch.searchsorted(self.log_weights.exp().cumsum(1), level, right=True)
+        # Rounding may leave the last cumulative weight below the level.
+        component = component.clamp_(max=k - 1).add_(
+            k * torch.arange(n, device=level.device)[:, None]
+        )
         mean = self.means.reshape(n * k, dim)[component]
         sigma = self.log_sigmas.reshape(n * k, dim).exp()[component]
         return torch.addcmul(mean, sigma, torch.randn((n, num_samples, dim), **options))
@@ -108,12 +114,18 @@ class MixtureDensity:
                 f"D={self.means.shape[2]}."
             )
         y = y.to(at_least_float32(y.dtype))
+        rows = max(1, _MAX_ELEMENTS // max(1, y.shape[1] * self.means.shape[1]))
+        if len(self) <= rows:
+            return self._log_prob(y)
+        parts = [slice(i, i + rows) for i in range(0, len(self), rows)]
+        return torch.cat([self.select(part)._log_prob(y[part]) for part in parts])
+
+    def _log_prob(self, y: Tensor) -> Tensor:
         # Components first and one coordinate at a time: no temporary is larger than (K, N, S), and
         # nothing is reduced over a short last dimension, which is slow.
-        scale = (-self.log_sigmas).exp() * math.sqrt(0.5)
-        means, scales = (p.permute(2, 1, 0).unsqueeze(-1) for p in (self.means, scale))
-        peaks = (self.log_weights - self.log_sigmas.sum(-1)).mT.unsqueeze(-1)
-        log_components = peaks
+        scales = (-self.log_sigmas).exp() * math.sqrt(0.5)
+        means, scales = (p.permute(2, 1, 0).unsqueeze(-1) for p in (self.means, scales))
+        log_components = (self.log_weights - self.log_sigmas.sum(-1)).mT.unsqueeze(-1)
         for coordinate, mean, scale in zip(y.unbind(-1), means, scales):
             log_components = log_components - ((coordinate - mean) * scale).square()
         return log_components.logsumexp(0) - 0.5 * y.shape[2] * math.log(2 * math.pi)

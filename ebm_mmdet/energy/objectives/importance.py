@@ -133,7 +133,11 @@ class KLDISObjective:
         """
         targets, offsets, log_q = draw_offsets(self.noise, targets, self.num_samples, generator)
         log_f = evaluate(log_density_fn, targets.unsqueeze(1) + offsets)
-        log_p = self._label(offsets.shape[-1]).log_prob(offsets)
+        label = self._label(offsets.shape[-1])
+        if getattr(self.noise, "shared", False):  # every row is the first
+            log_p = label.log_prob(offsets[:1]).expand_as(log_q)
+        else:
+            log_p = label.log_prob(offsets)
         loss = kld_is_loss(
             log_f, log_q, log_p, weight, avg_factor=avg_factor, self_normalize=self.self_normalize
         )

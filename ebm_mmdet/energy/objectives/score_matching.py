@@ -52,7 +52,7 @@ class ScoreMatchingObjective:
 
         Returns:
             ``loss``: scalar.
-            ``score_norm``: mean ‖∇f‖ at the targets.
+            ``score_norm``: root mean square of ‖∇f‖ at the targets.
             ``laplacian``: mean tr ∇²f at the targets, negative near a mode.
         """
         f, grad, trace = value_score_and_trace(
@@ -62,7 +62,7 @@ class ScoreMatchingObjective:
         count = max(len(targets), 1)
         return {
             "loss": _connected(loss, f),
-            "score_norm": grad.detach().norm(dim=-1).sum() / count,
+            "score_norm": (grad.detach().square().sum() / count).sqrt(),
             "laplacian": trace.detach().sum() / count,
         }
 
@@ -119,8 +119,9 @@ class DSMObjective:
 
         Returns:
             ``loss``: scalar.
-            ``score_norm``: mean ‖∇f‖ at the noisy targets.
-            ``alignment``: mean cosine between ∇f and the way back to the target, in [-1, 1].
+            ``score_norm``: root mean square of ‖∇f‖ at the noisy targets.
+            ``alignment``: cosine between ∇f and the way back, -ε, over all of them together, in
+            [-1, 1].
         """
         targets = targets.detach()
         targets = targets.to(at_least_float32(targets.dtype))
@@ -137,11 +138,11 @@ class DSMObjective:
             grad, noise, sigma, weight, avg_factor=avg_factor, scale_by_sigma=self.scale_by_sigma
         )
         slope, count = grad.detach(), max(n * self.num_samples, 1)
-        cosine = torch.cosine_similarity(slope, -noise, dim=-1)
+        squares, length = slope.square().sum(), noise.square().sum()
         return {
             "loss": _connected(loss, f),
-            "score_norm": slope.norm(dim=-1).sum() / count,
-            "alignment": cosine.sum() / count,
+            "score_norm": (squares / count).sqrt(),
+            "alignment": -(slope * noise).sum() / (squares * length).sqrt().clamp(min=1e-30),
         }
 
 
