@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from ebm_mmdet.energy import MixtureDensity, MixtureDensityHead
+from ebm_mmdet.energy import MixtureDensity, MixtureDensityHead, proposals
 
 
 def seeded(seed=0):
@@ -63,6 +63,20 @@ def test_log_density_survives_where_the_density_underflows():
     log_q = density.log_prob(torch.full((2, 1, 7), 1e3, dtype=torch.float64))
     assert log_q.isfinite().all()
     assert (log_q.exp() == 0).all()
+
+
+def test_blocks_of_targets_change_nothing(monkeypatch):
+    density, y = some_density(7), normal(7, 5, 2, seed=9).requires_grad_()
+    parameters = [density.log_weights, density.means, density.log_sigmas, y]
+    for parameter in parameters:
+        parameter.requires_grad_()
+    results = []
+    for limit in (2**21, 5 * 4 * 3, 1):
+        monkeypatch.setattr(proposals, "_MAX_ELEMENTS", limit)
+        log_q = density.log_prob(y)
+        results.append((log_q, *torch.autograd.grad(log_q.square().sum(), parameters)))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
 
 
 def test_log_density_differentiates_in_its_parameters():

@@ -188,6 +188,16 @@ def test_constant_in_f_changes_nothing(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_translation_of_everything_changes_nothing(form):
+    f, q = Model()(X)
+    moved = MixtureDensity(q.log_weights, q.means + 5, q.log_sigmas)
+    objective = ProposalObjective(16, form, nll_weight=0.5)
+    here = objective(f, TARGETS, q, generator=seeded())
+    there = objective(lambda y: f(y - 5), TARGETS + 5, moved, generator=seeded())
+    torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_weight_and_avg_factor_reach_every_term(form):
     objective = ProposalObjective(16, form, nll_weight=0.5)
     each = [run(objective, weight=row, avg_factor=1.0)["loss"].item() for row in torch.eye(6)]
