@@ -20,9 +20,9 @@ model = dict(
         # has the width of the features, which here would be 1024.
         proposal=dict(num_components=4, hidden=256),
         # Stands in for the detector's errors while training: centre and log size, as relative
-        # standard deviations. The two detectors measured in docs/results.md have 0.03 to 0.05 and
-        # 0.09 to 0.11, with heavy tails; the mixture has 0.05 and 0.11. Fit it to your own with
-        # tools/analysis_tools/fit_residual_prior.py.
+        # standard deviations. A guess for COCO: the detectors measured in docs/results.md have 0.03
+        # and 0.09 on easier objects; this mixture has 0.05 and 0.11, and heavier tails. Fit it to
+        # your detector with tools/analysis_tools/fit_residual_prior.py.
         reference_noise=dict(
             type='GaussianMixtureNoise',
             sigmas=[[0.02, 0.02, 0.05, 0.05], [0.04, 0.04, 0.1, 0.1], [0.08, 0.08, 0.16, 0.16]]),
@@ -38,7 +38,7 @@ model = dict(
             # choice) lets it drift while f is still flat.
             proposal_weight=0.5,
             nll_weight=0.5)),
-    # 64 samples per box are a guess: half of training's, twice what docs/results.md uses of a prior.
+    # 64 samples per box are a guess: half of training's.
     refiner=dict(_delete_=True, type='ProposalRefiner', num_samples=64))
 
 val_evaluator = [

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 
 import pytest
 import torch
+from mmdet.registry import METRICS
 from mmengine.structures import InstanceData
 
 from ebm_mmdet.energy import importance
 from ebm_mmdet.models import ImportanceMeanRefiner, change_reference, decode_boxes, encode_boxes
 
-from .toys import batch, build, ebm_cfg
+from .toys import NUM_CLASSES, batch, build, ebm_cfg
 
 STD = [0.05, 0.05, 0.1, 0.1]
 PRIOR = dict(std=STD, scale=0.5, temperature=1.0)
@@ -212,6 +214,40 @@ def test_images_do_not_influence_each_other():
     (alone,) = predict(model, one)
     torch.testing.assert_close(alone.bboxes, together[1].bboxes, rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(alone.box_std, together[1].box_std, rtol=1e-2, atol=1e-4)
+
+
+def test_the_metric_reads_what_the_detector_gives(tmp_path):
+    """Objects drawn from each detection's own posterior are calibrated."""
+    model = build(ebm_cfg(refiner=REFINER, clip_boxes=False))
+    data = batch(model)
+    with torch.inference_mode():
+        samples = model.predict(data["inputs"], data["data_samples"], rescale=False)
+    generator = torch.Generator().manual_seed(0)
+    images, annotations = [], []
+    for i, sample in enumerate(samples):
+        sample.set_metainfo(dict(img_id=i))
+        found = sample.pred_instances
+        sides = found.bboxes[:, 2:] - found.bboxes[:, :2]
+        found = sample.pred_instances = found[(sides > 4).all(1)]
+        root = torch.linalg.cholesky(found.box_cov + 1e-8 * torch.eye(4))
+        noise = torch.randn(len(found), 4, 1, generator=generator)
+        truth = decode_boxes((root @ noise).squeeze(2), found.bboxes)
+        images.append(dict(id=i, width=160, height=128))
+        for (x1, y1, x2, y2), label in zip(truth.tolist(), found.labels.tolist()):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            annotations.append(dict(id=len(annotations) + 1, image_id=i, category_id=label + 1))
+            annotations[-1].update(bbox=box, area=box[2] * box[3], iscrowd=0)
+    names = [str(c) for c in range(NUM_CLASSES)]
+    categories = [dict(id=c + 1, name=name) for c, name in enumerate(names)]
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    metric = METRICS.build(dict(type="ProbabilisticBoxMetric", ann_file=str(path), score_thr=0.0))
+    metric.dataset_meta = dict(classes=names)
+    metric.process({}, [sample.to_dict() for sample in samples])
+    values = metric.evaluate(size=len(samples))
+    assert values["probabilistic/matched"] > 0.5 * len(annotations)
+    assert math.isfinite(values["probabilistic/nll"])
+    assert values["probabilistic/ece"] < 0.15
 
 
 def test_no_detections():
