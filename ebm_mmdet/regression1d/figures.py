@@ -203,7 +203,7 @@ def plot_curves(results: Sequence[dict], key: str, label: str, log: bool, text: 
         The figure.
     """
     groups: dict[str, list[dict]] = {}
-    for result in results:
+    for result in sorted(results, key=lambda result: result["dataset"]) if log else results:
         title = _set_title(result["dataset"]) if log else display_name(result["method"])
         groups.setdefault(title, []).append(result)
     columns = len(groups) if log else min(4, len(groups))
@@ -212,7 +212,7 @@ def plot_curves(results: Sequence[dict], key: str, label: str, log: bool, text: 
     figure = new_figure(size[0] * columns, size[1] * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=log).ravel()
     methods = list(dict.fromkeys(result["method"] for result in results))
-    for axes, (title, members) in zip(panels, sorted(groups.items()) if log else groups.items()):
+    for axes, (title, members) in zip(panels, groups.items()):
         for result in members:
             values = np.array(result[key], dtype=float)
             low, middle, high = np.nanquantile(values, [0.25, 0.5, 0.75], axis=1)
@@ -223,7 +223,9 @@ def plot_curves(results: Sequence[dict], key: str, label: str, log: bool, text: 
                 colour = "#0072B2" if result["dataset"] != "2" else "#D55E00"
                 name = _set_title(result["dataset"])
             axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
-            axes.plot(epochs, middle, color=colour, linewidth=1.4, label=name)
+            # A line through few points would not be seen.
+            marker = "o" if len(values) < 4 else None
+            axes.plot(epochs, middle, color=colour, linewidth=1.4, marker=marker, label=name)
         axes.set_title(title, fontsize=10, color=INK)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
