@@ -2,12 +2,16 @@
 
 from .ebm_bbox_head import BoxLogDensity, EBMBBoxHead
 from .feature_standardizer import FeatureStandardizer
+from .kl_bbox_head import KLBBoxHead
+from .kl_retina_head import KLRetinaHead
 from .proposal_head import ProposalBoxLogDensity, ProposalEBMBBoxHead
 
 __all__ = [
     "BoxLogDensity",
     "EBMBBoxHead",
     "FeatureStandardizer",
+    "KLBBoxHead",
+    "KLRetinaHead",
     "ProposalBoxLogDensity",
     "ProposalEBMBBoxHead",
 ]

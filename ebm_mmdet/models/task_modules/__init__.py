@@ -15,10 +15,12 @@ from ...energy import (
     ProposalObjective,
     ScoreMatchingObjective,
 )
+from .delta_xyxy_coder import DeltaXYXYBBoxCoder
 from .energy_guided_nms import EnergyGuidedNMS
 from .importance_refiner import ImportanceMeanRefiner
 from .proposal_refiner import ProposalRefiner
 from .refiners import GradientAscentRefiner
+from .variance_voting import variance_vote
 
 for _part in (
     DSMObjective,
@@ -33,8 +35,10 @@ for _part in (
     TASK_UTILS.register_module(module=_part)
 
 __all__ = [
+    "DeltaXYXYBBoxCoder",
     "EnergyGuidedNMS",
     "GradientAscentRefiner",
     "ImportanceMeanRefiner",
     "ProposalRefiner",
+    "variance_vote",
 ]

@@ -1,0 +1,5 @@
+"""Losses, registered in mmdet's ``MODELS``."""
+
+from .kl_loss import KLLoss, kl_loss, limit_alpha
+
+__all__ = ["KLLoss", "kl_loss", "limit_alpha"]

@@ -1,0 +1,39 @@
+"""From standard deviations of box sides to the coordinates in which densities live."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["encode_side_std"]
+
+_MIN_SIZE = 1.0
+"""Smaller boxes count as this large: relative to a sliver every uncertainty is without bound."""
+
+
+def encode_side_std(boxes: Tensor, side_std: Tensor) -> Tensor:
+    r"""Covariance in encoded coordinates of a box whose four sides have independent errors.
+
+    To first order a shift of the sides moves ``u = (cx/w, cy/h, log w, log h)`` by
+
+        du1 = (dx1 + dx2) / 2w,   du3 = (dx2 - dx1) / w,   and y with h likewise,
+
+    hence ``C11 = (σ1² + σ2²) / 4w²``, ``C33 = 4 C11`` and ``C13 = (σ2² - σ1²) / 2w²``. Inverse of
+    :func:`~ebm_mmdet.evaluation.gaussian_scores.side_covariance`.
+
+    Args:
+        boxes: (n, 4) ``(x1, y1, x2, y2)``. A side under 1 px counts as 1 px.
+        side_std: (n, 4) standard deviations of x1, y1, x2, y2, in the unit of ``boxes``.
+
+    Returns:
+        (n, 4, 4) float32, symmetric, of coordinates relative to the box itself.
+    """
+    size = (boxes[:, 2:] - boxes[:, :2]).float().clamp(min=_MIN_SIZE)
+    low, high = (side_std.float() / torch.cat((size, size), 1)).square().chunk(2, dim=1)
+    covariance = low.new_zeros(len(low), 4, 4)
+    for axis in (0, 1):
+        total, difference = (low + high)[:, axis], (high - low)[:, axis]
+        covariance[:, axis, axis] = 0.25 * total
+        covariance[:, axis + 2, axis + 2] = total
+        covariance[:, axis, axis + 2] = covariance[:, axis + 2, axis] = 0.5 * difference
+    return covariance

@@ -1,0 +1,218 @@
+"""Detections of heads that predict a variance for each side: NMS, then variance voting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmcv.ops import batched_nms
+from mmdet.structures.bbox import bbox_overlaps
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ..side_uncertainty import encode_side_std
+
+__all__ = ["check_var_vote", "select_detections", "variance_vote"]
+
+_NEVER = -1e4
+"""Log of a decay to nothing; finite, so that 0 times it is 0."""
+
+
+def variance_vote(
+    boxes: Tensor,
+    log_variance: Tensor,
+    groups: Tensor,
+    picks: Tensor,
+    sigma_t: float = 0.02,
+    iou_thr: float = 0.0,
+    remaining: tuple[Tensor, Mapping] | None = None,
+) -> Tensor:
+    r"""Move each picked box to the mean of its neighbours, weighted by their certainty.
+
+    For a pick m and each side e, over the boxes i of its group with IoU(m, i) > ``iou_thr`` and m
+    itself:
+
+        p_i = exp(-(1 - IoU(m, i))^2 / sigma_t)
+        m'_e = Σ_i p_i b_ie / σ²_ie  /  Σ_i p_i / σ²_ie
+
+    Scores take no part. All picks of all classes and images are one computation, of memory
+    K x (boxes in the largest group). It is a softmax over i, so no variance is too small or large.
+
+    Args:
+        boxes: (N, 4) ``(x1, y1, x2, y2)``, candidates before suppression.
+        log_variance: (N, 4) log σ² of the same sides, finite. Only ratios matter.
+        groups: (N,) int64; only boxes of one group (a class of an image) see each other.
+        picks: (K,) int64, rows of ``boxes`` that suppression kept, in its order.
+        sigma_t: how fast a vote fades with the overlap.
+        iou_thr: see above.
+        remaining: None lets every candidate vote (the paper). ``(scores (N,), nms)``, the scores
+            before NMS and its config, lets only those vote that NMS had neither picked nor
+            removed before m (the released code).
+
+    Returns:
+        (K, 4), float32 or better.
+
+    Source: He et al., CVPR 2019 (arXiv:1809.08545), algorithm 1 and eq. 11.
+    """
+    if len(picks) == 0:
+        return boxes.new_zeros(0, 4)
+    members, valid = _members(groups, picks)
+    picked, others = boxes[picks].unsqueeze(1), boxes[members]
+    iou = bbox_overlaps(picked, others).squeeze(1)
+    voters = valid & (iou > iou_thr)
+    if remaining is not None:
+        voters &= _remaining(iou, members, groups, picks, *remaining)
+    itself = valid & (members == picks.unsqueeze(1))
+    closeness = -(1 - iou).square() / sigma_t
+    # A box without area has IoU 0 with itself.
+    closeness = closeness.masked_fill(~voters, -math.inf).masked_fill(itself, 0)
+    weights = (closeness.unsqueeze(2) - log_variance[members]).softmax(dim=1)
+    # Sums of shifts, not of coordinates, lose no digits far from the origin.
+    return boxes[picks] + (weights * (others - picked)).sum(1)
+
+
+def _members(groups: Tensor, picks: Tensor) -> tuple[Tensor, Tensor]:
+    """The boxes in the group of each pick: rows (K, M) int64, and which of them exist (K, M)."""
+    ordered, order = groups.sort(stable=True)
+    wanted = groups[picks]
+    start = torch.searchsorted(ordered, wanted)
+    count = torch.searchsorted(ordered, wanted, right=True) - start
+    column = torch.arange(int(count.max()), device=groups.device)
+    rows = (start.unsqueeze(1) + column).clamp(max=len(groups) - 1)
+    return order[rows], column < count.unsqueeze(1)
+
+
+def _remaining(
+    iou: Tensor, members: Tensor, groups: Tensor, picks: Tensor, scores: Tensor, nms: Mapping
+) -> Tensor:
+    """(K, M) bool: NMS had neither picked nor removed the member before it made the pick."""
+    threshold = nms.get("iou_threshold", 0.3)
+    if nms.get("type", "nms") == "nms":
+        decay = torch.where(iou > threshold, _NEVER, 0.0)
+        floor = 0.5 * _NEVER
+    else:
+        method, floor = nms.get("method", "linear"), math.log(nms.get("min_score", 1e-3))
+        if method == "gaussian":
+            decay = -iou.square() / nms.get("sigma", 0.5)
+        else:
+            lowered = (1 - iou).log().clamp(min=_NEVER) if method == "linear" else _NEVER
+            decay = torch.where(iou >= threshold, lowered, 0.0)
+    k = torch.arange(len(picks), device=picks.device)
+    before = (k < k.unsqueeze(1)) & (groups[picks] == groups[picks].unsqueeze(1))
+    # Members of one group stand in the same columns, whichever pick the row belongs to.
+    log_score = scores.log()[members] + before.to(decay) @ decay
+    rank = torch.full_like(groups, len(picks))
+    rank[picks] = k
+    return (rank[members] >= k.unsqueeze(1)) & (log_score >= floor)
+
+
+def check_var_vote(var_vote: Mapping | None, nms: Mapping | None) -> dict:
+    """Options of variance voting with their defaults.
+
+    Args:
+        var_vote: ``dict(sigma_t=0.02, iou_thr=0.0, candidates='all', space='delta')``, or a part
+            of it:
+
+            - ``sigma_t``, ``iou_thr``: see :func:`variance_vote`;
+            - ``candidates``: ``'all'`` or ``'remaining'``, likewise;
+            - ``space``: variances of the normalised coordinates (``'delta'``, as published) or of
+              the sides in pixels (``'pixel'``), which differ between proposals of different size.
+        nms: config of the suppression beside it.
+
+    Raises:
+        ValueError: an unknown option or value, or an NMS whose order ``'remaining'`` cannot know.
+    """
+    options = dict(sigma_t=0.02, iou_thr=0.0, candidates="all", space="delta")
+    given = dict(var_vote or {})
+    if unknown := set(given) - set(options):
+        raise ValueError(f"var_vote has unknown options {sorted(unknown)}; known: {options}")
+    options.update(given)
+    for name, choices in (("candidates", ("all", "remaining")), ("space", ("delta", "pixel"))):
+        if options[name] not in choices:
+            raise ValueError(f"var_vote.{name}={options[name]!r}; use one of {choices}")
+    if not options["sigma_t"] > 0:
+        raise ValueError(f"var_vote.sigma_t={options['sigma_t']} must be positive")
+    if options["candidates"] == "remaining" and nms is not None:
+        kind = nms.get("type", "nms")
+        if kind not in ("nms", "soft_nms") or nms.get("class_agnostic") or nms.get("offset"):
+            raise ValueError(
+                f"var_vote.candidates='remaining' needs nms or soft_nms per class, got {dict(nms)};"
+                " use candidates='all'"
+            )
+    return options
+
+
+def select_detections(candidates: Sequence[InstanceData], cfg: Mapping) -> list[InstanceData]:
+    """Suppress, vote, and say how sure the result is, for all images of a batch.
+
+    Args:
+        candidates: per image ``bboxes`` (n, 4), ``scores`` (n,), ``labels`` (n,) int64,
+            ``side_std`` (n, 4) standard deviations of the sides in the unit of ``bboxes``, and
+            ``alpha`` (n, 4) log-variances of the normalised coordinates.
+        cfg: ``nms`` (None: all candidates, without a vote), ``max_per_img`` (-1: no limit) and
+            ``var_vote`` (see :func:`check_var_vote`; absent or None: no vote).
+
+    Returns:
+        Per image, by falling score: ``bboxes`` (k, 4), ``scores`` (k,), ``labels`` (k,), and of
+        the picked boxes, which a vote moves but does not make surer,
+
+        - ``side_std`` (k, 4): of x1, y1, x2, y2, in the unit of ``bboxes``;
+        - ``box_cov`` (k, 4, 4), ``box_std`` (k, 4): the same in encoded coordinates relative to the
+          box, see :func:`~ebm_mmdet.models.side_uncertainty.encode_side_std`.
+
+    Raises:
+        ValueError: see :func:`check_var_vote`.
+    """
+    nms = cfg.get("nms")
+    options = check_var_vote(cfg.get("var_vote"), nms)
+    picks, found = [], []
+    for image in candidates:
+        keep, scores = _suppress(image, nms, cfg.get("max_per_img", -1))
+        picks.append(keep)
+        found.append(image[keep])
+        found[-1].scores = scores
+    if cfg.get("var_vote") is not None and nms is not None:
+        _vote(candidates, picks, found, nms, options)
+    for image in found:
+        image.pop("alpha")
+        image.box_cov = encode_side_std(image.bboxes, image.side_std)
+        image.box_std = image.box_cov.diagonal(dim1=1, dim2=2).sqrt()
+    return found
+
+
+def _suppress(image: InstanceData, nms: Mapping | None, limit: int) -> tuple[Tensor, Tensor]:
+    """Rows that NMS keeps, (k,) int64, and their scores (k,)."""
+    if len(image) == 0:  # mmcv's function does not take an empty set
+        return image.labels, image.scores
+    kept, keep = batched_nms(image.bboxes, image.scores, image.labels, nms)
+    limit = limit if limit > 0 else len(keep)
+    return keep[:limit], kept[:limit, 4]
+
+
+def _vote(
+    candidates: Sequence[InstanceData],
+    picks: Sequence[Tensor],
+    found: Sequence[InstanceData],
+    nms: Mapping,
+    options: Mapping,
+) -> None:
+    """Vote once for all images; writes ``bboxes`` of ``found``."""
+    everything = InstanceData.cat(list(candidates))
+    if len(everything) == 0:
+        return
+    sizes = torch.tensor([len(image) for image in candidates], device=everything.labels.device)
+    first = sizes.cumsum(0) - sizes
+    image_index = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+    delta = options["space"] == "delta"
+    voted = variance_vote(
+        everything.bboxes,
+        everything.alpha if delta else 2 * everything.side_std.log(),
+        image_index * (everything.labels.max() + 1) + everything.labels,
+        torch.cat([keep + start for keep, start in zip(picks, first)]),
+        options["sigma_t"],
+        options["iou_thr"],
+        (everything.scores, nms) if options["candidates"] == "remaining" else None,
+    )
+    for image, boxes in zip(found, voted.split([len(keep) for keep in picks])):
+        image.bboxes = boxes
