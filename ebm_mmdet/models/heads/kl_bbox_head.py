@@ -141,7 +141,8 @@ class KLBBoxHead(Shared2FCBBoxHead):
     ) -> InstanceData:
         """All boxes of an image above the score threshold, as ``select_detections`` takes them."""
         shape = (len(roi), self.boxes_per_roi, 4)
-        boxes, scores = decoded.bboxes.view(shape), decoded.scores[:, : self.num_classes]
+        # Half-precision scores would tie, and mmcv's NMS refuses them.
+        boxes, scores = decoded.bboxes.view(shape), decoded.scores[:, : self.num_classes].float()
         row, label = torch.nonzero(scores > cfg["score_thr"], as_tuple=True)
         column = torch.zeros_like(label) if self.reg_class_agnostic else label
         alpha = limit_alpha(alpha.reshape(shape)[row, column], self.loss_bbox.alpha_limits)
