@@ -19,5 +19,7 @@ model = dict(
             step=0.02,
             num_steps=8,
             num_samples=32,  # chains per object; the released code has 128
-            grad_clip=100.0)),  # a drift of half a step^2 x 100 = 0.02 at most: one chain cannot run away
+            grad_clip=100.0,  # a drift of half a step^2 x 100 = 0.02 at most: one chain cannot run away
+            # Not in the papers, whose f stays flat: without it f sharpens until chains overshoot, and diverges.
+            magnitude_weight=0.1)),
     refiner=dict(step_size=[4e-4, 4e-4, 1.6e-3, 1.6e-3]))  # of the other objectives; the papers' are for f = 0

@@ -12,6 +12,6 @@ model = dict(
         objective=dict(
             _delete_=True,
             type='KLDISObjective',
-            num_samples=64,
+            num_samples=32,
             label_sigma=0.0225,  # the papers'
             noise=dict(type='GaussianMixtureNoise', sigmas=[0.0375, 0.075, 0.15], dim=4))))

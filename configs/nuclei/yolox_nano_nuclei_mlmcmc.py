@@ -15,4 +15,5 @@ model = dict(
             step=0.02,  # 8 steps: 0.057 from the annotation, about the error of the detector
             num_steps=8,
             num_samples=16,  # a chain costs nine times a sample of NCE
-            grad_clip=100.0)))
+            grad_clip=100.0,
+            magnitude_weight=0.1)))  # keeps f from sharpening without end, see MCMCObjective

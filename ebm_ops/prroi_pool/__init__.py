@@ -219,7 +219,7 @@ def _backward_grad_rois(ctx, upstream):
         ]
         wanted = [t for t, need in zip(inputs, ctx.needs_input_grad) if need]
         grad, features, rois = inputs
-        pooled = reference.forward(features, rois, tuple(grad.shape[2:]), ctx.scale)
+        pooled = reference.forward_gathered(features, rois, tuple(grad.shape[2:]), ctx.scale)
         (by_rois,) = torch.autograd.grad(pooled, rois, grad, create_graph=True)
         found = iter(
             torch.autograd.grad(

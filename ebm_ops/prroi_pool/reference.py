@@ -24,6 +24,10 @@ MIN_SIDE = 1e-5
 """A box whose side is shorter than this many feature cells has no area and pools to zero."""
 
 
+_MAX_PIXELS = 2**16
+"""Pixels that :func:`forward_gathered` copies at a time."""
+
+
 class _Group(NamedTuple):
     """Consecutive boxes of one image and the window of the map that covers them all."""
 
@@ -60,6 +64,42 @@ def forward(features: Tensor, rois: Tensor, output_size: tuple[int, int], scale:
         order.append(group.index)
     pooled = features.new_zeros(rois.shape[0], features.shape[1], h, w)
     return pooled.index_copy(0, torch.cat(order), torch.cat(parts))
+
+
+def forward_gathered(
+    features: Tensor, rois: Tensor, output_size: tuple[int, int], scale: float
+) -> Tensor:
+    """As :func:`forward`, with a copy of the map's pixels for each box.
+
+    Far fewer and larger operations where boxes lie apart, which is what counts once autograd
+    differentiates them two and three times.
+    """
+    check_batch_index(rois, features.shape[0])
+    (height, width), (h, w) = features.shape[2:], output_size
+    maps = features.permute(0, 2, 3, 1)
+    nothing = features.flatten()[:0].reshape(0, features.shape[1], h, w)
+    parts = [nothing * rois[:0, :1].to(features.dtype).reshape(0, 1, 1, 1)]
+    index, windows = _windows(rois, (height, width), scale)
+    if len(index):
+        sides = windows[:, 3:] - windows[:, 1:3]
+        count = max(1, _MAX_PIXELS // int(sides[:, 0].max() * sides[:, 1].max()))
+        for members, window in zip(index.split(count), windows.split(count)):
+            x, y = _axes(rois[members], scale)
+            tops, lefts = window[:, 1], window[:, 2]
+            rows = tops[:, None] + torch.arange(int(sides[:, 0].max()), device=rois.device)
+            columns = lefts[:, None] + torch.arange(int(sides[:, 1].max()), device=rois.device)
+            # Nodes beyond the map are read inside of it, with weight zero.
+            vx = _weights_at(*x, w, columns) * (columns < width)[:, None]
+            vy = _weights_at(*y, h, rows) * (rows < height)[:, None]
+            pixels = maps[
+                window[:, 0, None, None],
+                rows.clamp(max=height - 1)[:, :, None],
+                columns.clamp(max=width - 1)[:, None],
+            ]
+            across = torch.einsum("nqj,nijc->niqc", vx.to(pixels.dtype), pixels)
+            parts.append(torch.einsum("npi,niqc->ncpq", vy.to(pixels.dtype), across))
+    pooled = features.new_zeros(rois.shape[0], features.shape[1], h, w)
+    return pooled.index_copy(0, index, torch.cat(parts))
 
 
 def grad_rois(grad: Tensor, features: Tensor, rois: Tensor, scale: float) -> Tensor:
@@ -153,15 +193,26 @@ def _hat_integral(t: Tensor) -> Tensor:
 
 def _edges(lo: Tensor, hi: Tensor, bins: int, nodes: slice) -> tuple[Tensor, Tensor]:
     """Distance (n, bins + 1, nodes) of the bin edges from the nodes, and bin width (n, 1, 1)."""
+    at = torch.arange(nodes.start, nodes.stop, dtype=lo.dtype, device=lo.device)
+    return _edges_at(lo, hi, bins, at[None])
+
+
+def _edges_at(lo: Tensor, hi: Tensor, bins: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_edges`, for nodes (n or 1, k) of each box."""
     t = torch.arange(bins + 1, dtype=lo.dtype, device=lo.device) / bins
     edges = lo[:, None] + (hi - lo)[:, None] * t
-    at = torch.arange(nodes.start, nodes.stop, dtype=lo.dtype, device=lo.device)
-    return edges[:, :, None] - at, ((hi - lo) / bins)[:, None, None]
+    return edges[:, :, None] - nodes[:, None], ((hi - lo) / bins)[:, None, None]
 
 
 def _weights(lo: Tensor, hi: Tensor, bins: int, nodes: slice) -> Tensor:
     """V (n, bins, nodes) of n boxes along one axis."""
     distance, width = _edges(lo, hi, bins, nodes)
+    return _hat_integral(distance).diff(dim=1) / width
+
+
+def _weights_at(lo: Tensor, hi: Tensor, bins: int, nodes: Tensor) -> Tensor:
+    """V (n, bins, k) of n boxes along one axis at their nodes (n, k)."""
+    distance, width = _edges_at(lo, hi, bins, nodes)
     return _hat_integral(distance).diff(dim=1) / width
 
 
@@ -192,19 +243,8 @@ def _groups(rois: Tensor, map_size: tuple[int, int], scale: float) -> Iterator[_
     Boxes share a window while it stays within twice the largest of theirs: samples around one
     object are then one matrix product, and scattered detections do not fill each other's windows.
     """
-    height, width = map_size
-    if height == 0 or width == 0 or rois.shape[0] == 0:
-        return
-    (x1, x2), (y1, y2) = _axes(rois.detach(), scale)
-    usable = torch.isfinite(x2 - x1) & torch.isfinite(y2 - y1)
-    usable &= (x2 - x1 >= MIN_SIDE) & (y2 - y1 >= MIN_SIDE)
-    # The nodes j with a - 1 < j < b + 1.
-    left, right = x1.floor().clamp(0, width), (x2.ceil() + 1).clamp(0, width)
-    top, bottom = y1.floor().clamp(0, height), (y2.ceil() + 1).clamp(0, height)
-    usable &= (left < right) & (top < bottom)
-    index = usable.nonzero().flatten()
-    table = torch.stack([rois[:, 0].detach().double(), top, left, bottom, right], 1)[index]
-    windows = [[int(v) for v in row] for row in table.tolist()]
+    index, table = _windows(rois, map_size, scale)
+    windows = table.tolist()
     begin = 0
     while begin < len(windows):
         b, *union = windows[begin]
@@ -220,6 +260,24 @@ def _groups(rois: Tensor, map_size: tuple[int, int], scale: float) -> Iterator[_
         rows, columns = slice(union[0], union[2]), slice(union[1], union[3])
         yield _Group(index[begin:end], b, rows, columns)
         begin = end
+
+
+def _windows(rois: Tensor, map_size: tuple[int, int], scale: float) -> tuple[Tensor, Tensor]:
+    """Boxes that have an area and touch the map: their index (n,), and their windows.
+
+    A window (n, 5) int64 is image, top, left, bottom, right: the nodes under the box, half-open.
+    """
+    height, width = map_size
+    (x1, x2), (y1, y2) = _axes(rois.detach(), scale)
+    usable = torch.isfinite(x2 - x1) & torch.isfinite(y2 - y1)
+    usable &= (x2 - x1 >= MIN_SIDE) & (y2 - y1 >= MIN_SIDE)
+    # The nodes j with a - 1 < j < b + 1.
+    left, right = x1.floor().clamp(0, width), (x2.ceil() + 1).clamp(0, width)
+    top, bottom = y1.floor().clamp(0, height), (y2.ceil() + 1).clamp(0, height)
+    usable &= (left < right) & (top < bottom)
+    index = usable.nonzero().flatten()
+    table = torch.stack([rois[:, 0].detach().double(), top, left, bottom, right], 1)[index]
+    return index, table.long()
 
 
 def _area(window: list[int]) -> int:

@@ -258,6 +258,7 @@ def test_says_what_it_is(name):
         (lambda: MCMCObjective(0.1, 0), "num_steps=0"),
         (lambda: MCMCObjective(0.1, 3, 0), "num_samples=0"),
         (lambda: MCMCObjective(0.1, 3, 4, grad_clip=0.0), "grad_clip=0.0"),
+        (lambda: MCMCObjective(0.1, 3, 4, magnitude_weight=-1.0), "magnitude_weight=-1.0"),
         (lambda: ScoreMatchingObjective("sliced"), "'sliced'"),
         (lambda: ScoreMatchingObjective("hutchinson", probes=0), "probes=0"),
         (lambda: DSMObjective(0.1, 0), "num_samples=0"),
@@ -282,3 +283,18 @@ def test_refuses_bad_settings(make, message):
 def test_refuses_settings_for_other_coordinates(objective, message):
     with pytest.raises(ValueError, match=message):
         objective(smooth, some_targets())
+
+
+def test_mcmc_penalty_is_the_mean_square_of_f_at_target_and_chains():
+    targets, scored = torch.randn(5, 2, generator=seeded()), []
+
+    def fn(y):
+        scored.append(smooth(y))
+        return scored[-1]
+
+    plain = MCMCObjective(0.1, 2, 8)(fn, targets, generator=seeded(1))["loss"]
+    f = scored[-1]
+    penalised = MCMCObjective(0.1, 2, 8, magnitude_weight=0.3)
+    found = penalised(fn, targets, generator=seeded(1))["loss"]
+    penalty = f[:, 0].square() + f[:, 1:].square().mean(1)
+    torch.testing.assert_close(found, plain + 0.3 * penalty.mean())

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebm_ops import prroi_pool
+from ebm_ops.prroi_pool import reference
 from tests.ops.conftest import HAS_CPP, random_rois
 from tests.tolerances import TOLERANCE
 
@@ -233,3 +234,30 @@ def test_same_bits_in_another_process():
         for _ in range(2)
     }
     assert len(runs) == 1
+
+
+def test_gathered_windows_are_the_same_definition():
+    """The path of higher derivatives: values, gradients and second derivatives of the reference."""
+    features, rois = torch.cat([maps(0, 3), maps(1, 3)]), random_rois(30, 2, (11, 9), 4)
+    rois[3, 1:] = torch.nan
+    rois[5, 3] = rois[5, 1]
+    found = []
+    for pool in (reference.forward, reference.forward_gathered):
+        f, r = features.clone().requires_grad_(), rois.clone().requires_grad_()
+        pooled = pool(f, r, (3, 2), 0.9)
+        first = torch.autograd.grad(pooled.square().sum(), (f, r), create_graph=True)
+        second = torch.autograd.grad(first[1].nan_to_num().square().sum(), (f, r))
+        found.append([pooled, *first, *second])
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, **TOLERANCE[torch.float64], equal_nan=True)
+
+
+def test_gathered_windows_in_several_parts(monkeypatch):
+    features, rois = torch.cat([maps(0, 3), maps(1, 3)]), random_rois(30, 2, (11, 9), 4)
+    whole = reference.forward_gathered(features, rois, (3, 2), 0.9)
+    monkeypatch.setattr(reference, "_MAX_PIXELS", 150)
+    torch.testing.assert_close(
+        reference.forward_gathered(features, rois, (3, 2), 0.9), whole, **TOLERANCE[torch.float64]
+    )
+    assert reference.forward_gathered(features, rois[:0], (2, 2), 0.9).shape == (0, 3, 2, 2)
+    assert reference.forward_gathered(features[..., :0], rois, (2, 2), 0.9).shape == (30, 3, 2, 2)

@@ -18,25 +18,31 @@ class MCMCObjective:
     """Maximum likelihood with short Langevin chains that start at the target (ML-MCMC-L).
 
         y_m^(0) = y*,   y ← y + λ²/2 ∇f(y) + λ ξ,   L times
-        loss = mean_m f(y_m^(L)) - f(y*),   chains constant
+        loss = mean_m f(y_m^(L)) - f(y*) + w mean_m (f(y_m^(L))² + f(y*)²),   chains constant
 
     The step has to fit the density: chains diverge for λ beyond twice its standard deviation, and
     hardly leave y* where λ² L is far below its variance (``chain_distance`` tells).
+
+    Where features nearly determine the target, as those of an image determine a box, nothing bounds
+    the sharpness of f: noise of the last step alone takes every chain off the target, f sharpens
+    until chains overshoot, and the loss falls for ever while f becomes useless. The penalty w keeps
+    f, and with it the sharpness, of order 1 / w. It removes the freedom of a constant in f.
 
     A chain that diverges, or at whose end f is not finite, is left out of the mean; a target that
     has lost all its chains contributes nothing.
 
     Source: Gustafsson et al., "How to Train Your Energy-Based Model for Regression", BMVC 2020
-    (arXiv:2005.01698), ML-MCMC.
+    (arXiv:2005.01698), ML-MCMC; penalty: Du and Mordatch, NeurIPS 2019.
 
     Args:
         step: λ, encoded coordinates, a number or (D,).
         num_steps: L.
         num_samples: M, chains per target.
         grad_clip: longest allowed ‖∇f‖₂ while sampling; no limit as published.
+        magnitude_weight: w, not negative; 0 as published.
 
     Raises:
-        ValueError: no chain, no step, or a clip that is not positive.
+        ValueError: no chain, no step, a clip that is not positive, or a negative weight.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class MCMCObjective:
         num_steps: int = 16,
         num_samples: int = 128,
         grad_clip: float | None = None,
+        magnitude_weight: float = 0.0,
     ) -> None:
         check_langevin(num_steps, grad_clip)
         if num_steps < 1 or num_samples < 1:
@@ -52,13 +59,16 @@ class MCMCObjective:
                 f"num_steps={num_steps} and num_samples={num_samples} must be 1 or more; a chain "
                 "without a step is the target, and teaches nothing."
             )
-        self.step, self.num_steps = step, num_steps
+        if not 0 <= magnitude_weight < float("inf"):
+            raise ValueError(f"magnitude_weight={magnitude_weight} must be finite, not negative.")
+        self.step, self.num_steps, self.magnitude_weight = step, num_steps, magnitude_weight
         self.num_samples, self.grad_clip = num_samples, grad_clip
 
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(step={self.step}, num_steps={self.num_steps}, "
-            f"num_samples={self.num_samples}, grad_clip={self.grad_clip})"
+            f"num_samples={self.num_samples}, grad_clip={self.grad_clip}, "
+            f"magnitude_weight={self.magnitude_weight})"
         )
 
     def __call__(
@@ -100,6 +110,15 @@ class MCMCObjective:
         log_f_target, log_f_chains = log_f[:, 0], log_f[:, 1:]
         valid = finite & log_f_chains.detach().isfinite()
         loss = mcmc_loss(log_f_target, log_f_chains, weight, avg_factor=avg_factor, valid=valid)
+        if self.magnitude_weight:
+            # The same mean over sound chains, of another function of f.
+            loss = loss + self.magnitude_weight * mcmc_loss(
+                -log_f_target.square(),
+                log_f_chains.square(),
+                weight,
+                avg_factor=avg_factor,
+                valid=valid,
+            )
         num_valid = valid.sum().clamp(min=1)
         gap = (log_f_target.unsqueeze(1) - log_f_chains).detach().where(valid, 0)
         return {
