@@ -61,6 +61,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="also fill in the tables of a page (default: docs/regression1d.md)",
     )
+    parser.add_argument(
+        "--report", action="store_true", help="run nothing: tables and figures of what is finished"
+    )
     args = parser.parse_args(argv)
     for name in ("samples", "models", "epochs", "jobs"):
         values = getattr(args, name)
@@ -88,6 +91,7 @@ def main(argv: list[str] | None = None) -> None:
             jobs=args.jobs,
             out=args.out,
             page=args.page,
+            report_only=args.report,
         )
     except (StudyError, ValueError) as error:
         sys.exit(f"regression1d: {error}")

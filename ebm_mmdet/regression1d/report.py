@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rich.table import Table
 from .evaluation import summarise
 from .methods import SWEPT_METHODS
 from .published import MARKS, published_kl
+from .runs import write_text
 
 __all__ = ["method_table", "page_sections", "screen_tables", "write_csv"]
 
@@ -76,10 +76,7 @@ def write_csv(path: Path, results: Sequence[dict]) -> None:
     writer = csv.DictWriter(text, list(lines[0]))
     writer.writeheader()
     writer.writerows(lines)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text.getvalue(), encoding="utf-8", newline="")
-    os.replace(partial, path)
+    write_text(path, text.getvalue())
 
 
 def _key(result: dict) -> tuple[str, str, int]:

@@ -26,7 +26,7 @@ from .fused import kernel_is_available
 from .methods import Trainee, build_trainee
 from .training import Settings, load_checkpoint, train
 
-__all__ = ["Run", "StudyError", "execute", "load_model", "read_json", "write_json"]
+__all__ = ["Run", "StudyError", "execute", "load_model", "read_json", "write_json", "write_text"]
 
 CURVE_X = 32
 """Inputs x at which the training curves measure D_KL."""
@@ -189,7 +189,12 @@ def read_json(path: Path):
 
 def write_json(path: Path, value) -> None:
     """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", newline="")
     os.replace(partial, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 import sys
 import threading
@@ -26,7 +27,7 @@ from .fused import kernel_is_available
 from .methods import PAPER_METHODS, PROPOSAL_METHODS, SWEPT_METHODS, method_config
 from .pictures import draw_all
 from .report import page_sections, screen_tables, write_csv
-from .runs import Run, StudyError, claim, execute, read_json
+from .runs import Run, StudyError, claim, execute, read_json, write_text
 from .training import Interrupted, Settings
 
 __all__ = ["plan", "read_config", "run_all", "run_study"]
@@ -50,6 +51,7 @@ def run_study(
     jobs: int | None = None,
     out: Path | None = None,
     page: Path | None = None,
+    report_only: bool = False,
 ) -> Path:
     """Run methods on data sets; write results, a table and pictures.
 
@@ -65,13 +67,15 @@ def run_study(
         jobs: runs at a time; one per core by default.
         out: folder, ``work_dirs/regression1d/<preset>`` by default. Finished runs in it are kept.
         page: Markdown page whose tables are filled in.
+        report_only: run nothing; tables and pictures of what is finished.
 
     Returns:
         The folder, with ``runs/``, ``results.csv``, ``results.txt`` and ``figures/``. All but the
         first are made anew from everything in ``runs``.
 
     Raises:
-        StudyError: the folder holds runs of the same name with other settings.
+        StudyError: the folder holds runs of the same name with other settings, or no finished run
+            to report.
         ValueError: a method is unknown.
     """
     chosen = _PRESETS[preset]
@@ -87,17 +91,26 @@ def run_study(
         runs += [Run(path.stem, d, read_config(path, d), settings) for d in datasets]
 
     console, start = Console(file=sys.stdout, highlight=False), time.monotonic()
-    jobs = min(jobs or _cores(), len(runs))
-    console.print(f"{len(runs)} runs of {settings.models} models, {jobs} at a time; {out}")
-    run_all(runs, out, jobs, console)
+    if not report_only:
+        jobs = min(jobs or _cores(), len(runs))
+        console.print(f"{len(runs)} runs of {settings.models} models, {jobs} at a time; {out}")
+        run_all(runs, out, jobs, console)
+    _report(out, page, console)
+    console.print(f"done in {time.monotonic() - start:.0f} s")
+    return out
 
+
+def _report(out: Path, page: Path | None, console: Console) -> None:
+    """Tables and pictures of everything that is finished in a folder."""
     results = [read_json(path) for path in sorted(out.glob("runs/*/*/result.json"))]
+    if not results:
+        raise StudyError(f"{out} holds no finished run; there is nothing to report.")
     write_csv(out / "results.csv", results)
-    tables = screen_tables(results)
-    with (out / "results.txt").open("w", encoding="utf-8") as file:
-        # The tables are wider than a terminal that nobody looks at (80 columns).
-        for target in (sys.stdout, file):
-            Console(file=target, width=max(console.width, 160)).print(*tables)
+    tables, text = screen_tables(results), io.StringIO()
+    # The tables are wider than a terminal that nobody looks at (80 columns).
+    for target in (sys.stdout, text):
+        Console(file=target, width=max(console.width, 160)).print(*tables)
+    write_text(out / "results.txt", text.getvalue())
     pictures = draw_all(results, out)
     if page is not None:
         # Here, because the package of the detectors is slow to import.
@@ -107,8 +120,6 @@ def run_study(
             fill_section(page, name, content)
         console.print(f"tables written to {page}")
     console.print(f"{out / 'results.csv'} and {len(pictures)} pictures in {out / 'figures'}")
-    console.print(f"done in {time.monotonic() - start:.0f} s")
-    return out
 
 
 def read_config(path: Path, dataset: str) -> dict:

@@ -72,6 +72,12 @@ def test_finished_runs_are_kept_and_others_refused(main, tmp_path, capsys):
     assert "measured before" in capsys.readouterr().out
     assert (result.read_bytes(), result.stat().st_mtime_ns) == (before, changed)
 
+    (out / "results.csv").unlink()
+    main(["--report", "--out", str(out)])
+    assert (out / "results.csv").exists()
+    with pytest.raises(SystemExit, match="holds no finished run"):
+        main(["--report", "--out", str(tmp_path / "empty")])
+
     with pytest.raises(SystemExit, match=r"other settings.*Give another --out"):
         main([*arguments, "--seed", "1"])
     assert result.read_bytes() == before
