@@ -167,7 +167,7 @@ class Trainee(nn.Module):
         objective: as in :func:`method_config`, or None to fit the mixture by maximum likelihood.
         energy: f, or None.
         mixture: q, or None. Without an x branch of its own it gets the features of f, detached.
-        predicts_with_mixture: the mixture and not f is the result.
+        standalone: the mixture has its own x branch, and is the result; else f is.
     """
 
     def __init__(
@@ -194,12 +194,11 @@ class Trainee(nn.Module):
             return reduce_loss(nll, weight, avg_factor=batch)
         arguments = {"weight": weight, "avg_factor": batch, "generator": generator}
         if self.mixture is not None:
-            own = self.standalone
-            arguments["proposal"] = (
-                self.mixture(x)
-                if own
-                else self.mixture.from_features(self.energy.x_features(x).detach())
-            )
+            if self.standalone:
+                arguments["proposal"] = self.mixture(x)
+            else:
+                features = self.energy.x_features(x).detach()
+                arguments["proposal"] = self.mixture.from_features(features)
         twice = isinstance(
             self.objective, (objectives.ScoreMatchingObjective, objectives.DSMObjective)
         )
