@@ -5,9 +5,9 @@ r"""Which objective trains the energy head best? Several recipes on one frozen d
         configs/nuclei/yolox_nano_nuclei_{nce,nceplus,mlis,kldis,mlmcmc,sm,dsm}.py \
         --out work_dirs/objective_study --page docs/results.md --section objectives
 
-Every recipe trains on the same cached features and is evaluated by the same three rules: short
-steps, the mode with a prior (which needs no step length), the mean of samples. Costs are relative
-to the first recipe. A second call with the same folder uses what is there.
+Every recipe trains on the same cached features and is evaluated by the same two rules: short
+steps, and the mode with a prior, which needs no step length. Costs are relative to the first
+recipe. A second call with the same folder uses what is there.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def recipe_names(paths: list[str]) -> list[str]:
 
 
 def table(rows: list[dict]) -> str:
-    """Three rows per recipe as Markdown."""
+    """Two rows per recipe as Markdown."""
 
     def text(value: float | None, form: str = ".2f") -> str:
         return "" if value is None else f"{value:{form}}"
