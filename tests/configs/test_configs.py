@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.registry import MODELS, TASK_UTILS, VISUALIZERS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -19,6 +19,7 @@ CONFIGS = sorted(
     if "_base_" not in path.parts
 )
 EBM_CONFIGS = [path for path in CONFIGS if path.startswith("configs/ebm/")]
+KL_CONFIGS = [path for path in CONFIGS if path.startswith("configs/kl_loss/")]
 
 
 def load(path: str) -> Config:
@@ -129,9 +130,37 @@ def test_all_seven_methods_with_the_papers_settings(method, numbers):
     assert {key: found[key] for key in numbers} == numbers
 
 
-@pytest.mark.parametrize("path", EBM_CONFIGS)
+@pytest.mark.parametrize("path", EBM_CONFIGS + KL_CONFIGS)
 def test_checkpoints_are_atomic(path):
     assert load(path).default_hooks.checkpoint.backend_args.backend == "atomic"
+
+
+@pytest.mark.parametrize("path", KL_CONFIGS)
+def test_kl_loss_with_the_papers_settings(path):
+    cfg = load(path)
+    detector = cfg.model.get("detector", cfg.model)
+    head = detector.roi_head.bbox_head if "roi_head" in detector else detector.bbox_head
+    assert head.loss_bbox.type == "KLLoss"
+    assert head.loss_bbox.form == ("gaussian" if "gaussian" in path else "smooth")
+    assert head.bbox_coder.type == "DeltaXYXYBBoxCoder"
+    assert head.bbox_coder.target_stds == [0.1] * 4
+    test_cfg = detector.test_cfg.get("rcnn", detector.test_cfg)
+    if "_2x_" not in path or "varvote" in path:
+        assert (test_cfg.var_vote.sigma_t, test_cfg.var_vote.iou_thr) == (0.02, 0.0)
+        assert test_cfg.var_vote.candidates == "all"
+    else:
+        assert "var_vote" not in test_cfg
+    soft = dict(type="soft_nms", method="gaussian", sigma=0.5, min_score=1e-3)
+    hard = dict(type="nms", iou_threshold=0.5)
+    assert test_cfg.nms == (soft if "softnms" in path else hard)
+    assert (test_cfg.score_thr, test_cfg.max_per_img) == (0.05, 100)
+    if "_2x_" in path:
+        assert cfg.train_cfg.max_epochs == 24
+        assert cfg.param_scheduler[1].milestones == [16, 22]
+        assert (head.num_classes, head.reg_class_agnostic) == (80, False)
+    for name in (cfg.visualizer.type, "ebm_mmdet.KLLoss", head.type):
+        registry = VISUALIZERS if name == cfg.visualizer.type else MODELS
+        assert registry.get(name) is not None
 
 
 SPELLINGS = ["{}", "ebm_mmdet.{}", "ebm_mmdet.models.{}"]

@@ -1,0 +1,77 @@
+"""mmdet's picture of detections, with an error bar across every side of a box."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from mmdet.registry import VISUALIZERS
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.structures import InstanceData
+
+__all__ = ["UncertaintyVisualizer", "side_bars"]
+
+
+def side_bars(
+    boxes: np.ndarray, side_std: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bars from one standard deviation outside to one inside, at the middle of each side.
+
+    Args:
+        boxes: (n, 4) ``(x1, y1, x2, y2)`` in pixels.
+        side_std: (n, 4) standard deviations of x1, y1, x2, y2 in pixels.
+        shape: (height, width) of the image; bars end at its border.
+
+    Returns:
+        x and y of the ends, (4 n, 2) each: x1, y1, x2, y2 of the first box, then of the next.
+    """
+    ends = boxes[:, :, None] + side_std[:, :, None] * np.array([-1.0, 1.0])
+    middle = 0.5 * (boxes[:, :2] + boxes[:, 2:])
+    x, y = (np.tile(middle[:, axis, None, None], (1, 4, 2)) for axis in (0, 1))
+    x[:, 0::2], y[:, 1::2] = ends[:, 0::2], ends[:, 1::2]
+    x, y = x.clip(0, shape[1] - 1), y.clip(0, shape[0] - 1)
+    return x.reshape(-1, 2), y.reshape(-1, 2)
+
+
+@VISUALIZERS.register_module()
+class UncertaintyVisualizer(DetLocalVisualizer):
+    """mmdet's visualiser; detections with ``side_std`` (n, 4) get an error bar across every side.
+
+    Use it by its full name, which needs no import:
+    ``visualizer = dict(type='ebm_mmdet.visualization.uncertainty.UncertaintyVisualizer')``.
+
+    Args:
+        name: mmengine's.
+        bar_color: of the bars, as matplotlib names colours.
+        kwargs: those of ``DetLocalVisualizer``.
+    """
+
+    # mmengine wants to see `name` in the signature.
+    def __init__(
+        self, name: str = "visualizer", *args, bar_color: str = "#56B4E9", **kwargs
+    ) -> None:
+        super().__init__(name, *args, **kwargs)
+        self.bar_color = bar_color
+
+    def _draw_instances(
+        self,
+        image: np.ndarray,
+        instances: InstanceData,
+        classes: list[str] | None,
+        palette: list[tuple] | None,
+    ) -> np.ndarray:
+        drawn = super()._draw_instances(image, instances, classes, palette)
+        if len(instances) == 0 or "side_std" not in instances:
+            return drawn
+        self.set_image(drawn)
+        boxes, std = (
+            value.detach().cpu().double().numpy()
+            for value in (instances.bboxes, instances.side_std)
+        )
+        x, y = side_bars(boxes, std, image.shape[:2])
+        self.draw_lines(
+            torch.from_numpy(x),
+            torch.from_numpy(y),
+            colors=self.bar_color,
+            line_widths=max(0.6 * self.line_width, 1),
+        )
+        return self.get_image()
