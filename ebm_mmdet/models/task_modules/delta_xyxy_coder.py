@@ -32,7 +32,7 @@ class DeltaXYXYBBoxCoder(BaseBBoxCoder):
         max_shift: larger shifts (in units of the proposal's size) count as this.
         use_box_type: mmdet's.
 
-    Source: He et al., CVPR 2019 (arXiv:1809.08545), eq. 1; stds of 0.1 as in its code.
+    Source: He et al., CVPR 2019 (arXiv:1809.08545), sec. 3.1; stds of 0.1 as in its code.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ def variance_vote(
     Returns:
         (K, 4), float32 or better.
 
-    Source: He et al., CVPR 2019 (arXiv:1809.08545), algorithm 1 and eq. 11.
+    Source: He et al., CVPR 2019 (arXiv:1809.08545), algorithm 1.
     """
     if len(picks) == 0:
         return boxes.new_zeros(0, 4)
