@@ -145,7 +145,7 @@ def test_checkpoints_of_mmdet_load():
     assert not result.unexpected_keys
 
 
-def test_test_time_augmentation_gets_plain_boxes():
+def test_without_a_test_config_all_boxes_are_returned():
     model, plain = (
         build_kl(),
         build(kl_cfg(type="Shared2FCBBoxHead", loss_bbox=dict(type="L1Loss"))),

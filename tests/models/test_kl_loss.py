@@ -113,6 +113,27 @@ def test_gradients_are_those_of_the_three_parts_with_stopped_gradients():
     torch.testing.assert_close(found, expected)
 
 
+def test_it_learns_mean_and_variance_of_each_side():
+    torch.manual_seed(0)
+    spread = torch.tensor([0.05, 0.2, 0.4, 1.5])
+    targets = torch.tensor([0.1, -0.2, 0.3, 0.0]) + spread * torch.randn(500, 4)
+    both = torch.zeros(2, 4, requires_grad=True)
+    optimizer = torch.optim.LBFGS([both], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        mean, log_variance = (x.expand(500, 4) for x in both)
+        loss = KLLoss(form="gaussian")(mean, targets, log_variance)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    pred, alpha = both.detach()
+    torch.testing.assert_close(pred, targets.mean(0), atol=5e-3, rtol=0)
+    variance = (targets - targets.mean(0)).square().mean(0)
+    torch.testing.assert_close(alpha, variance.log(), atol=1e-2, rtol=0)
+
+
 def test_reduction_weights_and_factor():
     pred, target, alpha = torch.randn(3, 5, 4)
     weight = torch.rand(5, 4)

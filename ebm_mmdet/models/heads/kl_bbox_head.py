@@ -30,8 +30,8 @@ class KLBBoxHead(Shared2FCBBoxHead):
     Detections gain ``side_std`` (k, 4), the standard deviations of x1, y1, x2, y2 in pixels of the
     returned boxes, and ``box_std``, ``box_cov`` in encoded coordinates; see
     :func:`~ebm_mmdet.models.task_modules.variance_voting.select_detections`. Variance voting is
-    switched on by ``test_cfg.rcnn.var_vote`` (``{}`` for the published settings). Test-time
-    augmentation returns plain boxes and scores, as mmdet merges nothing else.
+    switched on by ``test_cfg.rcnn.var_vote`` (``{}`` for the published settings). Without a test
+    config all boxes and scores are returned, as by mmdet's head.
 
     Args:
         bbox_coder: mmdet's; must be a ``DeltaXYXYBBoxCoder``.
