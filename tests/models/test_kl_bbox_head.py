@@ -120,11 +120,18 @@ def test_images_without_objects_train_every_parameter(name):
     assert keys[0] == keys[1]
 
 
-@pytest.mark.parametrize("name", DETECTORS)
-def test_without_a_vote_boxes_are_those_of_mmdets_own_head(name):
+@pytest.mark.parametrize(
+    ("name", "kind", "options"),
+    [
+        ("faster_rcnn", "Shared2FCBBoxHead", {}),
+        ("faster_rcnn", "Shared2FCBBoxHead", dict(reg_class_agnostic=True)),
+        ("retinanet", "RetinaHead", {}),
+    ],
+)
+def test_without_a_vote_boxes_are_those_of_mmdets_own_head(name, kind, options):
     """The same weights without α, in the same coordinates."""
-    model = build_kl(name)
-    plain = kl_cfg(name, type="Shared2FCBBoxHead" if name == "faster_rcnn" else "RetinaHead")
+    model = build_kl(name, **options)
+    plain = kl_cfg(name, type=kind, **options)
     head_cfg(plain).loss_bbox = dict(type="L1Loss")
     plain = build(plain)
     missing = plain.load_state_dict(model.state_dict(), strict=False)
