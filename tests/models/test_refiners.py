@@ -39,6 +39,12 @@ def test_with_a_prior_it_finds_the_posterior_mode_without_a_step_size(scale, tem
     torch.testing.assert_close(result.log_density, log_density(result.y[:, None])[:, 0])
 
 
+def test_a_prior_per_box_needs_nothing_where_nothing_was_detected():
+    refiner = GradientAscentRefiner(prior=dict(std="per_box"))
+    result = refiner(lambda u: -u.square().sum(-1), torch.zeros(0, 4), [InstanceData()])
+    assert result.y.shape == (0, 4)
+
+
 def test_a_prior_per_box_is_read_from_the_detections():
     std = torch.tensor([[0.01, 0.01, 0.01, 0.01], [0.2, 0.2, 0.2, 0.2]])
     found = [InstanceData(box_std=std[:1]), InstanceData(box_std=std[1:])]

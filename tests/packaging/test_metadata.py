@@ -32,5 +32,9 @@ def test_model_index_lists_every_config():
             assert model["In Collection"] in collections
             assert model["Config"].endswith(model["Name"] + ".py")
             listed.add(model["Config"])
-    present = {p.relative_to(REPO).as_posix() for p in (REPO / "configs" / "ebm").glob("*.py")}
+    present = {
+        path.relative_to(REPO).as_posix()
+        for folder in ("ebm", "kl_loss")
+        for path in (REPO / "configs" / folder).glob("*.py")
+    }
     assert listed == present

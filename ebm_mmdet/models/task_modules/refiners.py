@@ -113,6 +113,10 @@ def prior_std(prior: dict, y0: Tensor, found: Sequence[InstanceData]) -> Tensor:
     """
     if prior["std"] != "per_box":
         return y0.new_tensor(prior["std"])
+    # A detector without any proposal returns empty instances that lack most fields.
+    found = [instances for instances in found if len(instances)]
+    if not found:
+        return torch.ones_like(y0)
     if any("box_std" not in instances for instances in found):
         raise ValueError(
             "prior.std='per_box' needs pred_instances.box_std (n, 4), which this detector does "
