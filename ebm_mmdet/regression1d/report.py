@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +10,10 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from .. import files
 from .evaluation import summarise
 from .methods import SWEPT_METHODS
 from .published import MARKS, published_kl
-from .runs import write_text
 
 __all__ = ["method_table", "page_sections", "screen_tables", "write_csv"]
 
@@ -72,11 +70,7 @@ def write_csv(path: Path, results: Sequence[dict]) -> None:
                     "per_model": " ".join(v or "failed" for v in values),
                 }
             )
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(lines[0]))
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(path, text.getvalue())
+    files.write_csv(path, lines)
 
 
 def _key(result: dict) -> tuple[str, str, int]:

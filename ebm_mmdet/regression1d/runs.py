@@ -20,13 +20,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..files import read_json, write_json
 from .data import load_dataset
 from .evaluation import evaluation_grid, kl_to_truth, negative_log_likelihood
 from .fused import kernel_is_available
 from .methods import Trainee, build_trainee
 from .training import Settings, load_checkpoint, train
 
-__all__ = ["Run", "StudyError", "execute", "load_model", "read_json", "write_json", "write_text"]
+__all__ = ["Run", "StudyError", "execute", "load_model"]
 
 CURVE_X = 32
 """Inputs x at which the training curves measure D_KL."""
@@ -180,21 +181,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def read_json(path: Path):
-    """The content of a JSON file, or None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def write_json(path: Path, value) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)

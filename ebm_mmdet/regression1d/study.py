@@ -23,11 +23,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..files import fill_section, read_json, write_text
 from .fused import kernel_is_available
 from .methods import PAPER_METHODS, PROPOSAL_METHODS, SWEPT_METHODS, method_config
 from .pictures import draw_all
 from .report import page_sections, screen_tables, write_csv
-from .runs import Run, StudyError, claim, execute, read_json, write_text
+from .runs import Run, StudyError, claim, execute
 from .training import Interrupted, Settings
 
 __all__ = ["plan", "read_config", "run_all", "run_study"]
@@ -113,9 +114,6 @@ def _report(out: Path, page: Path | None, console: Console) -> None:
     write_text(out / "results.txt", text.getvalue())
     pictures = draw_all(results, out)
     if page is not None:
-        # Here, because the package of the detectors is slow to import.
-        from ..apis.study.report import fill_section
-
         for name, content in page_sections(results).items():
             fill_section(page, name, content)
         console.print(f"tables written to {page}")

@@ -13,8 +13,9 @@ pytest.importorskip("mmdet", reason="the demo trains an mmdet detector")
 
 from ebm_mmdet.apis.demo import DataError, report, run_demo
 from ebm_mmdet.apis.demo.data import check_folder
-from ebm_mmdet.apis.demo.folder import RESULTS, choose_folder, write_json
+from ebm_mmdet.apis.demo.folder import RESULTS, choose_folder
 from ebm_mmdet.datasets import write_coco
+from ebm_mmdet.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "demo"

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
+
+from ...files import read_json, write_json
 
 SETTINGS = "settings.json"
 RESULTS = "results.json"
-
-
-def write_json(path: Path, content: dict | list) -> None:
-    """Write a JSON file in one piece."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, path)
-
-
-def read_json(path: Path) -> dict | None:
-    """Return the content of a JSON file, or None if there is no such file."""
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def choose_folder(wanted: Path, settings: dict) -> tuple[Path, str | None]:

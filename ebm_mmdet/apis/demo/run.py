@@ -12,10 +12,11 @@ from pathlib import Path
 from mmengine.config import Config
 from rich.console import Console
 
+from ...files import read_json, write_json
 from . import report
 from .data import NUM_IMAGES, USER_IMAGE_SIZE, DemoData, check_folder, generate, use_data
 from .evaluate import load_model, measure, trace_steps, val_loader
-from .folder import RESULTS, choose_folder, read_json, write_json
+from .folder import RESULTS, choose_folder
 from .pictures import draw_all, draw_steps
 from .train import train_stage
 

@@ -4,7 +4,6 @@ from .average_precision import METRICS, MatchedDetections, coco_results
 from .bootstrap import Difference, bootstrap_weights, paired_bootstrap
 from .cache import cache_test_images, cache_training_views
 from .recipes import compare_recipes
-from .report import fill_section, markdown_table
 from .residuals import detector_residuals, matched_residuals
 from .study import StudySettings, load_frozen_detector, run_study
 from .training import train_head
@@ -20,9 +19,7 @@ __all__ = [
     "coco_results",
     "compare_recipes",
     "detector_residuals",
-    "fill_section",
     "load_frozen_detector",
-    "markdown_table",
     "matched_residuals",
     "paired_bootstrap",
     "run_study",

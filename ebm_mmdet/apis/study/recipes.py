@@ -12,12 +12,12 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
+from ...files import write_csv, write_json
 from .average_precision import MatchedDetections
 from .bootstrap import bootstrap_weights
 from .cache import cache_test_images
 from .heads import TrainedHeads, training_views
 from .methods import ENERGY, Method, apply, energy_methods
-from .report import write_csv, write_json
 from .study import StudySettings, claim_folder, load_frozen_detector, make_row, residual_prior
 
 __all__ = ["compare_recipes"]

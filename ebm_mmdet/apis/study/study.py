@@ -18,13 +18,13 @@ from pycocotools.coco import COCO
 from torch import Tensor
 
 from ...energy import fit_residual_std
+from ...files import write_csv, write_json
 from ...models.detectors import EBMDetector
 from .average_precision import METRICS, MatchedDetections
 from .bootstrap import bootstrap_weights, paired_bootstrap
 from .cache import cache_test_images
 from .heads import TrainedHeads, training_views
 from .methods import ENERGY, L1, Method, apply, study_methods
-from .report import write_csv, write_json
 from .residuals import detector_residuals
 
 __all__ = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ebm_mmdet.apis.study import fill_section, markdown_table
+from ebm_mmdet.files import fill_section, markdown_table
 
 PAGE = (
     "# Results\n\n<!-- a:begin -->\nold\n<!-- a:end -->\n\n<!-- b:begin -->\nkeep\n<!-- b:end -->\n"

@@ -1,4 +1,8 @@
-"""Results as files, and as a table between two marker comments of a Markdown page."""
+"""Results as files, and as a table between two marker comments of a Markdown page.
+
+Every file is written whole or not at all. Standard library only, so that any part of the package
+may use it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["fill_section", "markdown_table", "write_csv", "write_json", "write_text"]
+__all__ = [
+    "fill_section",
+    "markdown_table",
+    "read_json",
+    "write_csv",
+    "write_json",
+    "write_text",
+]
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -27,6 +38,12 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value) -> None:
     """Write ``value`` as indented JSON."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: str | Path):
+    """The content of a JSON file, or None where there is none."""
+    path = Path(path)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def write_csv(path: str | Path, rows: Sequence[dict]) -> None:
