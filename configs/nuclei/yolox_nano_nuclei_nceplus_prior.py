@@ -11,4 +11,4 @@ _base_ = ['./yolox_nano_nuclei_nceplus.py']
 # Standard deviations of the detector's errors on the training images, and k = 0.125 (small bases, not tuned here):
 #     python tools/analysis_tools/fit_residual_prior.py configs/nuclei/yolox_nano_nuclei_nceplus.py
 model = dict(
-    refiner=dict(step_size=None, prior=dict(std=[0.0448, 0.0444, 0.1069, 0.1036], scale=0.3536, temperature=1.0)))
+    refiner=dict(step_size=None, prior=dict(std=[0.0448, 0.0448, 0.1069, 0.1036], scale=0.3536, temperature=1.0)))

@@ -249,16 +249,6 @@ def test_levels_may_differ_in_channels_where_all_are_pooled():
     assert head.log_density(head.prepare(maps), boxes[None], label, label).shape == (1, 1)
 
 
-def test_context_pools_a_larger_region_about_the_same_centre():
-    head, wide = make_head(), make_head(context=1.5)
-    wide.load_state_dict(head.state_dict())
-    maps, label = head.prepare(make_maps()), torch.zeros(1, dtype=torch.long)
-    box = torch.tensor([[[40.0, 30, 80, 70]]])
-    larger = torch.tensor([[[30.0, 20, 90, 80]]])
-    f = wide.log_density(maps, box, label, label)
-    torch.testing.assert_close(f, head.log_density(maps, larger, label, label))
-
-
 def test_messages_name_value_and_remedy():
     with pytest.raises(ValueError, match="level_rule='nearest'.*'assign' or 'concat'"):
         make_head(level_rule="nearest")

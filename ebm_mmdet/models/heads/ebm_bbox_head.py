@@ -77,8 +77,6 @@ class EBMBBoxHead(BaseModule):
         pool_size: bins per axis.
         roi_shift: shift of RoIs in feature pixels of each level. PrRoIPool has its nodes at
             integers (0 is the papers' convention); mmdet's heads see them at half pixels (-0.5).
-        context: factor on both sides of the region that is pooled, about the centre of the box.
-            Above 1 the outermost bins lie across and outside of the edges. 1 is the papers'.
         standardize: standardise each channel of the maps with running statistics. Frozen
             features may have any scale; a fresh trunk wants unit scale.
         fc_channels: widths of the trunk.
@@ -107,7 +105,6 @@ class EBMBBoxHead(BaseModule):
         finest_scale: float = 56.0,
         pool_size: int = 7,
         roi_shift: float = 0.0,
-        context: float = 1.0,
         standardize: bool = False,
         fc_channels: Sequence[int] = (1024, 1024),
         act_cfg: dict | None = None,
@@ -138,7 +135,7 @@ class EBMBBoxHead(BaseModule):
             )
         self.strides, self.feature_levels = tuple(strides), levels
         self.level_rule, self.finest_scale = level_rule, float(finest_scale)
-        self.pool_size, self.roi_shift, self.context = pool_size, float(roi_shift), float(context)
+        self.pool_size, self.roi_shift = pool_size, float(roi_shift)
         self.min_gt_size, self.loss_weight = min_gt_size, loss_weight
 
         self.standardizers = nn.ModuleList(
@@ -209,14 +206,10 @@ class EBMBBoxHead(BaseModule):
         the other end of the trunk this moves one number per box instead of thousands.
         """
         everything = slice(None)
-        regions = boxes
-        if self.context != 1.0:
-            margin = (boxes[:, 2:] - boxes[:, :2]) * (self.context - 1) / 2
-            regions = torch.cat((boxes[:, :2] - margin, boxes[:, 2:] + margin), dim=1)
 
         def pool(level: int, rows: Tensor | slice) -> Tensor:
             stride = self.strides[level]
-            shifted = regions[rows] + self.roi_shift * stride
+            shifted = boxes[rows] + self.roi_shift * stride
             rois = torch.cat((batch_index[rows, None].to(shifted), shifted), dim=1)
             return prroi_pool(feats[level], rois, self.pool_size, 1.0 / stride).flatten(1)
 
