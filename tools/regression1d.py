@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--quick", action="store_true", help="5 models, 20 epochs, M = 256 (the default)"
+        "--quick", action="store_true", help="5 models, 12 epochs, M = 256 (the default)"
     )
     size.add_argument("--paper", action="store_true", help="20 models, 75 epochs, M = 1024")
     parser.add_argument(

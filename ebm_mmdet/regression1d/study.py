@@ -35,7 +35,7 @@ __all__ = ["plan", "read_config", "run_all", "run_study"]
 
 _GROUPS = {"all": PAPER_METHODS, "proposals": PROPOSAL_METHODS}
 _PRESETS = {
-    "quick": {"methods": ["all"], "num_samples": [256], "models": 5, "epochs": 20},
+    "quick": {"methods": ["all"], "num_samples": [256], "models": 5, "epochs": 12},
     "paper": {"methods": SWEPT_METHODS, "num_samples": [1024], "models": 20, "epochs": 75},
 }
 
