@@ -33,7 +33,7 @@ lint: install
 	$(PYTHON) -m ruff format --check .
 
 bench: install
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PYTHON) "$$script"; done
+	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(PYTHON) "$$script"; done
 
 clean:
 	rm -rf build dist *.egg-info ebm_mmdet/.mim .pytest_cache .ruff_cache .hypothesis

@@ -14,10 +14,9 @@ Three things run side by side, each the minimum over the repeats:
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 
 import torch
+from _timing import best_time
 from mmdet.registry import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -115,17 +114,6 @@ def papers_loop(
         offsets = torch.where(worse, offsets, proposal)
         step = torch.where(worse, step * 0.5, step)
     return offsets
-
-
-def best_time(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of some runs, after one that warms up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def main() -> None:

@@ -14,11 +14,10 @@ the repeats counts.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
+from _timing import best_time
 from mmcv.ops import batched_nms
 from rich.console import Console
 from rich.table import Table
@@ -48,17 +47,6 @@ def make_candidates(boxes: int, classes: int, everything: bool) -> tuple[torch.T
         scores = (2 * torch.randn(boxes, classes) + 6 * favourite).softmax(1)
     row, label = torch.nonzero(scores > 0.05, as_tuple=True)
     return moved[row, label], scores[row, label], label, torch.randn(len(row), 4)
-
-
-def best_time(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of some runs, after one that warms up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config, DictAction
 
 import ebm_mmdet  # noqa: F401  (registers our types)
-from ebm_mmdet.apis.study import StudySettings, compare_recipes
+from ebm_mmdet.apis.study import StudySettings, compare_recipes, metric_cell
 from ebm_mmdet.files import fill_section, markdown_table
 
 METRICS = ("AP", "AP50", "AP75", "AP90")
@@ -67,12 +67,7 @@ def table(rows: list[dict]) -> str:
     header = ["rule", *METRICS, "loss, first and last tenth", "training, s", "cost"]
     lines = []
     for row in rows:
-        cells = [
-            f"{row[m]:.2f}"
-            if row[f"change_{m}"] is None
-            else f"{row[m]:.2f} ({row[f'change_{m}']:+.2f} ± {row[f'error_{m}']:.2f})"
-            for m in METRICS
-        ]
+        cells = [metric_cell(row, metric) for metric in METRICS]
         losses = "" if row["cost"] is None else f"{row['first_loss']:.2f}, {row['last_loss']:.2f}"
         name = f"**{row['recipe']}**, {row['method']}" if row["recipe"] else row["method"]
         lines.append([name, *cells, losses, text(row["training_s"], ".0f"), text(row["cost"])])

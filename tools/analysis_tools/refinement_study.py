@@ -20,7 +20,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config, DictAction
 
 import ebm_mmdet  # noqa: F401  (registers our types)
-from ebm_mmdet.apis.study import METRICS, StudySettings, run_study
+from ebm_mmdet.apis.study import METRICS, StudySettings, metric_cell, run_study
 from ebm_mmdet.files import fill_section, markdown_table
 
 
@@ -47,21 +47,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def cell(row: dict, metric: str) -> str:
-    """``value (change ± error)``."""
-    value = f"{row[metric]:.2f}"
-    if row[f"change_{metric}"] is None:
-        return value
-    return f"{value} ({row[f'change_{metric}']:+.2f} ± {row[f'error_{metric}']:.2f})"
-
-
 def table(rows: list[dict]) -> str:
     """All rows as Markdown."""
     header = ["", "heads", *METRICS, "training, s", "refining, ms per image"]
     lines = []
     for row in rows:
         training = "" if row["training_s"] is None else f"{row['training_s']:.0f}"
-        values = [cell(row, metric) for metric in METRICS]
+        values = [metric_cell(row, metric) for metric in METRICS]
         lines.append(
             [row["method"], str(row["runs"]), *values, training, f"{row['ms_per_image']:.0f}"]
         )

@@ -5,7 +5,7 @@ from .bootstrap import Difference, bootstrap_weights, paired_bootstrap
 from .cache import cache_test_images, cache_training_views
 from .recipes import compare_recipes
 from .residuals import detector_residuals, matched_residuals
-from .study import StudySettings, load_frozen_detector, run_study
+from .study import StudySettings, load_frozen_detector, metric_cell, run_study
 from .training import train_head
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "detector_residuals",
     "load_frozen_detector",
     "matched_residuals",
+    "metric_cell",
     "paired_bootstrap",
     "run_study",
     "train_head",

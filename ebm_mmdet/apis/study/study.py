@@ -32,6 +32,7 @@ __all__ = [
     "claim_folder",
     "load_frozen_detector",
     "make_row",
+    "metric_cell",
     "residual_prior",
     "run_study",
 ]
@@ -195,6 +196,14 @@ def make_row(
     row["training_s"] = round(float(np.mean(training)), 1) if training else None
     row["ms_per_image"] = round(1e3 * min(times), 1)
     return row
+
+
+def metric_cell(row: dict, metric: str) -> str:
+    """A metric of a row of :func:`make_row` as text: ``value (change ± error)``."""
+    value = f"{row[metric]:.2f}"
+    if row[f"change_{metric}"] is None:
+        return value
+    return f"{value} ({row[f'change_{metric}']:+.2f} ± {row[f'error_{metric}']:.2f})"
 
 
 def claim_folder(out: Path, cfg: Config, settings: StudySettings) -> None:
