@@ -78,6 +78,13 @@ def test_flat_density_returns_the_prior_exactly():
     torch.testing.assert_close(found.log_density, torch.full((2,), 3.0))
 
 
+def test_bias_moves_the_prior_and_its_samples():
+    bias = [0.01, -0.02, 0.0, 0.03]
+    found = refine(lambda u: u.sum(-1) * 0, prior={**PRIOR, "bias": bias})
+    torch.testing.assert_close(found.y, torch.tensor([bias, bias]), rtol=0, atol=1e-7)
+    torch.testing.assert_close(found.covariance, torch.diag(SIGMA**2).expand(2, 4, 4))
+
+
 def test_the_samples_of_a_box_are_scored_at_once():
     f = Counted(lambda u: -u.square().sum(-1))
     refine(f, n=5)

@@ -23,10 +23,10 @@ def test_the_published_rule_converges_to_the_mode():
     torch.testing.assert_close(result.y, MODE, atol=1e-4, rtol=0)
 
 
-def posterior_mode(std, scale, temperature):
+def posterior_mode(std, scale, temperature, bias=0.0):
     precision = temperature / WIDTH**2
     prior = 1 / (scale * std) ** 2
-    return precision * MODE / (precision + prior)
+    return (precision * MODE + prior * bias) / (precision + prior)
 
 
 @pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (0.5, 1.0), (0.25, 4.0)])
@@ -37,6 +37,18 @@ def test_with_a_prior_it_finds_the_posterior_mode_without_a_step_size(scale, tem
     expected = posterior_mode(std, scale, temperature)
     torch.testing.assert_close(result.y, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(result.log_density, log_density(result.y[:, None])[:, 0])
+
+
+def test_bias_moves_the_centre_of_the_prior_but_not_the_start():
+    """argmax τ f(y) + log N(y; ŷ + bias, (s Σ)²), climbed from ŷ."""
+    std, bias = torch.tensor([0.05, 0.05, 0.1, 0.1]), torch.tensor([0.02, -0.01, 0.05, 0.0])
+    detected = torch.tensor([[0.1, 0.0, 0.0, 0.0], [0.0, 0.0, -0.1, 0.0]])
+    prior = dict(std=std.tolist(), bias=bias.tolist(), scale=0.5)
+    result = GradientAscentRefiner(num_steps=60, prior=prior)(log_density, detected)
+    expected = posterior_mode(std, 0.5, 1.0, detected + bias)
+    torch.testing.assert_close(result.y, expected, atol=1e-4, rtol=0)
+    still = GradientAscentRefiner(num_steps=0, prior=prior)(log_density, detected)
+    assert torch.equal(still.y, detected)
 
 
 def test_a_prior_per_box_needs_nothing_where_nothing_was_detected():
@@ -60,3 +72,6 @@ def test_messages():
         GradientAscentRefiner()
     with pytest.raises(ValueError, match="sigma"):
         GradientAscentRefiner(prior=dict(sigma=1.0))
+    for scale in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="prior.scale"):
+            GradientAscentRefiner(prior=dict(std=[0.1] * 4, scale=scale))

@@ -86,7 +86,7 @@ def product_metrics(cfg: Config, head: dict | None, refiner) -> np.ndarray:
 
 def test_rows_are_what_the_product_does(cfg: Config, study) -> None:
     out, rows = study
-    assert [row["runs"] for row in rows] == [1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 1, 1]
+    assert [row["runs"] for row in rows] == [1, 1, 1, 1, *[2] * 7, *[1] * 3]
     base = product_metrics(cfg, None, None)
     np.testing.assert_allclose([rows[0][name] for name in METRICS], base, atol=0.006)
 
@@ -124,10 +124,10 @@ def test_recipes_share_detections_and_views(cfg: Config, tmp_path) -> None:
     )
     settings, lines = StudySettings(seeds=(0,), rounds=1, boxes_per_iteration=8, resamples=2), []
     rows = compare_recipes({"nce": cfg, "dsm": other}, tmp_path, settings, lines.append)["rows"]
-    assert [row["recipe"] for row in rows] == ["", *["nce"] * 2, *["dsm"] * 2]
-    assert rows[1]["cost"] == 1 != rows[3]["cost"]
+    assert [row["recipe"] for row in rows] == ["", *["nce"] * 3, *["dsm"] * 3]
+    assert rows[1]["cost"] == 1 != rows[4]["cost"]
     assert sum("caching" in line for line in lines) == 1
-    assert rows[3]["last_loss"] != rows[1]["last_loss"]
+    assert rows[4]["last_loss"] != rows[1]["last_loss"]
     other.load_from = "another.pth"
     with pytest.raises(ValueError, match="recipe 'dsm' has another load_from"):
         compare_recipes({"nce": cfg, "dsm": other}, tmp_path / "other", settings)
@@ -139,10 +139,15 @@ def test_the_tool_prints_a_prior_that_a_refiner_accepts(cfg: Config, capsys) -> 
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     options = [f"fit_dataset.ann_file={cfg.fit_dataset.ann_file}"]
-    line = tool.main([str(CONFIG), "--k", "0.25", "--cfg-options", *options])
-    assert line in capsys.readouterr().out
-    settings = eval(f"dict({line})", {"dict": dict})
-    refiner = TASK_UTILS.build(dict(type="GradientAscentRefiner", **settings))
-    assert refiner.prior["scale"] == 0.5
+    lines = tool.main([str(CONFIG), "--k", "0.25", "--cfg-options", *options])
+    printed = capsys.readouterr().out
+    refiners = []
+    for line in lines:
+        assert line in printed
+        settings = eval(f"dict({line})", {"dict": dict})
+        refiners.append(TASK_UTILS.build(dict(type="GradientAscentRefiner", **settings)))
+    plain, centred = (refiner.prior for refiner in refiners)
+    assert plain.scale == centred.scale == 0.5
+    assert plain.bias == 0.0 != max(map(abs, centred.bias))
     # Matches overlap by half or more, so no residual, and no spread, exceeds log 2.
-    assert all(0 < std < np.log(2) for std in refiner.prior["std"])
+    assert all(0 < std < np.log(2) for std in (*plain.std, *centred.std))

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
 
 pytest.importorskip("mmdet", reason="the demo trains an mmdet detector")
 
 from ebm_mmdet.apis.demo import DataError, report, run_demo
-from ebm_mmdet.apis.demo.data import check_folder
+from ebm_mmdet.apis.demo.data import DemoData, check_folder, use_data
+from ebm_mmdet.apis.demo.evaluate import METRICS_SHOWN
 from ebm_mmdet.apis.demo.folder import RESULTS, choose_folder
 from ebm_mmdet.datasets import write_coco
 from ebm_mmdet.files import write_json
@@ -34,6 +37,17 @@ OVERRIDES = {
     },
 }
 NUM_IMAGES = {"train": 4, "val": 3}
+
+
+def _test(out: Path, num_steps: int, work_dir: Path) -> dict[str, float]:
+    """Metrics of a finished miniature run as mmengine's runner computes them."""
+    cfg = Config.fromfile(CONFIGS / "shapes_ebm.py")
+    use_data(cfg, DemoData(out / "data", tuple(cfg.classes), generated=True))
+    cfg.merge_from_dict(OVERRIDES["ebm"])
+    cfg.model.refiner.num_steps = num_steps
+    cfg.load_from = str(out / "seed0" / "energy_head" / "iter_2.pth")
+    cfg.work_dir = str(work_dir)
+    return Runner.from_cfg(cfg).test()
 
 
 @pytest.mark.slow
@@ -71,11 +85,17 @@ def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkey
     assert "mmengine" in (out / "console.log").read_text()
 
     (result,) = json.loads((out / RESULTS).read_text())
-    at_steps = dict(zip(run_module.STEPS, result["steps"]))
-    for name in ("AP", "AP50", "AP75", "AP90", "mean IoU"):
-        # One traced climb must give what separate runs with T = 0 and T = 10 give.
-        np.testing.assert_allclose(at_steps[0][name], result["before"][name], atol=1e-6)
-        np.testing.assert_allclose(at_steps[10][name], result["after"][name], atol=1e-6)
+    assert result["num_steps"] == 10
+    assert result["before"]["ms per image"] > 0
+    assert result["after"]["ms per image"] > 0
+    # One traced climb must give what tests of the model with T = 0 and T = 10 give.
+    for num_steps, traced in ((0, result["before"]), (10, result["after"])):
+        tested = _test(out, num_steps, tmp_path / f"test{num_steps}")
+        for name, key in METRICS_SHOWN.items():
+            expected = tested[f"coco/{key}"] * (1 if name == "mean IoU" else 100)
+            np.testing.assert_allclose(traced[name], expected, atol=1e-6, err_msg=name)
+        at_step = result["steps"][run_module.STEPS.index(num_steps)]
+        assert {name: traced[name] for name in METRICS_SHOWN} == at_step
     assert (out / "pictures" / "ap_vs_steps.png").stat().st_size > 10_000
 
     before = sorted(p for p in out.rglob("*") if p.is_file())

@@ -3,7 +3,8 @@
     python tools/analysis_tools/fit_residual_prior.py configs/nuclei/yolox_nano_nuclei_nceplus.py
 
 Detects on a data set, matches detections to annotations, and prints the line to paste into the
-config of an EBMDetector. The checkpoint is the config's ``load_from`` unless one is given.
+config of an EBMDetector: once with the prior about the detection, once about the detection and its
+median residual. The checkpoint is the config's ``load_from`` unless one is given.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import argparse
 from mmdet.registry import DATASETS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, DictAction
+from torch import Tensor
 
 import ebm_mmdet  # noqa: F401  (registers our types)
 from ebm_mmdet.apis.study import detector_residuals, load_frozen_detector
 from ebm_mmdet.energy import fit_residual_std
 
 
-def main(arguments: list[str] | None = None) -> str:
-    """Fit, print and return the config line."""
+def main(arguments: list[str] | None = None) -> list[str]:
+    """Fit, print and return the config lines."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,11 +55,21 @@ def main(arguments: list[str] | None = None) -> str:
     dataset = DATASETS.build(dataset)
     detector = load_frozen_detector(cfg)
     residuals = detector_residuals(detector, dataset, options.score_thr, options.iou_thr)
-    std = [round(value, 4) for value in fit_residual_std(residuals, robust=None).tolist()]
-    line = f"prior=dict(std={std}, scale={options.k**0.5:.4f}, temperature=1.0)"
+    bias = residuals.median(0).values
+    lines = [
+        f"prior=dict(std={_rounded(fit_residual_std(rest, robust=None))}{more}, "
+        f"scale={options.k**0.5:.4f}, temperature=1.0)"
+        for rest, more in ((residuals, ""), (residuals - bias, f", bias={_rounded(bias)}"))
+    ]
     print(f"{len(residuals)} matched detections on {len(dataset)} images; into model.refiner:")
-    print(line)
-    return line
+    print(lines[0])
+    print("or, if the detector's systematic error should count too:")
+    print(lines[1])
+    return lines
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Measure an `EBMDetector` before refinement, after it, and after every single step."""
+"""Measure an `EBMDetector` after any number of steps, none included, and what its steps cost."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -57,32 +59,29 @@ def _values(metric: CocoMetric, loader: DataLoader) -> dict[str, float]:
     return {**values, "mean IoU": values["mean IoU"] / 100}
 
 
-def measure(model: EBMDetector, cfg: Config, loader: DataLoader, refine: bool) -> dict[str, float]:
-    """Evaluate on the validation images.
+def time_per_image(model: EBMDetector, loader: DataLoader, count: int) -> tuple[float, float]:
+    """Median wall times of one image, loading left out: the detector alone, and with refinement.
 
     Args:
-        model: In eval mode.
-        cfg: Config with `val_evaluator`.
+        model: In eval mode; its refiner is taken away for a moment and put back.
         loader: What `val_loader` gives.
-        refine: False for the detector alone: the same boxes, clipped in the same way.
+        count: How many images to time; the two turns on an image follow each other, so that
+            other work on the machine meets both alike.
 
     Returns:
-        `METRICS_SHOWN`, average precisions in percent, mean IoU in [0, 1]; and `TIME`, the median
-        wall time of one image without loading it.
+        Milliseconds.
     """
-    metric, seconds = _metric(cfg, loader), []
-    refiner = model.refiner
-    model.refiner = refiner if refine else None
+    refiner, seconds = model.refiner, ([], [])
     try:
-        for batch in loader:
-            start = time.perf_counter()
-            with torch.inference_mode():
-                samples = model.test_step(batch)
-            seconds.append(time.perf_counter() - start)
-            metric.process(batch, [sample.to_dict() for sample in samples])
+        for batch in itertools.islice(loader, count):
+            for turn, model.refiner in zip(seconds, (None, refiner)):
+                start = time.perf_counter()
+                with torch.inference_mode():
+                    model.test_step(copy.deepcopy(batch))
+                turn.append(time.perf_counter() - start)
     finally:
         model.refiner = refiner
-    return {**_values(metric, loader), TIME: 1000 * float(np.median(seconds))}
+    return 1000 * float(np.median(seconds[0])), 1000 * float(np.median(seconds[1]))
 
 
 class Climb(NamedTuple):

@@ -53,7 +53,7 @@ def study_methods(
     Args:
         refiner: config of the refiner with short steps.
         std: (4,) residual standard deviations, for the prior.
-        shift: (4,) median residual, for the constant correction.
+        shift: (4,) median residual, for the constant correction and as the bias of a prior.
         k: strength of f against the prior, ``temperature * scale^2``.
         ensemble: add the rows that use all heads at once.
     """
@@ -64,7 +64,7 @@ def study_methods(
         Method(f"random nudge, σ = {NUDGE}", lambda head: RandomNudge(NUDGE, seed=0)),
         Method("L1 head, full step", lambda head: RegressionStep(head, 1.0), L1),
         Method("L1 head, half step", lambda head: RegressionStep(head, 0.5), L1),
-        *(climbs := energy_methods(refiner, std, k)),
+        *(climbs := energy_methods(refiner, std, shift, k)),
     ]
     if refiner.step_size != PAPERS_STEPS:
         settings = {**refiner, "step_size": PAPERS_STEPS}
@@ -73,30 +73,37 @@ def study_methods(
     if ensemble:
         rows += [
             replace(method, name=f"mean of heads: {method.name}", ensemble=True)
-            for method in climbs[:2]
+            for method in climbs[:3]
         ]
     return rows
 
 
-def energy_methods(refiner: ConfigDict, std: Tensor, k: float) -> list[Method]:
-    """Short steps, the mode with a prior, and the mean of samples; arguments as above."""
+def energy_methods(refiner: ConfigDict, std: Tensor, shift: Tensor, k: float) -> list[Method]:
+    """Short steps, the modes with a prior without and with bias, and the mean of samples.
+
+    Arguments as for :func:`study_methods`.
+    """
     climb = TASK_UTILS.build(refiner)
     settings = {key: value for key, value in refiner.items() if key != "step_size"}
-    prior = dict(std=std.tolist(), scale=k**0.5, temperature=1.0)
+    prior = dict(std=std.tolist(), scale=k**0.5)
     posterior = TASK_UTILS.build({**settings, "prior": prior})
+    centred = TASK_UTILS.build({**settings, "prior": {**prior, "bias": shift.tolist()}})
     mean = TASK_UTILS.build(
         dict(
             type="ImportanceMeanRefiner",
-            prior=dict(std=std.tolist(), scale=MEAN_SCALE, temperature=1.0),
+            prior={**prior, "scale": MEAN_SCALE},
             num_samples=MEAN_SAMPLES,
         )
     )
-    short = f"energy, T = {refiner.num_steps}, λ = {refiner.step_size}"
-    sampled = f"energy, mean of {MEAN_SAMPLES} samples, s = {MEAN_SCALE}"
+    rows = {
+        f"energy, T = {refiner.num_steps}, λ = {refiner.step_size}": climb,
+        f"energy and prior, k = {k:g}": posterior,
+        f"energy and prior with bias, k = {k:g}": centred,
+        f"energy, mean of {MEAN_SAMPLES} samples, s = {MEAN_SCALE}": mean,
+    }
     return [
-        Method(short, lambda head: climb, ENERGY, own_candidates=True),
-        Method(f"energy and prior, k = {k:g}", lambda head: posterior, ENERGY, own_candidates=True),
-        Method(sampled, lambda head: mean, ENERGY, own_candidates=True),
+        Method(name, lambda head, built=built: built, ENERGY, own_candidates=True)
+        for name, built in rows.items()
     ]
 
 

@@ -59,7 +59,7 @@ def compare_recipes(
                 )
         claim_folder(out / name, cfg, settings)
     detector = load_frozen_detector(first)
-    std, _ = residual_prior(first, detector, out / "prior.json", say)
+    std, shift = residual_prior(first, detector, out / "prior.json", say)
     test_set = DATASETS.build(first.val_dataloader.dataset)
     truth, images = COCO(test_set.ann_file), cache_test_images(detector, test_set)
     weights = bootstrap_weights(len(truth.imgs), settings.resamples)
@@ -83,7 +83,7 @@ def compare_recipes(
         trained = [heads.get(ENERGY, seed) for seed in settings.seeds]
         seconds = [each.seconds for each in trained]
         reference = reference or float(np.mean(seconds))
-        climbs = energy_methods(cfg.model.refiner, std, settings.prior_k)[:2]
+        climbs = energy_methods(cfg.model.refiner, std, shift, settings.prior_k)[:3]
         for method in climbs:
             runs, times = evaluate(method, [[each.head] for each in trained])
             row = make_row(method, base, runs, weights, seconds, times)

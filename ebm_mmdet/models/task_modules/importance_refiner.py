@@ -18,7 +18,7 @@ from ...energy import (
     importance_mean,
     importance_weights,
 )
-from .refiners import check_prior, prior_std
+from .detection_prior import DetectionPrior
 
 __all__ = ["ImportanceMeanRefiner", "PosteriorResult"]
 
@@ -46,24 +46,26 @@ class PosteriorResult(NamedTuple):
 
 @TASK_UTILS.register_module()
 class ImportanceMeanRefiner:
-    """Mean of the posterior ``temperature f + log N(y; ŷ, (scale std)²)``, drawn from its prior.
+    """Mean of a posterior ``temperature f + log N(y; ŷ + bias, (scale std)²)`` by sampling.
 
-        y_m = ŷ + scale std ε_m,   w = softmax_m(temperature f(y_m)),   y = Σ_m w_m y_m
+        y_m = ŷ + bias + scale std ε_m,   w = softmax_m(temperature f(y_m)),   y = Σ_m w_m y_m
 
-    Gives a covariance and an effective sample size with it. All samples of a box are scored in one
-    call of f; one more point per box says f at the answer. No gradient of f is asked for.
+    The prior is the proposal, and the answer comes with a covariance and an effective sample size.
+    All samples of a box are scored in one call of f; one more point per box says f at the answer.
+    No gradient of f is asked for.
 
     ε are M standard normal numbers per coordinate in antithetic pairs (ε, -ε), brought to the
     covariance 1 exactly. They are the same for every box and drawn from ``seed``: a prediction
-    depends on nothing but its image, and where f is flat the mean is ŷ and the covariance is that
-    of the prior, to rounding.
+    depends on nothing but its image, and where f is flat the mean is ŷ + bias and the covariance is
+    that of the prior, to rounding.
 
     Where f is finite at no sample, the box stays and keeps the covariance of the prior, with ESS 0.
     A warning (once per process) says when samples are too few to mean anything.
 
     Args:
-        prior: ``dict(std=..., scale=1.0, temperature=1.0)`` as for ``GradientAscentRefiner``. The
-            scale is also the width of the search: wide ones find other objects.
+        prior: ``dict(std=..., bias=0.0, scale=1.0, temperature=1.0)``, see
+            :class:`.DetectionPrior`. The scale is also the width of the search: wide ones find
+            other objects.
         num_samples: M, even and at least 2 D.
         seed: of ε.
 
@@ -75,10 +77,10 @@ class ImportanceMeanRefiner:
     """
 
     def __init__(self, prior: dict, num_samples: int = 32, seed: int = 0) -> None:
-        check_prior(prior)
         if num_samples < 2 or num_samples % 2:
             raise ValueError(f"num_samples={num_samples}: antithetic samples come in pairs")
-        self.prior, self.num_samples, self.seed = prior, num_samples, seed
+        self.prior = DetectionPrior.from_config(prior)
+        self.num_samples, self.seed = num_samples, seed
 
     @torch.no_grad()
     def __call__(
@@ -91,20 +93,20 @@ class ImportanceMeanRefiner:
 
         Args:
             log_density_fn: f of the N boxes.
-            y0: (N, D) encoded centres of the prior.
+            y0: (N, D) encoded detections ŷ.
             found: detections of each image, N in total; read with ``prior.std='per_box'``.
 
         Raises:
             ValueError: too few samples for D coordinates.
         """
-        std = self.prior.get("scale", 1.0) * prior_std(self.prior, y0, found)
-        std = std.expand(y0.shape).unsqueeze(1)
+        std = self.prior.scaled_std(y0, found).expand(y0.shape).unsqueeze(1)
+        centre = self.prior.mean(y0).unsqueeze(1)
         noise = antithetic_normal(self.num_samples, y0.shape[1], self.seed).to(y0)
-        samples = y0.unsqueeze(1) + std * noise
-        tau = self.prior.get("temperature", 1.0)
+        samples = centre + std * noise
+        tau = self.prior.temperature
 
         def log_prior(y: Tensor) -> Tensor:
-            z = (y - y0.unsqueeze(1)) / std
+            z = (y - centre) / std
             return -(0.5 * z.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
 
         f = score_points(log_density_fn, samples)

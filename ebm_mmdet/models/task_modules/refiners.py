@@ -16,25 +16,22 @@ from ...energy import (
     prior_step_size,
     with_gaussian_prior,
 )
+from .detection_prior import DetectionPrior
 
 __all__ = ["GradientAscentRefiner"]
 
 
 @TASK_UTILS.register_module()
 class GradientAscentRefiner:
-    """Gradient ascent on f, or on the posterior ``temperature f + log N(y; ŷ, (scale std)^2)``.
+    """Gradient ascent on f, or on a posterior ``temperature f + log N(y; ŷ + bias, (scale std)²)``.
 
     Args:
         step_size: step lengths of the encoded coordinates, a number or (D,). Required without a
             prior; with one, the default is derived from it and needs no tuning.
         num_steps: T of Algorithm 1.
         decay: factor on a box's step lengths after a rejected step.
-        prior: None (the published rule), or ``dict(std=..., scale=1.0, temperature=1.0)``:
-
-            - ``std``: residual standard deviations of the detector in encoded coordinates, (D,),
-              as ``tools/analysis_tools/fit_residual_prior.py`` prints them; or ``'per_box'``,
-              read from ``pred_instances.box_std`` (n, D);
-            - ``scale``, ``temperature``: s and τ; the mode depends on ``τ s²`` only.
+        prior: None (the published rule), or ``dict(std=..., bias=0.0, scale=1.0,
+            temperature=1.0)``, see :class:`.DetectionPrior`.
         return_trace: keep every step in the result, for plots.
 
     Raises:
@@ -56,10 +53,9 @@ class GradientAscentRefiner:
                 "GradientAscentRefiner needs step_size, such as (8e-4, 8e-4, 3.2e-3, 3.2e-3) of "
                 "the papers, or a prior from which it follows"
             )
-        if prior is not None:
-            check_prior(prior)
         self.step_size, self.num_steps, self.decay = step_size, num_steps, decay
-        self.prior, self.return_trace = prior, return_trace
+        self.prior = None if prior is None else DetectionPrior.from_config(prior)
+        self.return_trace = return_trace
 
     def __call__(
         self,
@@ -71,8 +67,8 @@ class GradientAscentRefiner:
 
         Args:
             log_density_fn: f of the N boxes.
-            y0: (N, D) encoded starts; also the centres of the prior.
-            found: detections of each image, N in total; read with ``prior.std='per_box'``.
+            y0: (N, D) encoded detections ŷ, where the climb starts.
+            found: the detections of each image, N in total; read with ``prior.std='per_box'``.
 
         Returns:
             See :class:`~ebm_mmdet.energy.RefinementResult`; ``log_density`` is that of f alone,
@@ -80,12 +76,12 @@ class GradientAscentRefiner:
         """
         step_size, climbed = self.step_size, log_density_fn
         if self.prior is not None:
-            std = prior_std(self.prior, y0, found)
-            scale = self.prior.get("scale", 1.0)
-            temperature = self.prior.get("temperature", 1.0)
-            climbed = with_gaussian_prior(log_density_fn, y0, std, scale, temperature)
+            std = self.prior.scaled_std(y0, found)
+            climbed = with_gaussian_prior(
+                log_density_fn, self.prior.mean(y0), std, temperature=self.prior.temperature
+            )
             if step_size is None:
-                step_size = prior_step_size(std, scale)
+                step_size = prior_step_size(std)
         result = gradient_ascent(
             climbed, y0, step_size, self.num_steps, self.decay, return_trace=self.return_trace
         )
@@ -94,32 +90,3 @@ class GradientAscentRefiner:
                 f = log_density_fn(result.y.unsqueeze(1)).squeeze(1)
             result = result._replace(log_density=f)
         return result
-
-
-def check_prior(prior: dict) -> None:
-    """Raise ``ValueError`` unless ``prior`` is ``dict(std=..., scale=1.0, temperature=1.0)``."""
-    unknown = set(prior) - {"std", "scale", "temperature"}
-    if unknown or "std" not in prior:
-        raise ValueError(
-            f"prior={dict(prior)!r}; expected dict(std=..., scale=1.0, temperature=1.0)"
-        )
-
-
-def prior_std(prior: dict, y0: Tensor, found: Sequence[InstanceData]) -> Tensor:
-    """Standard deviations (D,) of a prior, or (N, D) of ``'per_box'``, like ``y0`` (N, D).
-
-    Raises:
-        ValueError: ``'per_box'``, and the detections have no ``box_std``.
-    """
-    if prior["std"] != "per_box":
-        return y0.new_tensor(prior["std"])
-    # A detector without any proposal returns empty instances that lack most fields.
-    found = [instances for instances in found if len(instances)]
-    if not found:
-        return torch.ones_like(y0)
-    if any("box_std" not in instances for instances in found):
-        raise ValueError(
-            "prior.std='per_box' needs pred_instances.box_std (n, 4), which this detector does "
-            "not predict; give fixed standard deviations instead"
-        )
-    return torch.cat([instances.box_std for instances in found]).to(y0)
