@@ -6,5 +6,13 @@ One folder per operator: `reference.py` (plain PyTorch, the definition), `cpu.cp
 
 from ebm_ops.backends import Backend, backend_info
 from ebm_ops.prroi_pool import PrRoIPool, prroi_pool
+from ebm_ops.rotated_grid_pool import RotatedGridPool, rotated_grid_pool
 
-__all__ = ["Backend", "PrRoIPool", "backend_info", "prroi_pool"]
+__all__ = [
+    "Backend",
+    "PrRoIPool",
+    "RotatedGridPool",
+    "backend_info",
+    "prroi_pool",
+    "rotated_grid_pool",
+]

@@ -84,11 +84,16 @@ def require(backend: str, device: str) -> None:
         raise RuntimeError(f"backend {backend!r} is not available: {found.why}")
 
 
+def extension_lacks(operator: str) -> bool:
+    """Whether the C++ extension is loaded but older than this operator."""
+    import torch
+
+    name = f"ebm_ops::{operator}"
+    return _cpu().name == "cpp" and not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+
+
 @functools.cache
-def warn_slow(device: str) -> None:
+def warn_slow(device: str, why: str | None = None) -> None:
     """Say once per process that the reference serves this device, and what to do about it."""
-    logger.warning("ebm_ops: PyTorch reference in use on %s: %s.", device, _why(device))
-
-
-def _why(device: str) -> str:
-    return backend_info()[device].why
+    why = why or backend_info()[device].why
+    logger.warning("ebm_ops: PyTorch reference in use on %s: %s.", device, why)

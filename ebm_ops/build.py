@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-_SOURCES = ("module.cpp", "prroi_pool/cpu.cpp")
-_HEADERS = ("prroi_pool/kernel.h", "prroi_pool/simd.h")
+_OPERATORS = ("prroi_pool", "rotated_grid_pool")
+_SOURCES = ("module.cpp", *(f"{name}/cpu.cpp" for name in _OPERATORS))
+_HEADERS = (
+    "each_isa.h",
+    "vector.h",
+    *(f"{name}/{header}.h" for name in _OPERATORS for header in ("kernel", "simd")),
+)
 
 
 def extensions() -> list:

@@ -2,8 +2,9 @@
 # Prepares everything `make demo` and `make test` need, from nothing, and does nothing when it is
 # already there. Called by the Makefile; may be called by hand.
 #
-#   tools/setup_env.sh            use the active virtual environment, or create .venv
-#   tools/setup_env.sh --force    run every step again
+#   tools/setup_env.sh              use the active virtual or conda environment, or create .venv
+#   tools/setup_env.sh --with-3d    also mmdet3d and what it needs, some 2 GB more
+#   tools/setup_env.sh --force      run every step again
 #
 # Which registry, proxy and cache pip uses stays the user's business (pip.conf, PIP_*).
 set -euo pipefail
@@ -13,6 +14,18 @@ cd "$repo"
 step="start"
 remedy=""
 log=""
+with_3d=""
+force=""
+for option in "$@"; do
+    case $option in
+    --with-3d) with_3d=1 ;;
+    --force) force=1 ;;
+    *)
+        echo "tools/setup_env.sh: $option is unknown; there are --with-3d and --force" >&2
+        exit 2
+        ;;
+    esac
+done
 heartbeat=""
 
 # --- saying what happens --------------------------------------------------------------------------
@@ -78,13 +91,15 @@ pinned() { sed -n "s/^$1==\\([^ #]*\\).*/\\1/p" requirements/constraints.txt; }
 # --- 1. an environment ----------------------------------------------------------------------------
 
 wanted="3.11"
-if [[ -n ${VIRTUAL_ENV:-} ]]; then
-    env_dir=$VIRTUAL_ENV
-else
-    env_dir=$repo/.venv
+active=${VIRTUAL_ENV:-}
+# conda's base environment is active in every shell: nobody chose it for this.
+if [[ -z $active && ${CONDA_DEFAULT_ENV:-base} != base ]]; then
+    active=${CONDA_PREFIX:-}
 fi
+env_dir=${active:-$repo/.venv}
 python=$env_dir/bin/python
 stamp=$env_dir/.ebm-mmdet-ready
+stamp_3d=$env_dir/.ebm-mmdet-3d-ready
 
 # What the environment was made from, and which checkout it belongs to.
 fingerprint() {
@@ -97,14 +112,16 @@ fingerprint() {
     } | sha256sum | cut -d' ' -f1
 }
 
-if [[ ${1:-} != --force && -f $stamp && -x $python && $(<"$stamp") == "$(fingerprint)" ]]; then
+wanted_stamp=${with_3d:+$stamp_3d}
+wanted_stamp=${wanted_stamp:-$stamp}
+if [[ -z $force && -f $wanted_stamp && -x $python && $(<"$wanted_stamp") == "$(fingerprint)" ]]; then
     exit 0
 fi
 
-if [[ -n ${VIRTUAL_ENV:-} ]]; then
-    begin "using the active virtual environment $env_dir" ""
+if [[ -n $active ]]; then
+    begin "using the active environment $env_dir" ""
     [[ -x $python ]] ||
-        fail "VIRTUAL_ENV names $env_dir, which has no bin/python: \`deactivate\` (or \`unset VIRTUAL_ENV\`) and run again to get a fresh .venv"
+        fail "the active environment $env_dir has no bin/python: \`deactivate\` it (or \`unset VIRTUAL_ENV\`) and run again to get a fresh .venv"
     found=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     [[ $found == "$wanted" ]] ||
         say "    it has Python $found; the pinned versions are tested with $wanted only"
@@ -205,6 +222,11 @@ fi
 begin "installing mmdet and the other libraries" "$network"
 logged pip install -r requirements/runtime.txt -r requirements/test.txt
 
+if [[ -n $with_3d ]]; then
+    begin "installing mmdet3d and its libraries: some 2 GB, once" "$network"
+    logged pip install -r requirements/3d.txt
+fi
+
 begin "installing ebm_mmdet from this folder, with its C++ operators" "$network"
 logged pip install --no-build-isolation --no-deps --editable .
 
@@ -212,4 +234,5 @@ begin "checking the result" "\`$python -m ebm_mmdet\` names what does not fit an
 "$python" -m ebm_mmdet >>"$log" 2>&1
 
 fingerprint >"$stamp"
+[[ -z $with_3d ]] || fingerprint >"$stamp_3d"
 say "ready. \`$python -m ebm_mmdet\` prints a diagnosis."

@@ -95,6 +95,9 @@ def prroi_pool(
 class PrRoIPool(nn.Module):
     """:func:`prroi_pool` as a module; fits the `roi_layer` slot of mmdet's RoI extractors.
 
+    There, give the class, ``roi_layer=dict(type=PrRoIPool, output_size=7)``: the string
+    ``'PrRoIPool'`` names mmcv's operator, which needs CUDA.
+
     Args:
         output_size: bins `(h, w)`, or one number for both.
         spatial_scale: feature cells per image unit, i.e. 1 / stride.

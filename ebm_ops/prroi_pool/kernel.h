@@ -116,48 +116,6 @@ struct Kernels {
 }  // namespace prroi_pool
 }  // namespace ebm_ops
 
-#define EBM_ISA portable
-#define EBM_BYTES 16
-#define EBM_TARGET
-#include "simd.h"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define EBM_HAS_X86 1
-#define EBM_ISA avx2
-#define EBM_BYTES 32
-#define EBM_TARGET __attribute__((target("avx2,fma")))
-#include "simd.h"
-
-#define EBM_ISA avx512
-#define EBM_BYTES 64
-#define EBM_TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
-#include "simd.h"
-#endif
-
-namespace ebm_ops {
-namespace prroi_pool {
-
-// Every variant this processor can run, slowest first.
-template <typename T>
-std::vector<Kernels<T>> available_kernels() {
-  std::vector<Kernels<T>> all{portable::kernels<T>()};
-#ifdef EBM_HAS_X86
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    all.push_back(avx2::kernels<T>());
-  }
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-    all.push_back(avx512::kernels<T>());
-  }
-#endif
-  return all;
-}
-
-template <typename T>
-const Kernels<T>& best_kernels() {
-  static const Kernels<T> best = available_kernels<T>().back();
-  return best;
-}
-
-}  // namespace prroi_pool
-}  // namespace ebm_ops
+#define EBM_OPERATOR prroi_pool
+#define EBM_KERNELS "prroi_pool/simd.h"
+#include "../each_isa.h"

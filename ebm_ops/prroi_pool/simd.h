@@ -1,23 +1,10 @@
-// The vector code of precise RoI pooling, included by kernel.h once per instruction set:
-//   EBM_ISA     the namespace,
-//   EBM_TARGET  the function attribute that selects the instructions,
-//   EBM_BYTES   the length of one vector.
-// The attribute stands on every function: GCC splits vector operations into what a function's own
-// target offers before it inlines, so a helper without it would be compiled for the oldest machine.
-
-#define EBM_FN EBM_TARGET __attribute__((always_inline)) inline
+// The vector code of precise RoI pooling, included once per instruction set by each_isa.h.
 
 namespace ebm_ops {
 namespace prroi_pool {
 namespace EBM_ISA {
 
-template <typename T>
-struct Simd {
-  typedef T Vec __attribute__((vector_size(EBM_BYTES)));
-  static constexpr int64_t lanes = EBM_BYTES / int64_t(sizeof(T));
-};
-template <typename T>
-using Vec = typename Simd<T>::Vec;
+#include "../vector.h"
 
 // A group is NV whole vectors of channels, or (PARTIAL) one vector of which `used` lanes exist.
 constexpr int64_t kVectors = 4;
@@ -42,18 +29,6 @@ inline Group<T> group(int64_t channels, int64_t index) {
   if (index == count) return {whole * lanes, 1, channels % lanes};
   const int64_t begin = whole * index / count, end = whole * (index + 1) / count;
   return {begin * lanes, end - begin, lanes};
-}
-
-template <typename T, bool PARTIAL>
-EBM_FN Vec<T> load(const T* p, int64_t used) {
-  Vec<T> v = {};
-  std::memcpy(&v, p, PARTIAL ? size_t(used) * sizeof(T) : sizeof(v));
-  return v;
-}
-
-template <typename T, bool PARTIAL>
-EBM_FN void store(T* p, Vec<T> v, int64_t used) {
-  std::memcpy(p, &v, PARTIAL ? size_t(used) * sizeof(T) : sizeof(v));
 }
 
 // Walks down the rows and tells which bins p0 .. p1 - 1 of the vertical axis touch row i.
@@ -274,7 +249,3 @@ Kernels<T> kernels() {
 }  // namespace ebm_ops
 
 #undef EBM_FOR_GROUP
-#undef EBM_FN
-#undef EBM_ISA
-#undef EBM_TARGET
-#undef EBM_BYTES

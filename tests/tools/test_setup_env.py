@@ -3,6 +3,7 @@
 The long way, from nothing, is what `make test` itself takes in a fresh clone.
 """
 
+import os
 import shutil
 
 import pytest
@@ -50,9 +51,9 @@ def fake_python(path):
     path.chmod(0o755)
 
 
-def set_up(checkout, **variables):
+def set_up(checkout, *options, **variables):
     env = {"PATH": str(checkout / "bin"), "HOME": str(checkout), **variables}
-    return run(checkout / "clone" / "tools" / "setup_env.sh", env=env)
+    return run(checkout / "clone" / "tools" / "setup_env.sh", *options, env=env)
 
 
 def test_no_python(checkout):
@@ -108,18 +109,44 @@ def test_environment_without_python(checkout):
     assert "deactivate" in done.stdout
 
 
+def test_an_active_conda_environment_is_used_unless_it_is_the_base(checkout):
+    fake_python(checkout / "conda" / "bin" / "python")
+    conda = {"CONDA_PREFIX": str(checkout / "conda")}
+    done = set_up(checkout, CONDA_DEFAULT_ENV="project", **conda)
+    assert f"using the active environment {checkout / 'conda'}" in done.stdout
+    done = set_up(checkout, CONDA_DEFAULT_ENV="base", **conda)
+    assert "FAILED at: creating the virtual environment" in done.stdout
+    command = ["make", "-n", "-C", REPO, "demo"]
+    for name, expected in (
+        ("project", f"{checkout}/conda/bin/python"),
+        ("base", ".venv/bin/python"),
+    ):
+        env = {"PATH": os.environ["PATH"], "CONDA_DEFAULT_ENV": name, **conda}
+        assert f"{expected} tools/demo.py" in run(*command, env=env).stdout
+
+
+def test_unknown_option(checkout):
+    done = set_up(checkout, "--with-4d")
+    assert done.returncode == 2
+    assert "--with-4d is unknown; there are --with-3d" in done.stdout
+
+
 def test_nothing_to_do(checkout):
     """A matching stamp ends the script at once; any change of what is installed does not."""
     fake_python(checkout / "env" / "bin" / "python")
     variables = {"VIRTUAL_ENV": str(checkout / "env")}
     # The fingerprint, by the script's own function.
     script = (checkout / "clone" / "tools" / "setup_env.sh").read_text()
-    function = script[script.index("fingerprint() {") : script.index("if [[ ${1:-} != --force")]
+    function = script[script.index("fingerprint() {") : script.index("wanted_stamp=")]
     header = f"repo={checkout}/clone; cd $repo; python={checkout}/env/bin/python\n"
     printed = run("bash", "-c", header + function + "fingerprint")
     (checkout / "env" / ".ebm-mmdet-ready").write_text(printed.stdout)
     done = set_up(checkout, **variables)
     assert (done.returncode, done.stdout) == (0, "")
+    # What 2D needs is not all that 3D needs.
+    assert set_up(checkout, "--with-3d", **variables).returncode == 1
+    (checkout / "env" / ".ebm-mmdet-3d-ready").write_text(printed.stdout)
+    assert set_up(checkout, "--with-3d", **variables).returncode == 0
     with (checkout / "clone" / "requirements" / "runtime.txt").open("a") as file:
         file.write("another-package\n")
     assert set_up(checkout, **variables).returncode == 1
