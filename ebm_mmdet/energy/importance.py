@@ -178,18 +178,23 @@ def resample(
 
 @torch.no_grad()
 def importance_diagnostics(log_f: Tensor, log_q: Tensor) -> dict[str, Tensor]:
-    """What objectives log about samples (N, M): ``ess_ratio`` and ``log_z``, means over targets.
+    """What objectives log about samples (N, M), means over targets:
+    ``logit_max``, ``ess_ratio`` and ``log_z``.
 
-    log Σ w² = logsumexp(2u) - 2 logsumexp(u) spares the weights. Nothing is warned about: a small
-    effective sample size is expected while training begins.
+    Nothing is warned about: a small effective sample size is expected while training begins.
     """
     logits = log_f.detach() - log_q.detach()
-    log_sum, log_sum_of_squares = logits.logsumexp(1), (2 * logits).logsumexp(1)
-    num, count = logits.shape[1], max(len(logits), 1)
+    count = max(len(logits), 1)
     return {
-        "ess_ratio": (2 * log_sum - log_sum_of_squares).exp().sum() / (num * count),
-        "log_z": (log_sum - math.log(num)).sum() / count,
+        "logit_max": logits.amax(1).sum() / count,
+        "ess_ratio": ess_ratio(logits).sum() / count,
+        "log_z": (logits.logsumexp(1) - math.log(logits.shape[1])).sum() / count,
     }
+
+
+def ess_ratio(logits: Tensor) -> Tensor:
+    """ESS / M (N,), in [1/M, 1], of logits f - log q (N, M), M ≥ 1; NaN where one of them is."""
+    return (2 * logits.logsumexp(1) - (2 * logits).logsumexp(1)).exp() / logits.shape[1]
 
 
 def _column(y: Tensor, weights: Tensor) -> Tensor:

@@ -106,14 +106,7 @@ def ml_is_loss(
     log_f, log_q = _at_least_float32(log_f, log_q)
     # Relative to the target first: large f cancel before anything is rounded.
     logits = (log_f[:, 1:] - log_f[:, :1]) - log_q[:, 1:]
-    if valid is None:
-        loss = logits.logsumexp(1) - math.log(logits.shape[1])
-    else:
-        valid = valid[:, 1:].to(torch.bool)
-        count = valid.sum(1)
-        # Finite where nothing is left, or the gradient of the discarded row would be NaN.
-        logits = logits.masked_fill(~valid, -torch.inf).masked_fill(count[:, None] == 0, 0)
-        loss = (logits.logsumexp(1) - count.to(logits.dtype).log()).where(count > 0, 0)
+    loss = _log_mean_exp(logits, None if valid is None else valid[:, 1:])
     return reduce_loss(loss, weight, reduction, avg_factor)
 
 
@@ -125,6 +118,7 @@ def kld_is_loss(
     reduction: Reduction = "mean",
     avg_factor: float | Tensor | None = None,
     self_normalize: bool = False,
+    valid: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy from a label density p to the model, both terms by importance sampling.
 
@@ -142,20 +136,30 @@ def kld_is_loss(
         log_q: (N, M) log-densities of the proposal at the same points, in nats.
         log_p: (N, M) log-densities of the label, in nats. A ratio p/q beyond e^40 counts as e^40.
         self_normalize: let the weights of the label sum to one.
+        valid: (N, M) bool, False for padded samples, which then do not exist: M counts the others.
+            Where no sample is left, L is 0.
     """
     _check_same_shape(log_f=log_f, log_q=log_q, log_p=log_p)
     log_f, log_q, log_p = _at_least_float32(log_f, log_q, log_p)
     log_ratio = log_p - log_q
+    exists = None if valid is None else valid.to(torch.bool)
+    if exists is not None:
+        # The least f that exists: padding, which may hold anything, must not set the scale.
+        least = log_f.detach().where(exists, torch.inf).amin(1, keepdim=True)
+        log_f = log_f.where(exists, least.where(least.isfinite(), 0))
+        log_q, log_ratio = log_q.where(exists, 0), log_ratio.where(exists, -torch.inf)
     # The loss as a function of f is the same for every constant; this one makes f small.
     shift = log_f.detach().amax(1, keepdim=True)
     centred = log_f - shift
-    log_z = (centred - log_q).logsumexp(1) - math.log(log_f.shape[1])
+    log_z = _log_mean_exp(centred - log_q, exists)
     if self_normalize:
+        if exists is not None:
+            log_ratio = log_ratio.where(exists.any(1, keepdim=True), 0)
         loss = log_z - (log_ratio.softmax(1) * centred).sum(1)
     else:
         ratio = log_ratio.clamp(max=_MAX_LOG_RATIO).exp()
-        remainder = shift.squeeze(1) * (1 - ratio.mean(1))
-        loss = log_z - (ratio * centred).mean(1) + remainder
+        remainder = shift.squeeze(1) * (1 - _mean(ratio, exists))
+        loss = log_z - _mean(ratio * centred, exists) + remainder
     return reduce_loss(loss, weight, reduction, avg_factor)
 
 
@@ -186,12 +190,7 @@ def mcmc_loss(
         )
     log_f_target, log_f_samples = _at_least_float32(log_f_target, log_f_samples)
     gap = log_f_samples - log_f_target.unsqueeze(1)
-    if valid is None:
-        loss = gap.mean(1)
-    else:
-        valid = valid.to(torch.bool)
-        loss = gap.where(valid, 0).sum(1) / valid.sum(1).clamp(min=1)
-    return reduce_loss(loss, weight, reduction, avg_factor)
+    return reduce_loss(_mean(gap, valid), weight, reduction, avg_factor)
 
 
 def score_matching_loss(
@@ -260,6 +259,7 @@ def proposal_kl_loss(
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
     avg_factor: float | Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> Tensor:
     """A surrogate whose gradient in φ is that of KL(p ‖ q_φ), self-normalised (Result 1).
 
@@ -274,11 +274,12 @@ def proposal_kl_loss(
     Args:
         log_f: (N, M) unnormalised log-densities f at the samples, detached here; M ≥ 1.
         log_q: (N, M) log q_φ at the same points, in nats, with the graph to φ.
+        valid: (N, M) bool, False for padded samples, which then do not exist: M counts the others.
+            Where no sample is left, L is 0.
     """
     _check_same_shape(log_f=log_f, log_q=log_q)
     log_f, log_q = _at_least_float32(log_f.detach(), log_q)
-    log_z = (log_f - log_q).logsumexp(1) - math.log(log_f.shape[1])
-    return reduce_loss(log_z, weight, reduction, avg_factor)
+    return reduce_loss(_log_mean_exp(log_f - log_q, valid), weight, reduction, avg_factor)
 
 
 def mdn_teacher_loss(
@@ -303,6 +304,25 @@ def mdn_teacher_loss(
     (log_q_target,) = _at_least_float32(log_q_target)
     loss = 0.5 * proposal_kl_loss(log_f, log_q, reduction="none") - 0.5 * log_q_target
     return reduce_loss(loss, weight, reduction, avg_factor)
+
+
+def _log_mean_exp(logits: Tensor, valid: Tensor | None) -> Tensor:
+    """The (N,) log of the mean of exp over the samples (N, M) that exist; 0 where none does."""
+    if valid is None:
+        return logits.logsumexp(1) - math.log(logits.shape[1])
+    valid = valid.to(torch.bool)
+    count = valid.sum(1)
+    # Finite where nothing is left, or the gradient of the discarded row would be NaN.
+    logits = logits.masked_fill(~valid, -torch.inf).masked_fill(count[:, None] == 0, 0)
+    return (logits.logsumexp(1) - count.to(logits.dtype).log()).where(count > 0, 0)
+
+
+def _mean(values: Tensor, valid: Tensor | None) -> Tensor:
+    """The (N,) mean over the samples (N, M) that exist; 0 where none does."""
+    if valid is None:
+        return values.mean(1)
+    valid = valid.to(torch.bool)
+    return values.where(valid, 0).sum(1) / valid.sum(1).clamp(min=1)
 
 
 def _at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:

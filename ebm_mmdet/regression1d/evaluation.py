@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..energy import MixtureDensity
+from ..energy.importance import ess_ratio
 from .data import Dataset
 from .network import Ensemble
 
@@ -17,6 +20,7 @@ __all__ = [
     "kl_to_truth",
     "log_probability_table",
     "negative_log_likelihood",
+    "proposal_ess",
     "summarise",
 ]
 
@@ -107,6 +111,39 @@ def negative_log_likelihood(ensemble: Ensemble, dataset: Dataset) -> Tensor:
         f = ensemble.log_density_fn(x)(target.reshape(-1, 1, 1)).view(models, -1)
         total = total + (log_z - f).sum(1)
     return total / len(dataset.test_x)
+
+
+@torch.no_grad()
+def proposal_ess(
+    energy: Ensemble,
+    proposal: Callable[[Tensor], MixtureDensity],
+    x: Tensor,
+    generator: torch.Generator,
+    num_samples: int = 1024,
+) -> Tensor:
+    """Mean effective sample size of a learned proposal, as a share of the samples.
+
+        ESS / M = 1 / (M Σ_m w_m²),   w = softmax_m(f(x, y_m) - log q(y_m | x)),   y_m ~ q(. | x)
+
+    Args:
+        energy: f.
+        proposal: x (E, B) -> q for the E·B pairs of model and input.
+        x: (X,) inputs to average over.
+        generator: source of randomness.
+        num_samples: M.
+
+    Returns:
+        (E,) float64, in [1/M, 1]; NaN for a model that failed.
+    """
+    models, total = energy.num_models, 0.0
+    step = max(1, _CHUNK // (models * num_samples))
+    for part in x.split(step):
+        part = part.expand(models, -1)
+        q = proposal(part)
+        y = q.draw(num_samples, generator)
+        logits = energy.log_density_fn(part)(y).double() - q.log_prob(y)
+        total = total + ess_ratio(logits).view(models, -1).sum(1)
+    return total / len(x)
 
 
 def _on_grid(ensemble: Ensemble, x: Tensor, y: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..energy import GaussianMixtureNoise, objectives
+from ..energy import GaussianMixtureNoise, MixtureDensity, objectives
 from ..energy.reduction import reduce_loss
 from .data import Dataset
 from .network import EnergyEnsemble, Ensemble
@@ -34,7 +34,11 @@ __all__ = [
 
 SWEPT_METHODS = ("ml-is", "kld-is", "nce", "nceplus")
 PAPER_METHODS = (*SWEPT_METHODS, "sm", "dsm", "ml-mcmc-16")
-PROPOSAL_METHODS = ("nce", "nce-mdn-1", "nce-mdn-4", "nce-mdn-16", "mdn-4", "mdn-teacher-4")
+PROPOSAL_METHODS = (
+    "nce",
+    *("nce-mdn-1", "nce-mdn-4", "nce-mdn-16", "ml-is-mdn-4"),
+    *("mdn-1", "mdn-4", "mdn-16", "mdn-teacher-4"),
+)
 
 # Standard deviations, data set by data set. Those of ML-IS, KLD-IS, DSM and MCMC for the third set
 # are ours: the paper trains only NCE on it.
@@ -159,6 +163,16 @@ class CommonNoise:
         """The same with every standard deviation multiplied by ``beta``."""
         return CommonNoise(self.noise.scaled(beta), self.num_models)
 
+    @property
+    def shared(self) -> bool:
+        """Whether all targets get the same offsets."""
+        return self.noise.shared
+
+    @property
+    def antithetic(self) -> bool:
+        """Whether offsets come in pairs, which some objectives cannot do with."""
+        return self.noise.antithetic
+
 
 class Trainee(nn.Module):
     """What is trained, and the density that is evaluated afterwards.
@@ -186,6 +200,12 @@ class Trainee(nn.Module):
         """What predicts: the mixture if it stands alone, else f."""
         return self.mixture if self.standalone else self.energy
 
+    def proposal(self, x: Tensor) -> MixtureDensity:
+        """The densities q (N = E·B) of x (E, B); f gets no gradient from them."""
+        if self.standalone:
+            return self.mixture(x)
+        return self.mixture.from_features(self.energy.x_features(x).detach())
+
     def loss(self, x: Tensor, y: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
         """Σ_e mean_b of the per-target losses, for x, y (E, B) and factors ``weight`` (E·B,)."""
         targets, batch = y.reshape(-1, 1), y.shape[1]
@@ -194,11 +214,7 @@ class Trainee(nn.Module):
             return reduce_loss(nll, weight, avg_factor=batch)
         arguments = {"weight": weight, "avg_factor": batch, "generator": generator}
         if self.mixture is not None:
-            if self.standalone:
-                arguments["proposal"] = self.mixture(x)
-            else:
-                features = self.energy.x_features(x).detach()
-                arguments["proposal"] = self.mixture.from_features(features)
+            arguments["proposal"] = self.proposal(x)
         twice = isinstance(
             self.objective, (objectives.ScoreMatchingObjective, objectives.DSMObjective)
         )

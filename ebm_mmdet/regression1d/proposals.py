@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..energy import MixtureDensity
+from ..energy.limits import limit
 from ..energy.log_density import LogDensityFn
 from .network import HIDDEN, Ensemble
 from .seeds import generator
@@ -60,7 +62,7 @@ class MixtureEnsemble(Ensemble):
         )
         means = self.target_mean + self.target_std * means
         # log σ of standardised targets has the limits of MixtureDensityHead.
-        log_sigmas = log_sigmas.clamp(-7, 7) + torch.tensor(self.target_std).log()
+        log_sigmas = limit(log_sigmas, -7, 7) + math.log(self.target_std)
         return MixtureDensity(logits.log_softmax(1), means.unsqueeze(-1), log_sigmas.unsqueeze(-1))
 
     def forward(self, x: Tensor) -> MixtureDensity:

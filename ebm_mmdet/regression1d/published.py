@@ -18,6 +18,8 @@ class Published(NamedTuple):
     value: float
     mark: str
     """Key of :data:`MARKS`."""
+    num_samples: int
+    """M of the paper; 0 for none."""
 
 
 # D_KL, mean of the best five models, M = 1024, apparently averaged over both data sets.
@@ -45,12 +47,12 @@ _CURVES = {
 def published_kl(method: str, num_samples: int) -> Published | None:
     """D_KL of a method in Paper II, averaged over data sets 1 and 2, or None where unknown.
 
-    MCMC and DSM are tabulated for M = 1024 and returned for any M, score matching has none.
+    MCMC and DSM are known for M = 1024 alone, which is returned for any M; score matching has none.
 
     Source: Gustafsson et al., BMVC 2020 (arXiv:2005.01698).
     """
     if method in _TABLE and (num_samples == 1024 or method not in _CURVES):
-        return Published(_TABLE[method], "R")
+        return Published(_TABLE[method], "R", 0 if method == "sm" else 1024)
     if method in _CURVES and num_samples in _SAMPLES:
-        return Published(_CURVES[method][_SAMPLES.index(num_samples)], "D")
+        return Published(_CURVES[method][_SAMPLES.index(num_samples)], "D", num_samples)
     return None

@@ -13,7 +13,7 @@ from rich.table import Table
 from .. import files
 from .evaluation import summarise
 from .methods import SWEPT_METHODS
-from .published import MARKS, published_kl
+from .published import MARKS, Published, published_kl
 
 __all__ = ["method_table", "page_sections", "screen_tables", "write_csv"]
 
@@ -67,6 +67,7 @@ def write_csv(path: Path, results: Sequence[dict]) -> None:
                     "seed": result["settings"]["seed"],
                     "epochs": result["settings"]["epochs"],
                     "ms_per_step": f"{result['ms_per_step']:.2f}",
+                    "ess_per_sample": _ess(result, missing=""),
                     "per_model": " ".join(v or "failed" for v in values),
                 }
             )
@@ -99,7 +100,7 @@ def method_table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
                 str(m or "–"),
                 *(_best(sets.get(d)) for d in _KL_SETS),
                 "–" if mean is None else f"{mean:.3f}",
-                "–" if found is None else f"{found.value:.3f} [{found.mark}]",
+                "–" if found is None else _published(found, m),
                 *(_all(sets.get(d)) for d in _KL_SETS),
                 " + ".join(f"{row['failed']}/{row['models']}" for row in both),
                 f"{sum(times[row['dataset'], method, m] for row in both) / len(both):.0f}",
@@ -111,7 +112,8 @@ def method_table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
 def proposal_table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: fixed noise, learned proposals and mixtures on data set 1 and 1D-2."""
     header = ["method", "M", "data 1: D_KL, best 5", "data 1: NLL, best 5"]
-    header += ["1D-2: NLL, best 5", "1D-2: NLL, all", "failed"]
+    header += ["1D-2: NLL, best 5", "1D-2: NLL, all", "ESS/M, data 1", "ESS/M, 1D-2", "failed"]
+    by_key = {_key(result): result for result in results}
     cells: dict[tuple[str, int], dict] = {}
     for metric in ("kl", "nll"):
         for row in summaries(results, metric):
@@ -129,10 +131,17 @@ def proposal_table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]
                 _best(found.get(("nll", "1"))),
                 _best(found[("nll", "umal")]),
                 _all(found[("nll", "umal")]),
+                *(_ess(by_key.get((dataset, method, m))) for dataset in ("1", "umal")),
                 " + ".join(f"{row['failed']}/{row['models']}" for row in failed),
             ]
         )
     return header, sorted(rows, key=lambda row: method_order(row[0]))
+
+
+def _published(found: Published, num_samples: int) -> str:
+    """The number and its mark, and M where the paper's is another one."""
+    text = f"{found.value:.3f} [{found.mark}]"
+    return text if found.num_samples == num_samples else f"{text}, M = {found.num_samples}"
 
 
 def _best(row: dict | None) -> str:
@@ -141,6 +150,12 @@ def _best(row: dict | None) -> str:
 
 def _all(row: dict | None) -> str:
     return "–" if row is None else f"{row['mean']:.3f} ± {row['std']:.3f}"
+
+
+def _ess(result: dict | None, missing: str = "–") -> str:
+    """Mean effective sample size per sample of the models that did not fail."""
+    values = [v for v in (result or {}).get("ess", []) if v is not None]
+    return f"{sum(values) / len(values):.3f}" if values else missing
 
 
 def screen_tables(results: Sequence[dict]) -> list[Table]:

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from ..files import read_json, write_json
-from .data import load_dataset
-from .evaluation import evaluation_grid, kl_to_truth, negative_log_likelihood
+from .data import Dataset, load_dataset
+from .evaluation import evaluation_grid, kl_to_truth, negative_log_likelihood, proposal_ess
 from .fused import kernel_is_available
 from .methods import Trainee, build_trainee
+from .seeds import generator
 from .training import Settings, load_checkpoint, train
 
 __all__ = ["Run", "StudyError", "execute", "load_model"]
@@ -91,8 +92,10 @@ def execute(
 
     Returns:
         The content of ``result.json``: the description of the run, ``kl`` and ``nll`` (one number
-        per model, None for a failed one), ``kl_curve`` (epochs, models) on a coarse grid,
-        ``loss_curve`` (epochs, models), ``ms_per_step`` (median over epochs) and ``machine``.
+        per model, None for a failed one), ``ess`` (the same, only where a proposal was learned:
+        its effective sample size at the test inputs, divided by M), ``kl_curve`` (epochs, models)
+        on a coarse grid, ``loss_curve`` (epochs, models), ``ms_per_step`` (median over epochs) and
+        ``machine``.
 
     Raises:
         StudyError: the folder holds another run of this name.
@@ -120,6 +123,7 @@ def execute(
         **run.description(),
         "kl": _numbers(kl_to_truth(trainee.density, grid)),
         "nll": _numbers(negative_log_likelihood(trainee.density, dataset)),
+        **_effective_samples(trainee, dataset, run.settings.seed),
         "ms_per_step": float(1e3 * history["seconds"].median() / steps),
         "machine": _machine(),
         "kl_curve": [_numbers(row) for row in history["kl"]],
@@ -159,6 +163,13 @@ def load_model(run: Run, out: Path) -> Trainee:
 def _trainee(run: Run) -> Trainee:
     dataset, settings = load_dataset(run.dataset), run.settings
     return build_trainee(run.config, dataset, range(settings.models), settings.seed)
+
+
+def _effective_samples(trainee: Trainee, dataset: Dataset, seed: int) -> dict:
+    if trainee.energy is None or trainee.mixture is None:
+        return {}
+    noise = generator(seed, "effective samples")
+    return {"ess": _numbers(proposal_ess(trainee.energy, trainee.proposal, dataset.test_x, noise))}
 
 
 def _numbers(values: Tensor) -> list[float | None]:

@@ -21,7 +21,7 @@ __all__ = ["Interrupted", "Settings", "load_checkpoint", "save_checkpoint", "tra
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is on disk."""
+    """The run was asked to stop; what came after its last checkpoint is done again."""
 
 
 @dataclass(frozen=True)

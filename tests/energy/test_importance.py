@@ -15,6 +15,7 @@ from ebm_mmdet.energy import (
     importance_weights,
     resample,
 )
+from ebm_mmdet.energy.importance import ess_ratio, importance_diagnostics
 
 
 def seeded(seed=0):
@@ -67,6 +68,17 @@ def test_exact_proposal():
     torch.testing.assert_close(weights.weights, torch.full_like(log_p, 1 / 500), rtol=0, atol=1e-9)
     torch.testing.assert_close(weights.ess, torch.full_like(weights.ess, 500.0), rtol=1e-9, atol=0)
     torch.testing.assert_close(weights.log_z, torch.zeros_like(weights.log_z), rtol=0, atol=1e-9)
+
+
+def test_diagnostics_are_those_of_the_weights():
+    log_f, log_q = 0.5 * torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0)).double()
+    weights = importance_weights(log_f, log_q)
+    found = importance_diagnostics(log_f, log_q)
+    torch.testing.assert_close(found["ess_ratio"], weights.ess.mean() / 16)
+    torch.testing.assert_close(found["log_z"], weights.log_z.mean())
+    torch.testing.assert_close(found["logit_max"], (log_f - log_q).amax(1).mean())
+    log_f[0, 0] = torch.nan
+    assert ess_ratio(log_f - log_q).isnan().tolist() == [True] + 4 * [False]
 
 
 def test_normalised_density_from_log_z():

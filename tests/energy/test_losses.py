@@ -256,6 +256,29 @@ def test_masked_samples_do_not_exist():
     assert (grad[~valid] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["kld_is", "kld_is_self", "proposal_kl"])
+@pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf, 1e30])
+@pytest.mark.parametrize("offset", [0.0, -1e4])
+def test_padding_may_hold_anything(name, junk, offset):
+    """L with padding = L of the samples that exist, and 0 where none does; likewise gradients."""
+    keep = torch.tensor([True, True, False, True, False, True, False])
+    valid = torch.stack([keep, torch.zeros_like(keep), torch.ones_like(keep)])
+    tensors = inputs(name, n=3)
+    tensors[0] = (tensors[0].detach() + offset).requires_grad_()
+    poisoned = [t.detach().masked_fill(~valid, junk).requires_grad_() for t in tensors]
+    each = evaluated(name, poisoned, valid=valid)
+    assert each[1] == 0
+    close(each[:1], evaluated(name, [t[:1, keep] for t in tensors]))
+    close(each[2:], evaluated(name, [t[2:] for t in tensors]))
+    learned = 1 if name == "proposal_kl" else 0
+    (grad,) = torch.autograd.grad(each.sum(), poisoned[learned])
+    assert (grad[~valid] == 0).all()
+    assert grad.isfinite().all()
+    whole = evaluated(name, [t[2:] for t in tensors]).sum()
+    (expected,) = torch.autograd.grad(whole, tensors[learned])
+    close(grad[2], expected[2])
+
+
 def test_target_without_samples_costs_nothing():
     log_f, log_q = inputs("ml_is", n=2)
     valid = torch.ones_like(log_f, dtype=torch.bool)

@@ -138,6 +138,7 @@ def test_diagnostics_of_a_sharp_and_of_an_inverted_density():
     assert inverted["accuracy"].item() == 0
     assert sharp["log_density_gap"].item() == pytest.approx(-inverted["log_density_gap"].item())
     assert sharp["log_density_gap"].item() > 100
+    assert inverted["logit_max"].item() > 100 > sharp["logit_max"].item()
 
 
 def test_diagnostics_carry_no_graph_and_the_loss_does():

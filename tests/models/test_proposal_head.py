@@ -76,16 +76,26 @@ def test_proposal_depends_on_features_and_reference():
     assert head.propose(FEATS, broken, INDEX).means.isfinite().all()
 
 
-def test_spread_of_the_proposal_is_bounded_but_not_stuck():
+@pytest.mark.parametrize(("raw", "bound"), [(1e4, math.e), (-1e4, math.exp(-3))])
+def test_spread_of_the_proposal_is_bounded_but_not_stuck(raw, bound):
     head = make_head().eval()
-    spread = torch.tensor(REFERENCE_NOISE["sigmas"][0])
-    for raw, bound in ((50.0, spread * math.e), (-50.0, spread * math.exp(-3))):
-        torch.nn.init.constant_(head.proposal[-1].log_sigmas[-1].bias, raw)
-        sigma = head.propose(FEATS, BOXES, INDEX).log_sigmas.exp()
-        torch.testing.assert_close(sigma, bound.expand(3, 2, 4), rtol=0.06, atol=0)
-    torch.nn.init.constant_(head.proposal[-1].log_sigmas[-1].bias, 4.0)
-    head.propose(FEATS, BOXES, INDEX).log_sigmas.sum().backward()
-    assert (head.proposal[-1].log_sigmas[-1].bias.grad > 0.01).all()
+    bias = torch.nn.init.constant_(head.proposal[-1].log_sigmas[-1].bias, raw)
+    log_sigmas = head.propose(FEATS, BOXES, INDEX).log_sigmas
+    expected = bound * torch.tensor(REFERENCE_NOISE["sigmas"][0]).expand(3, 2, 4)
+    torch.testing.assert_close(log_sigmas.exp(), expected)
+    # Descent may lead back inside, at full speed, and no further out.
+    inward = math.copysign(1.0, raw) * log_sigmas.sum()
+    (gradient,) = torch.autograd.grad(inward, bias, retain_graph=True)
+    torch.testing.assert_close(gradient, torch.full_like(bias, math.copysign(3.0, raw)))
+    (gradient,) = torch.autograd.grad(-inward, bias)
+    assert not gradient.any()
+
+
+def test_bounds_may_stand_with_the_proposal_or_with_the_head():
+    for cfg in ({"log_sigma_range": (-1, 2)}, {"proposal": {"log_sigma_range": (-1, 2)}}):
+        proposal = {**PROPOSAL["proposal"], **cfg.get("proposal", {})}
+        head = make_head(**{**cfg, "proposal": proposal})
+        assert head.proposal[-1].log_sigma_range == (-1, 2)
 
 
 def gradients(head, feats) -> dict[str, torch.Tensor]:

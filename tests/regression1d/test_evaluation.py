@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from ebm_mmdet.energy import MixtureDensity
 from ebm_mmdet.regression1d.data import load_dataset
 from ebm_mmdet.regression1d.evaluation import (
     evaluation_grid,
     kl_divergence,
     kl_to_truth,
     negative_log_likelihood,
+    proposal_ess,
     summarise,
 )
 from ebm_mmdet.regression1d.network import EnergyEnsemble
@@ -116,6 +118,37 @@ def test_likelihood_of_a_flat_model_is_that_of_the_range():
     torch.nn.init.zeros_(ensemble.out_weight)
     nll = negative_log_likelihood(ensemble, load_dataset("1"))
     torch.testing.assert_close(nll, torch.full((2,), math.log(6), dtype=torch.float64))
+
+
+def test_effective_samples_of_a_known_density():
+    """The bimodal p and the Gaussian q of the fact sheet: ESS / M = 0.3576 for every model."""
+    log_weights = torch.tensor([[0.8, 0.2]]).log()
+    p = MixtureDensity(
+        log_weights.repeat(40, 1),
+        torch.tensor([[[-1.0], [1.0]]]).repeat(40, 1, 1),
+        torch.full((40, 2, 1), math.log(0.3)),
+    )
+
+    class Model:
+        num_models = 2
+
+        def log_density_fn(self, x):
+            assert x.shape == (2, 20)
+            return lambda y: (
+                p.log_prob(y) + torch.tensor([1e3, -1e3]).repeat_interleave(20)[:, None]
+            )
+
+    def wide(x):
+        log_sigma = torch.full((x.numel(), 1, 1), math.log(1.2))
+        return MixtureDensity(torch.zeros(x.numel(), 1), torch.zeros_like(log_sigma), log_sigma)
+
+    x, noise = torch.zeros(20), torch.Generator().manual_seed(0)
+    ess = proposal_ess(Model(), wide, x, noise)
+    torch.testing.assert_close(
+        ess, torch.full((2,), 0.3576, dtype=torch.float64), rtol=0, atol=0.01
+    )
+    exact = proposal_ess(Model(), lambda _: p, x, noise)
+    torch.testing.assert_close(exact, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
 def test_summary_leaves_failures_out_and_counts_them():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ebm_mmdet.regression1d import StudyError, figures, run_study, runs
+from ebm_mmdet.regression1d import StudyError, figures, report, run_study, runs
 from ebm_mmdet.regression1d.published import published_kl
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +116,15 @@ def test_failed_models_are_counted(main, tmp_path, monkeypatch, capsys):
     assert result["kl"][1] > 0
 
 
+def test_learned_proposals_are_measured(main, tmp_path):
+    out = tmp_path / "study"
+    main(["--method", "nce-mdn-2", "mdn-1", "--dataset", "1", *SMALL, "--out", str(out)])
+    found = json.loads((out / "runs/1/nce-mdn-2_M1/result.json").read_text())
+    assert len(found["ess"]) == 2
+    assert all(1 / 1024 <= share <= 1 for share in found["ess"])
+    assert "ess" not in json.loads((out / "runs/1/mdn-1/result.json").read_text())
+
+
 def test_method_by_config(main, tmp_path):
     config = ROOT / "configs" / "regression1d" / "nce_exchangeable.yaml"
     out = tmp_path / "study"
@@ -152,10 +161,52 @@ def test_interrupted_study_goes_on(tmp_path, monkeypatch):
         run_study(out=out, **{**options, "epochs": 2})
 
 
+def result(method, num_samples, dataset, **measured):
+    return {
+        "method": method,
+        "dataset": dataset,
+        "config": {"num_samples": num_samples},
+        "settings": {"seed": 0, "epochs": 2},
+        "kl": [0.5, 0.7],
+        "nll": [1.5, 1.7],
+        "ms_per_step": 3.0,
+        **measured,
+    }
+
+
+def cells(table, method):
+    header, rows = table
+    return next(dict(zip(header, row)) for row in rows if row[0] == method)
+
+
+def test_a_published_number_of_another_m_says_so():
+    runs = [result(*run, d) for run in (("dsm", 64), ("nce", 1024), ("sm", 0)) for d in "12"]
+    table = report.method_table(runs)
+    assert cells(table, "dsm")["published"] == "0.395 [R], M = 1024"
+    assert cells(table, "nce")["published"] == "0.068 [R]"
+    assert cells(table, "sm")["published"] == "0.781 [R]"
+
+
+def test_effective_samples_are_reported_where_they_were_measured(tmp_path):
+    runs = [
+        result("nce-mdn-4", 256, "1", ess=[0.25, 0.5]),
+        result("nce-mdn-4", 256, "umal", ess=[None, 0.5]),
+        result("nce", 1024, "umal"),
+    ]
+    table = report.proposal_table(runs)
+    row = cells(table, "nce-mdn-4")
+    assert (row["ESS/M, data 1"], row["ESS/M, 1D-2"]) == ("0.375", "0.500")
+    # A fixed noise has none, and neither has a result written before they were measured.
+    assert cells(table, "nce")["ESS/M, 1D-2"] == "–"
+    report.write_csv(tmp_path / "results.csv", runs)
+    with (tmp_path / "results.csv").open() as file:
+        assert {row["ess_per_sample"] for row in csv.DictReader(file)} == {"0.375", "0.500", ""}
+
+
 def test_published_numbers():
-    assert published_kl("nce", 1024) == (0.068, "R")
-    assert published_kl("nce", 1) == (0.49, "D")
-    assert published_kl("sm", 0) == (0.781, "R")
-    assert published_kl("ml-mcmc-16", 64) == (0.449, "R")
+    assert published_kl("nce", 1024) == (0.068, "R", 1024)
+    assert published_kl("nce", 1) == (0.49, "D", 1)
+    assert published_kl("sm", 0) == (0.781, "R", 0)
+    assert published_kl("ml-mcmc-16", 64) == (0.449, "R", 1024)
     assert published_kl("nce", 2) is None
     assert published_kl("mdn-4", 0) is None

@@ -1,3 +1,4 @@
+import functools
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,13 @@ from ebm_mmdet.regression1d.evaluation import (
     kl_to_truth,
     negative_log_likelihood,
 )
-from ebm_mmdet.regression1d.methods import PAPER_METHODS, CommonNoise, build_trainee, method_config
+from ebm_mmdet.regression1d.methods import (
+    PAPER_METHODS,
+    PROPOSAL_METHODS,
+    CommonNoise,
+    build_trainee,
+    method_config,
+)
 from ebm_mmdet.regression1d.study import read_config
 from ebm_mmdet.regression1d.training import Interrupted, Settings, train
 
@@ -32,13 +39,45 @@ def trained(name, models, settings, dataset=None, num_samples=8, **options):
 
 def test_ensemble_equals_models_trained_alone():
     settings = Settings(epochs=2, models=3, seed=4)
-    for name in ("ml-is", "kld-is", "nce", "nceplus", "sm"):
+    for name in ("ml-is", "kld-is", "nce", "nceplus", "sm", "mdn-2"):
         whole, history = trained(name, [0, 1, 2], settings)
         for index in range(3):
             alone, own = trained(name, [index], settings)
             torch.testing.assert_close(own["loss"][:, 0], history["loss"][:, index])
             for key, value in alone.state_dict().items():
                 torch.testing.assert_close(value[0], whole.state_dict()[key][index])
+
+
+@pytest.mark.parametrize("name", ["dsm", "ml-mcmc-2", "nce-mdn-2", "ml-is-mdn-2"])
+def test_ensemble_equals_models_trained_alone_given_the_same_noise(name, monkeypatch):
+    """These draw for every model; given one model's draws for all, none depends on another."""
+    models = 1
+
+    def common(draw):
+        def drawn(shape, **options):
+            if options.get("generator") is None or shape[0] % models:
+                return draw(shape, **options)
+            rows = draw((shape[0] // models, *shape[1:]), **options)
+            return rows.repeat(models, *[1] * (len(shape) - 1))
+
+        return drawn
+
+    settings = Settings(epochs=2, models=2, seed=4)
+    built = [
+        build_trainee(method_config(name, "1", 32), few(load_dataset("1")), m, 4)
+        for m in ([0, 1], [0], [1])
+    ]
+    monkeypatch.setattr(torch, "randn", common(torch.randn))
+    monkeypatch.setattr(torch, "rand", common(torch.rand))
+    histories = []
+    for trainee, indices in zip(built, ([0, 1], [0], [1])):
+        models = len(indices)
+        histories.append(train(trainee, few(load_dataset("1")), settings, models=indices))
+    for index in range(2):
+        alone, own = built[1 + index], histories[1 + index]["loss"]
+        torch.testing.assert_close(own[:, 0], histories[0]["loss"][:, index])
+        for key, value in alone.state_dict().items():
+            torch.testing.assert_close(value[0], built[0].state_dict()[key][index])
 
 
 def test_noise_is_common_to_the_models_and_differs_between_targets():
@@ -50,6 +89,21 @@ def test_noise_is_common_to_the_models_and_differs_between_targets():
     assert len(by_model[0].unique()) == 20
     expected = GaussianMixtureNoise([0.05, 0.4], 1).log_prob(offsets)
     torch.testing.assert_close(log_q, expected)
+
+
+@pytest.mark.parametrize("flag", ["shared", "antithetic"])
+def test_noise_of_all_models_is_known_for_what_it_is(flag):
+    noise = CommonNoise(GaussianMixtureNoise([0.1], 1, **{flag: True}), 2)
+    flags = {name: getattr(noise, name) for name in ("shared", "antithetic")}
+    assert flags == {"shared": False, "antithetic": False, flag: True}
+
+
+def test_antithetic_noise_is_refused_where_it_gives_the_target_away():
+    config = method_config("nce", "1", 8)
+    config["objective"]["exchangeable"] = True
+    config["objective"]["noise"]["antithetic"] = True
+    with pytest.raises(ValueError, match="needs independent noise"):
+        build_trainee(config, load_dataset("1"), [0], 0)
 
 
 def test_models_shuffle_for_themselves():
@@ -130,10 +184,11 @@ def test_a_failed_model_does_not_touch_the_others(name):
     ]
 
 
-# Mean of three models after six epochs; 1.5 times what was measured once.
+# Mean of three models after six epochs; 1.5 times what was measured once, 0.35 at most for the
+# four methods that are to reach it.
 LIMITS = {
     "ml-is": 0.33,
-    "kld-is": 0.42,
+    "kld-is": 0.35,
     "nce": 0.31,
     "nceplus": 0.34,
     "dsm": 0.70,
@@ -142,26 +197,35 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("name", LIMITS)
-def test_every_method_learns(name):
+@functools.cache
+def learned(name):
+    """D_KL on data set 1, mean of three models."""
     # Five times the published rate of learning, for an untrained network (about 2.1) to get there.
     dataset, settings = load_dataset("1"), Settings(epochs=6, models=3, learning_rate=5e-3)
     trainee, _ = trained(name, range(3), settings, dataset, num_samples=128)
-    kl = kl_to_truth(trainee.density, evaluation_grid(dataset, 128, 1024))
-    assert kl.mean() < LIMITS[name]
+    return float(kl_to_truth(trainee.density, evaluation_grid(dataset, 128, 1024)).mean())
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_every_method_learns(name):
+    assert learned(name) < LIMITS[name]
+
+
+def test_nceplus_is_not_behind_nce():
+    assert learned("nceplus") <= learned("nce") + 0.05
 
 
 def test_learned_proposal_beats_a_single_gaussian():
     dataset = load_dataset("umal")
     settings = Settings(epochs=10, models=2, learning_rate=1e-2)
     part = replace(dataset, test_x=dataset.test_x[::10], test_y=dataset.test_y[::10])
+    oracle = -dataset.true_log_density(part.test_x.double(), part.test_y.double()).mean()
     nll = {}
     for name in ("nce-mdn-4", "mdn-1"):
         trainee, _ = trained(name, range(2), settings, dataset, num_samples=256)
         nll[name] = negative_log_likelihood(trainee.density, part)
-    print(nll)
     assert nll["nce-mdn-4"].isfinite().all()
-    assert nll["nce-mdn-4"].min() > 1.253 - 0.05 - 5 * 1.2 / 190**0.5
+    assert nll["nce-mdn-4"].min() > oracle - 0.05
     assert nll["nce-mdn-4"].max() < nll["mdn-1"].min()
 
 
@@ -175,11 +239,17 @@ def test_learned_proposal_beats_a_single_gaussian():
         ("sm", "sm"),
         ("dsm", "dsm"),
         ("ml_mcmc_16", "ml-mcmc-16"),
+        ("nce_mdn_1", "nce-mdn-1"),
         ("nce_mdn_4", "nce-mdn-4"),
+        ("nce_mdn_16", "nce-mdn-16"),
+        ("ml_is_mdn_4", "ml-is-mdn-4"),
+        ("mdn_1", "mdn-1"),
+        ("mdn_4", "mdn-4"),
+        ("mdn_16", "mdn-16"),
         ("mdn_teacher_4", "mdn-teacher-4"),
     ],
 )
-@pytest.mark.parametrize("dataset", ["1", "2"])
+@pytest.mark.parametrize("dataset", ["1", "2", "umal"])
 def test_configs_are_the_methods(file, method, dataset):
     expected = method_config(method, dataset, 1024)
     if "mixture" in expected:
@@ -196,6 +266,19 @@ def test_every_config_trains(file):
     trainee = build_trainee(config, dataset, range(2), 0)
     history = train(trainee, dataset, Settings(epochs=1, models=2))
     assert history["loss"].isfinite().all()
+
+
+@pytest.mark.parametrize("file", ["nce_exchangeable", "kld_is_normalized"])
+def test_configs_that_are_no_method_have_its_noise(file):
+    method = {"nce_exchangeable": "nce", "kld_is_normalized": "kld-is"}[file]
+    for dataset in ("1", "2", "umal"):
+        noise = method_config(method, dataset, 1024)["objective"]["noise"]
+        assert read_config(CONFIGS / f"{file}.yaml", dataset)["objective"]["noise"] == noise
+
+
+def test_there_is_a_config_for_every_method():
+    names = {path.stem.replace("_", "-") for path in CONFIGS.glob("*.yaml")}
+    assert names >= {*PAPER_METHODS, *PROPOSAL_METHODS}
 
 
 def test_unknown_names():

@@ -60,6 +60,8 @@ class MLISObjective:
 
         Returns:
             ``loss``: scalar.
+            ``logit_max``: mean of the largest f - log q of a target's samples, in nats; log M above
+                ``log_z`` where one sample decides alone.
             ``ess_ratio``: mean effective sample size divided by M, in (0, 1].
             ``log_z``: mean estimate of log Z, in nats; f is defined up to a constant only.
         """
@@ -129,7 +131,7 @@ class KLDISObjective:
 
         Returns:
             ``loss``: scalar.
-            ``ess_ratio``, ``log_z``: as for :class:`MLISObjective`.
+            ``logit_max``, ``ess_ratio``, ``log_z``: as for :class:`MLISObjective`.
         """
         targets, offsets, log_q = draw_offsets(self.noise, targets, self.num_samples, generator)
         log_f = evaluate(log_density_fn, targets.unsqueeze(1) + offsets)

@@ -91,15 +91,18 @@ class NCEObjective:
             ``loss``: scalar.
             ``accuracy``: share of targets whose positive has the largest logit, f - log q, or f in
             the exchangeable form; in [0, 1].
+            ``logit_max``: mean of the largest logit of a target's noise, in nats.
             ``log_density_gap``: mean of f(positive) minus mean f(noise), in nats.
         """
         points, log_q = self._draw(targets.detach(), generator)
         log_f = evaluate(log_density_fn, points)
         loss = nce_loss(log_f, log_q, weight, avg_factor=avg_factor)
         log_f, count = log_f.detach(), max(len(targets), 1)
+        logits = log_f - log_q
         return {
             "loss": loss,
-            "accuracy": ((log_f - log_q).argmax(1) == 0).sum() / count,
+            "accuracy": (logits.argmax(1) == 0).sum() / count,
+            "logit_max": logits[:, 1:].amax(1).sum() / count,
             "log_density_gap": (log_f[:, 0] - log_f[:, 1:].mean(1)).sum() / count,
         }
 

@@ -102,6 +102,7 @@ class ProposalObjective:
             ``loss``: scalar.
             ``accuracy``: share of targets whose f - log q is the largest, in [0, 1].
             ``log_density_gap``: mean of f(target) minus mean f(samples), in nats.
+            ``logit_max``: mean of the largest f - log q of a target's samples, in nats.
             ``ess_ratio``: mean effective sample size divided by M, in (0, 1].
             ``log_z``: mean estimate of log Z, in nats, which is also the value of J_KL.
             ``proposal_nll``: mean of -log q(y*), in nats.

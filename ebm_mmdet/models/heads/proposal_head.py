@@ -44,7 +44,7 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
     Two things keep q from running away, which it does otherwise: pooled features are standardised
     per channel, so that q can tell shifts of a few percent; and σ is bounded, because f is constant
     far outside of the image, where exp f has no finite integral and J_KL would widen q for ever.
-    The bounds are soft: at a hard one the gradient is zero and q would stay there.
+    A σ beyond its bounds still gets the gradients that lead back (``ebm_mmdet.energy.limits``).
 
     Args:
         proposal: arguments of :class:`~ebm_mmdet.energy.MixtureDensityHead`: ``num_components``,
@@ -75,8 +75,8 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
         self.reference_noise = TASK_UTILS.build(reference_noise)
         self.target_noise = TASK_UTILS.build(target_noise) if target_noise else None
         spread = self.reference_noise.sigmas.square().mean(0).sqrt()
-        settings = {"hidden": 256, "target_std": spread, **proposal}
-        self.log_sigma_range = tuple(log_sigma_range)
+        settings = {"hidden": 256, "target_std": spread, "log_sigma_range": log_sigma_range}
+        settings |= proposal
         pooled, width = self.trunk[0].in_features, settings["hidden"]
         self.proposal = nn.Sequential(
             FeatureStandardizer(pooled // self.pool_size**2),
@@ -101,11 +101,7 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
         """
         with torch.no_grad():
             x, unsort = self._pool(feats, reference.nan_to_num(0, 0, 0), batch_index)
-        q = self.proposal(x[unsort].unflatten(1, (-1, self.pool_size, self.pool_size)))
-        low, high = self.log_sigma_range
-        middle, half = self.proposal[-1].target_std.log() + (low + high) / 2, (high - low) / 2
-        log_sigmas = middle + half * ((q.log_sigmas - middle) / half).tanh()
-        return MixtureDensity(q.log_weights, q.means, log_sigmas)
+        return self.proposal(x[unsort].unflatten(1, (-1, self.pool_size, self.pool_size)))
 
     def log_density_fn(
         self, feats: Sequence[Tensor], reference: Tensor, batch_index: Tensor, labels: Tensor

@@ -9,29 +9,15 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
+from ...energy.limits import limit
 from ...energy.log_density import at_least_float32
 from ...energy.reduction import reduce_loss
 
 __all__ = ["KLLoss", "kl_loss", "limit_alpha"]
 
 _REPRESENTABLE = (-60.0, 60.0)
-"""Limits in place of none at all: e^60 and its product with any distance stay below float32's."""
-
-
-class _Limit(torch.autograd.Function):
-    """Clamp whose gradient is zero only where a step downhill would lead further outside."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.limits = low, high
-        return x.clamp(low, high)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,), (low, high) = ctx.saved_tensors, ctx.limits
-        outward = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
-        return grad.masked_fill(outward, 0), None, None
+"""Limits in place of none at all: within float32, e^60 d overflows beyond d = 3e12 and e^60 d² / 2
+(the "gaussian" form) beyond d = 2e6. Boxes of an image differ by 1e5 of these units at most."""
 
 
 def limit_alpha(alpha: Tensor, limits: Sequence[float] | None) -> Tensor:
@@ -45,7 +31,7 @@ def limit_alpha(alpha: Tensor, limits: Sequence[float] | None) -> Tensor:
         alpha: log σ², any shape, floating point; infinities count as large numbers.
     """
     low, high = _REPRESENTABLE if limits is None else limits
-    return _Limit.apply(alpha.to(at_least_float32(alpha.dtype)), float(low), float(high))
+    return limit(alpha.to(at_least_float32(alpha.dtype)), low, high)
 
 
 def kl_loss(
