@@ -24,7 +24,10 @@ from ebm_mmdet.regression1d.network import EnergyEnsemble
 
 MODELS, TARGETS, SAMPLES = 20, 32, 1024
 STEPS = 75 * 63
-OTHERS = ("sm", "dsm", "ml-mcmc-16", "nce-mdn-1", "nce-mdn-4", "nce-mdn-16", "mdn-4")
+OTHERS = (
+    *("sm", "dsm", "ml-mcmc-16", "nce-mdn-1", "nce-mdn-4", "nce-mdn-16", "ml-is-mdn-4"),
+    *("mdn-teacher-4", "mdn-1", "mdn-4", "mdn-16"),
+)
 
 
 def network_pass(plain: bool) -> Callable[[], None]:
