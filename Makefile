@@ -45,7 +45,7 @@ lint: install
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
-bench: install
+bench: install3d
 	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(PYTHON) "$$script"; done
 
 docs: install

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import torch
 
 
 def best_time(run: Callable[[], object], repeats: int) -> float:
@@ -15,3 +17,22 @@ def best_time(run: Callable[[], object], repeats: int) -> float:
         run()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def linear_layers(weights: Sequence[torch.Tensor], rows: int, steps: int) -> None:
+    """The floor of a climb: T + 1 forwards of these layers alone, T backwards to their input.
+
+    Args:
+        weights: (out, in) of each layer.
+        rows: how many boxes.
+        steps: T.
+    """
+    x = torch.randn(rows, weights[0].shape[1])
+    for step in range(steps + 1):
+        x.requires_grad_(step < steps)
+        y = x
+        for weight in weights:
+            y = torch.nn.functional.linear(y, weight)
+        if step < steps:
+            torch.autograd.grad(y.sum(), x)
+        x = x.detach()

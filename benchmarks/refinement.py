@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from _timing import best_time
+from _timing import best_time, linear_layers
 from mmdet.registry import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -47,20 +47,6 @@ def make_input(num_boxes: int) -> tuple[list[torch.Tensor], torch.Tensor, torch.
     sides = torch.stack((size * ratio, size / ratio), 1)
     corner = torch.rand(num_boxes, 2) * (torch.tensor([1216.0, 800.0]) - sides).clamp(min=0)
     return maps, torch.cat((corner, corner + sides), 1), torch.randint(80, (num_boxes,))
-
-
-def linear_layers(head: EBMBBoxHead, num_boxes: int, steps: int) -> None:
-    """T + 1 forwards of the three linear layers, T backwards to their input."""
-    weights = [layer.weight.detach() for layer in (*head.trunk, head.fc_energy)]
-    x = torch.randn(num_boxes, weights[0].shape[1])
-    for step in range(steps + 1):
-        x.requires_grad_(step < steps)
-        y = x
-        for weight in weights:
-            y = torch.nn.functional.linear(y, weight)
-        if step < steps:
-            torch.autograd.grad(y.sum(), x)
-        x = x.detach()
 
 
 def dense_pool(features: torch.Tensor, rois: torch.Tensor, bins: int) -> torch.Tensor:
@@ -133,6 +119,7 @@ def main() -> None:
     feats = head.prepare(maps)
     fn = head.log_density_fn(feats, boxes, index, labels)
     start = torch.zeros(args.boxes, 4)
+    weights = [layer.weight.detach() for layer in (*head.trunk, head.fc_energy)]
 
     def pooling() -> None:
         rois = torch.cat((index[:, None], boxes), 1)
@@ -146,7 +133,7 @@ def main() -> None:
             rois = rois.detach()
 
     rows = {
-        "linear layers (the floor)": lambda: linear_layers(head, args.boxes, args.steps),
+        "linear layers (the floor)": lambda: linear_layers(weights, args.boxes, args.steps),
         "pooling alone": pooling,
         "refinement": lambda: gradient_ascent(fn, start, STEP, args.steps),
         "naive": lambda: papers_loop(head, maps, boxes, labels, args.steps),

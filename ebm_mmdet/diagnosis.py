@@ -88,7 +88,11 @@ def check_versions(versions: Mapping[str, str | None]) -> list[Finding]:
             findings.append(Finding(what, remedy, fatal))
 
     for name in REQUIRED:
-        remedy = MMCV_INSTALL if name == "mmcv" else f"pip install -c constraints.txt {name}"
+        remedy = (
+            MMCV_INSTALL
+            if name == "mmcv"
+            else f"pip install -c requirements/constraints.txt {name}"
+        )
         add(not has(name), f"{name} is not installed", f"`make install`, or {remedy}")
     add(
         has("mmcv-lite"),
@@ -121,8 +125,8 @@ def check_versions(versions: Mapping[str, str | None]) -> list[Finding]:
         "pip install mmdet3d==1.4.0",
     )
     add(
-        has("torch") and release["torch"] < (2, 4),
-        f"torch {versions.get('torch')}: torch.library.custom_op needs 2.4",
+        has("torch") and release["torch"] < (2, 7),
+        f"torch {versions.get('torch')}: resuming needs 2.7 (allow-list of weights_only loading)",
         "pip install torch==2.13.0, then compile mmcv again",
     )
     add(

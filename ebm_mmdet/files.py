@@ -17,22 +17,42 @@ __all__ = [
     "fill_section",
     "markdown_table",
     "read_json",
+    "write_bytes",
     "write_csv",
     "write_json",
     "write_text",
 ]
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file so that it holds the old text or the new one, never a part."""
+PARTIAL = ".partial"
+"""Ending of a temporary file ``.<name>.<random>.partial``; only kill -9 can leave one behind."""
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file so that it holds the old content or the new one, whenever the process dies.
+
+    Written to a temporary file in the same folder, flushed to the disk, then renamed over the
+    target; folders are made as needed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8", newline=""
+        dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, delete=False
     ) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file (UTF-8) as :func:`write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value) -> None:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from ebm_mmdet.files import fill_section, markdown_table
+from ebm_mmdet.files import fill_section, markdown_table, write_text
 
 PAGE = (
     "# Results\n\n<!-- a:begin -->\nold\n<!-- a:end -->\n\n<!-- b:begin -->\nkeep\n<!-- b:end -->\n"
 )
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise OSError("No space left on device")
+
+    page = tmp_path / "results.md"
+    write_text(page, "old")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(page, "new")
+    assert page.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [page]
 
 
 def test_replaces_one_section(tmp_path: Path) -> None:

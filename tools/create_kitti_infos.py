@@ -3,10 +3,10 @@
 
     tools/create_kitti_infos.py data/kitti --database
     tools/create_kitti_infos.py shared/kitti_sample --out data/kitti_sample
-    tools/create_kitti_infos.py data/lidar_scenes --generate train=400 val=100
+    tools/create_kitti_infos.py data/kitti --generate train=400 val=100 --database
 
-Runs without a GPU. The last form first makes the folder out of generated scenes; every config of
-configs/ebm3d then runs with `--cfg-options data_root=data/lidar_scenes/`.
+Runs without a GPU. The last form first makes the folder out of generated scenes, which need no
+download: mmdet3d's KITTI configs, and those in configs/ebm3d, look in data/kitti.
 """
 
 from __future__ import annotations

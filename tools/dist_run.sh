@@ -18,7 +18,8 @@ shift $((2 + $2))
 if [[ -z ${PYTHON:-} ]]; then
     PYTHON=python
     # What `make install` made, for those who did not activate it.
-    if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x $here/../.venv/bin/python ]]; then
+    if [[ -z ${VIRTUAL_ENV:-} && ${CONDA_DEFAULT_ENV:-base} == base &&
+        -x $here/../.venv/bin/python ]]; then
         PYTHON=$here/../.venv/bin/python
     fi
 fi

@@ -11,6 +11,7 @@ from pathlib import Path
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
+from mmengine.fileio import dump
 
 from ebm_mmdet.apis.command_line import (
     add_common_arguments,
@@ -60,9 +61,10 @@ def use_test_time_augmentation(cfg: Config) -> None:
         nms = dict(type="nms", iou_threshold=0.5)
         cfg.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
     if "tta_pipeline" not in cfg:
-        pipeline = deepcopy(dataset.pipeline)
+        pipeline = deepcopy(list(dataset.pipeline))
+        names = [str(step["type"]).rpartition(".")[2] for step in pipeline]
         pack = pipeline[-1]
-        if str(pack["type"]).rpartition(".")[2] != "PackDetInputs":
+        if names[-1] != "PackDetInputs":
             raise ValueError(
                 f"--tta: the test pipeline ends with {pack['type']}, expected PackDetInputs. "
                 "Write tta_pipeline into the config."
@@ -70,10 +72,20 @@ def use_test_time_augmentation(cfg: Config) -> None:
         keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
         pack.meta_keys = (*pack.get("meta_keys", keys), "flip", "flip_direction")
         flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
-        pipeline[-1] = dict(type="TestTimeAug", transforms=[flips, [pack]])
-        cfg.tta_pipeline = pipeline
+        # Before the padding: the merged boxes are mirrored within the image.
+        first = names.index("Pad") if "Pad" in names else len(pipeline) - 1
+        steps = [flips, *([step] for step in pipeline[first:])]
+        cfg.tta_pipeline = [*pipeline[:first], dict(type="TestTimeAug", transforms=steps)]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
+
+
+class DumpWholeResults(DumpDetResults):
+    """Writes the predictions whole or not at all."""
+
+    def compute_metrics(self, results: list) -> dict:
+        dump(results, self.out_file_path, backend_args=dict(backend="atomic"))
+        return {}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         use_test_time_augmentation(cfg)
     runner = build_runner(cfg)
     if args.out is not None:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        runner.test_evaluator.metrics.append(DumpWholeResults(out_file_path=args.out))
     runner.test()
     return 0
 

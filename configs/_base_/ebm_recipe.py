@@ -23,6 +23,13 @@ energy_head = dict(
         beta=0.1,  # NCE+: the positive is drawn with a tenth of the noise's sigmas; 0 is NCE
         noise=dict(type='GaussianMixtureNoise', sigmas=[0.075, 0.15, 0.3], dim=4)))
 
+# The same on a pyramid that starts at stride 8 (RetinaNet, FCOS).
+one_stage_energy_head = dict(
+    energy_head,
+    strides=[8, 16, 32],  # P3 to P5
+    feature_levels=[0, 1, 2],
+    finest_scale=112)  # keeps a box at 14 to 28 cells of its level, as 56 does from stride 4
+
 # A head for small detectors, not from the papers: all levels concatenated, standardised features,
 # narrow noise and short equal steps are what paid on small data (docs/results.md).
 small_energy_head = dict(
@@ -41,6 +48,15 @@ small_energy_head = dict(
         beta=0.1,
         noise=dict(type='GaussianMixtureNoise', sigmas=[0.0375, 0.075, 0.15], dim=4)))
 small_refiner = dict(type='GradientAscentRefiner', step_size=1e-4, num_steps=10, decay=0.5)
+# A fresh head on standardised features: AdamW instead of the papers' SGD from pretrained layers.
+small_optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01))
+# COCO without the mosaics that small detectors train on: the head is to know the features of whole, test-like images.
+coco_train = dict(
+    type='CocoDataset',
+    data_root='data/coco/',
+    ann_file='annotations/instances_train2017.json',
+    data_prefix=dict(img='train2017/'),
+    filter_cfg=dict(filter_empty_gt=True, min_size=32))
 
 # Step lengths of (cx/w, cy/h, log w, log h) for NCE+; NCE takes half of them.
 refiner = dict(

@@ -3,7 +3,7 @@
     make demo                                               # generates the data, runs this and shapes_ebm.py
     python tools/train.py configs/demo/shapes_base.py       # this alone, once the data is there
 
-Hardware: 2 CPU cores, one to two minutes. Result and spread: docs/results.md, section Demo.
+Hardware: 2 CPU cores, one to three minutes. Result and spread: docs/results.md, section Demo.
 Every number that is not FCOS's own says where it comes from.
 """
 

@@ -16,11 +16,7 @@ model = dict(
     _delete_=True,
     type='EBMDetector',
     detector=detector,
-    energy_head=dict(
-        _base_.energy_head,
-        strides=[8, 16, 32],  # P3 to P5
-        feature_levels=[0, 1, 2],
-        finest_scale=112),  # keeps a box at 14 to 28 cells of its level, as 56 does from stride 4
+    energy_head=_base_.one_stage_energy_head,
     refiner=_base_.refiner)  # candidates: FCOS's final detections
 
 train_cfg = dict(_delete_=True, **_base_.schedule.train_cfg)

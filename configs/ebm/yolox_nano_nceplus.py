@@ -20,7 +20,6 @@ model = dict(
     energy_head=dict(_base_.small_energy_head, in_channels=64),
     refiner=_base_.small_refiner)
 
-# The head is to know the features of whole test-like images, not of mosaics.
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -32,22 +31,11 @@ train_pipeline = [
 train_dataloader = dict(
     batch_size=8,
     sampler=_base_.schedule.train_sampler,
-    dataset=dict(
-        _delete_=True,
-        type=_base_.dataset_type,
-        data_root=_base_.data_root,
-        ann_file='annotations/instances_train2017.json',
-        data_prefix=dict(img='train2017/'),
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=train_pipeline))
+    dataset=dict(_delete_=True, **_base_.coco_train, pipeline=train_pipeline))
 
 train_cfg = dict(_delete_=True, **_base_.schedule.train_cfg)
 param_scheduler = _base_.schedule.param_scheduler
-# A fresh head on standardised features: AdamW instead of the papers' SGD from pretrained layers.
-optim_wrapper = dict(
-    _delete_=True,
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01))
+optim_wrapper = dict(_delete_=True, **_base_.small_optim_wrapper)
 default_hooks = _base_.schedule.default_hooks
 log_processor = _base_.schedule.log_processor
 custom_hooks = []  # YOLOX's mosaic switch, EMA and norm synchronisation concern its own training

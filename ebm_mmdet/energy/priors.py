@@ -6,7 +6,8 @@ answer depends on where the climb is stopped. With one it does not:
     argmax_y  τ f(x, y) + log N(y; ŷ, (s Σ)²)
 
 depends on τ and s through k = τ s² alone. Σ are the standard deviations of the detector's
-residuals (truth minus detection, encoded), from :func:`fit_residual_std`.
+residuals (truth minus detection, encoded), from :func:`fit_residual_std`. A detector that knows how
+sure it is gives a covariance L Lᵀ for each box instead, and the prior is N(y; ŷ, s² L Lᵀ).
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from torch import Tensor
 
 from .log_density import LogDensityFn, SelectableLogDensityFn, at_least_float32, evaluate
 
-__all__ = ["fit_residual_std", "prior_step_size", "with_gaussian_prior"]
+__all__ = [
+    "fit_residual_std",
+    "gaussian_log_density",
+    "prior_step_size",
+    "with_gaussian_prior",
+]
 
 
 def with_gaussian_prior(
@@ -29,7 +35,7 @@ def with_gaussian_prior(
     scale: float = 1.0,
     temperature: float = 1.0,
 ) -> LogDensityFn:
-    """The log-density  y ↦ τ f(x, y) + Σ_d log N(y_d; mean_d, (scale · std_d)²).
+    """The log-density  y ↦ τ f(x, y) + log N(y; mean, (scale · std)²).
 
     It goes wherever f goes, so ``gradient_ascent`` needs no change, and offers ``select`` if f
     does. The normaliser of the Gaussian is included, that of f cannot be.
@@ -37,14 +43,16 @@ def with_gaussian_prior(
     Args:
         log_density_fn: f over N targets.
         mean: (D,) or (N, D) first estimates ŷ; zeros where coordinates are relative to them.
-        std: (D,) or (N, D) standard deviations Σ, positive.
+        std: (D,) or (N, D) standard deviations of independent coordinates, positive; or (N, D, D)
+            lower triangles L with a positive diagonal, for covariances L Lᵀ.
         scale: s, positive.
         temperature: τ, factor on f, not negative.
 
     Raises:
-        ValueError: ``std`` or ``scale`` is not positive and finite, or τ is negative.
+        ValueError: ``std`` (or the diagonal of L) or ``scale`` is not positive and finite, or τ is
+            negative.
     """
-    _check_positive("std", std)
+    _check_positive("std", std.diagonal(dim1=1, dim2=2) if std.dim() == 3 else std)
     if not (0 < scale < math.inf and 0 <= temperature < math.inf):
         raise ValueError(
             f"scale={scale} must be positive and temperature={temperature} not negative, both "
@@ -64,31 +72,59 @@ class _Posterior:
             self.select = self._select
 
     def __call__(self, y: Tensor) -> Tensor:
-        # (N, D) parameters belong to targets, and y has S points for each of them.
-        mean, std = (p.unsqueeze(1) if p.dim() == 2 else p for p in (self.mean, self.std))
-        log_prior = -0.5 * ((y - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
-        return self.tau * evaluate(self.likelihood, y) + log_prior.sum(-1)
+        log_prior = gaussian_log_density(y, self.mean, self.std)
+        return self.tau * evaluate(self.likelihood, y) + log_prior
 
     def _select(self, index: Tensor) -> LogDensityFn:
-        mean, std = (p[index] if p.dim() == 2 else p for p in (self.mean, self.std))
+        mean, std = (p[index] if p.dim() > 1 else p for p in (self.mean, self.std))
         return _Posterior(self.likelihood.select(index), mean, std, self.tau)
 
 
-def prior_step_size(std: Tensor, scale: float = 1.0, factor: float = 1.0) -> Tensor:
-    """Step sizes for climbing a log-density with a prior: ``factor · (scale · std)²``.
+def gaussian_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Log N(y; mean, std²), or log N(y; mean, L Lᵀ), normalised.
 
-    With factor 1 this is Newton's step of the prior: where f is flat it lands on the mean at once.
-    Where f is more curved than the prior it overshoots, and the shrinking of failed steps finds the
-    right length. No step size is left to tune.
+        log N = -½ ‖z‖² - log det L - D/2 log 2π,   z = L⁻¹ (y - mean)
 
     Args:
-        std: (D,) or (N, D), as in :func:`with_gaussian_prior`.
+        y: (N, S, D) points, S for each of N Gaussians.
+        mean: (D,) or (N, D).
+        std: (D,), (N, D) or L (N, D, D), as in :func:`with_gaussian_prior`.
+
+    Returns:
+        (N, S) in nats.
+    """
+    # (N, D) parameters belong to targets, and y has S points for each of them.
+    difference = y - (mean.unsqueeze(1) if mean.dim() == 2 else mean)
+    if std.dim() == 3:
+        z = torch.linalg.solve_triangular(std.to(y), difference.mT, upper=False).mT
+        log_std = std.diagonal(dim1=1, dim2=2).log().unsqueeze(1)
+    else:
+        std = std.unsqueeze(1) if std.dim() == 2 else std
+        z, log_std = difference / std, std.log()
+    return -(0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def prior_step_size(std: Tensor, scale: float = 1.0, factor: float = 1.0) -> Tensor:
+    """Step sizes for climbing a log-density with a prior:  λ_d = factor · scale² / P_dd.
+
+    P is the inverse of the prior's covariance, hence 1 / P_dd = std_d² for independent coordinates.
+    With factor 1 this is Newton's step of the prior: where f is flat it lands on the mean at once,
+    or, with coordinates that depend on each other in pairs of correlation ρ (centre and size of a
+    box along one axis), leaves |ρ| of the way at each step. Where f is more curved than the prior
+    it overshoots, and the shrinking of failed steps finds the right length. No step size is left to
+    tune.
+
+    Args:
+        std: (D,), (N, D) or L (N, D, D), as in :func:`with_gaussian_prior`.
         scale: s, as there.
         factor: below 1 for shorter steps.
 
     Returns:
-        λ in the shape of ``std``, for ``gradient_ascent``.
+        λ, (D,) or (N, D), for ``gradient_ascent``.
     """
+    if std.dim() == 3:
+        precision = torch.cholesky_inverse(std).diagonal(dim1=1, dim2=2)
+        return factor * scale**2 / precision
     return factor * (scale * std).square()
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -14,32 +12,20 @@ import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer, print_log
 
+from ..files import PARTIAL, write_bytes
+
 __all__ = ["AtomicLocalBackend", "allow_training_state", "find_resumable_checkpoint"]
 
 
 class AtomicLocalBackend(LocalBackend):
     """Local files that are either the old content or the new one, whenever the process dies.
 
-    Written to a temporary file in the same folder, flushed to the disk, then renamed over the
-    target. Used by ``CheckpointHook(backend_args=dict(backend='atomic'))``.
+    Used by ``CheckpointHook(backend_args=dict(backend='atomic'))``.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to ``filepath`` atomically; folders are made as needed."""
-        path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not "*.pth": a temporary file left by kill -9 is never taken for a checkpoint.
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
-        ) as file:
-            try:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        write_bytes(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
         """Write text atomically."""
@@ -84,7 +70,13 @@ def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
     leaves it empty, or naming a file that is gone. Candidates are the ``*.pth`` files of the
     folder, newest first; the first one that loads and holds an optimizer state is returned, and
     every one passed over is named.
+
+    Halves of checkpoints that a killed process left are removed, since training goes on here and
+    nothing else would. Every process of a distributed training may do so: none of them writes
+    before all have come this far.
     """
+    for half in Path(work_dir).glob(f".*.pth.*{PARTIAL}"):
+        half.unlink(missing_ok=True)
     files = sorted(Path(work_dir).glob("*.pth"), key=lambda path: path.stat().st_mtime)
     for path in reversed(files):
         try:

@@ -12,6 +12,8 @@ from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from ..box_iou import box_iou
+
 __all__ = ["HighIoUCocoMetric", "true_positive_ious"]
 
 # Position in `COCOeval.stats`; the names are mmdet's.
@@ -187,13 +189,6 @@ def true_positive_ious(evaluation: COCOeval, threshold: float = 0.5) -> np.ndarr
         objects += [evaluation.cocoGt.anns[int(i)]["bbox"] for i in matches]
     if not found:
         return np.empty(0)
-    return _paired_iou(np.array(found, dtype=float), np.array(objects, dtype=float))
-
-
-def _paired_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU of row i with row i; boxes (n, 4) as x, y, width, height."""
-    low = np.maximum(first[:, :2], second[:, :2])
-    high = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=1)
-    union = first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - shared
-    return shared / np.maximum(union, np.finfo(float).tiny)
+    boxes = np.array([found, objects], dtype=float)
+    boxes[..., 2:] += boxes[..., :2]  # from x, y, width, height
+    return box_iou(*boxes)

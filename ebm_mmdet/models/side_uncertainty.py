@@ -1,11 +1,11 @@
-"""From standard deviations of box sides to the coordinates in which densities live."""
+"""Standard deviations of box sides, and covariances in the coordinates in which densities live."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["encode_side_std"]
+__all__ = ["decode_side_std", "encode_side_std"]
 
 _MIN_SIZE = 1.0
 """Smaller boxes count as this large: relative to a sliver every uncertainty is without bound."""
@@ -18,8 +18,8 @@ def encode_side_std(boxes: Tensor, side_std: Tensor) -> Tensor:
 
         du1 = (dx1 + dx2) / 2w,   du3 = (dx2 - dx1) / w,   and y with h likewise,
 
-    hence ``C11 = (σ1² + σ2²) / 4w²``, ``C33 = 4 C11`` and ``C13 = (σ2² - σ1²) / 2w²``. Inverse of
-    :func:`~ebm_mmdet.evaluation.gaussian_scores.side_covariance`.
+    hence ``C11 = (σ1² + σ2²) / 4w²``, ``C33 = 4 C11`` and ``C13 = (σ2² - σ1²) / 2w²``.
+    :func:`decode_side_std` is the inverse.
 
     Args:
         boxes: (n, 4) ``(x1, y1, x2, y2)``. A side under 1 px counts as 1 px.
@@ -37,3 +37,29 @@ def encode_side_std(boxes: Tensor, side_std: Tensor) -> Tensor:
         covariance[:, axis + 2, axis + 2] = total
         covariance[:, axis, axis + 2] = covariance[:, axis + 2, axis] = 0.5 * difference
     return covariance
+
+
+def decode_side_std(boxes: Tensor, covariance: Tensor) -> Tensor:
+    r"""Standard deviations of the four sides of a box, from its covariance in encoded coordinates.
+
+    To first order ``dx1 = w (du1 - du3 / 2)`` and ``dx2 = w (du1 + du3 / 2)``, y with h likewise:
+
+        σ1² = w² (C11 - C13 + C33 / 4),   σ2² = w² (C11 + C13 + C33 / 4)
+
+    The sides need not be independent: these are the marginals of
+    :func:`~ebm_mmdet.evaluation.gaussian_scores.side_covariance`.
+
+    Args:
+        boxes: (n, 4) ``(x1, y1, x2, y2)``. A side under 1 px counts as 1 px.
+        covariance: (n, 4, 4) of coordinates relative to the box itself.
+
+    Returns:
+        (n, 4) float32, of x1, y1, x2, y2, in the unit of ``boxes``.
+    """
+    size = (boxes[:, 2:] - boxes[:, :2]).float().clamp(min=_MIN_SIZE)
+    variance = covariance.float().diagonal(dim1=1, dim2=2)
+    both = variance[:, :2] + 0.25 * variance[:, 2:]
+    shared = covariance.float().diagonal(offset=2, dim1=1, dim2=2)
+    # Rounding may leave a little below zero where a side is known far better than its opposite.
+    sides = torch.cat((both - shared, both + shared), dim=1).clamp(min=0)
+    return torch.cat((size, size), dim=1) * sides.sqrt()

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from ..box_iou import box_iou
 from .style import (
     AFTER,
     AFTER_LINE,
@@ -20,18 +21,9 @@ from .style import (
     show_image,
 )
 
-__all__ = ["box_iou_pairs", "draw_before_after", "draw_refinement_paths", "window_around"]
+__all__ = ["draw_before_after", "draw_refinement_paths", "window_around"]
 
 _BETWEEN = LinearSegmentedColormap.from_list("between", [BEFORE, "#FFFFFF", AFTER_LINE])
-
-
-def box_iou_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the IoU of row i with row i, ``(n,)``; boxes ``(n, 4)`` xyxy, half-open."""
-    first, second = np.asarray(first, float), np.asarray(second, float)
-    size = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
-    shared = np.clip(size, 0, None).prod(1)
-    areas = (first[:, 2:] - first[:, :2]).prod(1) + (second[:, 2:] - second[:, :2]).prod(1)
-    return shared / np.maximum(areas - shared, 1e-12)
 
 
 def draw_before_after(
@@ -66,7 +58,7 @@ def draw_before_after(
             show_image(axes, image)
             add_boxes(axes, true_boxes, "truth")
             add_boxes(axes, boxes, kind)
-            iou = box_iou_pairs(boxes, true_boxes).mean() if len(boxes) else float("nan")
+            iou = box_iou(boxes, true_boxes).mean() if len(boxes) else float("nan")
             colour = BEFORE if kind == "before" else AFTER
             axes.set_xlabel(f"{name}: mean IoU {iou:.3f}", fontsize=10, color=colour)
             axes.xaxis.label.set_fontweight("bold")
@@ -129,7 +121,7 @@ def draw_refinement_paths(
         add_boxes(axes, path[0], "before")
         add_boxes(axes, path[-1], "after")
         add_boxes(axes, true_box, "truth")
-        start, end = box_iou_pairs(path[[0, -1]], np.stack([true_box, true_box]))
+        start, end = box_iou(path[[0, -1]], true_box)
         axes.set_xlabel(f"IoU {start:.3f} → {end:.3f}", fontsize=10)
     for axes in panels[len(paths) :]:
         axes.set_visible(False)

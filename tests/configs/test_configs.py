@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
+import mmdet.registry
 import pytest
 import torch
-from mmdet.registry import MODELS, TASK_UTILS, VISUALIZERS
+from mmcv.transforms import Compose
+from mmdet.registry import (
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    PARAM_SCHEDULERS,
+    VISUALIZERS,
+)
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
+from mmengine.registry import Registry, init_default_scope
+
+from ebm_mmdet.visualization.uncertainty import UncertaintyVisualizer  # noqa: F401  registers it
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "configs").rglob("*.py")
     if "_base_" not in path.parts
+    and "ebm3d" not in path.parts
+    and not path.name.startswith("lidar_")
 )
 EBM_CONFIGS = [path for path in CONFIGS if path.startswith("configs/ebm/")]
 KL_CONFIGS = [path for path in CONFIGS if path.startswith("configs/kl_loss/")]
@@ -165,17 +180,63 @@ def test_kl_loss_with_the_papers_settings(path):
         assert registry.get(name) is not None
 
 
-SPELLINGS = ["{}", "ebm_mmdet.{}", "ebm_mmdet.models.{}"]
+OURS = [
+    (registry, name, cls)
+    for registry in vars(mmdet.registry).values()
+    if isinstance(registry, Registry)
+    for name, cls in registry.module_dict.items()
+    if cls.__module__.startswith("ebm_mmdet.")
+]
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_every_type_of_a_recipe_has_three_spellings(spelling):
-    cfg = load("configs/ebm/faster_rcnn_r50_fpn_nceplus.py")
-    for part in (cfg.model, cfg.model.energy_head):
-        assert MODELS.get(spelling.format(part.type)) is MODELS.get(part.type)
-    for part in (cfg.model.refiner, cfg.model.candidates):
-        assert TASK_UTILS.get(spelling.format(part.type)) is TASK_UTILS.get(part.type)
-    objective = cfg.model.energy_head.objective
-    energy = spelling.replace("models", "energy")
-    for part in (objective, objective.noise):
-        assert TASK_UTILS.get(energy.format(part.type)) is TASK_UTILS.get(part.type)
+@pytest.mark.parametrize(("registry", "name", "cls"), OURS, ids=[name for _, name, _ in OURS])
+def test_every_registered_type_has_three_spellings(registry, name, cls):
+    init_default_scope("mmdet")
+    assert name == cls.__name__
+    package = cls.__module__.rpartition(".")[0]
+    for spelling in (name, f"ebm_mmdet.{name}", f"{package}.{name}"):
+        assert registry.get(spelling) is cls
+
+
+def test_the_spellings_cover_every_kind_of_part():
+    names = {name for _, name, _ in OURS}
+    assert {"EBMDetector", "NCEObjective", "ShapesDataset", "NormEvalHook"} <= names
+    assert {"HighIoUCocoMetric", "UncertaintyVisualizer"} <= names
+
+
+NOT_ARGUMENTS = ("type", "_scope_", "priority")
+"""Keys that mmengine takes out before it builds a part."""
+
+
+def accepts(registry: Registry, part: dict) -> None:
+    """The registry knows the type, and the type takes the arguments."""
+    cls = registry.get(part["type"])
+    assert cls is not None, part["type"]
+    arguments = {key: value for key, value in part.items() if key not in NOT_ARGUMENTS}
+    inspect.signature(cls).bind_partial(**arguments)
+
+
+def as_list(value) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_everything_around_the_model_exists(path):
+    """Pipelines build; data sets, hooks, evaluators and loops are known and take the arguments."""
+    cfg = load(path)
+    init_default_scope("mmdet")
+    for split in ("train", "val", "test"):
+        dataset = cfg[f"{split}_dataloader"].dataset
+        accepts(DATASETS, dataset)
+        while "dataset" in dataset:
+            dataset = dataset.dataset
+            accepts(DATASETS, dataset)
+        Compose(dataset.pipeline)
+        accepts(LOOPS, {"dataloader": None, **cfg[f"{split}_cfg"]})
+    for hook in [*cfg.default_hooks.values(), *as_list(cfg.get("custom_hooks"))]:
+        accepts(HOOKS, hook)
+    for evaluator in as_list(cfg.val_evaluator) + as_list(cfg.test_evaluator):
+        accepts(METRICS, evaluator)
+    for scheduler in as_list(cfg.get("param_scheduler")):
+        accepts(PARAM_SCHEDULERS, scheduler)
+    accepts(VISUALIZERS, cfg.visualizer)

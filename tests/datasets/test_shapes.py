@@ -8,15 +8,8 @@ import pytest
 
 pytest.importorskip("mmdet", reason="ebm_mmdet.datasets needs mmdet")
 
-from ebm_mmdet.datasets.shapes import (
-    CLASSES,
-    Outline,
-    _paint,
-    place_outlines,
-    random_outline,
-    render_shapes,
-    write_coco,
-)
+from ebm_mmdet.datasets.outlines import CLASSES, Outline, place_outlines, random_outline
+from ebm_mmdet.datasets.shapes import _paint, render_shapes, write_coco
 
 SIZE = (96, 128)
 

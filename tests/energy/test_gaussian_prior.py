@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from ebm_mmdet.energy import (
     fit_residual_std,
@@ -50,6 +50,68 @@ def test_maximum_a_posteriori_in_closed_form(scale, temperature, per_target):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
+def lower_triangles(correlation, n=3):
+    """L (n, 2, 2) of covariances with the standard deviations ``STD``, growing from box to box."""
+    unit = torch.tensor([[1.0, correlation], [correlation, 1.0]], dtype=torch.float64)
+    covariance = torch.outer(STD, STD) * unit
+    growth = 1 + torch.arange(n, dtype=torch.float64)[:, None, None]
+    return torch.linalg.cholesky(growth * covariance)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, -0.9])
+@pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (0.5, 2.0)])
+def test_maximum_a_posteriori_with_correlations_in_closed_form(correlation, scale, temperature):
+    """y = (τA + P)⁻¹ (τA m + P ŷ),  P = (s² L Lᵀ)⁻¹, A the curvature and m the mode of f."""
+    root = lower_triangles(correlation)
+    mean = torch.tensor([[0.05, -0.02], [0.0, 0.1], [-0.1, 0.03]], dtype=torch.float64)
+    precision = torch.linalg.inv(scale**2 * root @ root.mT)
+    pull = temperature * torch.diag(CURVATURE)
+    right = pull @ MODE.unsqueeze(2) + precision @ mean.unsqueeze(2)
+    expected = torch.linalg.solve(pull + precision, right).squeeze(2)
+    posterior = with_gaussian_prior(F, mean, root, scale, temperature)
+    found = gradient_ascent(posterior, mean, prior_step_size(root, scale), 400).y
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    if correlation:
+        diagonal = precision.diagonal(dim1=1, dim2=2)
+        alone = (pull.diagonal() * MODE + diagonal * mean) / (pull.diagonal() + diagonal)
+        assert (found - alone).abs().max() > 1e-3
+
+
+def test_value_with_correlations_is_that_of_torch_multivariate_normal():
+    y = torch.randn(3, 7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    root = lower_triangles(0.7)
+    for mean in (MODE[0], MODE):
+        normal = MultivariateNormal(mean.expand(3, 2).unsqueeze(1), scale_tril=2 * root[:, None])
+        expected = 0.5 * F(y) + normal.log_prob(y)
+        posterior = with_gaussian_prior(F, mean, root, scale=2.0, temperature=0.5)
+        torch.testing.assert_close(posterior(y), expected)
+        index = torch.tensor([2, 0])
+        torch.testing.assert_close(posterior.select(index)(y[index]), expected[index])
+
+
+def test_a_diagonal_triangle_is_a_standard_deviation():
+    y = torch.randn(3, 7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    std = STD * torch.tensor([[1.0], [2.0], [3.0]])
+    plain, full = (with_gaussian_prior(F, MODE, p, 0.5) for p in (std, torch.diag_embed(std)))
+    torch.testing.assert_close(plain(y), full(y))
+    steps = [prior_step_size(p, 0.5, 0.7) for p in (std, torch.diag_embed(std))]
+    torch.testing.assert_close(steps[0], steps[1])
+
+
+@pytest.mark.parametrize("correlation", [0.6, -0.95])
+def test_steps_of_a_correlated_prior_leave_rho_of_the_way(correlation):
+    """Where f is flat every step is accepted, and the distance shrinks by |ρ| in the metric P."""
+    root = lower_triangles(correlation)
+    mean = torch.zeros(3, 2, dtype=torch.float64)
+    y0 = torch.tensor([[0.3, -0.2], [0.1, 0.4], [0.0, 0.1]], dtype=torch.float64)
+    flat = with_gaussian_prior(lambda y: 0 * y.sum(-1), mean, root)
+    result = gradient_ascent(flat, y0, prior_step_size(root), 12, return_trace=True)
+    assert (result.accepted == 12).all()
+    z = torch.linalg.solve_triangular(root, result.trace.y.unsqueeze(3), upper=False).squeeze(3)
+    distance = z.norm(dim=2)
+    assert (distance[1:] <= abs(correlation) * distance[:-1] * (1 + 1e-9)).all()
+
+
 def test_mode_depends_on_temperature_and_scale_through_k_alone():
     """k = τ s²: (1, 1), (4, ½) and (¼, 2) share one mode; k = 2 has another."""
     modes = [mode_with_prior(s, t) for s, t in [(1, 1), (0.5, 4), (2, 0.25), (1, 2)]]
@@ -92,13 +154,15 @@ def test_newton_step_of_the_prior_reaches_the_mean_of_a_flat_f_at_once():
 def test_works_when_everything_was_made_in_inference_mode():
     with torch.inference_mode():
         mean, std = torch.zeros(3, 2), torch.full((3, 2), 0.1)
-        posterior = with_gaussian_prior(lambda y: -y.square().sum(-1), mean, std)
-        result = gradient_ascent(posterior, mean + 1, prior_step_size(std), 30)
-    torch.testing.assert_close(result.y, torch.zeros(3, 2), rtol=0, atol=1e-3)
+        for spread in (std, torch.diag_embed(std)):
+            posterior = with_gaussian_prior(lambda y: -y.square().sum(-1), mean, spread)
+            result = gradient_ascent(posterior, mean + 1, prior_step_size(spread), 30)
+            torch.testing.assert_close(result.y, torch.zeros(3, 2), rtol=0, atol=1e-3)
 
 
 def test_refuses_what_is_no_prior():
-    for std in (torch.tensor([0.1, 0.0]), torch.tensor([0.1, torch.nan])):
+    flat = torch.tensor([[0.1, 0.0], [0.05, 0.0]]).expand(3, 2, 2)
+    for std in (torch.tensor([0.1, 0.0]), torch.tensor([0.1, torch.nan]), flat):
         with pytest.raises(ValueError, match="std must be positive"):
             with_gaussian_prior(F, torch.zeros(2), std)
     for arguments in ({"scale": 0.0}, {"temperature": -1.0}, {"scale": float("nan")}):

@@ -45,8 +45,8 @@ def pick(data, i):
     return {"inputs": data["inputs"][i : i + 1], "data_samples": data["data_samples"][i : i + 1]}
 
 
-CASES = [(2, 3), (0, 4)]
-"""Ground-truth boxes of the two images; in the second case one process has none."""
+CASES = [(2, 3), (0, 4), (0, 1)]
+"""Ground-truth boxes of the two images; in the last cases one process has none."""
 
 
 def worker(rank, port, folder):

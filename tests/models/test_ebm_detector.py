@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
+import numpy as np
 import pytest
 import torch
+from mmcv.transforms import Compose
+from mmdet.datasets import CocoDataset
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_overlaps
 
+from ebm_mmdet.datasets.shapes import CLASSES, write_coco
 from ebm_mmdet.models import EBMDetector
+from ebm_ops import PrRoIPool, prroi_pool
 
 from .toys import NUM_CLASSES, batch, build, ebm_cfg
 
@@ -162,6 +169,35 @@ def test_ignored_and_degenerate_boxes_are_not_trained_on():
     assert torch.equal(labels, sample.gt_instances.labels[:1])
 
 
+def test_a_crowd_of_the_annotations_is_not_trained_on(tmp_path):
+    file = write_coco(tmp_path, "train", 1, seed=0, num_shapes=(4, 4))
+    content = json.loads(file.read_text())
+    content["annotations"][1]["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True)]
+    dataset = CocoDataset(
+        data_root=str(tmp_path),
+        ann_file="annotations/train.json",
+        data_prefix=dict(img="images/"),
+        metainfo=dict(classes=CLASSES),
+        pipeline=[*load, dict(type="PackDetInputs")],
+    )
+    model = build(ebm_cfg()).train()
+    data = model.data_preprocessor({key: [value] for key, value in dataset[0].items()}, True)
+    count = len(content["annotations"])
+    boxes, *_ = model._ground_truth(data["data_samples"], torch.device("cpu"))
+    assert len(boxes) == count - 1 > 0
+    crowd = torch.tensor(content["annotations"][1]["bbox"])
+    assert (boxes[:, :2] - crowd[:2]).abs().sum(1).min() > 1
+    losses = model.loss(**rename(data))
+    # The loss divides by the boxes that are trained on: a crowd alone gives zero.
+    assert losses["loss_energy"] > 0
+    sample = data["data_samples"][0]
+    assert len(sample.ignored_instances) == 1
+    sample.gt_instances = sample.gt_instances[:0]
+    assert model.loss(**rename(data))["loss_energy"] == 0
+
+
 @pytest.mark.parametrize("candidates", [None, dict(type="EnergyGuidedNMS", score_thr=1.5)])
 def test_no_detections(candidates):
     cfg = ebm_cfg(candidates=candidates)
@@ -183,6 +219,26 @@ def test_boxes_are_clipped_to_the_image_unless_told_otherwise():
         outside |= bool((a.bboxes < 0).any() or (a.bboxes > limit).any())
         torch.testing.assert_close(b.bboxes, torch.minimum(a.bboxes.clamp(min=0), limit))
     assert outside, "the test must push a box out of the image"
+
+
+@pytest.mark.parametrize("rescale", [True, False])
+def test_boxes_are_clipped_to_the_image_and_not_to_its_padding(rescale):
+    pipeline = Compose(
+        [
+            dict(type="Resize", scale=(160, 160), keep_ratio=True),
+            dict(type="Pad", size=(160, 160)),  # overwrites img_shape
+            dict(type="PackDetInputs"),
+        ]
+    )
+    image = np.random.default_rng(0).integers(0, 255, (64, 128, 3), np.uint8)
+    packed = pipeline(dict(img=image, img_id=0, img_path="", ori_shape=(64, 128)))
+    refiner = dict(type="GradientAscentRefiner", step_size=0.5, num_steps=3)
+    model = build(ebm_cfg(refiner=refiner))
+    data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
+    (found,) = predict(model, model.data_preprocessor(data), rescale)
+    width, height = (128, 64) if rescale else (160, 80)
+    assert found.bboxes[:, 1::2].max() == pytest.approx(height)  # some box is cut off there
+    assert (found.bboxes[:, ::2] <= width).all()
 
 
 def test_the_papers_pipeline_selects_from_all_boxes_above_the_threshold():
@@ -223,6 +279,15 @@ def test_unknown_feature_source_lists_the_choices():
         MODELS.build(ebm_cfg(feature_source="nek"))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_wrong_strides_are_named_with_what_was_found(training):
+    model = build(ebm_cfg(head=dict(strides=[8, 16, 32, 64])))
+    data = rename(batch(model, training=training))
+    message = r"level 0 .* 32 x 40 cells, but stride 8 .* gives 16 x 20 .* 128 x 160 .* about 4"
+    with pytest.raises(ValueError, match=message):
+        (model.loss if training else model.predict)(**data)
+
+
 def test_features_of_several_modules_follow_one_another():
     model = build(ebm_cfg(feature_source=["neck", "backbone.layer1"])).eval()
     images = torch.randn(1, 3, 64, 96)
@@ -232,6 +297,22 @@ def test_features_of_several_modules_follow_one_another():
     assert all(torch.equal(a, b) for a, b in zip(maps, neck))
     assert maps[-1].shape[2:] == (16, 24)
     assert not model.detector.backbone.layer1._forward_hooks
+
+
+def test_our_pooling_fits_the_roi_extractors_of_mmdet():
+    extractor = SingleRoIExtractor(
+        # The class: the string names mmcv's operator, which has no CPU version.
+        roi_layer=dict(type=PrRoIPool, output_size=7),
+        out_channels=4,
+        featmap_strides=[4, 8],
+    )
+    maps = [torch.randn(1, 4, 32, 32), torch.randn(1, 4, 16, 16)]
+    rois = torch.tensor([[0.0, 8, 8, 40, 40], [0, 0, 0, 127, 127]])
+    pooled = extractor(maps, rois)
+    expected = [
+        prroi_pool(m, rois[i : i + 1], 7, s) for i, (m, s) in enumerate(zip(maps, (1 / 4, 1 / 8)))
+    ]
+    torch.testing.assert_close(pooled, torch.cat(expected))
 
 
 def test_trunk_starts_from_the_box_head_when_it_fits():

@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData
 
 from ebm_mmdet.energy import importance
 from ebm_mmdet.models import ImportanceMeanRefiner, change_reference, decode_boxes, encode_boxes
+from ebm_mmdet.models.side_uncertainty import encode_side_std
 
 from .toys import NUM_CLASSES, batch, build, ebm_cfg
 
@@ -104,6 +105,27 @@ def test_a_prior_per_box():
         )
 
 
+def test_a_prior_per_box_draws_from_the_whole_covariance():
+    """Where f is flat: mean ŷ, covariance s² Σ, to rounding. Else: (τA + P)⁻¹, P = (s² Σ)⁻¹."""
+    boxes = torch.tensor([[10.0, 20, 50, 70], [0, 0, 30, 20]])
+    covariance = encode_side_std(boxes, torch.tensor([[4.0, 1, 1, 4], [0.5, 2, 2, 3]]))
+    found, prior = [InstanceData(box_cov=covariance)], dict(std="per_box", scale=0.5)
+    flat = refine(lambda u: 0 * u.sum(-1), prior=prior, found=found)
+    torch.testing.assert_close(flat.covariance, 0.25 * covariance, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(flat.y, torch.zeros(2, 4), rtol=0, atol=1e-7)
+
+    mode, width = torch.tensor([[0.03, -0.02, 0.05, 0.0], [-0.02, 0.0, -0.05, 0.1]]), 0.06
+    bent = refine(quadratic(mode, width), prior=prior, num_samples=20000, found=found)
+    precision = torch.linalg.inv(0.25 * covariance) + torch.eye(4) / width**2
+    expected = torch.linalg.inv(precision)
+    torch.testing.assert_close(bent.covariance, expected, rtol=0.1, atol=5e-5)
+    mean = (expected @ mode[:, :, None] / width**2).squeeze(2)
+    std = expected.diagonal(dim1=1, dim2=2).sqrt()
+    assert ((bent.y - mean).abs() < 5 * std / bent.ess.sqrt()[:, None]).all()
+    log_det = torch.linalg.slogdet(2 * math.pi * expected).logabsdet
+    torch.testing.assert_close(bent.log_prob, -0.5 * log_det, rtol=0, atol=0.1)
+
+
 def test_boxes_do_not_know_of_each_other():
     mode = 0.03 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     together = refine(quadratic(mode, 0.06), n=5)
@@ -121,6 +143,9 @@ def test_where_f_is_nowhere_finite_the_box_stays(value):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         found = refine(f)
+        biased = refine(f, prior={**PRIOR, "bias": [0.1, -0.2, 0.0, 0.3]})
+    assert torch.equal(biased.y[0], torch.zeros(4))
+    torch.testing.assert_close(biased.covariance[0], torch.diag(SIGMA**2), rtol=1e-4, atol=1e-7)
     assert torch.equal(found.y[0], torch.zeros(4))
     assert found.ess[0] == 0
     assert found.accepted.tolist() == [0, 1]

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import METRICS, MODELS
 from mmdet.structures import DetDataSample
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import ConfigDict
+from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 
-from ebm_mmdet.models import encode_boxes
+from ebm_mmdet.energy import RefinementResult
+from ebm_mmdet.evaluation.gaussian_scores import side_covariance
+from ebm_mmdet.models import change_reference, encode_boxes
 from ebm_mmdet.models.losses import kl_loss
+from ebm_mmdet.models.side_uncertainty import decode_side_std, encode_side_std
 
 from .toys import NUM_CLASSES, batch, build, detector_cfg, ebm_cfg
 
@@ -307,6 +315,68 @@ def test_variances_are_the_prior_of_refinement(name, refiner):
         assert torch.isfinite(after.bboxes).all()
         shift = encode_boxes(after.bboxes, before.bboxes).abs() / before.box_std
         assert 0 < shift.max() < 1
+        # Box, covariance and sides agree: the box is what the covariance is relative to.
+        if refiner["type"] == "GradientAscentRefiner":
+            assert torch.equal(after.side_std, before.side_std)
+            moved = change_reference(before.box_cov, before.bboxes, after.bboxes)
+            torch.testing.assert_close(after.box_cov, moved, rtol=1e-3, atol=1e-6)
+            assert not torch.equal(after.box_cov, before.box_cov)
+        else:
+            large = (after.bboxes[:, 2:] - after.bboxes[:, :2] > 1).all(1)
+            box, covariance = after.bboxes[large].double(), after.box_cov[large].double()
+            sides = side_covariance(box.numpy(), covariance.numpy())[:, range(4), range(4)]
+            np.testing.assert_allclose(after.side_std[large] ** 2, sides, rtol=1e-2, atol=1e-4)
+            assert not torch.equal(after.side_std, before.side_std)
+        torch.testing.assert_close(after.box_cov.diagonal(dim1=1, dim2=2).sqrt(), after.box_std)
+
+
+def test_sides_and_covariances_are_one_statement():
+    boxes = torch.tensor([[10.0, 20, 50, 70], [0, 0, 30, 20]])
+    std = torch.tensor([[4.0, 1, 0.01, 4], [0.5, 2, 2, 30]])
+    found = decode_side_std(boxes, encode_side_std(boxes, std))
+    torch.testing.assert_close(found, std, rtol=5e-3, atol=0)
+
+
+def test_a_box_std_alone_is_carried_over_too():
+    """Relative to a box twice as wide, half the uncertainty of the centre; sizes keep theirs."""
+    model = build(ebm_cfg(clip_boxes=False))
+    double = torch.tensor([[0.0, 0.0, math.log(2), 0.0]])
+    n = torch.arange(3)
+    model.refiner = lambda fn, y0, found: RefinementResult(
+        double.expand_as(y0), torch.zeros(len(y0)), torch.ones(len(y0)).long(), None
+    )
+    boxes = torch.tensor([[10.0, 20, 50, 70]]).expand(3, 4) + n[:, None]
+    found = InstanceData(bboxes=boxes, labels=n, box_std=torch.full((3, 4), 0.1))
+    sample = DetDataSample(pred_instances=found, metainfo=dict(img_shape=(128, 160)))
+    feats = model.energy_head.prepare(model.extract_neck(torch.zeros(1, 3, 128, 160)))
+    (sample,) = model.refine(feats, [sample], rescale=False)
+    expected = torch.tensor([0.05, 0.1, 0.1, 0.1]).expand(3, 4)
+    torch.testing.assert_close(sample.pred_instances.box_std, expected)
+
+
+def test_mask_rcnn_takes_the_head_as_it_is():
+    cfg = get_config("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py").model
+    plain = kl_cfg()
+    for part in ("backbone", "neck", "rpn_head"):
+        cfg[part] = plain[part]
+    cfg.roi_head.bbox_roi_extractor.out_channels = 16
+    cfg.roi_head.mask_roi_extractor.out_channels = 16
+    cfg.roi_head.bbox_head = plain.roi_head.bbox_head
+    cfg.roi_head.mask_head.update(
+        num_convs=1, in_channels=16, conv_out_channels=16, num_classes=NUM_CLASSES
+    )
+    cfg.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5, var_vote={})
+    model = build(ConfigDict(cfg.to_dict())).train()
+    data = demo_mm_inputs(
+        2, [(3, 64, 96)] * 2, num_items=[1, 2], num_classes=NUM_CLASSES, with_mask=True
+    )
+    data = model.data_preprocessor(data, True)
+    loss, values = model.parse_losses(model.loss(data["inputs"], data["data_samples"]))
+    assert {"loss_bbox", "loss_mask", "alpha"} <= set(values)
+    loss.backward()
+    assert model.roi_head.bbox_head.fc_alpha.weight.grad.isfinite().all()
+    for found in predict(model.eval(), data):
+        assert 0 < len(found) == len(found.masks) == len(found.side_std) == len(found.box_cov)
 
 
 def test_energy_guided_selection_keeps_the_fields():

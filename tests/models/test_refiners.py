@@ -7,6 +7,7 @@ import torch
 from mmengine.structures import InstanceData
 
 from ebm_mmdet.models import GradientAscentRefiner
+from ebm_mmdet.models.side_uncertainty import encode_side_std
 
 MODE = torch.tensor([[0.2, -0.1, 0.3, 0.0], [-0.4, 0.1, 0.0, 0.2]])
 WIDTH = 0.1
@@ -67,6 +68,46 @@ def test_a_prior_per_box_is_read_from_the_detections():
         refiner(log_density, torch.zeros(2, 4), [InstanceData(scores=torch.ones(2))])
 
 
+BOXES = torch.tensor([[10.0, 20, 50, 70], [0, 0, 30, 20]])
+SIDE_STD = torch.tensor([[4.0, 1, 1, 4], [0.5, 2, 2, 3]])
+
+
+@pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (0.5, 2.0)])
+def test_the_prior_per_box_is_the_whole_covariance_of_the_detector(scale, temperature):
+    """argmax τ f(y) + log N(y; ŷ, s² Σ) = (τA + P)⁻¹ (τA m + P ŷ),  P = (s² Σ)⁻¹."""
+    covariance = encode_side_std(BOXES, SIDE_STD)
+    std = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    found = [InstanceData(box_cov=covariance[i : i + 1], box_std=std[i : i + 1]) for i in (0, 1)]
+    prior = dict(std="per_box", scale=scale, temperature=temperature)
+    result = GradientAscentRefiner(num_steps=200, prior=prior)(
+        log_density, torch.zeros(2, 4), found
+    )
+    pull = temperature / WIDTH**2 * torch.eye(4).double()
+    precision = torch.linalg.inv(scale**2 * covariance.double())
+    expected = torch.linalg.solve(pull + precision, pull @ MODE.double()[:, :, None])[..., 0]
+    torch.testing.assert_close(result.y.double(), expected, atol=1e-4, rtol=0)
+    # Without the correlations it would be elsewhere.
+    assert (result.y - posterior_mode(std, scale, temperature)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("ratio", [1e-4, 1.0, 1e4])
+def test_one_side_may_be_known_much_better_than_the_other(ratio):
+    """Covariances that float32 cannot tell from singular ones are priors too."""
+    side_std = torch.tensor([[1.0, 1, ratio, ratio], [1, ratio, 1, 1 / ratio]])
+    found = [InstanceData(box_cov=encode_side_std(BOXES, side_std))]
+    refiner = GradientAscentRefiner(prior=dict(std="per_box"))
+    result = refiner(log_density, torch.zeros(2, 4), found)
+    assert result.y.isfinite().all()
+    assert (result.log_density >= log_density(torch.zeros(2, 1, 4))[:, 0]).all()
+
+
+def test_what_is_no_covariance_is_refused():
+    for broken in (torch.full((2, 4, 4), torch.nan), -torch.eye(4).expand(2, 4, 4)):
+        refiner = GradientAscentRefiner(prior=dict(std="per_box"))
+        with pytest.raises(ValueError, match="box_cov of 2 of 2"):
+            refiner(log_density, torch.zeros(2, 4), [InstanceData(box_cov=broken)])
+
+
 def test_messages():
     with pytest.raises(ValueError, match="needs step_size"):
         GradientAscentRefiner()
@@ -75,3 +116,9 @@ def test_messages():
     for scale in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="prior.scale"):
             GradientAscentRefiner(prior=dict(std=[0.1] * 4, scale=scale))
+    for std in ("per-box", [0.1, 0.0, 0.1, 0.1], [], [float("inf")] * 4):
+        with pytest.raises(ValueError, match="prior.std=.*'per_box'"):
+            GradientAscentRefiner(prior=dict(std=std))
+    for prior in (dict(std=[0.1] * 3), dict(std=[0.1] * 4, bias=[0.0] * 7)):
+        with pytest.raises(ValueError, match="4 coordinates"):
+            GradientAscentRefiner(prior=prior)(log_density, torch.zeros(2, 4))

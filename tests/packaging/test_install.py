@@ -12,9 +12,10 @@ USER_CONFIG = """
 _base_ = 'ebm_mmdet::ebm/faster_rcnn_r50_fpn_nceplus.py'
 model = dict(energy_head=dict(fc_channels=[8]), refiner=_base_.model.refiner)
 """
-# Prints the folder the base came from; builds a part of the model, so that every scope is used.
+# Prints the folder the base came from; builds a part of every model, so that every scope is used.
 READ_USER_CONFIG = """
 import sys, ebm_mmdet
+from pathlib import Path
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
@@ -23,8 +24,15 @@ config = Config.fromfile(sys.argv[1])
 assert config.model.energy_head.fc_channels == [8]
 head = MODELS.build(config.model.energy_head)
 assert type(head).__name__ == 'EBMBBoxHead', head
+base = Path(get_config('ebm_mmdet::ebm/faster_rcnn_r50_fpn_nceplus.py').filename)
+for path in sorted(base.parent.glob('*.py')):
+    model = get_config(f'ebm_mmdet::ebm/{path.name}').model
+    assert model.type == 'EBMDetector', model.type
+    model.energy_head.fc_channels = [8]
+    MODELS.build(model.energy_head)
+    print('CONFIG', path.name)
 print('PACKAGE', ebm_mmdet.__path__[0])
-print('BASE', get_config('ebm_mmdet::ebm/faster_rcnn_r50_fpn_nceplus.py').filename)
+print('BASE', base)
 """
 
 
@@ -43,10 +51,15 @@ def wheel(sources, tmp_path_factory):
 
 
 def read_user_config(python, folder):
-    """Where the package and the base of a user's config are found: two paths."""
+    """Where the package and the base of a user's config are found: two paths.
+
+    Every config of `configs/ebm` is read, and its head built.
+    """
     (folder / "user.py").write_text(USER_CONFIG)
     out = run(python, "-c", READ_USER_CONFIG, folder / "user.py", cwd=folder).stdout
     answers = dict(line.split(" ", 1) for line in out.splitlines() if line[:4] in ("PACK", "BASE"))
+    read = {line.split()[1] for line in out.splitlines() if line.startswith("CONFIG ")}
+    assert read == {path.name for path in (REPO / "configs" / "ebm").glob("*.py")}
     return answers["PACKAGE"], answers["BASE"]
 
 

@@ -13,7 +13,7 @@ def names(path):
 
 def test_every_requirement_is_constrained():
     pinned = names(REPO / "requirements" / "constraints.txt")
-    for part in ("runtime", "3d", "test"):
+    for part in ("runtime", "3d", "test", "docs"):
         assert names(REPO / "requirements" / f"{part}.txt") <= pinned
 
 
@@ -34,7 +34,7 @@ def test_model_index_lists_every_config():
             listed.add(model["Config"])
     present = {
         path.relative_to(REPO).as_posix()
-        for folder in ("ebm", "kl_loss")
+        for folder in ("ebm", "ebm3d", "kl_loss")
         for path in (REPO / "configs" / folder).glob("*.py")
     }
     assert listed == present

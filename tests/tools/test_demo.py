@@ -13,10 +13,12 @@ from mmengine.runner import Runner
 
 pytest.importorskip("mmdet", reason="the demo trains an mmdet detector")
 
+import ebm_mmdet.apis.demo.run as run_module
 from ebm_mmdet.apis.demo import DataError, report, run_demo
 from ebm_mmdet.apis.demo.data import DemoData, check_folder, use_data
-from ebm_mmdet.apis.demo.evaluate import METRICS_SHOWN
+from ebm_mmdet.apis.demo.evaluate import METRICS_SHOWN, Climb
 from ebm_mmdet.apis.demo.folder import RESULTS, choose_folder
+from ebm_mmdet.apis.demo.pictures import draw_all
 from ebm_mmdet.datasets import write_coco
 from ebm_mmdet.files import write_json
 
@@ -56,8 +58,6 @@ def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkey
     options = dict(overrides=OVERRIDES, num_images=NUM_IMAGES)
 
     # Interrupted after the detector: the second run must reuse it.
-    import ebm_mmdet.apis.demo.run as run_module
-
     real, calls = run_module.train_stage, []
 
     def interrupted_at_the_head(cfg, name, say):
@@ -107,6 +107,35 @@ def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkey
     assert sorted(p for p in out.rglob("*") if p.is_file()) == before
 
 
+@pytest.mark.slow
+def test_miniature_run_on_a_users_folder(tmp_path, capsys):
+    """One object per image, and classes of the user's own."""
+    for seed, (split, count) in enumerate(NUM_IMAGES.items()):
+        file = write_coco(tmp_path / "mine", split, count, seed, num_shapes=(1, 1))
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category["name"] = f"my {category['name']}"
+        file.write_text(json.dumps(content))
+    out = run_demo(CONFIGS, tmp_path / "out", data=tmp_path / "mine", overrides=OVERRIDES)
+    assert "read the differences" in capsys.readouterr().out
+    (result,) = json.loads((out / RESULTS).read_text())
+    assert result["before"].keys() == {*METRICS_SHOWN, "ms per image"}
+    assert (out / "pictures" / "ap_vs_steps.png").exists()
+    log = (out / "console.log").read_text()
+    assert "my ellipse" in log
+    assert "ShapesDataset" not in log
+
+
+def test_one_object_is_enough_for_every_picture(tmp_path):
+    truth = np.array([10.0, 12, 40, 44])
+    path = np.linspace(truth + 4, truth + 1, 11).astype(np.float32)
+    image = np.zeros((64, 64, 3), np.uint8)
+    climb = Climb(image, truth.astype(np.float32), path, lambda u: -u.square().sum(1), number=0)
+    draw_all([climb], tmp_path)
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"before_after.png", "paths.png", "density.png"}
+
+
 def test_folder_messages_name_what_is_missing(tmp_path):
     with pytest.raises(DataError, match="no folder.*nowhere.*annotations/train.json"):
         check_folder(tmp_path / "nowhere")
@@ -134,11 +163,25 @@ def test_folder_messages_name_what_is_missing(tmp_path):
 def test_categories_must_agree(tmp_path):
     write_coco(tmp_path, "train", 1, seed=0)
     val = write_coco(tmp_path, "val", 1, seed=1)
+
+    def write_val(content) -> Path:
+        val.write_text(json.dumps(content))
+        return tmp_path
+
     content = json.loads(val.read_text())
     content["categories"][0]["name"] = "pear"
-    val.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="ellipse, pear"):
+    write_val(content)
+    with pytest.raises(DataError, match="differ are ellipse .train. and pear"):
         check_folder(tmp_path)
+    content["categories"][0]["name"] = "ellipse"
+    check_folder(write_val(content))
+    for categories, message in (
+        # mmdet numbers classes in the order of the file, so this would swap labels silently.
+        (content["categories"][::-1], "same order; .* ellipse .train. and star"),
+        (content["categories"][:2], "star .train. and None"),
+    ):
+        with pytest.raises(DataError, match=message):
+            check_folder(write_val({**content, "categories": categories}))
 
 
 def _results(*gains):
@@ -154,15 +197,11 @@ def test_spread_is_that_of_paired_differences():
     assert report.rows(_results(-0.5))[0][3] == "-0.5"
 
 
-def test_results_page_changes_between_the_markers_only(tmp_path):
-    page = tmp_path / "results.md"
-    assert not report.fill_results_page(page, "x")
-    page.write_text(f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n")
-    assert report.fill_results_page(page, report.markdown_table(_results(1.0)))
-    text = page.read_text()
-    assert text.startswith(f"above\n{report.BEGIN}\n| | detector")
-    assert text.endswith(f"{report.END}\nbelow\n")
-    assert "old" not in text
+def test_results_page_says_what_it_ran_on(monkeypatch):
+    monkeypatch.setattr(run_module.torch, "get_num_threads", lambda: 7)
+    page = run_module._page(_results(1.0, 3.0), 2)
+    assert page.startswith("`make demo SEEDS=2`, 7 CPU threads, mean")
+    assert "| AP | 70.0 ± 0.0 | 72.0 ± 1.4 | +2.0 ± 1.4 |" in page
 
 
 def test_command_line_turns_bad_data_into_one_line(tmp_path):

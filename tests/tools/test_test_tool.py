@@ -5,8 +5,12 @@ import pickle
 import re
 import sys
 
+import numpy as np
 import pytest
+import torch
+from mmcv.transforms import Compose
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from tools_support import REPO, run
 
 from ebm_mmdet.apis.command_line import load_config, set_evaluation_metrics
@@ -36,6 +40,21 @@ def test_eval_out_and_pictures(tiny_config, trained, tmp_path):
     assert len(list(tmp_path.rglob("pictures/*.png"))) == 4
 
 
+def test_predictions_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    out = tmp_path / "predictions.pkl"
+    metric = tool("test").DumpWholeResults(str(out))
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        metric.compute_metrics([{"img_id": 1}])
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    metric.compute_metrics([{"img_id": 1}])
+    assert pickle.loads(out.read_bytes()) == [{"img_id": 1}]
+
+
 def test_test_time_augmentation(tiny_config, trained, tmp_path):
     done = run(
         *(sys.executable, "tools/test.py", tiny_config, trained.checkpoint, "--tta"),
@@ -44,6 +63,21 @@ def test_test_time_augmentation(tiny_config, trained, tmp_path):
     assert done.returncode == 0, done.stdout[-4000:]
     assert re.search(r"coco/bbox_mAP: \d", done.stdout)
     assert "missing" not in done.stdout.partition("Load checkpoint")[2]
+
+
+def test_default_augmentation_flips_the_image_and_not_its_padding():
+    pad = dict(type="Pad", size=(8, 8))
+    pipeline = [dict(type="LoadImageFromFile"), pad, dict(type="PackDetInputs")]
+    cfg = Config(dict(model={}, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    tool("test").use_test_time_augmentation(cfg)
+    image = np.arange(8 * 5 * 3, dtype=np.uint8).reshape(8, 5, 3)
+    data = dict(img=image, img_shape=(8, 5), ori_shape=(8, 5), img_id=0, img_path="")
+    init_default_scope("mmdet")
+    views = Compose(cfg.test_dataloader.dataset.pipeline[1:])(data)
+    mirrored, plain = views["inputs"]
+    # DetTTAModel mirrors boxes within `ori_shape`: the image must lie in the same corner.
+    assert torch.equal(mirrored[:, :, :5], plain[:, :, :5].flip(2))
+    assert [sample.flip for sample in views["data_samples"]] == [True, False]
 
 
 def test_refuses_to_overwrite_and_names_what_is_missing(tmp_path, capsys):

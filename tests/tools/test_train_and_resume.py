@@ -61,6 +61,7 @@ def test_interrupted_training_resumes(tiny_config, tmp_path, how):
 
     # As a file cut off by a crash of the machine would be.
     (work_dir / "iter_99999.pth").write_bytes(b"PK\x03\x04 not a checkpoint")
+    (work_dir / ".iter_6.pth.abc123.partial").write_bytes(b"PK")  # killed while writing
     final = newest + 4
     finished = run(
         *TRAIN,
@@ -76,6 +77,7 @@ def test_interrupted_training_resumes(tiny_config, tmp_path, how):
     first = re.search(r"Iter\(train\) \[ *(\d+)/", finished.stdout).group(1)
     assert int(first) == newest + 1
     assert iterations(work_dir)[-2:] == [final, 99999]
+    assert not list(work_dir.glob(".*"))
     state = torch.load(work_dir / f"iter_{final}.pth", weights_only=True, map_location="cpu")
     assert state["meta"]["iter"] == final
     assert state["optimizer"]["state"]

@@ -7,8 +7,8 @@ from matplotlib.patches import Rectangle
 
 pytest.importorskip("mmdet", reason="importing ebm_mmdet registers with mmdet")
 
+from ebm_mmdet.box_iou import box_iou
 from ebm_mmdet.visualization import (
-    box_iou_pairs,
     draw_before_after,
     draw_refinement_paths,
     plot_ap_vs_steps,
@@ -32,15 +32,6 @@ def rectangles(axes):
         if isinstance(p, Rectangle)
     ]
     return np.array(found)
-
-
-def test_iou_of_pairs():
-    moved = shifted(10)
-    far = TRUTH + 1000
-    np.testing.assert_allclose(box_iou_pairs(TRUTH, TRUTH), 1)
-    np.testing.assert_allclose(box_iou_pairs(TRUTH, moved), 1 / 3)
-    np.testing.assert_allclose(box_iou_pairs(TRUTH, far), 0)
-    np.testing.assert_allclose(box_iou_pairs(TRUTH * 0, TRUTH * 0), 0)
 
 
 def test_window_is_a_square_inside_the_image_around_everything_that_fits():
@@ -80,7 +71,7 @@ def test_paths_show_start_end_and_truth():
     corners = rectangles(axes)[:, :2]
     np.testing.assert_allclose(corners, [path[0, :2], path[-1, :2], TRUTH[0, :2]])
     assert len(axes.lines) == 4  # the boxes between
-    iou = box_iou_pairs(path[[0, -1]], TRUTH[[0, 0]])
+    iou = box_iou(path[[0, -1]], TRUTH[0])
     assert axes.get_xlabel() == f"IoU {iou[0]:.3f} → {iou[1]:.3f}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,11 +87,11 @@ def check_folder(root: Path) -> DemoData:
                 f"in {root / 'images'}, the first of them is {absent[0]}; {LAYOUT}"
             )
         names[split] = tuple(category["name"] for category in content["categories"])
-    if set(names["train"]) != set(names["val"]):
-        difference = sorted(set(names["train"]) ^ set(names["val"]))
+    if names["train"] != names["val"]:  # mmdet numbers classes in the order of the file
+        first = next(pair for pair in zip_longest(*names.values()) if pair[0] != pair[1])
         raise DataError(
-            f"train.json and val.json of {root / 'annotations'} must have the same categories; "
-            f"only one of them has {', '.join(difference[:5])}"
+            f"train.json and val.json of {root / 'annotations'} must have the same categories in "
+            f"the same order; the first that differ are {first[0]} (train) and {first[1]} (val)"
         )
     return DemoData(root, names["train"], generated=False)
 

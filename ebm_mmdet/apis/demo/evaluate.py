@@ -18,9 +18,10 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ...box_iou import box_iou
 from ...energy import RefinementResult
 from ...models import EBMDetector, decode_boxes, encode_boxes
-from ...visualization import box_iou_pairs
+from ...models.detectors.ebm_detector import clip_to_image
 
 METRICS_SHOWN = {
     "AP": "bbox_mAP",
@@ -105,11 +106,11 @@ class Climb(NamedTuple):
 
     def iou(self) -> tuple[float, float]:
         """Return the IoU with the truth before and after."""
-        ends = box_iou_pairs(self.path[[0, -1]], np.stack([self.truth, self.truth]))
+        ends = box_iou(self.path[[0, -1]], self.truth)
         return float(ends[0]), float(ends[1])
 
 
-class _Recorder:
+class RecordingRefiner:
     """A refiner that remembers how it climbed."""
 
     def __init__(self, refiner) -> None:
@@ -144,7 +145,7 @@ def trace_steps(
         that a detection of its class meets with an IoU of at least 0.5.
     """
     refiner = model.refiner
-    own_steps, recorder = refiner.num_steps, _Recorder(refiner)
+    own_steps, recorder = refiner.num_steps, RecordingRefiner(refiner)
     metrics, climbs = [_metric(cfg, loader) for _ in steps], []
     refiner.num_steps, refiner.return_trace = max(*steps, own_steps), True
     model.refiner = recorder
@@ -153,8 +154,7 @@ def trace_steps(
             with torch.inference_mode():
                 sample = model.test_step(batch)[0]
             boxes = decode_boxes(recorder.result.trace.y, recorder.fn.reference)
-            height, width = sample.metainfo["img_shape"][:2]
-            boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+            boxes = clip_to_image(boxes, sample.metainfo)
             scale = boxes.new_tensor([*sample.metainfo["scale_factor"]] * 2)
             for metric, count in zip(metrics, steps):
                 sample.pred_instances.bboxes = boxes[count] / scale
@@ -178,16 +178,22 @@ def _climbs(
     truth_boxes = getattr(truth.bboxes, "tensor", truth.bboxes).numpy() * scale
     free = np.ones(len(found), bool)
     for true_box, label in zip(truth_boxes, truth.labels.tolist()):
-        iou = box_iou_pairs(paths[0], np.broadcast_to(true_box, paths[0].shape))
+        iou = box_iou(paths[0], true_box)
         iou = np.where(free & (found.labels.numpy() == label), iou, 0)
         if not iou.size or iou.max() < 0.5:
             continue
         best = int(iou.argmax())
         free[best] = False
-        yield Climb(image, true_box, paths[:, best], _evaluator(fn, best), number)
+        yield Climb(image, true_box, paths[:, best], log_density_at(fn, best), number)
 
 
-def _evaluator(fn, row: int) -> Callable[[Tensor], Tensor]:
+def log_density_at(fn, row: int) -> Callable[[Tensor], Tensor]:
+    """The log-density of one target: encoded points (S, D) to f (S,), without gradients.
+
+    Args:
+        fn: f of all targets, with `select`.
+        row: Which of them.
+    """
     fn = fn.select(torch.tensor([row]))
 
     def log_density(offsets: Tensor) -> Tensor:

@@ -96,4 +96,5 @@ def draw_all(climbs: Sequence[Climb], folder: Path) -> None:
         return
     draw_boxes_of_images(climbs, folder / "before_after.png")
     draw_paths(climbs, folder / "paths.png")
-    draw_density(typical_gains(climbs, 5)[1], folder / "density.png")
+    chosen = typical_gains(climbs, 5)
+    draw_density(chosen[min(1, len(chosen) - 1)], folder / "density.png")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
-from .evaluate import METRICS_SHOWN, TIME
+from ... import files
 
-BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
 EARLY_STOP = (
     "The detector is stopped early on purpose: trained to the end, it would leave less to refine."
 )
-_DIGITS = {"mean IoU": 3}
 
 
 def rows(results: Sequence[dict]) -> list[tuple[str, str, str, str]]:
@@ -25,11 +21,11 @@ def rows(results: Sequence[dict]) -> list[tuple[str, str, str, str]]:
         results: Per seed ``{"before": {metric: value}, "after": {metric: value}}``.
     """
     lines = []
-    for name in (*METRICS_SHOWN, TIME):
+    for name in results[0]["before"]:
         before, after = (
             np.array([result[when][name] for result in results]) for when in ("before", "after")
         )
-        digits = _DIGITS.get(name, 1)
+        digits = 3 if "mean" in name else 1  # an IoU in [0, 1]; all else is in percent or ms
         cells = [
             _mean_and_spread(values, digits, sign=values is difference)
             for difference in [after - before]
@@ -59,23 +55,4 @@ def screen_table(results: Sequence[dict], title: str) -> Table:
 
 def markdown_table(results: Sequence[dict]) -> str:
     """Return the same table in Markdown."""
-    head = ["| | detector | refined | difference |", "|---|---|---|---|"]
-    return "\n".join(head + ["| " + " | ".join(line) + " |" for line in rows(results)])
-
-
-def fill_results_page(page: Path, content: str) -> bool:
-    """Replace what stands between the two marker comments of a page; False without markers.
-
-    Args:
-        page: A Markdown file.
-        content: What to put there.
-    """
-    text = page.read_text() if page.is_file() else ""
-    if BEGIN not in text or END not in text:
-        return False
-    head, rest = text.split(BEGIN, 1)
-    tail = rest.split(END, 1)[1]
-    partial = page.with_name(f".{page.name}.partial")
-    partial.write_text(f"{head}{BEGIN}\n{content}\n{END}{tail}")
-    os.replace(partial, page)
-    return True
+    return files.markdown_table(["", "detector", "refined", "difference"], rows(results))

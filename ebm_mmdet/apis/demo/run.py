@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
-from rich.console import Console
 
-from ...files import read_json, write_json
+from ...files import fill_section, read_json, write_json
 from . import report
 from .data import NUM_IMAGES, USER_IMAGE_SIZE, DemoData, check_folder, generate, use_data
 from .evaluate import TIME, load_model, time_per_image, trace_steps, val_loader
 from .folder import RESULTS, choose_folder
 from .pictures import draw_all, draw_steps
+from .screen import quiet, screen, title
 from .train import train_stage
 
 STEPS = (0, 1, 2, 3, 5, 7, 10, 15)
@@ -62,15 +60,11 @@ def run_demo(
         "num_images": num_images or NUM_IMAGES,
     }
     out, note = choose_folder(Path(out), settings)
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-
-    def say(text: str) -> None:
-        console.print(text, markup=False)
-
+    console, say = screen()
     if note:
         say(note)
     start = time.monotonic()
-    with _quiet(out / "console.log"):
+    with quiet(out / "console.log"):
         if chosen is None:
             say("shapes: drawing the fixed images")
             cfg = Config.fromfile(configs / "shapes_ebm.py")
@@ -82,7 +76,7 @@ def run_demo(
         used = results[0]["num_steps"]
         per_seed = [result["steps"] for result in results]
         draw_steps(STEPS, per_seed, used, pictures / "ap_vs_steps.png")
-    console.print(report.screen_table(results, _title(num_seeds)))
+    console.print(report.screen_table(results, title(num_seeds)))
     if chosen.generated:
         say(report.EARLY_STOP)
     else:
@@ -91,37 +85,19 @@ def run_demo(
             "the differences, not the level. A detector of your own comes next: docs."
         )
     if chosen.generated and num_seeds > 1 and not overrides and results_page is not None:
-        page = _page(results, num_seeds)
-        if report.fill_results_page(results_page, page):
-            say(f"table written to {results_page}")
+        fill_section(results_page, "demo", _page(results, num_seeds))
+        say(f"table written to {results_page}")
     write_json(out / RESULTS, results)  # last: it says that the run is finished
     say(f"pictures: {pictures}")
     say(f"done in {time.monotonic() - start:.0f} s; logs: {out / 'console.log'}")
     return out
 
 
-@contextlib.contextmanager
-def _quiet(log: Path):
-    """Send what libraries print to a file; the screen keeps our own lines."""
-    with (
-        log.open("a") as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-        warnings.catch_warnings(),
-    ):
-        yield
-
-
-def _title(num_seeds: int) -> str:
-    if num_seeds == 1:
-        return "Before and after refinement"
-    return f"Before and after refinement, mean ± standard deviation of {num_seeds} seeds"
-
-
 def _page(results: list[dict], num_seeds: int) -> str:
     return (
-        f"`make demo SEEDS={num_seeds}`, 2 CPU cores, mean ± standard deviation of {num_seeds} "
-        f"seeds, {NUM_IMAGES['val']} generated images. {report.EARLY_STOP}\n\n"
+        f"`make demo SEEDS={num_seeds}`, {torch.get_num_threads()} CPU threads, mean ± standard "
+        f"deviation of {num_seeds} seeds, {NUM_IMAGES['val']} generated images. "
+        f"{report.EARLY_STOP}\n\n"
         + report.markdown_table(results)
         + "\n\nAP in percent; mean IoU of true positives; ms per image with batch size 1, "
         "detector included."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,8 +67,9 @@ def train_stage(cfg: Config, name: str, say: Callable[[str], None]) -> Path:
         say(f"{name}: going on from {checkpoint}")
         cfg.load_from, cfg.resume = str(checkpoint), True
     say(f"{name}: {iterations} iterations of {cfg.train_dataloader.batch_size} images")
-    # The demo evaluates at the end in its own way.
-    cfg.train_cfg.val_interval = iterations + 1
+    # The demo evaluates at the end in its own way; a runner with these would do it too.
+    cfg = copy.deepcopy(cfg)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     runner = Runner.from_cfg(cfg)
     runner.register_hook(ProgressHook(name, say), priority="VERY_LOW")
     runner.train()

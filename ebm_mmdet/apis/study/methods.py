@@ -51,7 +51,7 @@ def study_methods(
     """All rows; the first one is what the others are compared with.
 
     Args:
-        refiner: config of the refiner with short steps.
+        refiner: config of the refiner, with short steps or with a prior of its own.
         std: (4,) residual standard deviations, for the prior.
         shift: (4,) median residual, for the constant correction and as the bias of a prior.
         k: strength of f against the prior, ``temperature * scale^2``.
@@ -66,7 +66,7 @@ def study_methods(
         Method("L1 head, half step", lambda head: RegressionStep(head, 0.5), L1),
         *(climbs := energy_methods(refiner, std, shift, k)),
     ]
-    if refiner.step_size != PAPERS_STEPS:
+    if refiner.get("step_size") not in (None, PAPERS_STEPS):
         settings = {**refiner, "step_size": PAPERS_STEPS}
         far = TASK_UTILS.build(settings)
         rows.append(Method("energy, the papers' λ", lambda head: far, ENERGY, own_candidates=True))
@@ -79,7 +79,7 @@ def study_methods(
 
 
 def energy_methods(refiner: ConfigDict, std: Tensor, shift: Tensor, k: float) -> list[Method]:
-    """Short steps, the modes with a prior without and with bias, and the mean of samples.
+    """The refiner as configured, modes with a prior without and with bias, and a mean of samples.
 
     Arguments as for :func:`study_methods`.
     """
@@ -96,7 +96,7 @@ def energy_methods(refiner: ConfigDict, std: Tensor, shift: Tensor, k: float) ->
         )
     )
     rows = {
-        f"energy, T = {refiner.num_steps}, λ = {refiner.step_size}": climb,
+        _own_name(refiner): climb,
         f"energy and prior, k = {k:g}": posterior,
         f"energy and prior with bias, k = {k:g}": centred,
         f"energy, mean of {MEAN_SAMPLES} samples, s = {MEAN_SCALE}": mean,
@@ -105,6 +105,13 @@ def energy_methods(refiner: ConfigDict, std: Tensor, shift: Tensor, k: float) ->
         Method(name, lambda head, built=built: built, ENERGY, own_candidates=True)
         for name, built in rows.items()
     ]
+
+
+def _own_name(refiner: ConfigDict) -> str:
+    prior = refiner.get("prior")
+    if prior is None:
+        return f"energy, T = {refiner.num_steps}, λ = {refiner.step_size}"
+    return f"energy, the {'detector' if prior['std'] == 'per_box' else 'recipe'}'s own prior"
 
 
 def apply(

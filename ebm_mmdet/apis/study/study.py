@@ -29,7 +29,9 @@ from .residuals import detector_residuals
 
 __all__ = [
     "StudySettings",
+    "claim",
     "claim_folder",
+    "hash_recipe",
     "load_frozen_detector",
     "make_row",
     "metric_cell",
@@ -212,17 +214,31 @@ def claim_folder(out: Path, cfg: Config, settings: StudySettings) -> None:
     Raises:
         FileExistsError: it was not.
     """
-    parts = {
-        key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "train_cfg")
-    }
-    text = json.dumps({**parts, "data": cfg.train_dataloader.dataset}, default=str, sort_keys=True)
     weights = Path(cfg.load_from)
     wanted = dict(
-        config=hashlib.sha256(text.encode()).hexdigest(),
+        config=hash_recipe(cfg),
         checkpoint=hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None,
         rounds=settings.rounds,
         boxes_per_iteration=settings.boxes_per_iteration,
     )
+    claim(out, wanted)
+
+
+def hash_recipe(cfg: Config) -> str:
+    """What tells two recipes apart: model, schedule, and the training images."""
+    parts = {
+        key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "train_cfg")
+    }
+    text = json.dumps({**parts, "data": cfg.train_dataloader.dataset}, default=str, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def claim(out: Path, wanted: dict) -> None:
+    """Write ``wanted`` to ``settings.json`` of a folder, or make sure that this is what it holds.
+
+    Raises:
+        FileExistsError: it is not; the message names the entries that differ.
+    """
     path = out / "settings.json"
     if path.exists():
         stored = json.loads(path.read_text())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from mmdet.models.detectors import BaseDetector
@@ -15,15 +13,16 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ...engine.loading import adapt_plain_checkpoints
 from ..box_coding import change_reference, decode_boxes
+from ..side_uncertainty import decode_side_std
+from .detector_wrapper import DetectorWrapper, log_density_of_reference
 from .trunk_init import copy_trunk_from_box_head
 
-__all__ = ["EBMDetector"]
+__all__ = ["EBMDetector", "clip_to_image"]
 
 
 @MODELS.register_module()
-class EBMDetector(BaseDetector):
+class EBMDetector(DetectorWrapper, BaseDetector):
     """Wraps a detector; an energy head scores boxes, a refiner moves them uphill.
 
     The detector is used as it is. Its neck's output is taken while it runs, so features are
@@ -37,9 +36,13 @@ class EBMDetector(BaseDetector):
     final box in encoded coordinates (:mod:`ebm_mmdet.models.box_coding`),
 
     - ``box_cov`` (n, 4, 4) and ``box_std`` (n, 4), the square roots of its diagonal;
+    - ``side_std`` (n, 4): standard deviations of x1, y1, x2, y2, in pixels of the returned boxes;
     - ``ess`` (n,): effective sample size behind them;
     - ``log_prob`` (n,): normalised log-density of the box, in coordinates of the detection;
     - ``box_samples`` (n, S, 4), if asked for: boxes drawn from the posterior, in image pixels.
+
+    With any other refiner these fields stay the detector's, where it gives them; ``box_cov`` and
+    ``box_std`` are then carried over to the refined box, which they are relative to.
 
     Args:
         detector: config of any mmdet detector.
@@ -88,37 +91,12 @@ class EBMDetector(BaseDetector):
             raise ValueError(f"init_trunk_from={init_trunk_from!r}; use 'auto' or None")
         detector = ConfigDict(detector)
         super().__init__(data_preprocessor or detector.get("data_preprocessor"), init_cfg)
-        self.detector = MODELS.build(detector)
-        self.detector.data_preprocessor = self.data_preprocessor  # one, shared
-        self.feature_sources = (
-            (feature_source,) if isinstance(feature_source, str) else tuple(feature_source)
-        )
-        modules = dict(self.detector.named_modules())
-        for name in self.feature_sources:
-            if not name or name not in modules:
-                raise ValueError(
-                    f"{type(self.detector).__name__} has no {name!r}; set feature_source to "
-                    "some of its modules: "
-                    + ", ".join(child for child, _ in self.detector.named_children())
-                    + ", or to parts of them, such as 'backbone.layer1'"
-                )
+        self.wrap(MODELS.build(detector), feature_source, freeze_detector, self.init_trunk)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
         self.clip_boxes = clip_boxes
         self.init_trunk_from = init_trunk_from
-        self.freeze_detector = freeze_detector
-        if freeze_detector:
-            self.detector.requires_grad_(False)
-            self.detector.eval()
-        adapt_plain_checkpoints(self, child="detector", after=self.init_trunk)
-
-    def train(self, mode: bool = True) -> EBMDetector:
-        """Set the training mode; a frozen detector stays in eval mode."""
-        super().train(mode)
-        if self.freeze_detector:
-            self.detector.eval()
-        return self
 
     def init_weights(self) -> None:
         """Initialise as configured, then copy the box head (it may be pretrained by then)."""
@@ -131,38 +109,9 @@ class EBMDetector(BaseDetector):
             return "trunk starts fresh (init_trunk_from=None)"
         return copy_trunk_from_box_head(self.detector, self.energy_head)
 
-    @contextmanager
-    def capture_features(self) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
-        """While the detector runs inside, listen to ``feature_source``.
-
-        Yields:
-            A function that returns the maps (B, C, H, W) of the detector's last run.
-        """
-        captured: dict[str, Sequence[Tensor]] = {}
-
-        def listen(name: str):
-            def hook(_, __, output: Tensor | Sequence[Tensor]) -> None:
-                captured[name] = (output,) if isinstance(output, Tensor) else output
-
-            return self.detector.get_submodule(name).register_forward_hook(hook)
-
-        handles = [listen(name) for name in self.feature_sources]
-        try:
-            yield lambda: tuple(
-                itertools.chain.from_iterable(captured[name] for name in self.feature_sources)
-            )
-        finally:
-            for handle in handles:
-                handle.remove()
-
     def extract_neck(self, batch_inputs: Tensor) -> Sequence[Tensor]:
         """(B, 3, H, W) preprocessed images -> the energy head's maps, no gradient if frozen."""
-        with (
-            torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector),
-            self.capture_features() as features,
-        ):
-            self.detector.extract_feat(batch_inputs)
-        return features()
+        return self.extract_features(batch_inputs)
 
     extract_feat = extract_neck
 
@@ -179,11 +128,14 @@ class EBMDetector(BaseDetector):
             with self.capture_features() as features:
                 losses.update(self.detector.loss(batch_inputs, batch_data_samples))
             neck_outputs = features()
-        feats = self.energy_head.prepare(neck_outputs, detach=self.freeze_detector)
+        feats = self.energy_head.prepare(
+            neck_outputs, detach=self.freeze_detector, input_shape=batch_inputs.shape[-2:]
+        )
         boxes, batch_index, labels = self._ground_truth(batch_data_samples, batch_inputs.device)
         # As in mmdet: divide by the mean count per process, so that gradients averaged over
-        # processes equal those of one process with all images.
-        count = reduce_mean(boxes.new_tensor(float(len(boxes)))).clamp(min=1.0)
+        # processes equal those of one process with all images. It may be below 1, and 0 where no
+        # process has a box: the objectives' mean is defined there.
+        count = reduce_mean(boxes.new_tensor(float(len(boxes))))
         losses.update(self.energy_head.loss(feats, boxes, batch_index, labels, avg_factor=count))
         return losses
 
@@ -218,7 +170,7 @@ class EBMDetector(BaseDetector):
                     samples = self.detector.predict(
                         batch_inputs, batch_data_samples, rescale=rescale
                     )
-        feats = self.energy_head.prepare(features())
+        feats = self.energy_head.prepare(features(), input_shape=batch_inputs.shape[-2:])
         return self.refine(feats, samples, rescale)
 
     def refine(self, feats: Sequence[Tensor], samples: SampleList, rescale: bool) -> SampleList:
@@ -234,14 +186,14 @@ class EBMDetector(BaseDetector):
             for i, (sample, scale) in enumerate(zip(samples, scales)):
                 found = sample.pred_instances
                 fn = self._log_density_fn(feats, [found], [scale], first_image=i)
-                log_density = _evaluate(fn)
+                log_density = log_density_of_reference(fn)
                 sample.pred_instances = self.candidates(found, log_density)
         found = [sample.pred_instances for sample in samples]
         fn = self._log_density_fn(feats, found, scales)
         result = None
         if self.refiner is None:
             offsets = torch.zeros_like(fn.reference)
-            log_density = _evaluate(fn)
+            log_density = log_density_of_reference(fn)
             accepted = torch.zeros(len(offsets), dtype=torch.long, device=offsets.device)
         else:
             result = self.refiner(fn, torch.zeros_like(fn.reference), found)
@@ -256,20 +208,28 @@ class EBMDetector(BaseDetector):
             moved = (offsets[rows] != 0).any(dim=1, keepdim=True)
             boxes = torch.where(moved, refined[rows].to(scale) / scale, instances.bboxes)
             if self.clip_boxes:
-                boxes = _clip(boxes, sample, scale)
+                boxes = clip_to_image(boxes, sample.metainfo, scale)
             instances.bboxes = boxes
             instances.log_density = log_density[rows]
             instances.accepted_steps = accepted[rows].long()
+            reference = fn.reference[rows]
             if getattr(result, "covariance", None) is not None:
-                covariance = change_reference(
-                    result.covariance[rows], fn.reference[rows], boxes * scale
-                )
+                covariance = change_reference(result.covariance[rows], reference, boxes * scale)
                 instances.box_cov = covariance
                 instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
+                instances.side_std = decode_side_std(boxes, covariance)
                 instances.ess, instances.log_prob = result.ess[rows], result.log_prob[rows]
                 if result.samples is not None:
-                    drawn = decode_boxes(result.samples[rows], fn.reference[rows].unsqueeze(1))
+                    drawn = decode_boxes(result.samples[rows], reference.unsqueeze(1))
                     instances.box_samples = drawn.to(scale) / scale
+            elif "box_cov" in instances:
+                covariance = change_reference(instances.box_cov, reference, boxes * scale)
+                instances.box_cov = covariance
+                instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
+            elif "box_std" in instances:
+                covariance = torch.diag_embed(instances.box_std.square())
+                covariance = change_reference(covariance, reference, boxes * scale)
+                instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
         return samples
 
     def _log_density_fn(
@@ -290,19 +250,26 @@ class EBMDetector(BaseDetector):
         return self.detector._forward(batch_inputs, batch_data_samples)
 
 
-@torch.no_grad()
-def _evaluate(fn) -> Tensor:
-    """The log-density of the reference boxes themselves, (N,)."""
-    return fn(torch.zeros_like(fn.reference)[:, None, :]).squeeze(1)
-
-
 def _scale_factor(sample, rescale: bool) -> Tensor:
     """(4,) network-input pixels per pixel of the predicted boxes."""
     width, height = sample.metainfo.get("scale_factor", (1.0, 1.0)) if rescale else (1.0, 1.0)
     return sample.pred_instances.bboxes.new_tensor([width, height, width, height])
 
 
-def _clip(boxes: Tensor, sample, scale: Tensor) -> Tensor:
-    height, width = sample.metainfo["img_shape"][:2]
+def clip_to_image(boxes: Tensor, metainfo: dict, scale: Tensor | float = 1.0) -> Tensor:
+    """Clip boxes to the image as it lies in the network's input, padding not included.
+
+    ``Pad`` overwrites ``img_shape``, so the size comes from ``ori_shape`` and ``scale_factor``
+    where both are known. The padding of a flipped image may lie on any side: then ``img_shape``.
+
+    Args:
+        boxes: (..., 4) ``(x1, y1, x2, y2)``.
+        metainfo: of the data sample.
+        scale: network-input pixels per pixel of ``boxes``, a number or (4,).
+    """
+    height, width = metainfo["img_shape"][:2]
+    if "scale_factor" in metainfo and "ori_shape" in metainfo and not metainfo.get("flip"):
+        (scale_x, scale_y), original = metainfo["scale_factor"], metainfo["ori_shape"]
+        height, width = min(height, original[0] * scale_y), min(width, original[1] * scale_x)
     limit = boxes.new_tensor([width, height, width, height]) / scale
     return torch.minimum(boxes.clamp(min=0), limit)

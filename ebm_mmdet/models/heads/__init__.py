@@ -1,6 +1,7 @@
 """Heads, registered in mmdet's ``MODELS``."""
 
-from .ebm_bbox_head import BoxLogDensity, EBMBBoxHead
+from .box_log_density import BoxLogDensity
+from .ebm_bbox_head import EBMBBoxHead
 from .feature_standardizer import FeatureStandardizer
 from .kl_bbox_head import KLBBoxHead
 from .kl_retina_head import KLRetinaHead

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,42 +13,10 @@ from torch import Tensor, nn
 
 from ebm_ops import prroi_pool
 
-from ..box_coding import decode_boxes
+from .box_log_density import BoxLogDensity
 from .feature_standardizer import FeatureStandardizer
 
-__all__ = ["BoxLogDensity", "EBMBBoxHead"]
-
-
-class BoxLogDensity:
-    """``LogDensityFn`` of a batch of boxes: encoded offsets (N, S, 4) -> f (N, S), float32.
-
-    Made by :meth:`EBMBBoxHead.log_density_fn`; offsets are relative to ``reference``.
-    """
-
-    def __init__(
-        self,
-        head: EBMBBoxHead,
-        feats: Sequence[Tensor],
-        reference: Tensor,
-        batch_index: Tensor,
-        labels: Tensor,
-    ) -> None:
-        self.head, self.feats = head, feats
-        self.reference, self.batch_index, self.labels = reference, batch_index, labels
-
-    def __call__(self, offsets: Tensor) -> Tensor:
-        boxes = decode_boxes(offsets, self.reference[:, None, :])
-        return self.head.log_density(self.feats, boxes, self.batch_index, self.labels)
-
-    def select(self, index: Tensor) -> BoxLogDensity:
-        """The same function for a subset of its targets, ``index`` (n,) int64."""
-        return type(self)(
-            self.head,
-            self.feats,
-            self.reference[index],
-            self.batch_index[index],
-            self.labels[index],
-        )
+__all__ = ["EBMBBoxHead"]
 
 
 @MODELS.register_module()
@@ -160,18 +129,25 @@ class EBMBBoxHead(BaseModule):
         nn.init.normal_(self.fc_energy.weight, std=0.001)
         nn.init.zeros_(self.fc_energy.bias)
 
-    def prepare(self, neck_outputs: Sequence[Tensor], detach: bool = True) -> list[Tensor]:
+    def prepare(
+        self,
+        neck_outputs: Sequence[Tensor],
+        detach: bool = True,
+        input_shape: Sequence[int] | None = None,
+    ) -> list[Tensor]:
         """Make the maps that :meth:`log_density` reads; once per batch of images.
 
         Args:
             neck_outputs: maps (B, C, H, W) that the detector gives, every level.
             detach: cut the graph to the detector (frozen features).
+            input_shape: (height, width) of the network's input, to check the strides by.
 
         Returns:
             The chosen levels in float32, channels-last, standardised if so configured.
 
         Raises:
-            ValueError: if the neck has fewer levels or other channels than configured.
+            ValueError: if the neck has fewer levels, other channels or other strides than
+                configured.
         """
         if max(self.feature_levels) >= len(neck_outputs):
             raise ValueError(
@@ -186,10 +162,26 @@ class EBMBBoxHead(BaseModule):
                     f"{channels} of in_channels={self.in_channels}; set energy_head.in_channels="
                     f"{[neck_outputs[used].shape[1] for used in self.feature_levels]}"
                 )
+        if input_shape is not None:
+            self._check_strides(feats, input_shape)
         feats = [(feat.detach() if detach else feat).float() for feat in feats]
         if self.standardizers:
             feats = [norm(feat) for norm, feat in zip(self.standardizers, feats)]
         return [feat.contiguous(memory_format=torch.channels_last) for feat in feats]
+
+    def _check_strides(self, feats: Sequence[Tensor], input_shape: Sequence[int]) -> None:
+        """ValueError if a map is more than a cell larger or smaller than its stride says."""
+        for level, stride, feat in zip(self.feature_levels, self.strides, feats):
+            expected = [size / stride for size in input_shape]
+            found = tuple(feat.shape[2:])
+            if any(abs(a - b) > 1 for a, b in zip(found, expected)):
+                raise ValueError(
+                    f"level {level} of the features has {found[0]} x {found[1]} cells, but stride "
+                    f"{stride} of strides={self.strides} gives {math.ceil(expected[0])} x "
+                    f"{math.ceil(expected[1])} for an input of {input_shape[0]} x "
+                    f"{input_shape[1]} pixels; set energy_head.strides to those of feature_levels="
+                    f"{self.feature_levels}, about {input_shape[0] / found[0]:.0f} here"
+                )
 
     def _assign_levels(self, boxes: Tensor) -> Tensor:
         """(R, 4) -> (R,) int64: level k from area (finest_scale 2^k)^2 on; NaN to the coarsest."""

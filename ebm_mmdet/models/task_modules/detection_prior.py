@@ -23,8 +23,8 @@ class DetectionPrior:
     """
 
     std: Sequence[float] | str
-    """Standard deviations of the residuals, (D,); or ``'per_box'``, read from
-    ``pred_instances.box_std`` (n, D)."""
+    """Standard deviations of the residuals, (D,); or ``'per_box'``, the detector's own uncertainty:
+    the covariance ``pred_instances.box_cov`` (n, D, D), or else ``box_std`` (n, D)."""
     bias: float | Sequence[float] = 0.0
     """Typical residual, a number or (D,): detectors tend to be off in one direction."""
     scale: float = 1.0
@@ -37,7 +37,8 @@ class DetectionPrior:
         """Read ``dict(std=..., bias=0.0, scale=1.0, temperature=1.0)``.
 
         Raises:
-            ValueError: ``std`` is missing, a key is unknown, or the scale is not positive.
+            ValueError: ``std`` is missing or neither positive numbers nor ``'per_box'``, a key is
+                unknown, or the scale is not positive.
         """
         if "std" not in prior or set(prior) - {field.name for field in fields(cls)}:
             raise ValueError(
@@ -45,6 +46,11 @@ class DetectionPrior:
                 "dict(std=..., bias=0.0, scale=1.0, temperature=1.0)"
             )
         found = cls(**prior)
+        if found.std != "per_box" and not _are_positive(found.std):
+            raise ValueError(
+                f"prior.std={found.std!r}; expected a positive number for each coordinate, such as "
+                "tools/analysis_tools/fit_residual_prior.py prints, or 'per_box'"
+            )
         if not 0 < found.scale < math.inf:
             raise ValueError(
                 f"prior.scale={found.scale} must be positive and finite; without a prior, give "
@@ -53,28 +59,72 @@ class DetectionPrior:
         return found
 
     def mean(self, y0: Tensor) -> Tensor:
-        """Centres (N, D) for detections ``y0`` (N, D), both encoded."""
-        return y0 + y0.new_tensor(self.bias)
-
-    def scaled_std(self, y0: Tensor, found: Sequence[InstanceData]) -> Tensor:
-        """``scale std``: (D,), or (N, D) of ``'per_box'``, like ``y0`` (N, D).
-
-        Args:
-            y0: encoded detections.
-            found: the same detections, image by image, N in total; read with ``'per_box'``.
+        """Centres (N, D) for detections ``y0`` (N, D), both encoded.
 
         Raises:
-            ValueError: ``'per_box'``, and the detections have no ``box_std``.
+            ValueError: ``bias`` has another length than D.
+        """
+        return y0 + _fitting("bias", self.bias, y0)
+
+    def scaled_std(self, y0: Tensor, found: Sequence[InstanceData]) -> Tensor:
+        """``scale std`` for detections ``y0``, as ``with_gaussian_prior`` takes it.
+
+        Args:
+            y0: (N, D) encoded detections.
+            found: the same detections, image by image, N in total; read with ``'per_box'``.
+
+        Returns:
+            (D,); with ``'per_box'`` the lower triangle L (N, D, D) of ``L Lᵀ = scale² box_cov``, or
+            (N, D) of a detector that gives ``box_std`` alone. Like ``y0``.
+
+        Raises:
+            ValueError: ``std`` has another length than D; or it is ``'per_box'``, and the
+                detections have neither field, or one that is no covariance.
         """
         if self.std != "per_box":
-            return self.scale * y0.new_tensor(self.std)
+            return self.scale * _fitting("std", self.std, y0)
         # A detector without any proposal returns empty instances that lack most fields.
         found = [instances for instances in found if len(instances)]
         if not found:
             return torch.ones_like(y0)
-        if any("box_std" not in instances for instances in found):
-            raise ValueError(
-                "prior.std='per_box' needs pred_instances.box_std (n, 4), which this detector "
-                "does not predict; give fixed standard deviations instead"
-            )
-        return self.scale * torch.cat([instances.box_std for instances in found]).to(y0)
+        if all("box_cov" in instances for instances in found):
+            return self.scale * _lower_triangle(torch.cat([each.box_cov for each in found])).to(y0)
+        if all("box_std" in instances for instances in found):
+            return self.scale * torch.cat([each.box_std for each in found]).to(y0)
+        raise ValueError(
+            "prior.std='per_box' needs pred_instances.box_cov (n, 4, 4) or box_std (n, 4), which "
+            "this detector does not predict; give fixed standard deviations instead"
+        )
+
+
+def _are_positive(values: object) -> bool:
+    if isinstance(values, str):
+        return False
+    values = values if isinstance(values, Sequence) else [values]
+    return len(values) > 0 and all(0 < value < math.inf for value in values)
+
+
+def _fitting(name: str, values: float | Sequence[float], y0: Tensor) -> Tensor:
+    """A number or D numbers as a tensor (D,) like ``y0`` (N, D)."""
+    values = y0.new_tensor(values)
+    if values.dim() > 1 or values.numel() not in (1, y0.shape[1]):
+        raise ValueError(
+            f"prior.{name} has {values.numel()} numbers, and boxes have {y0.shape[1]} coordinates"
+        )
+    return values.expand(y0.shape[1])
+
+
+def _lower_triangle(covariance: Tensor) -> Tensor:
+    """L (n, D, D) float64 of covariances ``L Lᵀ``."""
+    # In float64, and with the rounding of float32 made harmless: one side of a box may be known
+    # so much better than the other that the covariance is singular to seven digits.
+    covariance = covariance.double()
+    diagonal = covariance.diagonal(dim1=1, dim2=2)
+    root, failed = torch.linalg.cholesky_ex(covariance + 1e-6 * torch.diag_embed(diagonal))
+    bad = (failed != 0) | ~covariance.isfinite().flatten(1).all(1)
+    if bad.any():
+        raise ValueError(
+            f"prior.std='per_box': box_cov of {int(bad.sum())} of {len(bad)} detections is not "
+            f"finite and positive definite, first {covariance[bad][0].tolist()}"
+        )
+    return root

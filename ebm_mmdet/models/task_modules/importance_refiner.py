@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from ...energy import (
     importance_mean,
     importance_weights,
 )
+from ...energy.priors import gaussian_log_density
 from .detection_prior import DetectionPrior
 
 __all__ = ["ImportanceMeanRefiner", "PosteriorResult"]
@@ -50,6 +50,7 @@ class ImportanceMeanRefiner:
 
         y_m = ŷ + bias + scale std ε_m,   w = softmax_m(temperature f(y_m)),   y = Σ_m w_m y_m
 
+    (``std='per_box'``: scale L ε_m, with L Lᵀ the covariance that the detector predicts).
     The prior is the proposal, and the answer comes with a covariance and an effective sample size.
     All samples of a box are scored in one call of f; one more point per box says f at the answer.
     No gradient of f is asked for.
@@ -59,7 +60,7 @@ class ImportanceMeanRefiner:
     depends on nothing but its image, and where f is flat the mean is ŷ + bias and the covariance is
     that of the prior, to rounding.
 
-    Where f is finite at no sample, the box stays and keeps the covariance of the prior, with ESS 0.
+    Where f is finite at no sample, the box stays, with the covariance of the prior and ESS 0.
     A warning (once per process) says when samples are too few to mean anything.
 
     Args:
@@ -99,29 +100,27 @@ class ImportanceMeanRefiner:
         Raises:
             ValueError: too few samples for D coordinates.
         """
-        std = self.prior.scaled_std(y0, found).expand(y0.shape).unsqueeze(1)
-        centre = self.prior.mean(y0).unsqueeze(1)
+        std, centre = self.prior.scaled_std(y0, found), self.prior.mean(y0)
         noise = antithetic_normal(self.num_samples, y0.shape[1], self.seed).to(y0)
-        samples = centre + std * noise
+        offsets = noise @ std.mT if std.dim() == 3 else std.expand_as(y0).unsqueeze(1) * noise
+        samples = centre.unsqueeze(1) + offsets
         tau = self.prior.temperature
 
-        def log_prior(y: Tensor) -> Tensor:
-            z = (y - centre) / std
-            return -(0.5 * z.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
-
         f = score_points(log_density_fn, samples)
-        log_q = log_prior(samples)
+        log_q = gaussian_log_density(samples, centre, std)
         w = importance_weights(tau * f + log_q, log_q)
         alive = w.ess > 0
-        mean = importance_mean(samples, w.weights).where(alive.unsqueeze(1), y0)
+        found_mean = importance_mean(samples, w.weights)
+        mean = found_mean.where(alive.unsqueeze(1), y0)
         at_mean = score_points(log_density_fn, mean.unsqueeze(1))
-        log_posterior = tau * at_mean + log_prior(mean.unsqueeze(1))
+        log_posterior = tau * at_mean + gaussian_log_density(mean.unsqueeze(1), centre, std)
         return PosteriorResult(
             y=mean,
             log_density=at_mean.squeeze(1),
             accepted=(mean != y0).any(1).long(),
             trace=None,
-            covariance=importance_covariance(samples, w.weights, mean),
+            # About the mean also where the box stays, which is not there if the prior has a bias.
+            covariance=importance_covariance(samples, w.weights, found_mean),
             ess=w.ess,
             log_prob=(log_posterior.squeeze(1) - w.log_z).where(alive, -torch.inf),
         )

@@ -25,6 +25,9 @@ __all__ = ["GradientAscentRefiner"]
 class GradientAscentRefiner:
     """Gradient ascent on f, or on a posterior ``temperature f + log N(y; ŷ + bias, (scale std)²)``.
 
+    With ``std='per_box'`` the prior is ``N(ŷ + bias, scale² Σ)`` with the covariance Σ that the
+    detector predicts for each box, correlations included.
+
     Args:
         step_size: step lengths of the encoded coordinates, a number or (D,). Required without a
             prior; with one, the default is derived from it and needs no tuning.

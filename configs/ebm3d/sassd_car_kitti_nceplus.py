@@ -1,0 +1,11 @@
+"""As sassd_car_kitti_nce.py with NCE+: the positive is drawn near the annotation, not on it.
+
+    tools/dist_train.sh configs/ebm3d/sassd_car_kitti_nceplus.py 1
+
+Not in the paper; beta is that of the same authors' image detectors (BMVC 2020). Not trained here.
+"""
+
+_base_ = './sassd_car_kitti_nce.py'
+
+# A tenth of the noise's sigmas: 0.6 to 2.5 cm, about how well KITTI is annotated at best.
+model = dict(energy_head=dict(objective=dict(beta=0.1)))

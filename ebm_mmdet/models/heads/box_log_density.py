@@ -1,0 +1,47 @@
+"""The log-density of a batch of boxes as a function of encoded offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..box_coding import decode_boxes
+
+if TYPE_CHECKING:
+    from .ebm_bbox_head import EBMBBoxHead
+
+__all__ = ["BoxLogDensity"]
+
+
+class BoxLogDensity:
+    """``LogDensityFn`` of a batch of boxes: encoded offsets (N, S, 4) -> f (N, S), float32.
+
+    Made by :meth:`EBMBBoxHead.log_density_fn`; offsets are relative to ``reference``.
+    """
+
+    def __init__(
+        self,
+        head: EBMBBoxHead,
+        feats: Sequence[Tensor],
+        reference: Tensor,
+        batch_index: Tensor,
+        labels: Tensor,
+    ) -> None:
+        self.head, self.feats = head, feats
+        self.reference, self.batch_index, self.labels = reference, batch_index, labels
+
+    def __call__(self, offsets: Tensor) -> Tensor:
+        boxes = decode_boxes(offsets, self.reference[:, None, :])
+        return self.head.log_density(self.feats, boxes, self.batch_index, self.labels)
+
+    def select(self, index: Tensor) -> BoxLogDensity:
+        """The same function for a subset of its targets, ``index`` (n,) int64."""
+        return type(self)(
+            self.head,
+            self.feats,
+            self.reference[index],
+            self.batch_index[index],
+            self.labels[index],
+        )

@@ -1,0 +1,216 @@
+"""Fills the gaps that mmcv, mmdet3d and spconv leave on a machine without CUDA.
+
+    spconv 2     backward pass       asks for the current CUDA stream before its CPU branch
+    mmcv         three_nn            no CPU kernel (auxiliary network of SASSD, PointNet++)
+                 three_interpolate   no CPU kernel
+                 sigmoid_focal_loss  no CPU kernel (auxiliary loss of SASSD)
+                 points_in_boxes_all, points_in_boxes_part
+                                     ask for the CUDA device first; the CPU kernel exists
+
+Importing :mod:`ebm_mmdet3d.models` fills them where CUDA is absent; where it is present nothing is
+touched. Functions are replaced wherever OpenMMLab's packages have imported them already.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+__all__ = [
+    "enable_cpu_support",
+    "points_in_boxes_all",
+    "points_in_boxes_part",
+    "sigmoid_focal_loss",
+    "three_interpolate",
+    "three_nn",
+]
+
+
+def enable_cpu_support() -> list[str]:
+    """Fill the gaps, once; a second call, and one where CUDA is present, changes nothing.
+
+    Returns:
+        Names of what was replaced by this call.
+    """
+    if torch.cuda.is_available():
+        return []
+    return _patch_spconv() + _patch_mmcv()
+
+
+def _patch_spconv() -> list[str]:
+    try:
+        ops = importlib.import_module("spconv.pytorch.ops")
+    except ImportError:
+        return []
+    if ops.get_current_stream is _no_stream:
+        return []
+    ops.get_current_stream = _no_stream
+    return ["spconv.pytorch.ops.get_current_stream"]
+
+
+def _no_stream() -> int:
+    """The null stream, which CPU code receives and ignores."""
+    return 0
+
+
+def _patch_mmcv() -> list[str]:
+    mmcv_ops = importlib.import_module("mmcv.ops")
+    replaced = []
+    for ours in (
+        three_nn,
+        three_interpolate,
+        sigmoid_focal_loss,
+        points_in_boxes_all,
+        points_in_boxes_part,
+    ):
+        original = getattr(mmcv_ops, ours.__name__)
+        if original is not ours:
+            _rebind(original, ours)
+            replaced.append(f"mmcv.ops.{ours.__name__}")
+    return replaced
+
+
+def _rebind(original: Callable, replacement: Callable) -> None:
+    """Replace ``original`` in every loaded module of mmcv, mmdet and mmdet3d, by any name."""
+    for module_name, module in list(sys.modules.items()):
+        if module_name.split(".")[0] in ("mmcv", "mmdet", "mmdet3d"):
+            for name, value in list(vars(module).items()):
+                if value is original:
+                    setattr(module, name, replacement)
+
+
+@torch.no_grad()
+def three_nn(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the three nearest neighbours of each target among the sources.
+
+    Args:
+        target: (B, N, 3) points; or (B, N, 4) with a frame number first, as the auxiliary network
+            of SASSD passes them, and then only sources of the same frame are neighbours. (mmcv's
+            CUDA kernel reads such rows as if they had three columns.)
+        source: (B, M, 3) or (B, M, 4) likewise.
+
+    Returns:
+        Euclidean distances (B, N, 3), ascending, in the dtype of ``target``, and indices (B, N, 3)
+        int32. A neighbour that does not exist has distance inf and index 0.
+
+    Raises:
+        ValueError: other shapes.
+    """
+    if target.dim() != 3 or target.shape[2] not in (3, 4) or source.shape[2] != target.shape[2]:
+        raise ValueError(
+            f"target {tuple(target.shape)} and source {tuple(source.shape)}; expected (B, N, 3) "
+            "and (B, M, 3), or four columns in both with the frame number first"
+        )
+    dist = target.new_full((*target.shape[:2], 3), float("inf"))
+    index = torch.zeros(dist.shape, dtype=torch.int32, device=target.device)
+    for b in range(len(target)):
+        for rows, columns in _same_frame(target[b], source[b]):
+            found, nearest = cKDTree(source[b][columns][:, -3:].double().numpy()).query(
+                target[b][rows][:, -3:].double().numpy(), k=3
+            )
+            missing = ~np.isfinite(found)
+            nearest = columns[torch.from_numpy(np.where(missing, 0, nearest))]
+            nearest[torch.from_numpy(missing)] = 0
+            dist[b, rows] = torch.from_numpy(found).to(dist)
+            index[b, rows] = nearest.int()
+    return dist, index
+
+
+def _same_frame(target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices of targets, and of the sources that may be their neighbours; never empty."""
+    if target.shape[1] == 3:
+        target, source = (x.new_zeros(len(x), 1) for x in (target, source))
+    for frame in target[:, 0].unique():
+        columns = torch.nonzero(source[:, 0] == frame).squeeze(1)
+        if len(columns):
+            yield torch.nonzero(target[:, 0] == frame).squeeze(1), columns
+
+
+def three_interpolate(features: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sum of the features of three neighbours.
+
+    ``out[b, c, n] = Σ_k weight[b, n, k] features[b, c, indices[b, n, k]]``
+
+    Args:
+        features: (B, C, M); the only input that gets a gradient, as in mmcv.
+        indices: (B, N, 3) integers.
+        weight: (B, N, 3).
+
+    Returns:
+        (B, C, N).
+    """
+    batch, channels, _ = features.shape
+    flat = indices.long().reshape(batch, 1, -1).expand(-1, channels, -1)
+    neighbours = features.gather(2, flat).view(batch, channels, -1, 3)
+    return (neighbours * weight.detach().unsqueeze(1)).sum(-1)
+
+
+def sigmoid_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    gamma: float = 2.0,
+    alpha: float = 0.25,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Focal loss of independent classes; the argument names are mmcv's.
+
+    Args:
+        input: (N, C) logits.
+        target: (N,) int64 class, C for background.
+        gamma: focusing exponent.
+        alpha: weight of positives.
+        weight: (C,) factor of rows whose target is class c; background rows have factor 1.
+        reduction: ``'none'``, ``'sum'``, or ``'mean'``, which divides the sum by N.
+
+    Returns:
+        (N, C), or a scalar.
+    """
+    from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
+
+    one_hot = F.one_hot(target, input.shape[1] + 1)[:, :-1]
+    if weight is not None:
+        weight = F.pad(weight, (0, 1), value=1.0)[target]
+    loss = py_sigmoid_focal_loss(input, one_hot, weight, gamma, alpha, reduction="none")
+    if reduction == "none":
+        return loss
+    return loss.sum() / len(input) if reduction == "mean" else loss.sum()
+
+
+def points_in_boxes_all(points: Tensor, boxes: Tensor) -> Tensor:
+    """Find all boxes around each point.
+
+    Args:
+        points: (B, M, 3) in metres.
+        boxes: (B, T, 7) ``(x, y, z, l, w, h, yaw)``, z at the bottom.
+
+    Returns:
+        (B, M, T) int32, 1 where point m lies in box t.
+    """
+    from mmcv.ops import points_in_boxes_cpu
+
+    return points_in_boxes_cpu(points, boxes).contiguous()
+
+
+def points_in_boxes_part(points: Tensor, boxes: Tensor) -> Tensor:
+    """Find the first box around each point.
+
+    Args:
+        points: (B, M, 3) in metres.
+        boxes: (B, T, 7), see :func:`points_in_boxes_all`.
+
+    Returns:
+        (B, M) int32, the smallest t whose box holds the point, or -1.
+    """
+    inside = points_in_boxes_all(points, boxes)
+    if not inside.shape[2]:
+        return inside.new_full(inside.shape[:2], -1)
+    first = inside.argmax(dim=2)  # of equal values the first one
+    return torch.where(inside.any(dim=2), first, -1).to(inside.dtype)

@@ -1,0 +1,82 @@
+"""An mmdet3d data set whose scenes are made when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from mmdet3d.registry import DATASETS
+from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints, get_box_type
+from mmengine.dataset import Compose
+from torch.utils.data import Dataset
+
+from .kitti_geometry import SYNTHETIC_CAMERA, in_image, points_in_boxes
+from .lidar_scenes import CLASSES, SceneOptions, render_scene
+
+__all__ = ["LidarScenesDataset"]
+
+
+@DATASETS.register_module()
+class LidarScenesDataset(Dataset):
+    """Endless generated scenes: scene `i` is a function of ``(seed, i)`` and of nothing else.
+
+    What is asked for is what ``KittiDataset`` gives for the same scenes written by `write_kitti`
+    and prepared: the points inside the image, and the vehicles. No counter is involved, so the
+    scenes do not depend on the number of workers or on where a run was resumed.
+
+    Args:
+        num_scenes: Length of the set.
+        seed: Which endless set, ``>= 0``. Use another seed than that of a written set.
+        pipeline: mmdet3d transforms; what they get is loaded already (``points``,
+            ``gt_bboxes_3d``, ``gt_labels_3d`` int64 into ``Car``, ``Van``).
+        scene: Attributes of `SceneOptions`, ``lidar`` a dictionary of its own.
+        min_points: Vehicles with fewer points in their box are not annotated: nothing can be
+            learned from them.
+
+    Raises:
+        ValueError: `num_scenes` below one.
+        IndexError: An index outside ``0 .. num_scenes - 1``.
+    """
+
+    METAINFO: ClassVar[dict] = {"classes": CLASSES}
+
+    def __init__(
+        self,
+        num_scenes: int = 1_000_000,
+        seed: int = 0,
+        pipeline: Sequence = (),
+        scene: dict | None = None,
+        min_points: int = 1,
+    ) -> None:
+        if num_scenes < 1:
+            raise ValueError(f"num_scenes must be at least 1, got {num_scenes}")
+        self.num_scenes, self.seed, self.min_points = num_scenes, seed, min_points
+        self.options = SceneOptions.from_config(scene)
+        self.metainfo = {**self.METAINFO, "box_type_3d": "LiDAR"}
+        self.pipeline = Compose(list(pipeline))
+
+    def full_init(self) -> None:
+        """Do nothing; mmengine's runner calls it on every data set."""
+
+    def __len__(self) -> int:
+        return self.num_scenes
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < self.num_scenes:
+            raise IndexError(f"index {index} is outside 0 .. {self.num_scenes - 1}")
+        scene = render_scene(self.seed, int(index), self.options)
+        points = scene.points[in_image(scene.points, SYNTHETIC_CAMERA)]
+        keep = points_in_boxes(points, scene.boxes).sum(0) >= self.min_points
+        box_type, box_mode = get_box_type("LiDAR")
+        results = {
+            "sample_idx": int(index),
+            "lidar_path": f"scenes://{self.seed}/{index}",
+            "num_pts_feats": 4,
+            "box_type_3d": box_type,
+            "box_mode_3d": box_mode,
+            "points": LiDARPoints(torch.from_numpy(points), points_dim=4),
+            "gt_bboxes_3d": LiDARInstance3DBoxes(torch.from_numpy(scene.boxes[keep]).float()),
+            "gt_labels_3d": scene.labels[keep],
+        }
+        return self.pipeline(results)

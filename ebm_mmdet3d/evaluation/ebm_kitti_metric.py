@@ -1,0 +1,307 @@
+"""KITTI's AP for mmdet3d, on the CPU, with the high IoU thresholds spelled out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from mmdet3d.evaluation import KittiMetric
+from mmdet3d.registry import METRICS
+from mmengine.fileio import load
+from mmengine.logging import MMLogger
+from terminaltables import AsciiTable
+
+from .frame_names import annotated_rows, frame_name, frame_numbers
+from .kitti_average_precision import (
+    DIFFICULTIES,
+    RECALL_POSITIONS,
+    KittiPrecision,
+    kitti_precision,
+)
+
+__all__ = ["EBMKittiMetric"]
+
+LABELS = {"bbox": "2D", "bev": "BEV", "3d": "3D"}
+# IoU thresholds that mmdet3d calls strict and loose; loose ones are for BEV and 3D.
+STRICT, LOOSE = {"Car": 0.7, "Van": 0.7}, {"Car": 0.5, "Van": 0.5}
+OTHER_STRICT, OTHER_LOOSE = 0.5, 0.25
+FIELDS_3D = ("bboxes_3d", "scores_3d", "labels_3d")
+FIELDS_2D = ("bboxes", "scores", "labels")
+
+
+@METRICS.register_module()
+class EBMKittiMetric(KittiMetric):
+    """mmdet3d's `KittiMetric` without a GPU, at any IoU threshold, for any part of the data.
+
+    Arguments are those of `mmdet3d.evaluation.KittiMetric`, and two more. For every class, AP in
+    BEV and 3D at ``iou_thresholds`` is printed as one table (for cars and the default thresholds,
+    Table III of arXiv:2012.04634 is its AP41 part) and returned, in percent, in full precision:
+
+    - ``pred_instances_3d/KITTI/Car_3D_AP41_moderate_IoU0.85``, and so on for ``BEV``, ``easy``,
+      ``hard``, every threshold and every ``AP11``, ``AP40``, ``AP41`` asked for;
+    - mmdet3d's own keys, ``pred_instances_3d/KITTI/Car_3D_AP40_moderate_strict`` and so on, also
+      for the image boxes (``2D``), and ``Overall_...`` for several classes. mmdet3d rounds to four
+      decimals and computes AP11 and AP40 only; its orientation score is left out here.
+
+    A class without an object of some difficulty has NaN there (mmdet3d: 0) and is left out of
+    ``Overall``. A prediction is recognised by the file that it was made from (``lidar_path`` or
+    ``img_path``), so a subset of the annotated frames in any order can be evaluated, and submission
+    files carry the number of the frame.
+
+    Like mmdet3d's, this metric leaves out boxes that are projected outside the image and, if they
+    are LiDAR boxes, those with a bottom centre outside ``pcd_limit_range``.
+
+    Args:
+        iou_thresholds: of all classes, each in [0, 1).
+        recall_positions: of 11, 40, 41; see :class:`KittiPrecision`.
+
+    Raises:
+        ValueError: a threshold or a number of positions that does not exist.
+    """
+
+    def __init__(
+        self,
+        *args,
+        iou_thresholds: Sequence[float] = (0.7, 0.75, 0.8, 0.85, 0.9),
+        recall_positions: Sequence[int] = (11, 40, 41),
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        for threshold in iou_thresholds:
+            if not 0 <= threshold < 1:
+                raise ValueError(f"iou_thresholds: {threshold!r}; expected 0 <= threshold < 1.")
+        for positions in recall_positions:
+            if positions not in RECALL_POSITIONS:
+                raise ValueError(f"recall_positions: {positions!r}; expected 11, 40 or 41.")
+        self.iou_thresholds = tuple(iou_thresholds)
+        self.recall_positions = tuple(recall_positions)
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Store predictions of a batch, on the CPU, with the name of the frame each belongs to.
+
+        Args:
+            data_batch: not looked at.
+            data_samples: each with ``sample_idx``, ``pred_instances_3d`` and, optionally,
+                ``pred_instances``, ``lidar_path`` and ``img_path``.
+        """
+        for sample in data_samples:
+            result = {"sample_idx": sample["sample_idx"], "frame": frame_name(sample)}
+            for name, fields in (("pred_instances_3d", FIELDS_3D), ("pred_instances", FIELDS_2D)):
+                predicted = sample.get(name) or {}
+                result[name] = {key: predicted[key].to("cpu") for key in fields if key in predicted}
+            self.results.append(result)
+
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        """Evaluate all frames that were predicted.
+
+        Args:
+            results: one per frame, as `process` stores them.
+
+        Returns:
+            Metric name to value; nothing for ``format_only``.
+
+        Raises:
+            ValueError: a prediction cannot be assigned to one annotated frame.
+        """
+        logger = MMLogger.get_current_instance()
+        self.classes = self.dataset_meta["classes"]
+        annotated = load(self.ann_file, backend_args=self.backend_args)
+        infos = [annotated["data_list"][k] for k in annotated_rows(results, annotated["data_list"])]
+        if len(infos) < len(annotated["data_list"]):
+            logger.info(
+                f"{len(infos)} of the {len(annotated['data_list'])} frames of {self.ann_file} were "
+                "predicted; the others are left out."
+            )
+        # What the parent looks up by position, it shall find by the number of the frame.
+        numbers = frame_numbers(infos)
+        self.data_infos = dict(zip(numbers, infos))
+        results = [{**result, "sample_idx": n} for result, n in zip(results, numbers)]
+        formatted, temporary = self.format_results(
+            results, self.pklfile_prefix, self.submission_prefix, self.classes
+        )
+        values: dict[str, float] = {}
+        if self.format_only:
+            logger.info(f"results are saved in {self.submission_prefix}")
+        else:
+            truth = self.convert_annos_to_kitti_annos(
+                dict(metainfo=annotated["metainfo"], data_list=infos)
+            )
+            truth = [info["kitti_annos"] for info in truth]
+            for metric in self.metrics:
+                values.update(self.kitti_evaluate(formatted, truth, metric, self.classes, logger))
+        if temporary is not None:
+            temporary.cleanup()
+        return values
+
+    def bbox2result_kitti(
+        self,
+        net_outputs: Sequence[Mapping],
+        sample_idx_list: Sequence[int],
+        class_names: Sequence[str],
+        pklfile_prefix: str | None = None,
+        submission_prefix: str | None = None,
+    ) -> list[dict]:
+        """Detections of every frame as :func:`kitti_precision` takes them.
+
+        Arguments are the parent's, which does this box by box and, if asked to, writes files.
+        """
+        if self.pklfile_prefix is not None or submission_prefix is not None:
+            return super().bbox2result_kitti(
+                net_outputs, sample_idx_list, class_names, pklfile_prefix, submission_prefix
+            )
+        annotations = []
+        for output, number in zip(net_outputs, sample_idx_list):
+            info = self.data_infos[number]
+            found = self.convert_valid_bboxes(output, info)
+            solid, image = found["box3d_camera"], info["images"][self.default_cam_key]
+            labels = found["label_preds"].astype(int).reshape(-1)
+            low = np.maximum(found["bbox"][:, :2], 0)
+            high = np.minimum(found["bbox"][:, 2:], [image["width"], image["height"]])
+            annotations.append(
+                dict(
+                    name=np.array(class_names)[labels],
+                    bbox=np.hstack((low, high)),
+                    location=solid[:, :3],
+                    dimensions=solid[:, 3:6],
+                    rotation_y=solid[:, 6],
+                    score=found["scores"],
+                )
+            )
+        return annotations
+
+    def convert_annos_to_kitti_annos(self, data_infos: dict) -> list[dict]:
+        """Add ``kitti_annos`` to every frame: what :func:`kitti_precision` takes as ground truth.
+
+        Args:
+            data_infos: an annotation file, with ``metainfo`` and ``data_list``.
+
+        Returns:
+            ``data_infos['data_list']``.
+
+        Raises:
+            ValueError: the file has no annotations, or a label that it does not name.
+        """
+        if self.format_only:
+            return data_infos["data_list"]
+        names = {label: name for name, label in data_infos["metainfo"]["categories"].items()}
+        names.setdefault(-1, "DontCare")
+        for info in data_infos["data_list"]:
+            if "instances" not in info:
+                raise ValueError(
+                    f"{self.ann_file} has no annotations (no 'instances' in frame "
+                    f"{info.get('sample_idx')}); only format_only=True works for a test set."
+                )
+            objects = info["instances"]
+            unnamed = {item["bbox_label"] for item in objects} - names.keys()
+            if unnamed:
+                raise ValueError(
+                    f"{self.ann_file} has objects with labels {sorted(unnamed)}, but its "
+                    f"metainfo['categories'] names {sorted(names)} only."
+                )
+            solid = np.array([item["bbox_3d"] for item in objects], float).reshape(-1, 7)
+            info["kitti_annos"] = dict(
+                name=np.array([names[item["bbox_label"]] for item in objects], dtype=str),
+                bbox=np.array([item["bbox"] for item in objects], float).reshape(-1, 4),
+                location=solid[:, :3],
+                dimensions=solid[:, 3:6],
+                rotation_y=solid[:, 6],
+                truncated=np.array([item["truncated"] for item in objects], float),
+                occluded=np.array([item["occluded"] for item in objects], float),
+            )
+        return data_infos["data_list"]
+
+    def kitti_evaluate(
+        self,
+        results_dict: Mapping[str, list[dict]],
+        gt_annos: list[dict],
+        metric: str | None = None,
+        classes: Sequence[str] | None = None,
+        logger: MMLogger | None = None,
+    ) -> dict[str, float]:
+        """Evaluate formatted results, print a table per class, and return the values.
+
+        Args:
+            results_dict: ``pred_instances_3d`` or ``pred_instances`` to one detection mapping per
+                frame (:func:`kitti_precision`).
+            gt_annos: ground truth of the same frames.
+            metric: ``img_bbox`` for image boxes only; anything else for BEV and 3D too.
+            classes: class names; None for those of the data set.
+            logger: where the tables go; None for mmengine's current one.
+        """
+        logger = logger or MMLogger.get_current_instance()
+        classes = list(classes or self.classes)
+        wanted = {t for name in classes for t in _mmdet3d_thresholds(name).values()}
+        thresholds = sorted(wanted | set(self.iou_thresholds))
+        values: dict[str, float] = {}
+        for source, found in results_dict.items():
+            flat = source == "pred_instances" or metric == "img_bbox"
+            metrics = ("bbox",) if flat else ("3d", "bev", "bbox")
+            results = kitti_precision(gt_annos, found, classes, thresholds, metrics)
+            prefix = f"{source}/KITTI"
+            for name, result in results.items():
+                values |= {f"{prefix}/{name}_{k}": v for k, v in self._values(name, result).items()}
+                logger.info(f"Results of {source}, {name}:\n{self._table(name, result)}")
+            if len(classes) > 1:
+                values |= _overall(values, prefix, classes)
+        return values
+
+    def _values(self, name: str, result: KittiPrecision) -> dict[str, float]:
+        """Values of one class; keys without its name."""
+        values = {}
+        for positions in sorted({11, 40, *self.recall_positions}):
+            ap = result.average_precision(positions)
+            for e, metric in enumerate(result.metrics):
+                named = []
+                if positions in (11, 40):
+                    named += [(kind, t) for kind, t in _mmdet3d_thresholds(name, metric).items()]
+                if positions in self.recall_positions and metric != "bbox":
+                    named += [(f"IoU{t:g}", t) for t in self.iou_thresholds]
+                for kind, threshold in named:
+                    t = result.iou_thresholds.index(threshold)
+                    for d, difficulty in enumerate(DIFFICULTIES):
+                        key = f"{LABELS[metric]}_AP{positions}_{difficulty}_{kind}"
+                        values[key] = float(ap[e, d, t])
+        return values
+
+    def _table(self, name: str, result: KittiPrecision) -> str:
+        """One row per metric and threshold, one column per number of recall positions."""
+        rows = [[f"AP of {name}, %", *(f"AP{p}, {' / '.join(DIFFICULTIES)}" for p in self.shown)]]
+        for e, metric in enumerate(result.metrics):
+            thresholds = self.iou_thresholds
+            if metric == "bbox":
+                thresholds = (_mmdet3d_thresholds(name, metric)["strict"],)
+            for threshold in thresholds:
+                t = result.iou_thresholds.index(threshold)
+                cells = (result.average_precision(p)[e, :, t] for p in self.shown)
+                rows.append(
+                    [
+                        f"{LABELS[metric]} at IoU {threshold:.2f}",
+                        *(" / ".join(f"{value:.2f}" for value in cell) for cell in cells),
+                    ]
+                )
+        counts = " / ".join(str(n) for n in result.num_objects)
+        return f"{AsciiTable(rows).table}\n{name} objects, {' / '.join(DIFFICULTIES)}: {counts}"
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Numbers of recall positions that are printed."""
+        return self.recall_positions or (40,)
+
+
+def _mmdet3d_thresholds(class_name: str, metric: str = "3d") -> dict[str, float]:
+    strict = STRICT.get(class_name, OTHER_STRICT)
+    loose = LOOSE.get(class_name, OTHER_LOOSE) if metric != "bbox" else strict
+    return {"strict": strict, "loose": loose}
+
+
+def _overall(values: Mapping[str, float], prefix: str, classes: Sequence[str]) -> dict[str, float]:
+    """Mean over the classes of the strict AP11 and AP40."""
+    first, suffix = f"{prefix}/{classes[0]}_", "_strict"
+    means = {}
+    for key in values:
+        if key.startswith(first) and key.endswith(suffix):
+            kind = key[len(first) : -len(suffix)]
+            each = np.array([values[f"{prefix}/{name}_{kind}{suffix}"] for name in classes])
+            each = each[~np.isnan(each)]
+            means[f"{prefix}/Overall_{kind}"] = float(each.mean()) if each.size else float("nan")
+    return means

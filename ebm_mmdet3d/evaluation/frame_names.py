@@ -1,0 +1,86 @@
+"""Which annotated frame does a prediction belong to?
+
+mmengine numbers the samples of a data set by their position in it. That is the position in the
+annotation file only if the data set holds all of its frames, so the name of the data file decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["annotated_rows", "frame_name", "frame_numbers"]
+
+
+def frame_name(sample: Mapping) -> str | None:
+    """Name of the file that a prediction was made from, without folder and suffix.
+
+    Args:
+        sample: a data sample, with ``lidar_path`` or ``img_path`` if its pipeline packed one.
+
+    Returns:
+        None if there is no single file.
+    """
+    for key in ("lidar_path", "img_path"):
+        if isinstance(sample.get(key), (str, Path)):
+            return Path(sample[key]).stem
+    return None
+
+
+def _annotated_name(info: Mapping) -> str | None:
+    """The same of a frame of an annotation file."""
+    if "lidar_points" in info:
+        return Path(info["lidar_points"]["lidar_path"]).stem
+    for image in info.get("images", {}).values():
+        if "img_path" in image:
+            return Path(image["img_path"]).stem
+    return None
+
+
+def frame_numbers(infos: Sequence[Mapping]) -> list[int]:
+    """Numbers that the files are named by, if all are and they differ; otherwise positions.
+
+    Args:
+        infos: frames of an annotation file.
+    """
+    names = [_annotated_name(info) or "" for info in infos]
+    numbers = [int(name) if name.isdecimal() else -1 for name in names]
+    usable = -1 not in numbers and len(set(numbers)) == len(numbers)
+    return numbers if usable else list(range(len(infos)))
+
+
+def annotated_rows(results: Sequence[Mapping], data_list: Sequence[Mapping]) -> list[int]:
+    """Position in the annotation file of every result.
+
+    Args:
+        results: each with ``frame`` (from :func:`frame_name`) and ``sample_idx``.
+        data_list: frames of the annotation file.
+
+    Raises:
+        ValueError: there are no results, a result belongs to no frame, or two to the same.
+    """
+    if not results:
+        raise ValueError("there are no predictions to evaluate; is the data set empty?")
+    names = [_annotated_name(info) for info in data_list]
+    position = {name: k for k, name in enumerate(names)}
+    if len(position) == len(names) and all(result["frame"] for result in results):
+        unknown = [result["frame"] for result in results if result["frame"] not in position]
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} of {len(results)} predictions are of files that are not "
+                f"annotated, {unknown[0]!r} among them; give the metric the annotation file of the "
+                "data set."
+            )
+        rows = [position[result["frame"]] for result in results]
+    elif len(results) == len(data_list):
+        # The data set has all the frames of the file.
+        rows = [int(result["sample_idx"]) for result in results]
+    else:
+        raise ValueError(
+            f"{len(results)} predictions for {len(data_list)} annotated frames, and no file names "
+            "to tell which; let the pipeline pack 'lidar_path' or 'img_path' (meta_keys)."
+        )
+    if len(set(rows)) < len(rows):
+        twice = next(k for k in rows if rows.count(k) > 1)
+        raise ValueError(f"frame {names[twice]!r} was predicted twice; repeat no data for a test.")
+    return rows

@@ -1,0 +1,284 @@
+"""Any mmdet3d detector with an energy head on its bird's-eye-view features."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from mmdet.utils import reduce_mean
+from mmdet3d.models.detectors import Base3DDetector
+from mmdet3d.registry import MODELS, TASK_UTILS
+from mmdet3d.structures import LiDARInstance3DBoxes
+from mmdet3d.structures.bbox_3d import limit_period
+from mmdet3d.structures.det3d_data_sample import SampleList
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ebm_mmdet.models.detectors.detector_wrapper import DetectorWrapper, log_density_of_reference
+
+from .frames import occupied_frames, select_frames
+
+__all__ = ["EBM3DDetector"]
+
+
+@MODELS.register_module()
+class EBM3DDetector(DetectorWrapper, Base3DDetector):
+    """Wraps a detector; an energy head scores 3D boxes, a refiner moves them uphill.
+
+    The detector is used as it is: a bird's-eye-view map is taken while it runs, so features are
+    computed once per frame, and boxes are refined in the coordinates in which the network saw the
+    points. All seven dimensions move; further ones, such as velocities, pass through. Predictions
+    keep scores, labels, order and every other field, and gain per box
+
+    - ``log_density`` (n,) float32: ``f`` at the final box,
+    - ``accepted_steps`` (n,) int64: steps that moved the box.
+
+    A refiner that samples (``ImportanceMeanRefiner``) adds ``box_cov`` (n, 7, 7), ``box_std``
+    (n, 7), ``ess`` (n,) and ``log_prob`` (n,), in metres and radians.
+
+    A box that moved has its sizes floored at ``energy_head.min_box_size`` and its yaw wrapped to
+    [-π, π); one that did not keeps every bit. A frame without points has no detections and is not
+    trained on, and a batch of such frames is fine.
+
+    Args:
+        detector: config of any mmdet3d detector that computes a BEV map: ``SASSD``, ``VoxelNet``
+            (SECOND, PointPillars), ``CenterPoint``, ...
+        energy_head: config of the energy head (``EBM3DRefineHead``).
+        refiner: config of the refiner (``GradientAscentRefiner``). None: the detector's boxes,
+            which is "before refinement" in every comparison.
+        freeze_detector: no gradient, eval mode, byte-identical after training. False trains
+            the detector's losses and the energy head jointly.
+        feature_source: dotted name of the module in the detector whose output is the BEV map, or
+            holds it (``energy_head.feature_level``): ``'neck'``, ``'pts_neck'`` for CenterPoint,
+            ``'middle_encoder'`` or ``'backbone'`` for a cheaper head.
+        bn_train_mode: while training, let the batch normalisations of a frozen detector normalise
+            by the batch and update their running statistics, as the paper's code does. The
+            detector then drifts: compare with ``refiner=None`` of the same checkpoint.
+        data_preprocessor: by default the detector's own.
+        train_cfg: unused, accepted for the signature every detector has.
+        test_cfg: unused, likewise.
+        init_cfg: mmengine's.
+
+    Raises:
+        ValueError: the detector has no module named in ``feature_source``, or ``bn_train_mode``
+            is set for a detector that is not frozen.
+
+    Source: Gustafsson et al., "Accurate 3D Object Detection using Energy-Based Models", CVPR
+    Workshops 2021 (2012.04634), algorithm 1.
+    """
+
+    def __init__(
+        self,
+        detector: dict,
+        energy_head: dict,
+        refiner: dict | None = None,
+        freeze_detector: bool = True,
+        feature_source: str | Sequence[str] = "neck",
+        bn_train_mode: bool = False,
+        data_preprocessor: dict | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        if bn_train_mode and not freeze_detector:
+            raise ValueError(
+                "bn_train_mode=True concerns a frozen detector; with freeze_detector=False its "
+                "batch normalisations are in training mode anyway"
+            )
+        inner = MODELS.build(ConfigDict(detector))
+        super().__init__(data_preprocessor or inner.data_preprocessor, init_cfg)
+        self.bn_train_mode = bn_train_mode
+        self.wrap(inner, feature_source, freeze_detector)
+        self.energy_head = MODELS.build(energy_head)
+        self.refiner = TASK_UTILS.build(refiner) if refiner else None
+
+    def train(self, mode: bool = True) -> EBM3DDetector:
+        """Set the training mode; a frozen detector stays in eval mode, see ``bn_train_mode``."""
+        super().train(mode)
+        if self.bn_train_mode:
+            for module in self.detector.modules():
+                if isinstance(module, _BatchNorm):
+                    module.train(mode)
+        return self
+
+    def extract_bev(
+        self, batch_inputs_dict: dict, batch_data_samples: SampleList
+    ) -> tuple[Tensor, ...]:
+        """BEV maps (B, C, H, W) of preprocessed frames, each with points; no gradient if frozen."""
+        inputs = [batch_inputs_dict]
+        if "batch_input_metas" in inspect.signature(self.detector.extract_feat).parameters:
+            inputs.append([sample.metainfo for sample in batch_data_samples])
+        return self.extract_features(*inputs)
+
+    def extract_feat(self, batch_inputs_dict: dict, *args):
+        """The detector's own features."""
+        return self.detector.extract_feat(batch_inputs_dict, *args)
+
+    def loss(
+        self, batch_inputs_dict: dict, batch_data_samples: SampleList, **kwargs
+    ) -> dict[str, Tensor]:
+        """Losses of the energy head, and of the detector unless it is frozen.
+
+        A batch without any ground truth gives a zero connected to the head's parameters (so that
+        distributed training goes on).
+        """
+        inputs, samples, _ = _with_points(batch_inputs_dict, batch_data_samples)
+        # First, because mmdet3d's heads replace the boxes in the samples by bare tensors.
+        boxes, batch_index, labels = self._ground_truth(samples)
+        losses: dict[str, Tensor] = {}
+        if not samples:
+            maps = self._no_maps()
+        elif self.freeze_detector:
+            maps = self.extract_bev(inputs, samples)
+        else:
+            with self.capture_features() as features:
+                losses.update(self.detector.loss(inputs, samples, **kwargs))
+            maps = features()
+        feats = self._prepare(maps, samples, detach=self.freeze_detector)
+        # As in mmdet: divide by the mean count per process, so that gradients averaged over
+        # processes equal those of one process with all frames. It may be below 1, and 0 where no
+        # process has a box: the objectives' mean is defined there.
+        count = reduce_mean(boxes.new_tensor(float(len(boxes))))
+        losses.update(self.energy_head.loss(feats, boxes, batch_index, labels, avg_factor=count))
+        return losses
+
+    def _no_maps(self) -> list[Tensor]:
+        """Maps of no frames, in all places where the head may look for its own."""
+        shape = (0, self.energy_head.in_channels, 1, 1)
+        return [torch.zeros(shape, device=self._device)] * (self.energy_head.feature_level + 1)
+
+    def _prepare(self, maps: Sequence[Tensor], samples: SampleList, detach: bool = True):
+        voxels = getattr(self.data_preprocessor, "voxel_layer", None)
+        # Maps that stand for those of no frames have no place.
+        place = getattr(voxels, "point_cloud_range", None) if samples else None
+        return self.energy_head.prepare(maps, detach=detach, point_cloud_range=place)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.energy_head.parameters()).device
+
+    def _ground_truth(self, samples: SampleList) -> tuple[Tensor, Tensor, Tensor]:
+        device = self._device
+        boxes = [torch.zeros(0, 7, device=device)]
+        labels = [torch.zeros(0, dtype=torch.long, device=device)]
+        index = labels[:]
+        for i, sample in enumerate(samples):
+            gt = sample.gt_instances_3d
+            box = gt.bboxes_3d.tensor[:, :7].to(device).float()
+            label = gt.labels_3d.to(device)
+            # -1 are objects of other classes.
+            keep = self.energy_head.is_trainable_box(box) & (label >= 0)
+            boxes.append(box[keep])
+            labels.append(label[keep])
+            index.append(torch.full_like(label[keep], i, dtype=torch.long))
+        return torch.cat(boxes), torch.cat(index), torch.cat(labels)
+
+    def predict(
+        self, batch_inputs_dict: dict, batch_data_samples: SampleList, **kwargs
+    ) -> SampleList:
+        """Detect, then refine. See the class for what each ``pred_instances_3d`` carries.
+
+        Args:
+            batch_inputs_dict: what the data preprocessor gives.
+            batch_data_samples: the data samples of the frames.
+            **kwargs: of the detector's ``predict``.
+        """
+        inputs, samples, occupied = _with_points(batch_inputs_dict, batch_data_samples)
+        if samples:
+            with self.capture_features() as features:
+                samples = self.detector.predict(inputs, samples, **kwargs)
+            maps = features()
+        else:
+            maps = self._no_maps()
+        feats = self._prepare(maps, samples)
+        self.refine(feats, samples)
+
+        results = list(batch_data_samples)
+        for i, sample in enumerate(results):
+            if i in occupied:
+                results[i] = samples[occupied.index(i)]
+            else:
+                none = _no_detections(sample, samples, feats[0].device)
+                self.add_pred_to_datasample([sample], [none])
+        return results
+
+    def refine(self, feats: Sequence[Tensor], samples: SampleList) -> SampleList:
+        """Refine the ``pred_instances_3d`` of a batch in place.
+
+        Args:
+            feats: what ``energy_head.prepare`` returned for these frames.
+            samples: data samples with predictions, in the coordinates of the map.
+        """
+        if not samples:
+            return samples
+        found = [sample.pred_instances_3d for sample in samples]
+        fn = self._log_density_fn(feats, found)
+        result = None
+        if self.refiner is None:
+            offsets = torch.zeros_like(fn.reference)
+            log_density = log_density_of_reference(fn)
+            accepted = torch.zeros(len(offsets), dtype=torch.long, device=offsets.device)
+        else:
+            result = self.refiner(fn, torch.zeros_like(fn.reference), found)
+            offsets, log_density, accepted = result.y, result.log_density, result.accepted
+        refined = self._export(fn.reference + offsets)
+
+        start = 0
+        for instances in found:
+            rows = slice(start, start + len(instances))
+            start = rows.stop
+            boxes = instances.bboxes_3d.tensor
+            moved = (offsets[rows] != 0).any(dim=1, keepdim=True)
+            seven = torch.where(moved, refined[rows].to(boxes), boxes[:, :7])
+            instances.bboxes_3d = instances.bboxes_3d.new_box(
+                torch.cat((seven, boxes[:, 7:]), dim=1)
+            )
+            instances.log_density = log_density[rows]
+            instances.accepted_steps = accepted[rows].long()
+            if getattr(result, "covariance", None) is not None:
+                instances.box_cov = result.covariance[rows]
+                instances.box_std = result.covariance[rows].diagonal(dim1=1, dim2=2).sqrt()
+                instances.ess, instances.log_prob = result.ess[rows], result.log_prob[rows]
+        return samples
+
+    def _export(self, boxes: Tensor) -> Tensor:
+        """(N, 7) boxes with sizes floored and yaw in [-π, π)."""
+        sizes = boxes[:, 3:6].clamp(min=self.energy_head.min_box_size)
+        yaw = limit_period(boxes[:, 6:], offset=0.5, period=2 * torch.pi)
+        return torch.cat((boxes[:, :3], sizes, yaw), dim=1)
+
+    def _log_density_fn(self, feats: Sequence[Tensor], found: Sequence[InstanceData]):
+        boxes = torch.cat([inst.bboxes_3d.tensor[:, :7] for inst in found])
+        labels = torch.cat([inst.labels_3d for inst in found])
+        counts = torch.tensor([len(inst) for inst in found], device=boxes.device)
+        batch_index = torch.arange(len(found), device=boxes.device).repeat_interleave(counts)
+        return self.energy_head.log_density_fn(feats, boxes, batch_index, labels)
+
+    def _forward(self, batch_inputs_dict: dict, batch_data_samples=None, **kwargs):
+        return self.detector(batch_inputs_dict, batch_data_samples, mode="tensor", **kwargs)
+
+
+def _with_points(batch_inputs_dict: dict, samples: SampleList) -> tuple[dict, list, list[int]]:
+    """The frames with points: their inputs, their samples, and which ones they are."""
+    occupied = occupied_frames(batch_inputs_dict, len(samples))
+    if len(occupied) == len(samples):
+        return batch_inputs_dict, list(samples), occupied
+    inputs = select_frames(batch_inputs_dict, occupied)
+    return inputs, [samples[i] for i in occupied], occupied
+
+
+def _no_detections(sample, others: SampleList, device: torch.device) -> InstanceData:
+    """Empty predictions, with as many box dimensions as those of other frames."""
+    box_type = sample.metainfo.get("box_type_3d", LiDARInstance3DBoxes)
+    box_dim = others[0].pred_instances_3d.bboxes_3d.box_dim if others else 7
+    scores = torch.zeros(0, device=device)
+    return InstanceData(
+        bboxes_3d=box_type(torch.zeros(0, box_dim, device=device), box_dim=box_dim),
+        scores_3d=scores,
+        labels_3d=scores.long(),
+        log_density=scores,
+        accepted_steps=scores.long(),
+    )

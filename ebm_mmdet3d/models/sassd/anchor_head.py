@@ -1,0 +1,146 @@
+"""Proposals of SA-SSD: mmdet3d's anchor head, with anchors over empty ground left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet3d.models.dense_heads import Anchor3DHead
+from mmdet3d.registry import MODELS
+from mmdet3d.structures import LiDARInstance3DBoxes
+from mmdet3d.structures.bbox_3d import limit_period
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from .occupancy import count_points
+
+__all__ = ["SASSDHead"]
+
+
+@MODELS.register_module()
+class SASSDHead(Anchor3DHead):
+    """Anchor head for one class, on one map.
+
+    An anchor with fewer than ``min_points`` points in its footprint is neither trained nor used.
+    For anchors in the centres of the map's cells take ``AlignedAnchor3DRangeGenerator``; mmdet3d's
+    usual one puts the first and the last anchor on the borders of the range.
+
+    Args:
+        min_points: see above. 2 is the paper's.
+        **kwargs: of ``Anchor3DHead``.
+
+    Raises:
+        ValueError: more than one class.
+
+    Source: He et al., CVPR 2020, and its released code.
+    """
+
+    def __init__(self, *, min_points: int = 2, **kwargs) -> None:
+        if kwargs.get("num_classes") != 1:
+            raise ValueError(
+                f"num_classes={kwargs.get('num_classes')}, but part-sensitive warping scores boxes "
+                "of one class; merge the classes (MergeClasses3D) or take mmdet3d's SASSD"
+            )
+        super().__init__(**kwargs)
+        self.min_points = min_points
+
+    def anchors(self, size: Sequence[int], device: torch.device) -> Tensor:
+        """(A, 7) anchors of a map of (H, W) cells: rows, columns, then rotations."""
+        return self.prior_generator.grid_anchors([tuple(size)], device=device)[0].reshape(-1, 7)
+
+    def occupied_anchors(
+        self,
+        size: Sequence[int],
+        coors: Tensor,
+        batch_size: int,
+        grid: tuple[int, int],
+        voxel_size: Sequence[float],
+        origin: Sequence[float],
+    ) -> Tensor:
+        """(B, A) bool: anchors of a map of (H, W) cells that have ``min_points`` points.
+
+        The other arguments are those of :func:`~.occupancy.count_points`.
+        """
+        anchors = self.anchors(size, coors.device)
+        footprints = LiDARInstance3DBoxes(anchors).nearest_bev
+        counts = count_points(coors, footprints, batch_size, grid, voxel_size, origin)
+        return counts >= self.min_points
+
+    def masked_loss(
+        self,
+        outs: tuple[list[Tensor], ...],
+        occupied: Tensor,
+        gt_boxes: Sequence[Tensor],
+        gt_labels: Sequence[Tensor],
+    ) -> dict[str, list[Tensor]]:
+        """``loss_cls``, ``loss_bbox`` and ``loss_dir`` of the anchors that count.
+
+        Args:
+            outs: what ``forward`` returned.
+            occupied: (B, A) bool.
+            gt_boxes: (n, 7) of each frame.
+            gt_labels: (n,) of each frame, zeros.
+        """
+        instances = [
+            InstanceData(bboxes_3d=boxes, labels_3d=labels)
+            for boxes, labels in zip(gt_boxes, gt_labels)
+        ]
+        metas = [dict(occupied_anchors=mask) for mask in occupied]
+        return self.loss_by_feat(*outs, instances, metas)
+
+    def anchor_target_single_assigner(
+        self,
+        bbox_assigner,
+        anchors: Tensor,
+        gt_instance_3d: InstanceData,
+        gt_instance_ignore,
+        input_meta: dict,
+        num_classes: int = 1,
+        sampling: bool = True,
+    ) -> tuple[Tensor, ...]:
+        """Assign the occupied anchors, as mmdet3d does; the others get no weight."""
+        anchors = anchors.reshape(-1, anchors.shape[-1])
+        inside = input_meta["occupied_anchors"].nonzero().squeeze(1)
+        *targets, positive, negative = super().anchor_target_single_assigner(
+            bbox_assigner,
+            anchors[inside],
+            gt_instance_3d,
+            gt_instance_ignore,
+            input_meta,
+            num_classes,
+            sampling,
+        )
+        labels, *rest = targets
+        everywhere = [labels.new_full((len(anchors),), num_classes)]
+        everywhere += [value.new_zeros(len(anchors), *value.shape[1:]) for value in rest]
+        for full, value in zip(everywhere, targets):
+            full[inside] = value
+        return (*everywhere, inside[positive], inside[negative])
+
+    def guided_boxes(
+        self, outs: tuple[list[Tensor], ...], occupied: Tensor, score_thr: float
+    ) -> tuple[Tensor, Tensor]:
+        """Decode the occupied anchors that score high enough, heading the way predicted.
+
+        Args:
+            outs: what ``forward`` returned.
+            occupied: (B, A) bool.
+            score_thr: a box counts if its score is above.
+
+        Returns:
+            Boxes (N, 7) with a gradient, all finite, and the frame (N,) int64 of each, ascending.
+        """
+        scores, deltas, directions = (
+            level[0].permute(0, 2, 3, 1).flatten(1).float() for level in outs
+        )
+        frame, index = (occupied & (scores.sigmoid() > score_thr)).nonzero(as_tuple=True)
+        anchors = self.anchors(outs[0][0].shape[-2:], scores.device)
+        boxes = self.bbox_coder.decode(
+            anchors[index], deltas.unflatten(1, (-1, self.box_code_size))[frame, index]
+        )
+        backwards = directions.unflatten(1, (-1, 2))[frame, index].argmax(1)
+        yaw = limit_period(boxes[:, 6] - self.dir_offset, self.dir_limit_offset, torch.pi)
+        yaw = yaw + self.dir_offset + torch.pi * backwards
+        boxes = torch.cat((boxes[:, :6], yaw.unsqueeze(1)), dim=1)
+        finite = torch.isfinite(boxes).all(dim=1)
+        return boxes[finite], frame[finite]

@@ -1,0 +1,212 @@
+"""The sparse 3D encoder of SA-SSD, in which every point is a site of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmcv.cnn import build_norm_layer
+from mmdet3d.models.layers import make_sparse_convmodule
+from mmdet3d.models.layers.spconv import IS_SPCONV2_AVAILABLE
+from mmdet3d.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+if IS_SPCONV2_AVAILABLE:
+    from spconv.pytorch import SparseConvTensor, SubMConv3d
+
+__all__ = ["SASSDSparseEncoder"]
+
+
+@MODELS.register_module()
+class SASSDSparseEncoder(BaseModule):
+    r"""Points to a bird's-eye-view map of stride 8, through sparse convolutions.
+
+    With (D, H, W) = (40, 1600, 1408), KITTI's range in voxels of 0.05 x 0.05 x 0.1 m:
+
+        stem        2 submanifold convolutions                      16 channels   (40, 1600, 1408)
+        stages 0    stride 2, then 2 submanifold convolutions       32            (20,  800,  704)
+               1    stride 2, then 3                                64            (10,  400,  352)
+               2    stride 2, then 3                                64            ( 5,  200,  176)
+        conv_out    1 x 1 x 1                                       64            ( 5,  200,  176)
+
+    and heights become channels, ``64 * 5 = 320``. Each convolution (3 x 3 x 3, padding 1, without
+    bias) is followed by batch normalisation and ReLU.
+
+    Several points may lie in a voxel v; ``first(v)`` is one of them. Every point i is then a site
+    with a feature of its own (``site='point'``): in the stem
+
+        y_i = W_0 x_i + \sum_{o != 0} W_o x_{first(v(i) + o)}
+
+    over the occupied voxels, and the first convolution of stride 2 reads the sum over the points
+    of a voxel. That is what spconv 1 computes, in which SA-SSD was trained. spconv 2 accepts
+    several sites in a voxel, but takes half of the kernel's pairs to mirror the other half, which
+    they then do not; so here it gets each voxel once, and the rest is added to its result.
+
+    Args:
+        in_channels: per point, ``(x, y, z, reflectance)``.
+        sparse_shape: voxels (D, H, W) along z, y, x.
+        site: ``'point'``, or ``'voxel'`` to average the points of a voxel beforehand, which is
+            what mmdet3d's detectors do. Without points that share a voxel both are the same.
+        stem_channels: width of the stem.
+        stage_channels: width of each stage.
+        stage_convs: number of submanifold convolutions of each stage.
+        out_channels: width of the last convolution.
+        norm_cfg: normalisation over sites.
+        init_cfg: mmengine's. By default spconv's own initialisation.
+
+    Raises:
+        ImportError: spconv 2 is not installed.
+        ValueError: ``site`` is neither of the two, or stages differ in number.
+
+    Source: He et al., "Structure Aware Single-stage 3D Object Detection from Point Cloud",
+    CVPR 2020, and its released code.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 4,
+        sparse_shape: Sequence[int] = (40, 1600, 1408),
+        site: str = "point",
+        stem_channels: int = 16,
+        stage_channels: Sequence[int] = (32, 64, 64),
+        stage_convs: Sequence[int] = (2, 3, 3),
+        out_channels: int = 64,
+        norm_cfg: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        if not IS_SPCONV2_AVAILABLE:
+            raise ImportError(
+                "SASSDSparseEncoder needs spconv 2: `pip install spconv` for a CPU, "
+                "`pip install spconv-cu120` (or your CUDA version) for a GPU"
+            )
+        if site not in ("point", "voxel"):
+            raise ValueError(f"site={site!r}, expected 'point' or 'voxel'")
+        if len(stage_channels) != len(stage_convs):
+            raise ValueError(
+                f"stage_channels={tuple(stage_channels)} and stage_convs={tuple(stage_convs)} "
+                "must have one entry per stage"
+            )
+        super().__init__(init_cfg)
+        self.sparse_shape = tuple(int(n) for n in sparse_shape)
+        self.site, self.out_channels = site, out_channels
+        norm_cfg = norm_cfg or dict(type="BN1d", eps=1e-3, momentum=0.01)
+        self.stem = nn.ModuleList(
+            _StemLayer(channels, stem_channels, norm_cfg)
+            for channels in (in_channels, stem_channels)
+        )
+        self.stages = nn.ModuleList()
+        width = stem_channels
+        for i, (channels, convs) in enumerate(zip(stage_channels, stage_convs)):
+            down = make_sparse_convmodule(
+                width,
+                channels,
+                3,
+                stride=2,
+                padding=1,
+                indice_key=f"down{i}",
+                conv_type="SparseConv3d",
+                norm_cfg=norm_cfg,
+            )
+            same = [
+                make_sparse_convmodule(
+                    channels, channels, 3, padding=1, indice_key=f"stage{i}", norm_cfg=norm_cfg
+                )
+                for _ in range(convs)
+            ]
+            self.stages.append(nn.Sequential(down, *same))
+            width = channels
+        # Not spconv 2's: it declares a kernel of size 1 as (out, 1, 1, 1, in), but reads (in, out).
+        self.conv_out = nn.Sequential(
+            nn.Linear(width, out_channels, bias=False),
+            build_norm_layer(norm_cfg, out_channels)[1],
+            nn.ReLU(inplace=True),
+        )
+
+    @property
+    def stride(self) -> int:
+        """Voxels per cell of the map."""
+        return 2 ** len(self.stages)
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """(D, H, W) of the last stage; the map has ``out_channels * D`` channels."""
+        depth, height, width = (-(-n // self.stride) for n in self.sparse_shape)
+        return depth, height, width
+
+    def forward(
+        self, features: Tensor, coors: Tensor, batch_size: int
+    ) -> tuple[Tensor, list[SparseConvTensor]]:
+        """Encode the points of a batch; float32, also under autocast.
+
+        Args:
+            features: (N, in_channels) of points, or of voxels.
+            coors: (N, 4) integers, frame and voxel ``(b, z, y, x)`` of each, inside
+                ``sparse_shape``.
+            batch_size: B.
+
+        Returns:
+            The map (B, out_channels * D', H', W') with (D', H', W') = :attr:`out_shape`, and the
+            sparse tensors behind the stages. Without points: zeros, and no tensors.
+        """
+        if not len(features):
+            depth, height, width = self.out_shape
+            shape = (batch_size, self.out_channels * depth, height, width)
+            return features.new_zeros(shape, dtype=torch.float32), []
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            voxel, first = self._group(coors)
+            if self.site == "voxel":
+                count = torch.bincount(voxel).unsqueeze(1)
+                features = _sum_by_voxel(features, voxel, len(first)) / count
+                coors = coors[first]
+                voxel = first = torch.arange(len(first), device=first.device)
+            x = SparseConvTensor(
+                features[first], coors[first].int().contiguous(), self.sparse_shape, batch_size
+            )
+            for layer in self.stem:
+                features, x = layer(features, x, voxel, first)
+            x = x.replace_feature(_sum_by_voxel(features, voxel, len(first)))
+            levels = []
+            for stage in self.stages:
+                x = stage(x)
+                levels.append(x)
+            x = x.replace_feature(self.conv_out(x.features))
+            return x.dense().flatten(1, 2), levels
+
+    def _group(self, coors: Tensor) -> tuple[Tensor, Tensor]:
+        """The voxel (N,) of each point, and a point (V,) of each voxel: its first one."""
+        _, height, width = self.sparse_shape
+        b, z, y, x = coors.long().unbind(1)
+        key = ((b * self.sparse_shape[0] + z) * height + y) * width + x
+        voxels, voxel = torch.unique(key, return_inverse=True)
+        rows = torch.arange(len(key), device=key.device)
+        first = torch.full_like(voxels, len(key)).scatter_reduce_(0, voxel, rows, "amin")
+        return voxel, first
+
+
+class _StemLayer(nn.Module):
+    """A submanifold convolution of points that may share voxels; see the encoder."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.conv = SubMConv3d(in_channels, out_channels, 3, bias=False, indice_key="stem")
+        self.norm = build_norm_layer(norm_cfg, out_channels)[1]
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(
+        self, features: Tensor, sites: SparseConvTensor, voxel: Tensor, first: Tensor
+    ) -> tuple[Tensor, SparseConvTensor]:
+        """(N, C) features, and the tensor of each voxel's first point -> the same, convolved."""
+        sites = self.conv(sites)
+        out = sites.features[voxel]
+        if len(first) < len(voxel):
+            own = features - features[first][voxel]
+            out = out + own @ self.conv.weight[:, 1, 1, 1].t()
+        out = self.act(self.norm(out))
+        return out, sites.replace_feature(out[first])
+
+
+def _sum_by_voxel(features: Tensor, voxel: Tensor, num_voxels: int) -> Tensor:
+    """(N, C) -> (V, C)."""
+    return features.new_zeros(num_voxels, features.shape[1]).index_add(0, voxel, features)

@@ -1,0 +1,155 @@
+"""Points and boxes from above, x to the right and y upwards, in metres."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ebm_mmdet.visualization.style import (
+    AFTER_LINE,
+    BEFORE,
+    GREY,
+    TRUTH,
+    box_legend,
+    caption,
+    new_figure,
+)
+
+__all__ = ["add_bev_boxes", "draw_bev_boxes", "draw_bev_scenes", "footprint_corners", "show_points"]
+
+_NIGHT = "#14171C"
+_STYLES = {
+    "truth": {"color": TRUTH, "linewidth": 1.0, "linestyle": (0, (3, 2))},
+    "before": {"color": BEFORE, "linewidth": 1.2},
+    "after": {"color": AFTER_LINE, "linewidth": 1.2},
+}
+_CLOSE = 7.5  # metres of a panel around one box
+
+
+def footprint_corners(boxes: np.ndarray) -> np.ndarray:
+    """Corners (n, 4, 2) of footprints of boxes (n, 7): left and right of the front, right and left
+    of the rear; metres.
+    """
+    along, across = np.array([0.5, 0.5, -0.5, -0.5]), np.array([0.5, -0.5, -0.5, 0.5])
+    along, across = boxes[:, 3:4] * along, boxes[:, 4:5] * across
+    cos, sin = np.cos(boxes[:, 6:7]), np.sin(boxes[:, 6:7])
+    x, y = along * cos - across * sin, along * sin + across * cos
+    return np.stack([x, y], axis=-1) + boxes[:, None, :2]
+
+
+def show_points(axes: Axes, points: np.ndarray, window: Sequence[float], size: float) -> None:
+    """Scatter points (N, 3 or more) by height on a dark ground.
+
+    Args:
+        axes: Where to draw.
+        points: metres; z decides how bright a point is.
+        window: ``(x1, y1, x2, y2)`` to show.
+        size: of a point, in points squared.
+    """
+    x1, y1, x2, y2 = window
+    inside = (points[:, 0] > x1) & (points[:, 0] < x2) & (points[:, 1] > y1) & (points[:, 1] < y2)
+    x, y, z = points[inside, :3].T
+    axes.scatter(x, y, c=z, s=size, cmap="bone", vmin=-3.2, vmax=0.6, linewidths=0, rasterized=True)
+    axes.set(xlim=(x1, x2), ylim=(y1, y2), xticks=[], yticks=[], aspect="equal")
+    axes.set_facecolor(_NIGHT)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def add_bev_boxes(axes: Axes, boxes: np.ndarray, kind: str) -> None:
+    """Draw footprints of boxes (n, 7), with a line from the centre to the front.
+
+    `kind` is ``"truth"``, ``"before"`` or ``"after"``.
+    """
+    style = _STYLES[kind]
+    for box, corners in zip(boxes, footprint_corners(np.asarray(boxes, float).reshape(-1, 7))):
+        axes.plot(*np.concatenate([corners, corners[:1]]).T, **style)
+        axes.plot(*np.stack([box[:2], corners[:2].mean(0)]).T, **style)
+
+
+def draw_bev_scenes(
+    points: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray],
+    before: Sequence[np.ndarray],
+    after: Sequence[np.ndarray],
+    iou: Sequence[tuple[float, float]],
+    window: Sequence[float],
+) -> Figure:
+    """Draw scenes in two rows: the detector's boxes above, the refined ones below.
+
+    Args:
+        points: Per scene (N, 3 or more), metres.
+        truth: Per scene (n, 7) ``(x, y, z, l, w, h, yaw)``.
+        before: Per scene (m, 7), the detector's boxes.
+        after: Per scene (m, 7), the same boxes, refined.
+        iou: Per scene the mean 3D IoU before and after, printed under the panels.
+        window: ``(x1, y1, x2, y2)`` to show, metres.
+
+    Returns:
+        The figure; write it with `save_figure`.
+
+    Raises:
+        ValueError: No scene at all.
+    """
+    if not points:
+        raise ValueError("draw_bev_scenes needs at least one scene, got none")
+    figure = new_figure(3.6 * len(points), 7.6)
+    panels = figure.subplots(2, len(points), squeeze=False)
+    rows = ((before, "before", "detector", 0), (after, "after", "refined", 1))
+    for axes_row, (boxes_of, kind, name, end) in zip(panels, rows):
+        for axes, cloud, true, boxes, means in zip(axes_row, points, truth, boxes_of, iou):
+            show_points(axes, cloud, window, size=0.7)
+            add_bev_boxes(axes, true, "truth")
+            add_bev_boxes(axes, boxes, kind)
+            axes.set_xlabel(f"{name}: mean 3D IoU {means[end]:.3f}", fontsize=10)
+    caption(figure, "From above: detections before and after climbing the learned density")
+    box_legend(figure, ("truth", "before", "after"))
+    return figure
+
+
+def draw_bev_boxes(
+    points: Sequence[np.ndarray],
+    paths: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray],
+    iou: Sequence[tuple[float, float]],
+    columns: int = 4,
+) -> Figure:
+    """Draw single boxes from close by: detector, refined, truth; IoU below.
+
+    Args:
+        points: The cloud of each box, (N, 3 or more).
+        paths: Per box (T + 1, 7), the box after each step, the detection first.
+        truth: Per box (7,).
+        iou: Per box the 3D IoU before and after.
+        columns: Panels per row.
+
+    Returns:
+        The figure; write it with `save_figure`.
+
+    Raises:
+        ValueError: No box at all.
+    """
+    if not paths:
+        raise ValueError("draw_bev_boxes needs at least one path, got none")
+    columns = min(columns, len(paths))
+    rows = math.ceil(len(paths) / columns)
+    figure = new_figure(2.9 * columns, 3.2 * rows + 0.6)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, cloud, path, true, ends in zip(panels, points, paths, truth, iou):
+        x, y = true[:2]
+        half = max(_CLOSE / 2, 0.75 * float(true[3]))
+        show_points(axes, cloud, (x - half, y - half, x + half, y + half), size=5.0)
+        add_bev_boxes(axes, true[None], "truth")
+        add_bev_boxes(axes, path[:1], "before")
+        add_bev_boxes(axes, path[-1:], "after")
+        axes.plot(*path[:, :2].T, color=GREY, linewidth=0.8)
+        axes.set_xlabel(f"3D IoU {ends[0]:.3f} → {ends[1]:.3f}", fontsize=10)
+    for axes in panels[len(paths) :]:
+        axes.set_visible(False)
+    caption(figure, f"Single boxes from above, {len(paths[0]) - 1} steps")
+    box_legend(figure, ("truth", "before", "after"))
+    return figure

@@ -1,0 +1,246 @@
+#!/usr/bin/env python
+"""Convert the published checkpoints of SA-SSD, and of its energy head, to those of this project.
+
+    tools/model_converters/sassd_to_ebm_mmdet3d.py epoch_50.pth work_dirs/sassd_paper_car_kitti/epoch_80.pth
+    tools/model_converters/sassd_to_ebm_mmdet3d.py checkpoint_epoch_80.pth work_dirs/sassd_ebm.pth
+
+The first is SA-SSD (github.com/skyhehe123/SA-SSD), for configs/ebm3d/sassd_paper_car_kitti.py. The second has an energy
+head too (github.com/fregu856/ebms_3dod, its SingleStageDetector20), and the detector whose batch normalisations drifted
+while that was trained; it is for configs/ebm3d/sassd_paper_car_kitti_nce.py. Which one it is, the file tells.
+
+What changes besides names:
+
+    sparse kernels    spconv 1 (D, H, W, in, out) -> spconv 2 (out, D, H, W, in); 1 x 1 x 1: a matrix (out, in)
+    box regression    rows (x, y, z, w, l, h, rotation_y) -> (x, y, z, l, w, h, yaw), the last with its sign changed,
+                      since yaw = -rotation_y - pi/2; anchors of the config stand in the same order
+    all others        nothing: directions (rotation_y > 0 is yaw beyond pi/2), parts of the warping and the energy
+                      head's 256 x 4 x 7 samples, z and h have the same order
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "ebm3d"
+
+NOT_VERIFIED = """Not verified, since the published files were not at hand:
+  - names and shapes are those that the released code gives its layers; a file with others is refused above
+  - that spconv 2 goes through a kernel's z, y, x as spconv 1 does (mmdet3d takes it so, too)
+  - equal results: of several points in a voxel spconv 1 takes any as neighbour, here it is the first
+  - AP: compare with the config's own line `Expected`"""
+
+
+class ConversionError(Exception):
+    """A checkpoint that this tool cannot convert."""
+
+
+def module_names() -> dict[str, str]:
+    """Official module names to ours; tensors below them keep their last name."""
+    names = {
+        "neck.backbone.extra_conv.0": "middle_encoder.conv_out.0",
+        "neck.backbone.extra_conv.1": "middle_encoder.conv_out.1",
+        "rpn_head.conv_cls": "bbox_head.conv_cls",
+        "rpn_head.conv_box": "bbox_head.conv_reg",
+        "rpn_head.conv_dir_cls": "bbox_head.conv_dir_cls",
+    }
+    for layer in range(2):
+        for i, part in enumerate(("conv", "norm")):
+            ours = f"middle_encoder.stem.{layer}.{part}"
+            names[f"neck.backbone.conv0.{3 * layer + i}"] = ours
+    for stage, convs in enumerate((2, 3, 3)):
+        for i in range(2):
+            names[f"neck.backbone.down{stage}.{i}"] = f"middle_encoder.stages.{stage}.0.{i}"
+            for conv in range(convs):
+                ours = f"middle_encoder.stages.{stage}.{conv + 1}.{i}"
+                names[f"neck.backbone.conv{stage + 1}.{3 * conv + i}"] = ours
+    for i in range(8):
+        names[f"neck.fcn.conv{i}"] = f"backbone.conv{i}.conv"
+        names[f"neck.fcn.bn{i}"] = f"backbone.conv{i}.bn"
+    for name in ("point_fc", "point_cls", "point_reg"):
+        names[f"neck.backbone.{name}"] = f"auxiliary_head.{name}"
+    for i in (0, 1, 3):
+        names[f"extra_head.convs.{i}"] = f"rescore_head.convs.{i}"
+    return names
+
+
+ENERGY_HEAD = {
+    "ebm_fc1": "energy_head.trunk.0",
+    "ebm_fc2": "energy_head.trunk.1",
+    "ebm_fc3": "energy_head.fc_energy",
+    "z_fc1": "energy_head.fc_z.0",
+    "z_fc2": "energy_head.fc_z.2",
+    "h_fc1": "energy_head.fc_h.0",
+    "h_fc2": "energy_head.fc_h.2",
+}
+
+
+def sparse_kernel(value):
+    """(D, H, W, in, out) -> (out, D, H, W, in), or (out, in) if D = H = W = 1."""
+    value = value.permute(4, 0, 1, 2, 3)
+    return value[:, 0, 0, 0] if value.shape[1:4] == (1, 1, 1) else value
+
+
+def box_regression(value):
+    """Rows (x, y, z, w, l, h, rotation_y) of each anchor -> (x, y, z, l, w, h, yaw)."""
+    import torch
+
+    rows = value.unflatten(0, (-1, 7))[:, [0, 1, 2, 4, 3, 5, 6]]
+    sign = torch.tensor([1.0] * 6 + [-1.0]).view(1, 7, *[1] * (value.dim() - 1))
+    return (rows * sign.to(rows.dtype)).flatten(0, 1)
+
+
+def transform_of(module: str, value) -> Callable | None:
+    """What to do with a tensor of an official module besides renaming."""
+    if module == "rpn_head.conv_box":
+        return box_regression
+    return sparse_kernel if value.dim() == 5 else None
+
+
+def convert(official: dict, expected: dict, with_energy_head: bool) -> dict:
+    """Rename and rearrange the tensors of an official state dict.
+
+    Args:
+        official: names, with or without ``module.`` in front, to tensors.
+        expected: state dict of our model; says what must come out, and in which shapes.
+        with_energy_head: ours is an ``EBM3DDetector``.
+
+    Returns:
+        A copy of ``expected`` with the converted values, metadata included.
+
+    Raises:
+        ConversionError: a tensor is unknown, missing, or of another shape.
+    """
+    names = module_names()
+    if with_energy_head:
+        names = {old: f"detector.{new}" for old, new in names.items()} | ENERGY_HEAD
+    values, unknown, misshapen = {}, [], []
+    for key, value in official.items():
+        module, _, tensor = key.removeprefix("module.").rpartition(".")
+        ours = f"{names.get(module)}.{tensor}"
+        if ours not in expected:
+            unknown.append(key)
+            continue
+        transform = transform_of(module, value)
+        values[ours] = transform(value) if transform and _fits(module, value) else value
+        if values[ours].shape != expected[ours].shape:
+            wanted, found = tuple(expected[ours].shape), tuple(value.shape)
+            misshapen.append(f"{key} {found} does not become {ours} {wanted}")
+    # The first PyTorch versions did not count batches; nothing reads the count.
+    needed = [key for key in expected if not key.endswith("num_batches_tracked")]
+    missing = [key for key in needed if key not in values]
+    problems = [("unknown", unknown), ("missing, ours", missing), ("other shapes", misshapen)]
+    if any(keys for _, keys in problems):
+        raise ConversionError(
+            "not a checkpoint of the published architecture; "
+            + "; ".join(f"{what}: {_some(keys)}" for what, keys in problems if keys)
+        )
+    converted = expected.copy()
+    for key in converted:
+        if key in values:
+            converted[key] = values[key].clone().contiguous()
+    converted._metadata = expected._metadata  # that sparse kernels have the layout of spconv 2
+    return converted
+
+
+def _fits(module: str, value) -> bool:
+    """Whether a transform applies: an unexpected shape is reported, not rearranged."""
+    if module == "rpn_head.conv_box":
+        return value.shape[0] % 7 == 0
+    return value.shape[0] == value.shape[1] == value.shape[2]
+
+
+def _some(keys: list[str], most: int = 5) -> str:
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + rest
+
+
+def read(path: Path) -> dict:
+    """The tensors of a checkpoint, whichever way it wraps them.
+
+    Raises:
+        ConversionError: the file holds anything but tensors and plain values, or no tensors.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConversionError(f"{path} does not exist") from None
+    except Exception as error:  # every way in which a file is no checkpoint, or no safe one
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConversionError(f"{path} does not load as tensors alone: {first}") from error
+    for name in ("model_state", "state_dict"):
+        if isinstance(state, dict) and name in state:
+            state = state[name]
+    if not isinstance(state, dict) or not state:
+        raise ConversionError(f"{path} holds no state dict")
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    if len(tensors) < len(state):
+        others = [key for key in state if key not in tensors]
+        raise ConversionError(f"{path} holds entries that are no tensors: {_some(others)}")
+    return tensors
+
+
+def our_state(with_energy_head: bool) -> dict:
+    """State dict of the model of our config."""
+    from mmdet3d.registry import MODELS
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    import ebm_mmdet3d.models  # noqa: F401  registers the models
+
+    name = "sassd_paper_car_kitti_nce.py" if with_energy_head else "sassd_paper_car_kitti.py"
+    init_default_scope("mmdet3d")
+    return MODELS.build(Config.fromfile(CONFIGS / name).model).state_dict()
+
+
+def run(source: Path, target: Path) -> int:
+    """Convert a file; returns the number of tensors converted.
+
+    Raises:
+        ConversionError: see :func:`read` and :func:`convert`; or ``target`` exists.
+    """
+    import torch
+
+    from ebm_mmdet.files import write_bytes
+
+    if target.exists():
+        raise ConversionError(f"{target} exists and is not overwritten")
+    official = read(source)
+    with_energy_head = any(key.removeprefix("module.").startswith("ebm_fc") for key in official)
+    state = convert(official, our_state(with_energy_head), with_energy_head)
+    content = io.BytesIO()
+    meta = dict(converted_from=source.name, dataset_meta=dict(classes=("Car",)))
+    torch.save(dict(state_dict=state, meta=meta), content)
+    write_bytes(target, content.getvalue())
+    kind = "SA-SSD with an energy head" if with_energy_head else "SA-SSD"
+    print(f"{source}: {kind}, {len(official)} tensors converted to {target}")
+    print(NOT_VERIFIED)
+    return len(official)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="published checkpoint")
+    parser.add_argument("target", type=Path, help="where to write ours; must not exist")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Convert; turn what a user can mend into one line."""
+    args = parse_args(argv)
+    try:
+        run(args.source, args.target)
+    except ConversionError as error:
+        sys.exit(f"sassd_to_ebm_mmdet3d: {error}")
+
+
+if __name__ == "__main__":
+    main()
