@@ -28,9 +28,9 @@ from pathlib import Path
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "ebm3d"
 
 NOT_VERIFIED = """Not verified, since the published files were not at hand:
-  - names and shapes are those that the released code gives its layers; a file with others is refused above
+  - names and shapes are those of the released code's layers; a file with others is refused
   - that spconv 2 goes through a kernel's z, y, x as spconv 1 does (mmdet3d takes it so, too)
-  - equal results: of several points in a voxel spconv 1 takes any as neighbour, here it is the first
+  - equal results: where points share a voxel, spconv 1 takes any as neighbour, we the first
   - AP: compare with the config's own line `Expected`"""
 
 
