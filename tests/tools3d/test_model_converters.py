@@ -194,9 +194,7 @@ def test_converted_proposals_are_the_official_boxes():
     for name, value in official.items():
         module, tensor = name.split(".")
         transform = TOOL.transform_of(f"rpn_head.{module}", value)
-        head.get_submodule(ours[module]).get_parameter(tensor).data = (
-            transform(value) if transform else value
-        )
+        head.get_submodule(ours[module]).get_parameter(tensor).data = transform(value)
     feature = torch.randn(1, 24, 32, 32, generator=torch.Generator().manual_seed(3))
     occupied = torch.ones(1, 2 * 32 * 32, dtype=torch.bool)
     with torch.no_grad():

@@ -94,10 +94,12 @@ def box_regression(value):
 
 
 def transform_of(module: str, value) -> Callable | None:
-    """What to do with a tensor of an official module besides renaming."""
+    """What to do with a tensor of an official module besides renaming; None: its shape is wrong."""
     if module == "rpn_head.conv_box":
-        return box_regression
-    return sparse_kernel if value.dim() == 5 else None
+        return box_regression if value.shape[0] % 7 == 0 else None
+    if value.dim() == 5:
+        return sparse_kernel if value.shape[:3] in ((3, 3, 3), (1, 1, 1)) else None
+    return lambda value: value
 
 
 def convert(official: dict, expected: dict, with_energy_head: bool) -> dict:
@@ -125,14 +127,17 @@ def convert(official: dict, expected: dict, with_energy_head: bool) -> dict:
             unknown.append(key)
             continue
         transform = transform_of(module, value)
-        values[ours] = transform(value) if transform and _fits(module, value) else value
-        if values[ours].shape != expected[ours].shape:
-            wanted, found = tuple(expected[ours].shape), tuple(value.shape)
-            misshapen.append(f"{key} {found} does not become {ours} {wanted}")
+        values[ours] = transform(value) if transform else value
+        if transform is None or values[ours].shape != expected[ours].shape:
+            misshapen.append(f"{key} {tuple(value.shape)} for {ours}")
     # The first PyTorch versions did not count batches; nothing reads the count.
     needed = [key for key in expected if not key.endswith("num_batches_tracked")]
     missing = [key for key in needed if key not in values]
-    problems = [("unknown", unknown), ("missing, ours", missing), ("other shapes", misshapen)]
+    problems = [
+        ("unknown", unknown),
+        ("missing, ours", missing),
+        ("of another shape or layout", misshapen),
+    ]
     if any(keys for _, keys in problems):
         raise ConversionError(
             "not a checkpoint of the published architecture; "
@@ -144,13 +149,6 @@ def convert(official: dict, expected: dict, with_energy_head: bool) -> dict:
             converted[key] = values[key].clone().contiguous()
     converted._metadata = expected._metadata  # that sparse kernels have the layout of spconv 2
     return converted
-
-
-def _fits(module: str, value) -> bool:
-    """Whether a transform applies: an unexpected shape is reported, not rearranged."""
-    if module == "rpn_head.conv_box":
-        return value.shape[0] % 7 == 0
-    return value.shape[0] == value.shape[1] == value.shape[2]
 
 
 def _some(keys: list[str], most: int = 5) -> str:
