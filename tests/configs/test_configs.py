@@ -63,7 +63,7 @@ def low_thresholds(cfg) -> None:
 def num_classes(cfg) -> int:
     detector = cfg.model.get("detector", cfg.model)
     head = detector.roi_head.bbox_head if "roi_head" in detector else detector.bbox_head
-    return head.num_classes
+    return (head[0] if isinstance(head, list) else head).num_classes  # a cascade has several
 
 
 def make_inputs(num_items: list[int], classes: int) -> dict:
