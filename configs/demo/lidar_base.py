@@ -17,7 +17,7 @@ class_names = ['Car']
 point_cloud_range = [0, -17.6, -3, 35.2, 17.6, 1]
 voxel_size = [0.2, 0.2, 4]  # 176 x 176 pillars, a map of 88 x 88 cells of 0.4 m
 batch_size = 4
-max_iters = 500  # stopped early on purpose: a detector trained to the end leaves less to refine
+max_iters = 1000  # stopped early on purpose: a detector trained to the end leaves less to refine
 
 # What the generator draws (ebm_mmdet3d.datasets.SceneOptions). The sensor has half the beams that see something, and
 # two thirds of the columns, of the generator's own.

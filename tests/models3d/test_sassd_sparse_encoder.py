@@ -44,19 +44,20 @@ def crowded_points(n: int = 40, frames: int = 1, seed: int = 1):
 
 
 def stem_by_loops(encoder, features, coors):
-    """y_i = W_0 x_i + sum_{o != 0} W_o x_{first(v(i) + o)}, then normalisation and ReLU."""
-    first = {}
+    """y_i = W_0 x_i + [i = last(v(i))] sum_{o != 0} W_o sum_{j: v(j) = v(i) + o} x_j."""
+    points = {}
     for i, voxel in enumerate(coors.tolist()):
-        first.setdefault(tuple(voxel), i)
+        points.setdefault(tuple(voxel), []).append(i)
     for layer in encoder.stem:
         rows = []
         for i, (b, z, y, x) in enumerate(coors.tolist()):
             total = layer.conv.weight[:, 1, 1, 1] @ features[i]
             for o in itertools.product((-1, 0, 1), repeat=3):
-                neighbour = first.get((b, z + o[0], y + o[1], x + o[2]))
-                if o != (0, 0, 0) and neighbour is not None:
+                if o == (0, 0, 0) or i != points[b, z, y, x][-1]:
+                    continue
+                for j in points.get((b, z + o[0], y + o[1], x + o[2]), []):
                     kernel = layer.conv.weight[:, o[0] + 1, o[1] + 1, o[2] + 1]
-                    total = total + kernel @ features[neighbour]
+                    total = total + kernel @ features[j]
             rows.append(total)
         features = F.relu(layer.norm(torch.stack(rows)))
     return features

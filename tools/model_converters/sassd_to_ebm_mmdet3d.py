@@ -30,7 +30,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "ebm3d"
 NOT_VERIFIED = """Not verified, since the published files were not at hand:
   - names and shapes are those of the released code's layers; a file with others is refused
   - that spconv 2 goes through a kernel's z, y, x as spconv 1 does (mmdet3d takes it so, too)
-  - equal results: where points share a voxel, spconv 1 takes any as neighbour, we the first
+  - equal results: of points in a voxel, spconv 1 lets any one see the neighbours, we the last
   - AP: compare with the config's own line `Expected`"""
 
 

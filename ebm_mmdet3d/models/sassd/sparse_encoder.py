@@ -33,15 +33,16 @@ class SASSDSparseEncoder(BaseModule):
     and heights become channels, ``64 * 5 = 320``. Each convolution (3 x 3 x 3, padding 1, without
     bias) is followed by batch normalisation and ReLU.
 
-    Several points may lie in a voxel v; ``first(v)`` is one of them. Every point i is then a site
-    with a feature of its own (``site='point'``): in the stem
+    Several points may lie in a voxel v. Every point i is then a site with a feature of its own
+    (``site='point'``), and the last one of a voxel sees the neighbours: in the stem
 
-        y_i = W_0 x_i + \sum_{o != 0} W_o x_{first(v(i) + o)}
+        y_i = W_0 x_i + [i = last(v(i))] \sum_{o != 0} W_o \sum_{j: v(j) = v(i) + o} x_j
 
-    over the occupied voxels, and the first convolution of stride 2 reads the sum over the points
-    of a voxel. That is what spconv 1 computes, in which SA-SSD was trained. spconv 2 accepts
-    several sites in a voxel, but takes half of the kernel's pairs to mirror the other half, which
-    they then do not; so here it gets each voxel once, and the rest is added to its result.
+    and the first convolution of stride 2 reads the sum over the points of a voxel. That is what
+    spconv 1.0 computes, in which SA-SSD was trained; there "last" is so on the CPU, and any on the
+    GPU. spconv 2 accepts several sites in a voxel, but takes half of the kernel's pairs to mirror
+    the other half, which they then do not; so here it gets the sum over each voxel, and what
+    belongs to its points is put in afterwards.
 
     Args:
         in_channels: per point, ``(x, y, z, reflectance)``.
@@ -155,18 +156,20 @@ class SASSDSparseEncoder(BaseModule):
             return features.new_zeros(shape, dtype=torch.float32), []
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
-            voxel, first = self._group(coors)
+            voxel, last = self._group(coors)
             if self.site == "voxel":
                 count = torch.bincount(voxel).unsqueeze(1)
-                features = _sum_by_voxel(features, voxel, len(first)) / count
-                coors = coors[first]
-                voxel = first = torch.arange(len(first), device=first.device)
+                features = _sum_by_voxel(features, voxel, len(last)) / count
+                coors = coors[last]
+                voxel = last = torch.arange(len(last), device=last.device)
             x = SparseConvTensor(
-                features[first], coors[first].int().contiguous(), self.sparse_shape, batch_size
+                _sum_by_voxel(features, voxel, len(last)),
+                coors[last].int().contiguous(),
+                self.sparse_shape,
+                batch_size,
             )
             for layer in self.stem:
-                features, x = layer(features, x, voxel, first)
-            x = x.replace_feature(_sum_by_voxel(features, voxel, len(first)))
+                features, x = layer(features, x, voxel, last)
             levels = []
             for stage in self.stages:
                 x = stage(x)
@@ -175,14 +178,13 @@ class SASSDSparseEncoder(BaseModule):
             return x.dense().flatten(1, 2), levels
 
     def _group(self, coors: Tensor) -> tuple[Tensor, Tensor]:
-        """The voxel (N,) of each point, and a point (V,) of each voxel: its first one."""
+        """The voxel (N,) of each point, and the last point (V,) of each voxel."""
         _, height, width = self.sparse_shape
         b, z, y, x = coors.long().unbind(1)
         key = ((b * self.sparse_shape[0] + z) * height + y) * width + x
         voxels, voxel = torch.unique(key, return_inverse=True)
         rows = torch.arange(len(key), device=key.device)
-        first = torch.full_like(voxels, len(key)).scatter_reduce_(0, voxel, rows, "amin")
-        return voxel, first
+        return voxel, torch.zeros_like(voxels).scatter_reduce_(0, voxel, rows, "amax")
 
 
 class _StemLayer(nn.Module):
@@ -195,16 +197,18 @@ class _StemLayer(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(
-        self, features: Tensor, sites: SparseConvTensor, voxel: Tensor, first: Tensor
+        self, features: Tensor, sites: SparseConvTensor, voxel: Tensor, last: Tensor
     ) -> tuple[Tensor, SparseConvTensor]:
-        """(N, C) features, and the tensor of each voxel's first point -> the same, convolved."""
-        sites = self.conv(sites)
-        out = sites.features[voxel]
-        if len(first) < len(voxel):
-            own = features - features[first][voxel]
-            out = out + own @ self.conv.weight[:, 1, 1, 1].t()
-        out = self.act(self.norm(out))
-        return out, sites.replace_feature(out[first])
+        """(N, C) features, and the tensor of their sums by voxel -> the same, convolved."""
+        out = self.conv(sites)
+        if len(last) == len(voxel):
+            rows = out.features[voxel]
+        else:
+            centre = self.conv.weight[:, 1, 1, 1].t()
+            neighbours = out.features - sites.features @ centre
+            rows = (features @ centre).index_add(0, last, neighbours)
+        rows = self.act(self.norm(rows))
+        return rows, out.replace_feature(_sum_by_voxel(rows, voxel, len(last)))
 
 
 def _sum_by_voxel(features: Tensor, voxel: Tensor, num_voxels: int) -> Tensor:
