@@ -40,6 +40,7 @@ def adapt_plain_checkpoints(
         if plain:
             for key in own:
                 state_dict[outer + prefix + key] = state_dict.pop(outer + key)
+            _rename_metadata(getattr(state_dict, "_metadata", None), outer, child)
 
     def report(module, incompatible) -> None:
         missing, unexpected = incompatible.missing_keys, incompatible.unexpected_keys
@@ -63,6 +64,17 @@ def adapt_plain_checkpoints(
 
     wrapper.register_load_state_dict_pre_hook(rename)
     wrapper.register_load_state_dict_post_hook(report)
+
+
+def _rename_metadata(metadata: dict | None, outer: str, child: str) -> None:
+    """Let the child's modules find what the checkpoint says of them, such as a layout of weights.
+
+    In place, by additional entries: the loader holds on to this dictionary.
+    """
+    for name, value in list((metadata or {}).items()):
+        if f"{name}.".startswith(outer):
+            own = name[len(outer) :]
+            metadata[f"{outer}{child}.{own}" if own else f"{outer}{child}"] = value
 
 
 def _summary(keys: Iterable[str], depth: int = 3, most: int = 8) -> str:

@@ -69,7 +69,9 @@ def test_predicts_what_it_learned(learned):
         guided, _ = model.bbox_head.guided_boxes(outs, occupied, 0.1)
     assert torch.cdist(CARS[:, :3], guided[:, :3]).min(dim=1).values.max() < 2.0
     ours = found.bboxes_3d.tensor
-    assert (torch.cdist(ours, guided).min(dim=1).values < 1e-4).all()
+    # Not by cdist, which multiplies matrices and is good to some millimetres only.
+    difference = (ours[:, None] - guided).abs().amax(dim=2)
+    assert (difference.min(dim=1).values < 1e-4).all()
 
 
 def test_all_parts_are_trained(learned):
