@@ -41,10 +41,9 @@ def plot_steps_3d(
     *panels, cost = figure.subplots(1, len(precision) + 1)
     for axes, (name, curves) in zip(panels, precision.items()):
         for shade, (threshold, series) in zip(_SHADES, curves.items()):
-            _curve(axes, steps, series, shade, threshold)
+            _curve(axes, steps, series, shade, f"IoU {threshold}")
         axes.set_title(f"{name}, moderate", fontsize=11, color=INK)
         axes.set_ylabel("%")
-        axes.legend(title="IoU", fontsize=8, title_fontsize=8, frameon=False, loc="best")
     _curve(cost, steps, milliseconds, BEFORE, "")
     cost.set_title("time per frame, detector included", fontsize=11, color=INK)
     cost.set_ylabel("ms")
@@ -54,6 +53,10 @@ def plot_steps_3d(
             axes.axvline(used, color=GREY, linestyle=":", linewidth=1)
         _calm(axes)
         axes.set_xlabel("steps T")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, frameon=False
+    )
     text = "Precision and cost against the number of steps"
     caption(figure, text + (f"; dotted: T = {used}" if used is not None else ""))
     return figure
