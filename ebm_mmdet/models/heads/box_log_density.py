@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ..box_coding import decode_boxes
@@ -31,6 +32,29 @@ class BoxLogDensity:
     ) -> None:
         self.head, self.feats = head, feats
         self.reference, self.batch_index, self.labels = reference, batch_index, labels
+
+    @classmethod
+    def recordable(
+        cls,
+        head: EBMBBoxHead,
+        feats: Sequence[Tensor],
+        reference: Tensor,
+        batch_index: Tensor,
+        labels: Tensor,
+    ) -> BoxLogDensity:
+        """The same of tensors made in any mode: autograd cannot record those of inference mode."""
+
+        def usable(x: Tensor) -> Tensor:
+            return x.clone() if x.is_inference() else x
+
+        with torch.inference_mode(False):
+            return cls(
+                head,
+                [usable(feat) for feat in feats],
+                usable(reference).detach().float(),
+                usable(batch_index),
+                usable(labels),
+            )
 
     def __call__(self, offsets: Tensor) -> Tensor:
         boxes = decode_boxes(offsets, self.reference[:, None, :])

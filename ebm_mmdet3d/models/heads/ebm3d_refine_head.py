@@ -269,18 +269,7 @@ class EBM3DRefineHead(BaseModule):
         Arguments are those of :meth:`log_density`; tensors made under ``inference_mode`` are
         cloned, because autograd cannot record operations on them.
         """
-
-        def usable(x: Tensor) -> Tensor:
-            return x.clone() if x.is_inference() else x
-
-        with torch.inference_mode(False):
-            return Box3DLogDensity(
-                self,
-                [usable(feat) for feat in feats],
-                usable(reference).detach().float(),
-                usable(batch_index),
-                usable(labels),
-            )
+        return Box3DLogDensity.recordable(self, feats, reference, batch_index, labels)
 
     def loss(
         self,
