@@ -1,6 +1,8 @@
 """Fills the gaps that mmcv, mmdet3d and spconv leave on a machine without CUDA.
 
     spconv 2     backward pass       asks for the current CUDA stream before its CPU branch
+                 scatter_add_cpu     wrong sums with more than one OpenMP thread (spconv issue 679):
+                                     its threads share the two pointers of the inner loop
     mmcv         three_nn            no CPU kernel (auxiliary network of SASSD, PointNet++)
                  three_interpolate   no CPU kernel
                  sigmoid_focal_loss  no CPU kernel (auxiliary loss of SASSD)
@@ -52,12 +54,23 @@ def _patch_spconv() -> list[str]:
     if ops.get_current_stream is _no_stream:
         return []
     ops.get_current_stream = _no_stream
-    return ["spconv.pytorch.ops.get_current_stream"]
+
+    class SpconvOps(ops.SpconvOps):
+        scatter_add_cpu = staticmethod(_scatter_add)
+
+    ops.SpconvOps = SpconvOps
+    return ["spconv.pytorch.ops.get_current_stream", "spconv.pytorch.ops.SpconvOps.scatter_add_cpu"]
 
 
 def _no_stream() -> int:
     """The null stream, which CPU code receives and ignores."""
     return 0
+
+
+def _scatter_add(out, rows, indices) -> None:
+    """``out[indices] += rows`` in place, for arrays of spconv; further rows are spare room."""
+    sums, rows, indices = (torch.from_numpy(x.numpy_view()) for x in (out, rows, indices))
+    sums.index_add_(0, indices, rows[: len(indices)])
 
 
 def _patch_mmcv() -> list[str]:

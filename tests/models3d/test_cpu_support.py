@@ -173,3 +173,21 @@ def test_sparse_convolution_and_its_gradient_equal_those_of_a_dense_one(kind):
     (dense * dense.detach()).sum().backward()
     torch.testing.assert_close(values.grad, dense_values.grad, **FLOAT32)
     torch.testing.assert_close(sparse.weight.grad.permute(0, 4, 1, 2, 3), weight.grad, **FLOAT32)
+
+
+def test_sparse_convolution_of_many_sites_is_the_same_every_time():
+    """spconv's own sum over neighbours loses rows when several threads share it."""
+    spconv = pytest.importorskip("spconv.pytorch")
+    torch.manual_seed(0)
+    sparse = spconv.SubMConv3d(32, 32, 3, bias=False)
+    sites = torch.nonzero(torch.rand(12, 12, 12, generator=generator()) < 0.8)
+    coordinates = torch.cat((torch.zeros(len(sites), 1).long(), sites), dim=1).int()
+    values = torch.randn(len(sites), 32)
+    volume = torch.zeros(12, 12, 12, 32).index_put(tuple(sites.T), values)
+    weight = sparse.weight.detach().permute(0, 4, 1, 2, 3)
+    dense = F.conv3d(volume.permute(3, 0, 1, 2)[None], weight, padding=1)
+    expected = dense[0].permute(1, 2, 3, 0)[tuple(sites.T)]
+    with torch.no_grad():
+        for _ in range(10):
+            out = sparse(spconv.SparseConvTensor(values, coordinates, [12, 12, 12], 1))
+            torch.testing.assert_close(out.features, expected, **FLOAT32)

@@ -171,7 +171,7 @@ def test_conv6_feeds_the_energy_head(learned):
     model.eval()
     (plain,) = predict(model.detector, [car_frame(CARS)])
     (refined,) = predict(model, [car_frame(CARS)])
-    assert torch.equal(refined.scores_3d, plain.scores_3d)
+    torch.testing.assert_close(refined.scores_3d, plain.scores_3d)
     assert refined.accepted_steps.any()
     assert (refined.bboxes_3d.tensor != plain.bboxes_3d.tensor).any()
 
