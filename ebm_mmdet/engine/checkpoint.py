@@ -42,11 +42,12 @@ def _history_statistic(owner: type, name: str) -> Callable:
 def allow_training_state() -> None:
     """Let ``torch.load(weights_only=True)`` read mmengine's full training checkpoints.
 
-    Besides tensors they hold log histories: ``HistoryBuffer`` objects with numpy arrays. Only
-    these types are added to torch's allow-list (process-wide, as torch defines it); anything
-    else in a file is still refused.
+    Besides tensors they hold log histories, ``HistoryBuffer`` objects with numpy arrays, and names
+    of classes, which mmdet3d's KITTI files hold as numpy strings. Only these types are added to
+    torch's allow-list (process-wide, as torch defines it); anything else in a file is still
+    refused.
     """
-    scalars = [np.float64, np.float32, np.int64, np.int32, np.bool_]
+    scalars = [np.float64, np.float32, np.int64, np.int32, np.bool_, np.str_]
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,

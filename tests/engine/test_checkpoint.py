@@ -80,7 +80,7 @@ def full_state() -> dict:
         "state_dict": {"w": weight.data},
         "optimizer": optimizer.state_dict(),
         "message_hub": hub.state_dict(),
-        "meta": {"iter": 7, "best": np.float32(0.5)},
+        "meta": {"iter": 7, "best": np.float32(0.5), "classes": {np.str_("DontCare"): -1}},
     }
 
 

@@ -137,7 +137,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
             with self.capture_features() as features:
                 losses.update(self.detector.loss(inputs, samples, **kwargs))
             maps = features()
-        feats = self._prepare(maps, samples, detach=self.freeze_detector)
+        feats = self.prepare(maps, samples, detach=self.freeze_detector)
         # As in mmdet: divide by the mean count per process, so that gradients averaged over
         # processes equal those of one process with all frames. It may be below 1, and 0 where no
         # process has a box: the objectives' mean is defined there.
@@ -150,7 +150,10 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         shape = (0, self.energy_head.in_channels, 1, 1)
         return [torch.zeros(shape, device=self._device)] * (self.energy_head.feature_level + 1)
 
-    def _prepare(self, maps: Sequence[Tensor], samples: SampleList, detach: bool = True):
+    def prepare(
+        self, maps: Sequence[Tensor], samples: SampleList, detach: bool = True
+    ) -> Sequence[Tensor]:
+        """What the energy head makes of the maps of ``extract_bev``; ``refine`` takes it."""
         voxels = getattr(self.data_preprocessor, "voxel_layer", None)
         # Maps that stand for those of no frames have no place.
         place = getattr(voxels, "point_cloud_range", None) if samples else None
@@ -193,7 +196,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
             maps = features()
         else:
             maps = self._no_maps()
-        feats = self._prepare(maps, samples)
+        feats = self.prepare(maps, samples)
         self.refine(feats, samples)
 
         results = list(batch_data_samples)
