@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pydoc
 
 import pytest
 import torch
@@ -221,3 +222,8 @@ def test_bad_arguments_are_refused():
     for limits in ((3, -3), (-1000, 0), (float("nan"), 1)):
         with pytest.raises(ValueError, match="alpha_limits"):
             KLLoss(alpha_limits=limits)
+
+
+def test_the_full_dotted_path_resolves():
+    """No function of the package hides the module of the class."""
+    assert pydoc.locate(f"{KLLoss.__module__}.KLLoss") is KLLoss
