@@ -8,7 +8,8 @@ CKPT is work_dirs/yolox_nano_nuclei_nceplus_mdn/iter_1500.pth.
 Each detection also gets box_std, box_cov, an effective sample size and a normalised log-density (docs/uncertainty.md),
 which ProbabilisticBoxMetric evaluates. Watch energy_ess_ratio in the log: near 1 / 31, the proposal has not learned
 where f is large.
-Hardware: 2 CPU cores. Expected: not measured yet.
+Hardware: 2 CPU cores, five minutes. Expected (docs/uncertainty.md): honest spreads, ECE 0.04, and boxes that are worse
+than the detector's, AP 64.0 against 68.1: 100 images are few for two densities.
 """
 
 _base_ = ['./yolox_nano_nuclei_nceplus.py']
