@@ -46,8 +46,9 @@ def main(arguments: list[str] | None = None) -> list[dict]:
             f"frame {frame['name']}: {frame['boxes']} boxes, mean 3D IoU "
             f"{frame['before']:.3f} to {frame['after']:.3f}"
         )
-    Console().print(report.screen_table(results, f"{options.copies} moved copies of each box"))
-    print(report.markdown_table(results))
+    title = f"{options.copies} moved copies of each box"
+    Console().print(report.screen_table(results, title, before="moved"))
+    print(report.markdown_table(results, before="moved"))
     if options.out:
         write_json(options.out, results)
     return results

@@ -42,17 +42,17 @@ def _mean_and_spread(values: np.ndarray, digits: int, sign: bool) -> str:
     return text
 
 
-def screen_table(results: Sequence[dict], title: str) -> Table:
-    """Return the table for the screen."""
+def screen_table(results: Sequence[dict], title: str, before: str = "detector") -> Table:
+    """Return the table for the screen; `before` names what was refined."""
     table = Table(title=title)
     table.add_column("")
-    for header in ("detector", "refined", "difference"):
+    for header in (before, "refined", "difference"):
         table.add_column(header, justify="right")
-    for name, before, after, difference in rows(results):
-        table.add_row(name, before, after, f"[bold]{difference}[/bold]")
+    for name, was, became, difference in rows(results):
+        table.add_row(name, was, became, f"[bold]{difference}[/bold]")
     return table
 
 
-def markdown_table(results: Sequence[dict]) -> str:
+def markdown_table(results: Sequence[dict], before: str = "detector") -> str:
     """Return the same table in Markdown."""
-    return files.markdown_table(["", "detector", "refined", "difference"], rows(results))
+    return files.markdown_table(["", before, "refined", "difference"], rows(results))
