@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -81,7 +82,18 @@ def use_test_time_augmentation(cfg: Config) -> None:
 
 
 class DumpWholeResults(DumpDetResults):
-    """Writes the predictions whole or not at all."""
+    """Writes the predictions whole or not at all, for any machine to read."""
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        # Tensors come to the CPU by themselves, mmdet3d's boxes do not.
+        samples = []
+        for sample in data_samples:
+            found = sample.get("pred_instances_3d")
+            if found is not None and "bboxes_3d" in found:
+                found = {**found, "bboxes_3d": found["bboxes_3d"].to("cpu")}
+                sample = {**sample, "pred_instances_3d": found}
+            samples.append(sample)
+        super().process(data_batch, samples)
 
     def compute_metrics(self, results: list) -> dict:
         dump(results, self.out_file_path, backend_args=dict(backend="atomic"))

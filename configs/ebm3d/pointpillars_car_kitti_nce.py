@@ -26,7 +26,10 @@ model = dict(
         pixel_offset=0.25),
     refiner=_base_.refiner)
 
-train_dataloader = _base_.kitti_schedule.train_dataloader
+# mmdet3d puts sampled cars on ground planes, which are files that KITTI itself does not have.
+load_points, load_boxes, sample_objects = _base_.train_pipeline[:3]
+train_pipeline = [load_points, load_boxes, dict(sample_objects, use_ground_plane=False), *_base_.train_pipeline[3:]]
+train_dataloader = dict(batch_size=2, dataset=dict(times=1, dataset=dict(pipeline=train_pipeline)))
 train_cfg = _base_.kitti_schedule.train_cfg
 optim_wrapper = dict(_delete_=True, **_base_.kitti_schedule.optim_wrapper)
 param_scheduler = _base_.kitti_schedule.param_scheduler

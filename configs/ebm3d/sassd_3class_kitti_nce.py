@@ -5,7 +5,8 @@
 mmdet3d publishes its config without weights: train mmdet3d::sassd/sassd_8xb6-80e_kitti-3d-3class.py first.
 
 Hardware: as sassd_car_kitti_nce.py. The paper has cars only. The noise is meant for cars: its widest component (0.25 m)
-is half as wide as a pedestrian. Not trained here.
+is half as wide as a pedestrian. Needs KITTI's own data: generated scenes have no pedestrians and cyclists to sample.
+Not trained here.
 """
 
 _base_ = ['mmdet3d::sassd/sassd_8xb6-80e_kitti-3d-3class.py', './_base_/ebm3d_recipe.py']

@@ -22,6 +22,8 @@ EVALUATOR_METRICS = {
     "HighIoUCocoMetric": ("bbox", "segm", "proposal", "proposal_fast"),
     "LVISMetric": ("bbox", "segm", "proposal", "proposal_fast"),
     "VOCMetric": ("mAP", "recall"),
+    "KittiMetric": ("bbox", "img_bbox"),
+    "EBMKittiMetric": ("bbox", "img_bbox"),
 }
 
 

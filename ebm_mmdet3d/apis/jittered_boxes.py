@@ -70,29 +70,33 @@ def refine_jittered_boxes(
     for batch in loader:
         with torch.inference_mode():
             data = model.data_preprocessor(batch, False)
-            sample = data["data_samples"][0]
-            truth = _boxes_in_range(model, sample)
-            if not len(truth):
-                continue
-            moves, _ = noise.sample(len(truth), num_copies, generator)
-            before = truth[:, None] + moves.to(truth)
-            before[..., 3:6] = before[..., 3:6].clamp(min=model.energy_head.min_box_size)
-            feats = model.prepare(model.extract_bev(data["inputs"], [sample]), [sample])
-            sample.pred_instances_3d = InstanceData(
-                bboxes_3d=LiDARInstance3DBoxes(before.reshape(-1, 7)),
-                scores_3d=truth.new_ones(before[..., 0].numel()),
-                labels_3d=torch.zeros(before[..., 0].numel(), dtype=torch.long),
-            )
-            model.refine(feats, [sample])
-            after = sample.pred_instances_3d.bboxes_3d.tensor.reshape(before.shape)
-        name = Path(sample.metainfo["lidar_path"]).stem
-        yield JitteredBoxes(name, *(x.double().numpy() for x in (truth, before, after)))
+            samples = data["data_samples"]
+            truths = []
+            for sample in samples:
+                truth, labels = _objects_in_range(model, sample)
+                moves, _ = noise.sample(len(truth), num_copies, generator)
+                moved = truth[:, None] + moves.to(truth)
+                moved[..., 3:6] = moved[..., 3:6].clamp(min=model.energy_head.min_box_size)
+                sample.pred_instances_3d = InstanceData(
+                    bboxes_3d=LiDARInstance3DBoxes(moved.flatten(0, 1)),
+                    scores_3d=truth.new_ones(len(truth) * num_copies),
+                    labels_3d=labels.repeat_interleave(num_copies),
+                )
+                truths.append((truth, moved))
+            feats = model.prepare(model.extract_bev(data["inputs"], samples), samples)
+            model.refine(feats, samples)
+        for sample, (truth, moved) in zip(samples, truths):
+            if len(truth):
+                mended = sample.pred_instances_3d.bboxes_3d.tensor.reshape(moved.shape)
+                name = Path(sample.metainfo["lidar_path"]).stem
+                yield JitteredBoxes(name, *(x.double().numpy() for x in (truth, moved, mended)))
 
 
-def _boxes_in_range(model: EBM3DDetector, sample) -> Tensor:
+def _objects_in_range(model: EBM3DDetector, sample) -> tuple[Tensor, Tensor]:
     truth = sample.eval_ann_info
     boxes = truth["gt_bboxes_3d"].tensor[:, :7].float()
     labels = torch.as_tensor(truth["gt_labels_3d"])
     extent = torch.as_tensor(model.data_preprocessor.voxel_layer.point_cloud_range).to(boxes)
     inside = ((boxes[:, :2] > extent[:2]) & (boxes[:, :2] < extent[3:5])).all(1)
-    return boxes[inside & (labels >= 0) & model.energy_head.is_trainable_box(boxes)]
+    keep = inside & (labels >= 0) & model.energy_head.is_trainable_box(boxes)
+    return boxes[keep], labels[keep].long()

@@ -70,7 +70,8 @@ def prepare_kitti(
 
     Raises:
         KittiError: The folder is not as expected. Nothing is written.
-        FileExistsError: A file that would be written exists. Nothing is written.
+        FileExistsError: An info file that would be written exists. Nothing is written. (Reduced
+            scans alone do not count: they follow from the scans and are made again.)
     """
     root = Path(root)
     out = root if out is None else Path(out)

@@ -147,7 +147,7 @@ at::Tensor grad_bev(const at::Tensor& grad_, const at::Tensor& boxes,
 
 }  // namespace
 
-// The schemas live in __init__.py, since they exist without this extension too.
+// The schemas live in operators.py, since they exist without this extension too.
 TORCH_LIBRARY_IMPL(ebm_ops, CPU, m) {
   m.impl("rotated_grid_pool", &forward);
   m.impl("rotated_grid_pool_grad_boxes", &grad_boxes);

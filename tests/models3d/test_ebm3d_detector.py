@@ -214,7 +214,7 @@ def test_frames_do_not_influence_each_other():
 def test_refiner_that_samples_gives_a_covariance():
     refiner = dict(type="ImportanceMeanRefiner", prior=dict(std=[0.05] * 7), num_samples=16)
     model = build(ebm_cfg(refiner=refiner))
-    for inst in predict(model, two_frames()):
+    for inst in predict(model, with_empty("toy", (1,))):
         assert inst.box_cov.shape == (len(inst), 7, 7)
         assert inst.box_std.shape == (len(inst), 7)
         assert inst.ess.shape == inst.log_prob.shape == (len(inst),)

@@ -123,8 +123,28 @@ def test_eval_goes_to_the_evaluator_that_computes_it():
     set_evaluation_metrics(cfg, ["bbox", "mAP"])
     assert cfg.test_evaluator[0].metric == ["bbox"]
     assert cfg.test_evaluator[1].metric == ["mAP"]
+    cfg = Config(dict(test_evaluator=dict(type="EBMKittiMetric")))
+    set_evaluation_metrics(cfg, ["bbox"])
+    assert cfg.test_evaluator.metric == ["bbox"]
     cfg = Config(dict(test_evaluator=dict(type="HighIoUCocoMetric")))
     with pytest.raises(ValueError, match=r"--eval mAP: .*HighIoUCocoMetric: bbox, segm"):
         set_evaluation_metrics(cfg, ["mAP"])
     with pytest.raises(ValueError, match="no test_evaluator"):
         set_evaluation_metrics(Config({}), ["bbox"])
+
+
+def test_boxes_in_3d_are_written_from_the_cpu(tmp_path):
+    class Boxes:
+        device = "a GPU"
+
+        def to(self, device):
+            moved = Boxes()
+            moved.device = device
+            return moved
+
+    boxes, path = Boxes(), tmp_path / "out.pkl"
+    writer = tool("test").DumpWholeResults(out_file_path=str(path))
+    writer.process({}, [{"pred_instances_3d": {"bboxes_3d": boxes}}])
+    (result,) = writer.results
+    assert result["pred_instances_3d"]["bboxes_3d"].device == "cpu"
+    assert boxes.device == "a GPU"

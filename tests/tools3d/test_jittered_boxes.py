@@ -13,7 +13,9 @@ pytest.importorskip("mmdet3d", reason="3D needs mmdet3d: pip install 'ebm-mmdet[
 
 from mmdet3d.registry import MODELS
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
+from torch.utils.data import DataLoader
 
 from ebm_mmdet.apis.demo.evaluate import val_loader
 from ebm_mmdet3d.apis.jittered_boxes import refine_jittered_boxes
@@ -62,6 +64,15 @@ def test_the_same_seed_moves_alike_and_no_step_changes_nothing(scene):
         model.refiner.num_steps = steps
     np.testing.assert_array_equal(a.before, b.before)
     np.testing.assert_array_equal(a.before, a.after)
+
+
+def test_frames_in_one_batch_do_not_mix(scene):
+    model, loader = scene
+    together = DataLoader(loader.dataset, batch_size=2, collate_fn=pseudo_collate)
+    (alone,), (beside,) = (refine_jittered_boxes(model, x, 5, seed=1) for x in (loader, together))
+    assert alone.frame == beside.frame
+    np.testing.assert_array_equal(alone.before, beside.before)
+    np.testing.assert_allclose(alone.after, beside.after, atol=1e-3)
 
 
 def test_errors_name_what_is_missing(scene):

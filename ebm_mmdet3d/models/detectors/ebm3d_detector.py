@@ -274,12 +274,13 @@ def _with_points(batch_inputs_dict: dict, samples: SampleList) -> tuple[dict, li
 
 
 def _no_detections(sample, others: SampleList, device: torch.device) -> InstanceData:
-    """Empty predictions, with as many box dimensions as those of other frames."""
+    """Empty predictions, with all fields and box dimensions of other frames, if there are any."""
+    if others:
+        return others[0].pred_instances_3d[:0]
     box_type = sample.metainfo.get("box_type_3d", LiDARInstance3DBoxes)
-    box_dim = others[0].pred_instances_3d.bboxes_3d.box_dim if others else 7
     scores = torch.zeros(0, device=device)
     return InstanceData(
-        bboxes_3d=box_type(torch.zeros(0, box_dim, device=device), box_dim=box_dim),
+        bboxes_3d=box_type(torch.zeros(0, 7, device=device)),
         scores_3d=scores,
         labels_3d=scores.long(),
         log_density=scores,
