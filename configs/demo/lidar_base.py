@@ -1,7 +1,7 @@
 """A very small PointPillars, trained from scratch on generated LiDAR scenes and stopped early on purpose.
 
     make demo3d                                            # generates the data, runs this and lidar_ebm.py
-    python tools/train.py configs/demo/lidar_base.py       # this alone; evaluation needs the data of `make demo3d`
+    python tools/train.py configs/demo/lidar_base.py       # this alone, on the validation scenes of `make demo3d`
 
 Hardware: 2 CPU cores, about four minutes. Result and spread: docs/results.md, section Demo in 3D.
 Every number that is not PointPillars' own (KITTI, cars) says where it comes from.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +17,7 @@ from .style import (
     box_legend,
     caption,
     new_figure,
+    panel_grid,
     show_image,
 )
 
@@ -103,10 +103,7 @@ def draw_refinement_paths(
     """
     if not paths:
         raise ValueError("draw_refinement_paths needs at least one path, got none")
-    columns = min(columns, len(paths))
-    rows = math.ceil(len(paths) / columns)
-    figure = new_figure(2.9 * columns, 3.25 * rows + 0.6)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, panels = panel_grid(len(paths), columns, 2.9, 3.25)
     for axes, image, path, true_box in zip(panels, images, paths, truth):
         path, true_box = np.asarray(path, float), np.asarray(true_box, float)
         show_image(axes, image, window_around(np.vstack([path, true_box]), image.shape[:2]))
@@ -123,8 +120,6 @@ def draw_refinement_paths(
         add_boxes(axes, true_box, "truth")
         start, end = box_iou(path[[0, -1]], true_box)
         axes.set_xlabel(f"IoU {start:.3f} → {end:.3f}", fontsize=10)
-    for axes in panels[len(paths) :]:
-        axes.set_visible(False)
     caption(figure, f"The way of single boxes uphill, {len(paths[0]) - 1} steps")
     box_legend(figure, ("truth", "before", "after"))
     return figure

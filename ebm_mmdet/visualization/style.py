@@ -5,6 +5,7 @@ Nothing here needs a display: figures are made without pyplot and only ever writ
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,17 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def panel_grid(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its `count` panels of that size in inches, `columns` in a row at most."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure = new_figure(width * columns, height * rows + 0.6)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return figure, list(panels[:count])
 
 
 def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 150) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from ebm_mmdet.visualization.style import (
     box_legend,
     caption,
     new_figure,
+    panel_grid,
 )
 
 __all__ = ["add_bev_boxes", "draw_bev_boxes", "draw_bev_scenes", "footprint_corners", "show_points"]
@@ -135,10 +135,7 @@ def draw_bev_boxes(
     """
     if not paths:
         raise ValueError("draw_bev_boxes needs at least one path, got none")
-    columns = min(columns, len(paths))
-    rows = math.ceil(len(paths) / columns)
-    figure = new_figure(2.9 * columns, 3.2 * rows + 0.6)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, panels = panel_grid(len(paths), columns, 2.9, 3.2)
     for axes, cloud, path, true, ends in zip(panels, points, paths, truth, iou):
         x, y = true[:2]
         half = max(_CLOSE / 2, 0.75 * float(true[3]))
@@ -148,8 +145,6 @@ def draw_bev_boxes(
         add_bev_boxes(axes, path[-1:], "after")
         axes.plot(*path[:, :2].T, color=GREY, linewidth=0.8)
         axes.set_xlabel(f"3D IoU {ends[0]:.3f} → {ends[1]:.3f}", fontsize=10)
-    for axes in panels[len(paths) :]:
-        axes.set_visible(False)
     caption(figure, f"Single boxes from above, {len(paths[0]) - 1} steps")
     box_legend(figure, ("truth", "before", "after"))
     return figure
