@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
 def scene(tmp_path_factory):
     out = tmp_path_factory.mktemp("kitti")
     prepare_kitti(SAMPLE, out, splits=["val"])
-    cfg = Config.fromfile(ROOT / "configs" / "demo" / "kitti_frames_ebm.py")
+    cfg = Config.fromfile(ROOT / "configs" / "demo" / "lidar_kitti_frames_ebm.py")
     cfg.val_dataloader.dataset.data_root = str(out)
     init_default_scope("mmdet3d")
     torch.manual_seed(0)

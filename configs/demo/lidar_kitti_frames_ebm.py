@@ -2,8 +2,8 @@
 
     make demo3d                                                         # trains the detector
     python tools/create_kitti_infos.py $EBM_DATA_ROOT/data/kitti_sample --out data/kitti_sample
-    python tools/train.py configs/demo/kitti_frames_ebm.py
-    python tools/analysis_tools/jittered_boxes.py configs/demo/kitti_frames_ebm.py work_dirs/kitti_frames_ebm/iter_200.pth
+    python tools/train.py configs/demo/lidar_kitti_frames_ebm.py
+    python tools/analysis_tools/jittered_boxes.py configs/demo/lidar_kitti_frames_ebm.py work_dirs/lidar_kitti_frames_ebm/iter_200.pth
 
 Hardware: 2 CPU cores, some minutes. Result: docs/results.md, section Real LiDAR frames.
 Five frames with nine cars cannot train a detector, and AP of two frames means nothing. What they can show is whether f,
@@ -12,7 +12,7 @@ learned on some real cars, pulls boxes towards others: the last command moves tr
 
 _base_ = ['./lidar_ebm.py']
 
-work_dir = 'work_dirs/kitti_frames_ebm'
+work_dir = 'work_dirs/lidar_kitti_frames_ebm'
 data_root = 'data/kitti_sample/'
 load_from = f'work_dirs/demo3d/seed0/energy_head/iter_{_base_.head_iters}.pth'  # goes on from what generated cars taught
 head_iters = 200
