@@ -1,7 +1,8 @@
 """Move true 3D boxes at random, let f mend them: mean IoU before and after.
 
     python tools/analysis_tools/jittered_boxes.py CONFIG CHECKPOINT [CHECKPOINT ...]
-    (for example configs/demo/lidar_kitti_frames_ebm.py work_dirs/lidar_kitti_frames_ebm/iter_200.pth)
+
+CONFIG is that of an EBM3DDetector, for example configs/demo/lidar_kitti_frames_ebm.py.
 
 Measures f alone, without what the detector finds, on the frames of ``val_dataloader``; that is
 what a handful of labelled frames allow. Boxes start at draws from the noise distribution that the
