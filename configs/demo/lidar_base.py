@@ -3,7 +3,7 @@
     make demo3d                                            # generates the data, runs this and lidar_ebm.py
     python tools/train.py configs/demo/lidar_base.py       # this alone, on the validation scenes of `make demo3d`
 
-Hardware: 2 CPU cores, about four minutes. Result and spread: docs/results.md, section Demo in 3D.
+Hardware: 2 CPU cores, about seven minutes. Result and spread: docs/results.md, section Demo in 3D.
 Every number that is not PointPillars' own (KITTI, cars) says where it comes from.
 """
 
