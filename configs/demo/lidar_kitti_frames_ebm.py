@@ -28,7 +28,6 @@ model = dict(
         bbox_head=dict(anchor_generator=dict(ranges=[[0, -35.2, -1.73, 70.4, 35.2, -1.73]]))),
     energy_head=dict(origin=point_cloud_range[:2]))
 
-
 train_dataloader = dict(
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(

@@ -26,12 +26,12 @@ def environment(**extra: str) -> dict[str, str]:
 def run(*command: object, **options) -> subprocess.CompletedProcess:
     """Run a command from the repository's root and return it with its output as text."""
     options.setdefault("env", environment())
+    options.setdefault("timeout", 300)
     return subprocess.run(
         [str(part) for part in command],
         cwd=REPO,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
         **options,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ebm_mmdet3d.datasets import (
     prepare_kitti,
     write_kitti,
 )
-from tests.tools.tools_support import REPO, environment
+from tests.tools.tools_support import REPO, run
 
 SCENE = dict(extent=(7, -10, 30, 10), num_vehicles=(1, 6), num_clutter=(1, 3))
 LIDAR = dict(num_beams=16, azimuth=(-42, 42), azimuth_step=0.8)
@@ -51,16 +50,8 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1))
 """
 
 
-def run(work_dir: Path, *command: object) -> str:
-    done = subprocess.run(
-        [*map(str, command), "--work-dir", str(work_dir)],
-        cwd=REPO,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=800,
-    )
+def run_tool(work_dir: Path, *command: object) -> str:
+    done = run(*command, "--work-dir", work_dir, timeout=800)
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
 
@@ -98,8 +89,8 @@ def test_two_processes_equal_the_double_batch_and_evaluate_every_frame_once(tmp_
         )
     )
     logs = [
-        run(tmp_path / "two", "tools/dist_train.sh", config, 2),
-        run(
+        run_tool(tmp_path / "two", "tools/dist_train.sh", config, 2),
+        run_tool(
             *(tmp_path / "one", sys.executable, "tools/train.py", config),
             *("--cfg-options", "train_dataloader.batch_size=2"),
         ),
