@@ -44,7 +44,8 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
     Two things keep q from running away, which it does otherwise: pooled features are standardised
     per channel, so that q can tell shifts of a few percent; and σ is bounded, because f is constant
     far outside of the image, where exp f has no finite integral and J_KL would widen q for ever.
-    A σ beyond its bounds still gets the gradients that lead back (:mod:`ebm_mmdet.energy.recoverable_clamp`).
+    A σ beyond its bounds still gets the gradients that lead back
+    (:func:`~ebm_mmdet.energy.recoverable_clamp.recoverable_clamp`).
 
     Args:
         proposal: arguments of :class:`~ebm_mmdet.energy.MixtureDensityHead`: ``num_components``,

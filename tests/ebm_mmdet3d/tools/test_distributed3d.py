@@ -27,7 +27,8 @@ SEED = 3
 CONFIG = """
 _base_ = [{base!r}]
 custom_imports = dict(
-    imports=['ebm_mmdet', 'ebm_mmdet3d', 'tests.ebm_mmdet3d.tools.fixed_noise'], allow_failed_imports=False)
+    imports=['ebm_mmdet', 'ebm_mmdet3d', 'tests.ebm_mmdet3d.tools.fixed_noise'],
+    allow_failed_imports=False)
 load_from = None
 model = dict(
     detector=dict(test_cfg=dict(score_thr=0.0, max_num=5)),
