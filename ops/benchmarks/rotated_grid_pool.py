@@ -1,6 +1,6 @@
 """What pooling on rotated grids costs beside `F.grid_sample`, mmcv and the product that it feeds.
 
-    python benchmarks/rotated_grid_pool.py [--threads 2] [--boxes 50] [--around 1] [--repeats 20]
+    python ops/benchmarks/rotated_grid_pool.py [--threads 2] [--boxes 50] [--around 1] [--repeats 20]
         [--copies]
 
 The map of SA-SSD on KITTI (256 channels, 200 x 176 cells of 0.4 m), float32, channels last as the
