@@ -6,9 +6,8 @@ import pytest
 
 pytest.register_assert_rewrite("operator_tester")
 
-from operator_tester import HAS_CPP  # noqa: E402
-
 from ebm_ops import backend_info  # noqa: E402
+from operator_tester import HAS_CPP  # noqa: E402
 
 
 @pytest.fixture(params=["cpp", "reference"])

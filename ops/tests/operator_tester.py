@@ -20,9 +20,7 @@ COMPILER = next((c for c in (os.environ.get("CXX"), "g++", "c++") if c and shuti
 
 def load_build_extension():
     """The module beside `setup.py` that describes the C++ extension; it is not installed."""
-    spec = importlib.util.spec_from_file_location(
-        "build_extension", PROJECT / "build_extension.py"
-    )
+    spec = importlib.util.spec_from_file_location("build_extension", PROJECT / "build_extension.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

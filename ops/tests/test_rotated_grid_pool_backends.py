@@ -10,9 +10,8 @@ import torch
 
 import ebm_ops
 from ebm_ops import backends
-from operator_tester import HAS_CPP
+from operator_tester import COMPILER, HAS_CPP, SOURCES, run_python
 from rotated_boxes import WHERE, problem
-from operator_tester import COMPILER, SOURCES, run_python
 from tolerances import TOLERANCE
 
 
