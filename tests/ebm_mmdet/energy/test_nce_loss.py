@@ -144,7 +144,9 @@ def test_reductions():
     close(nce_loss(log_f, log_q, weight=weight), weighted.sum() / 4)
     mean = weighted.sum() / 3
     close(nce_loss(log_f, log_q, weight=weight, avg_factor=3.0), mean, rtol=1e-6, atol=0)
-    close(nce_loss(log_f, log_q, weight=weight, avg_factor=torch.tensor(3.0)), mean, rtol=1e-6, atol=0)
+    close(
+        nce_loss(log_f, log_q, weight=weight, avg_factor=torch.tensor(3.0)), mean, rtol=1e-6, atol=0
+    )
 
 
 def test_weight_zero_leaves_no_gradient():
