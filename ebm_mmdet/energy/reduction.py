@@ -49,15 +49,22 @@ def weighted(loss_per_target: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
     and never receives them. ``inspect.signature`` of the result shows them by name.
     """
     names = tuple(parameter.name for parameter in _WEIGHTING)
-
-    @functools.wraps(loss_per_target)
-    def loss(*args: _P.args, **kwargs: _P.kwargs) -> Tensor:
-        weighting = {name: kwargs.pop(name) for name in names if name in kwargs}
-        return reduce_loss(loss_per_target(*args, **kwargs), **weighting)  # type: ignore[arg-type]
-
     signature = inspect.signature(loss_per_target)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     signature = signature.replace(parameters=[*own, *_WEIGHTING])
+
+    @functools.wraps(loss_per_target)
+    def loss(*args: _P.args, **kwargs: _P.kwargs) -> Tensor:
+        # The body's ``**weighting`` would swallow a misspelt name.
+        for name in kwargs:
+            if name not in signature.parameters:
+                raise TypeError(
+                    f"{loss_per_target.__name__}() got an unexpected keyword argument {name!r}; "
+                    f"it has {', '.join(signature.parameters)}."
+                )
+        weighting = {name: kwargs.pop(name) for name in names if name in kwargs}
+        return reduce_loss(loss_per_target(*args, **kwargs), **weighting)  # type: ignore[arg-type]
+
     vars(loss)["__signature__"] = signature
     loss.__annotations__ = {
         **{p.name: p.annotation for p in signature.parameters.values()},

@@ -30,8 +30,9 @@ def evaluate_only(
 
     Arguments are those of every :class:`Refiner`; the optional ones are not read.
     """
-    f = evaluate_finite(log_density_fn, y0.unsqueeze(1)).squeeze(1)
-    return RefinementResult(y0, f, torch.zeros_like(f, dtype=torch.int64))
+    y = y0.detach().to(at_least_float32(y0.dtype))
+    f = evaluate_finite(log_density_fn, y.unsqueeze(1)).squeeze(1)
+    return RefinementResult(y, f, torch.zeros_like(f, dtype=torch.int64))
 
 
 def gradient_ascent(
