@@ -269,7 +269,7 @@ REFINERS: dict[str, Refiner] = {
 
 @pytest.mark.parametrize("name", REFINERS)
 def test_refiner(name):
-    # With a prior at y0, that is its top, what raises the posterior raises f.
+    # The prior has its maximum at y0, so whatever raises the posterior raises f.
     refiner = REFINERS[name]
     result = check_refiner(refiner, bound(6), points(6), climbs=True)
     assert (result.accepted > 0).any() == (name != "evaluate_only")
