@@ -135,7 +135,7 @@ class Recorder:
 
     num_samples = 2
 
-    def __call__(self, fn, targets, proposal, avg_factor=None):
+    def __call__(self, fn, targets, avg_factor=None):
         self.fn, self.targets = fn, targets
         return {"loss": targets.sum() * 0}
 
