@@ -21,8 +21,6 @@ __all__ = [
 
 if _find_spec("mmdet3d"):
     from .lidar_scenes_dataset import LidarScenesDataset
-    from .numpy_names import give_database_sampler_its_names
     from .transforms import MergeClasses3D, ObjectCornerRangeFilter
 
-    give_database_sampler_its_names()
     __all__ += ["LidarScenesDataset", "MergeClasses3D", "ObjectCornerRangeFilter"]

@@ -5,14 +5,12 @@ mmdet's are siblings and do not find each other's parts. A config with one of ou
 ``ebm_mmdet::ebm3d/name.py``, looks in the scope ``ebm_mmdet``, where the models are known as well.
 """
 
-import torch
 from mmdet3d.registry import TASK_UTILS
 
 from ebm_mmdet import energy
 from ebm_mmdet.models.task_modules import GradientAscentRefiner, ImportanceMeanRefiner
 from ebm_mmdet.registry import REGISTRIES
 
-from ..cpu_support import enable_cpu_support
 from .detectors import EBM3DDetector
 from .heads import EBM3DRefineHead
 from .sassd import (
@@ -59,6 +57,3 @@ for _model in (
     SASSDSparseEncoder,
 ):
     REGISTRIES["MODELS"].register_module(module=_model)
-
-if not torch.cuda.is_available():
-    enable_cpu_support()

@@ -11,7 +11,7 @@ from mmdet3d.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ... import cpu_support
+from ...compat import cpu_ops
 
 __all__ = ["PointLevel", "SASSDAuxiliaryHead", "interpolate_nearest"]
 
@@ -139,7 +139,7 @@ class SASSDAuxiliaryHead(BaseModule):
             Foreground (N,) bool, and offsets (N, 3) ``point - centre`` in metres, 0 elsewhere; of
             several objects around a point the first one counts.
         """
-        ops = mmcv.ops if points.is_cuda else cpu_support
+        ops = mmcv.ops if points.is_cuda else cpu_ops
         foreground = torch.zeros_like(batch_index, dtype=torch.bool)
         offsets = torch.zeros_like(points)
         for frame, boxes in enumerate(gt_boxes):
@@ -172,7 +172,7 @@ def interpolate_nearest(points: Tensor, batch_index: Tensor, level: PointLevel) 
     Returns:
         (N, C) float32.
     """
-    ops = mmcv.ops if points.is_cuda else cpu_support
+    ops = mmcv.ops if points.is_cuda else cpu_ops
     weight = points.new_zeros(len(points), 3)
     nearest = torch.zeros(len(points), 3, dtype=torch.long, device=points.device)
     for frame in batch_index.unique():
