@@ -14,7 +14,7 @@ from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import dump
 
-from ebm_mmdet.apis.command_line import (
+from ebm_mmdet.engine.command_line import (
     add_common_arguments,
     build_runner,
     load_config,

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ebm_mmdet.apis.command_line import add_common_arguments, build_runner, load_config
 from ebm_mmdet.engine import find_resumable_checkpoint
+from ebm_mmdet.engine.command_line import add_common_arguments, build_runner, load_config
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

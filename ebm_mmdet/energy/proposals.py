@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .limits import limit
 from .log_density import at_least_float32
+from .recoverable_clamp import recoverable_clamp
 
 __all__ = ["MixtureDensity", "MixtureDensityHead", "Proposal"]
 
@@ -266,7 +266,8 @@ class MixtureDensityHead(nn.Module):
         return MixtureDensity(
             logits.log_softmax(1),
             self.target_mean + self.target_std * means.view(shape),
-            self.target_std.log() + limit(log_sigmas.view(shape), *self.log_sigma_range),
+            self.target_std.log()
+            + recoverable_clamp(log_sigmas.view(shape), *self.log_sigma_range),
         )
 
 

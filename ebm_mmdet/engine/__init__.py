@@ -1,7 +1,7 @@
 """Checkpoints, loading, and a training hook."""
 
+from ..models.detectors.loading import adapt_plain_checkpoints
 from .checkpoint import AtomicLocalBackend, allow_training_state, find_resumable_checkpoint
-from .loading import adapt_plain_checkpoints
 from .norm_eval_hook import NormEvalHook
 
 __all__ = [

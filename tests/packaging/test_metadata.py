@@ -3,7 +3,8 @@
 import re
 
 import yaml
-from packaging_support import REPO
+
+from tests.packaging.packaging_support import REPO
 
 
 def names(path):

@@ -7,7 +7,8 @@ import os
 import shutil
 
 import pytest
-from tools_support import REPO, run
+
+from tests.tools.tools_support import REPO, run
 
 NEEDED = (
     *("bash", "cat", "cut", "dirname", "env", "find", "grep", "mkdir", "nproc", "rm", "sed"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...energy import LogDensityFn
-from ...engine.loading import adapt_plain_checkpoints
+from .loading import adapt_plain_checkpoints
 
 __all__ = ["DetectorWrapper", "log_density_of_reference"]
 
@@ -36,7 +36,7 @@ class DetectorWrapper:
             feature_source: dotted name of the detector's module whose output are the features, or
                 several, whose outputs follow one another.
             freeze_detector: no gradient and eval mode.
-            after_plain_checkpoint: see :func:`~ebm_mmdet.engine.loading.adapt_plain_checkpoints`.
+            after_plain_checkpoint: see :func:`.loading.adapt_plain_checkpoints`.
 
         Raises:
             ValueError: the detector has no module named in ``feature_source``.

@@ -5,7 +5,7 @@ from .ebm_bbox_head import EBMBBoxHead
 from .feature_standardizer import FeatureStandardizer
 from .kl_bbox_head import KLBBoxHead
 from .kl_retina_head import KLRetinaHead
-from .proposal_head import ProposalBoxLogDensity, ProposalEBMBBoxHead
+from .proposal_ebm_bbox_head import ProposalBoxLogDensity, ProposalEBMBBoxHead
 
 __all__ = [
     "BoxLogDensity",

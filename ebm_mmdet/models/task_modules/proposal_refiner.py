@@ -17,7 +17,7 @@ from ...energy import (
     importance_weights,
     resample,
 )
-from ..heads.proposal_head import ProposalBoxLogDensity
+from ..heads.proposal_ebm_bbox_head import ProposalBoxLogDensity
 from .importance_refiner import PosteriorResult, score_points
 
 __all__ = ["ProposalRefiner"]
