@@ -19,12 +19,12 @@ __all__ = [
     "write_kitti",
 ]
 
-_REGISTERED = ["LidarScenesDataset", "MergeClasses3D", "ObjectCornerRangeFilter"]
-
 if _missing_packages():
-    __getattr__ = _explain_missing_names(__name__, _REGISTERED)
+    __getattr__ = _explain_missing_names(
+        __name__, ["LidarScenesDataset", "MergeClasses3D", "ObjectCornerRangeFilter"]
+    )
 else:
     from .lidar_scenes_dataset import LidarScenesDataset
     from .transforms import MergeClasses3D, ObjectCornerRangeFilter
 
-    __all__ += _REGISTERED
+    __all__ += ["LidarScenesDataset", "MergeClasses3D", "ObjectCornerRangeFilter"]

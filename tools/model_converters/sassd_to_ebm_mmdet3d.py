@@ -180,7 +180,9 @@ def read(path: Path) -> dict:
         raise ConversionError(f"{path} does not exist") from None
     except Exception as error:  # every way in which a file is no checkpoint, or no safe one
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConversionError(f"{path} does not load as tensors and plain values: {first}") from error
+        raise ConversionError(
+            f"{path} does not load as tensors and plain values: {first}"
+        ) from error
     for name in ("model_state", "state_dict"):
         if isinstance(state, dict) and name in state:
             state = state[name]
