@@ -12,6 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ...compat import cpu_ops
+from ..connected_zero import connected_zero
 
 __all__ = ["PointLevel", "SASSDAuxiliaryHead", "interpolate_nearest"]
 
@@ -109,7 +110,7 @@ class SASSDAuxiliaryHead(BaseModule):
             gt_boxes: (n, 7) of each frame.
         """
         if not levels:  # no points
-            nothing = sum(weight.sum() for weight in self.parameters()) * 0
+            nothing = connected_zero(self.parameters())
             return {"loss_aux_cls": nothing, "loss_aux_reg": nothing}
         logits, offsets = self(points, batch_index, levels)
         foreground, targets = self.targets(points, batch_index, gt_boxes)

@@ -12,6 +12,8 @@ from mmdet3d.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..connected_zero import connected_zero
+
 if IS_SPCONV2_AVAILABLE:
     from spconv.pytorch import SparseConvTensor, SubMConv3d
 
@@ -156,7 +158,7 @@ class SASSDSparseEncoder(BaseModule):
         if not len(features):
             depth, height, width = self.out_shape
             shape = (batch_size, self.out_channels * depth, height, width)
-            nothing = sum(weight.sum() for weight in self.parameters()) * 0
+            nothing = connected_zero(self.parameters())
             return features.new_zeros(shape, dtype=torch.float32) + nothing, []
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
