@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ebm_mmdet.models.detectors.detector_wrapper import DetectorWrapper, log_density_of_reference
 
+from ..connected_zero import connected_zero
 from .frames import occupied_frames, select_frames
 
 __all__ = ["EBM3DDetector"]
@@ -122,8 +123,9 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
     ) -> dict[str, Tensor]:
         """Losses of the energy head, and of the detector unless it is frozen.
 
-        A batch without any ground truth gives a zero connected to the head's parameters (so that
-        distributed training goes on).
+        A batch without any ground truth gives a zero connected to the head's parameters, and one
+        without any point a zero connected to all that is trained, so that distributed training
+        goes on.
         """
         inputs, samples, _ = _with_points(batch_inputs_dict, batch_data_samples)
         # First, because mmdet3d's heads replace the boxes in the samples by bare tensors.
@@ -143,6 +145,11 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         # process has a box: the objectives' mean is defined there.
         count = reduce_mean(boxes.new_tensor(float(len(boxes))))
         losses.update(self.energy_head.loss(feats, boxes, batch_index, labels, avg_factor=count))
+        if not samples and not self.freeze_detector:
+            # The detector did not run here, but may have in another process.
+            losses["loss_energy"] = losses["loss_energy"] + connected_zero(
+                parameter for parameter in self.detector.parameters() if parameter.requires_grad
+            )
         return losses
 
     def _no_maps(self) -> list[Tensor]:
