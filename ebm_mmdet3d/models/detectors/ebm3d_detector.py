@@ -178,12 +178,12 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         for i, sample in enumerate(samples):
             gt = sample.gt_instances_3d
             box = gt.bboxes_3d.tensor[:, :7].to(device).float()
-            label = gt.labels_3d.to(device)
+            label = gt.labels_3d.to(device).long()
             # -1 are objects of other classes.
             keep = self.energy_head.is_trainable_box(box) & (label >= 0)
             boxes.append(box[keep])
             labels.append(label[keep])
-            index.append(torch.full_like(label[keep], i, dtype=torch.long))
+            index.append(torch.full_like(label[keep], i))
         return torch.cat(boxes), torch.cat(index), torch.cat(labels)
 
     def predict(
@@ -262,7 +262,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
 
     def _log_density_fn(self, feats: Sequence[Tensor], found: Sequence[InstanceData]):
         boxes = torch.cat([inst.bboxes_3d.tensor[:, :7] for inst in found])
-        labels = torch.cat([inst.labels_3d for inst in found])
+        labels = torch.cat([inst.labels_3d for inst in found]).long()  # CenterPoint's are int32
         counts = torch.tensor([len(inst) for inst in found], device=boxes.device)
         batch_index = torch.arange(len(found), device=boxes.device).repeat_interleave(counts)
         return self.energy_head.log_density_fn(feats, boxes, batch_index, labels)
