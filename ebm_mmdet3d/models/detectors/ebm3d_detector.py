@@ -9,7 +9,7 @@ import torch
 from mmdet.utils import reduce_mean
 from mmdet3d.models.detectors import Base3DDetector
 from mmdet3d.registry import MODELS, TASK_UTILS
-from mmdet3d.structures import LiDARInstance3DBoxes
+from mmdet3d.structures import Det3DDataSample
 from mmdet3d.structures.bbox_3d import limit_period
 from mmdet3d.structures.det3d_data_sample import SampleList
 from mmengine.config import ConfigDict
@@ -200,20 +200,40 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         if samples:
             with self.capture_features() as features:
                 samples = self.detector.predict(inputs, samples, **kwargs)
-            maps = features()
-        else:
-            maps = self._no_maps()
-        feats = self.prepare(maps, samples)
-        self.refine(feats, samples)
+            self.refine(self.prepare(features(), samples), samples)
 
         results = list(batch_data_samples)
-        for i, sample in enumerate(results):
-            if i in occupied:
-                results[i] = samples[occupied.index(i)]
-            else:
-                none = _no_detections(sample, samples, feats[0].device)
-                self.add_pred_to_datasample([sample], [none])
+        if len(occupied) < len(results):
+            usual = samples or [self._predict_one_point(batch_inputs_dict, results[0], **kwargs)]
+            nothing = usual[0].pred_instances_3d[:0]
+            for i, sample in enumerate(results):
+                if i in occupied:
+                    results[i] = samples[occupied.index(i)]
+                else:
+                    self.add_pred_to_datasample([sample], [nothing.clone()])
+        else:
+            results = samples
         return results
+
+    def _predict_one_point(
+        self, batch_inputs_dict: dict, sample: Det3DDataSample, **kwargs
+    ) -> Det3DDataSample:
+        """A prediction for one point in the middle of the range, in a copy of ``sample``.
+
+        Where no frame has a point, this tells what the result of a frame has: its fields, their
+        types, and the columns of its boxes are the detector's affair.
+        """
+        inputs = select_frames(batch_inputs_dict, [0])
+        point = inputs["points"][0].new_zeros(1, inputs["points"][0].shape[1])
+        voxels = getattr(self.data_preprocessor, "voxel_layer", None)
+        if voxels is not None:
+            place = point.new_tensor(voxels.point_cloud_range)
+            point[0, :3] = (place[:3] + place[3:]) / 2
+        sample = sample.clone()
+        inputs["points"] = [point]
+        if "voxels" in inputs:
+            inputs["voxels"] = self.data_preprocessor.voxelize([point], [sample])
+        return self.predict(inputs, [sample], **kwargs)[0]
 
     def refine(self, feats: Sequence[Tensor], samples: SampleList) -> SampleList:
         """Refine the ``pred_instances_3d`` of a batch in place.
@@ -278,18 +298,3 @@ def _with_points(batch_inputs_dict: dict, samples: SampleList) -> tuple[dict, li
         return batch_inputs_dict, list(samples), occupied
     inputs = select_frames(batch_inputs_dict, occupied)
     return inputs, [samples[i] for i in occupied], occupied
-
-
-def _no_detections(sample, others: SampleList, device: torch.device) -> InstanceData:
-    """Empty predictions, with all fields and box dimensions of other frames, if there are any."""
-    if others:
-        return others[0].pred_instances_3d[:0]
-    box_type = sample.metainfo.get("box_type_3d", LiDARInstance3DBoxes)
-    scores = torch.zeros(0, device=device)
-    return InstanceData(
-        bboxes_3d=box_type(torch.zeros(0, 7, device=device)),
-        scores_3d=scores,
-        labels_3d=scores.long(),
-        log_density=scores,
-        accepted_steps=scores.long(),
-    )

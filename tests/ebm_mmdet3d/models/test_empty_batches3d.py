@@ -86,7 +86,7 @@ def test_results_are_of_the_type_of_others(name, refiner):
     refiners = {
         "none": None,
         "ascent": dict(type="GradientAscentRefiner", step_size=[1e-6] * 7, num_steps=1),
-        "samples": dict(type="ImportanceMeanRefiner", noise=noise_cfg(), num_samples=16),
+        "samples": dict(type="ImportanceMeanRefiner", prior=dict(std=[0.01] * 7), num_samples=16),
     }
     model = build(cfg_of(name, refiner=refiners[refiner]))
     (usual,) = predict(model, frames_of(name, (False,)))
