@@ -133,7 +133,7 @@ def test_no_objects_give_a_zero_connected_to_every_parameter():
 class Recorder:
     """Stands in for the objective and keeps what it is asked."""
 
-    def __call__(self, fn, targets, proposal, avg_factor=None):
+    def __call__(self, fn, targets, avg_factor=None):
         self.fn, self.targets = fn, targets
         return {"loss": targets.sum() * 0}
 

@@ -35,7 +35,7 @@ class BoxRegressor(EBMBBoxHead):
 
     def offsets(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
         """Where the object is: boxes (R, 4) -> offsets (R, 4) relative to them."""
-        x, unsort = self._embed(feats, boxes, batch_index)
+        x, unsort = self.embed(feats, boxes, batch_index)
         return self.fc_energy(x)[unsort]
 
     def loss(self, feats, gt_boxes, batch_index, labels, avg_factor=None) -> dict[str, Tensor]:
