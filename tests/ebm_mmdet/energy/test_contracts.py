@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ OBJECTIVES: dict[str, Objective] = {
     "sm": ScoreMatchingObjective(),
     "sm_hutchinson": ScoreMatchingObjective("hutchinson", probes=2),
     "dsm": DSMObjective(0.2, 16),
-    "dsm_scaled": DSMObjective(torch.tensor([0.1, 0.1, 0.2]), 16, scale_by_sigma=True),
+    "dsm_scaled": DSMObjective((0.1, 0.1, 0.2), 16, scale_by_sigma=True),
     "proposal_nce": ProposalObjective(15, nll_weight=0.3),
     "proposal_ml_is": ProposalObjective(15, form="ml-is"),
 }
@@ -190,7 +191,7 @@ def test_objectives_are_interchangeable():
 
 @every_objective
 def test_objective_is_frozen_and_says_what_it_is(name):
-    objective = OBJECTIVES[name]
+    objective: Any = OBJECTIVES[name]
     names = [field.name for field in dataclasses.fields(objective) if field.init]
     assert names
     for field in names:
