@@ -152,6 +152,24 @@ def test_density_can_be_copied_and_pickled(name):
         torch.testing.assert_close(copied.sample(3, 5, seeded()), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", DENSITIES)
+def test_density_keeps_nothing_of_a_call(name):
+    check_threads(lambda i: DENSITIES[name].sample(1 + i % 5, i % 7, seeded(i)))
+
+
+def test_proposal_keeps_nothing_of_a_call():
+    network = Network()
+
+    def call(i: int) -> list[Tensor]:
+        proposal = bound(1 + i % 5, network).proposal()
+        y = proposal.draw(4, seeded(i))
+        log_q = proposal.log_prob(y)
+        gradients = torch.autograd.grad(log_q.sum(), list(network.q.parameters()))
+        return [y, log_q.detach(), *gradients]
+
+    check_threads(call)
+
+
 def test_proposal_of_parameters():
     parameters = [torch.zeros(4, 2), points(4, 2), torch.zeros(4, 2, DIM)]
     parameters = [p.requires_grad_() for p in parameters]

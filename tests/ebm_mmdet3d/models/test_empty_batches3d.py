@@ -29,7 +29,7 @@ def cfg_of(name: str, **overrides) -> dict:
             num_classes=1,
             in_channels=24,
             origin=RANGE[:2],
-            objective=dict(type="NCEObjective", num_samples=9, noise=noise_cfg()),
+            objective=dict(type="NCEObjective", num_noise=8, noise=noise_cfg()),
         )
         detector = sassd_cfg()
         detector.test_cfg.update(guide_thr=0.0, score_thr=0.0, max_num=6)
