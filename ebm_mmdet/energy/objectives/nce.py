@@ -11,7 +11,8 @@ from torch import Tensor
 from ..contracts import Density, LogDensityFn
 from ..log_density import at_least_float32, evaluate
 from ..losses import nce_loss
-from .settings import refuse, replaced_by_num_noise
+from ..old_names import refuse
+from .settings import replaced_by_num_noise
 
 __all__ = ["NCEObjective", "ScalableDensity"]
 
