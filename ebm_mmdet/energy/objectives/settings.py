@@ -14,18 +14,22 @@ Numbers = float | tuple[float, ...]
 """One number for all encoded coordinates, or one for each."""
 
 
-def numbers(name: str, value: float | Sequence[float] | Tensor) -> Numbers:
+def numbers(
+    name: str, value: float | Sequence[float] | Tensor, allow_zero: bool = False
+) -> Numbers:
     """A setting as plain positive numbers, which can be compared, pickled and printed.
 
     Args:
         name: of the setting, for the message.
         value: a number, or D of them.
+        allow_zero: some of them, but not all, may be zero.
 
     Raises:
-        ValueError: a number is not positive and finite, or there is none.
+        ValueError: a number is outside its range, or there is none.
     """
     table = torch.as_tensor(value, dtype=torch.float64)
-    if table.dim() > 1 or table.numel() == 0 or not ((table > 0) & table.isfinite()).all():
+    sound = ((table >= 0) if allow_zero else (table > 0)) & table.isfinite()
+    if table.dim() > 1 or not sound.all() or not table.any():
         raise ValueError(
             f"{name}={value} must be positive and finite: one number, or one for each encoded "
             "coordinate."
