@@ -48,6 +48,9 @@ class CheckedCOCO(COCO):
         AnnotationError: the file is not as expected.
     """
 
+    with_images = False
+    """Whether the images themselves will be read, by their paths and sizes in the file."""
+
     def __init__(self, annotation_file: str | None = None) -> None:
         self.source = str(annotation_file)
         try:
@@ -64,7 +67,7 @@ class CheckedCOCO(COCO):
 
     def createIndex(self) -> None:
         """Check and complete the content, then make pycocotools' tables of it."""
-        for line in complete_annotations(self.dataset, self.source):
+        for line in complete_annotations(self.dataset, self.source, self.with_images):
             print_log(line, logger="current", level=30)
         super().createIndex()
 
@@ -81,6 +84,12 @@ class CheckedCOCO(COCO):
         return super().get_cat_ids(list(cat_names), list(sup_names), list(cat_ids))
 
 
+class _CheckedDatasetCOCO(CheckedCOCO):
+    """What a data set reads with."""
+
+    with_images = True
+
+
 def use_checked_annotations() -> None:
     """Let mmdet's ``CocoDataset`` and ``CocoMetric`` read through :class:`CheckedCOCO`.
 
@@ -88,7 +97,7 @@ def use_checked_annotations() -> None:
     a reader of their own (LVIS, panoptic) keep it. The command-line tools, the demos and the
     studies do this; importing ``ebm_mmdet`` alone changes nothing in mmdet.
     """
-    CocoDataset.COCOAPI = CheckedCOCO
+    CocoDataset.COCOAPI = _CheckedDatasetCOCO
     coco_metric.COCO = CheckedCOCO
 
 
@@ -120,12 +129,14 @@ def check_class_names(content: dict, names: Sequence[str], source: str) -> None:
         raise AnnotationError(f"the data set names its class {repeated[0]!r} twice")
 
 
-def complete_annotations(content: dict, source: str) -> list[str]:
+def complete_annotations(content: dict, source: str, with_images: bool = True) -> list[str]:
     """Check the content of an annotation file, and fill in, in place, what can be filled in.
 
     Args:
         content: ``images``, ``categories`` and, unless it is a test set without, ``annotations``.
         source: name of the file, for messages.
+        with_images: also check path and size of the images, which a data set needs and a metric
+            does not.
 
     Returns:
         One sentence for each kind of value that was filled in, or of annotation that mmdet will
@@ -140,8 +151,9 @@ def complete_annotations(content: dict, source: str) -> list[str]:
     integer = "an integer (a string is none)"
     check = _Checker(source)
     check(images, "images", "id", _is_integer, integer)
-    check(images, "images", "file_name", lambda value: isinstance(value, str), "a path")
-    for key in ("height", "width"):
+    if with_images:
+        check(images, "images", "file_name", lambda value: isinstance(value, str), "a path")
+    for key in ("height", "width") if with_images else ():
         expected = "the size of the image in pixels, as it is on the disk"
         check(images, "images", key, lambda value: _is_number(value) and value > 0, expected)
     check(categories, "categories", "id", _is_integer, integer)
