@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run the demo; turn what a user can mend into one line."""
     args = parse_args(argv)
-    from ebm_mmdet.apis.demo import DataError, run_demo
+    from lab.demo import DataError, run_demo
 
     try:
         run_demo(

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the demo; turn what a user can mend into one line."""
     args = parse_args(argv)
     try:
-        from ebm_mmdet3d.apis.demo3d import run_demo3d
+        from lab.demo3d import run_demo3d
     except ModuleNotFoundError as error:
         sys.exit(f"demo3d: {error}; `pip install 'ebm-mmdet[3d]'` installs what 3D needs")
     try:

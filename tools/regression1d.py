@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run the study; turn what a user can mend into one line."""
     args = parse_args(argv)
-    from ebm_mmdet.regression1d import StudyError, run_study
+    from lab.regression1d import StudyError, run_study
 
     try:
         run_study(

@@ -14,15 +14,15 @@ from mmdet.evaluation import DumpDetResults, MultiDatasetsEvaluator
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import dump
 
-from ebm_mmdet.apis.command_line import (
+from ebm_mmdet.datasets import AnnotationError
+from ebm_mmdet.engine import CheckpointError
+from ebm_mmdet.engine.command_line import (
     UsageError,
     add_common_arguments,
     build_runner,
     load_config,
     set_evaluation_metrics,
 )
-from ebm_mmdet.datasets import AnnotationError
-from ebm_mmdet.engine import CheckpointError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

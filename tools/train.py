@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ebm_mmdet.apis.command_line import (
+from ebm_mmdet.datasets import AnnotationError
+from ebm_mmdet.engine import CheckpointError, find_resumable_checkpoint
+from ebm_mmdet.engine.command_line import (
     UsageError,
     add_common_arguments,
     build_runner,
     load_config,
 )
-from ebm_mmdet.datasets import AnnotationError
-from ebm_mmdet.engine import CheckpointError, find_resumable_checkpoint
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

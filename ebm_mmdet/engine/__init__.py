@@ -8,7 +8,6 @@ from .checkpoint import (
     find_resumable_checkpoint,
     read_checkpoint,
 )
-from .loading import adapt_plain_checkpoints
 from .norm_eval_hook import NormEvalHook
 
 __all__ = [
@@ -16,7 +15,6 @@ __all__ = [
     "CheckpointError",
     "NormEvalHook",
     "ReadableCheckpointHook",
-    "adapt_plain_checkpoints",
     "allow_training_state",
     "find_resumable_checkpoint",
     "read_checkpoint",

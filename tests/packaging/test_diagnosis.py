@@ -3,9 +3,9 @@
 import sys
 
 import pytest
-from packaging_support import REPO, run
 
 from ebm_mmdet.diagnosis import check_versions
+from tests.packaging.packaging_support import REPO, run
 
 GOOD = {
     "torch": "2.13.0+cpu",

@@ -6,7 +6,8 @@ import zipfile
 from email.parser import Parser
 
 import pytest
-from packaging_support import REPO, copy_sources, new_environment, pip_install, run
+
+from tests.packaging.packaging_support import REPO, copy_sources, new_environment, pip_install, run
 
 USER_CONFIG = """
 _base_ = 'ebm_mmdet::ebm/faster_rcnn_r50_fpn_nceplus.py'

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 import torch
-from tools_support import REPO, environment, run
 
 import ebm_mmdet  # noqa: F401  (allows loading training checkpoints)
+from tests.tools.tools_support import REPO, environment, run
 
 
 def gradients(work_dir):

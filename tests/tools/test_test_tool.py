@@ -11,9 +11,9 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tools_support import REPO, run
 
-from ebm_mmdet.apis.command_line import load_config, set_evaluation_metrics
+from ebm_mmdet.engine.command_line import load_config, set_evaluation_metrics
+from tests.tools.tools_support import REPO, run
 
 
 def tool(name):

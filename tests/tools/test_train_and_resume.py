@@ -8,9 +8,9 @@ import time
 
 import pytest
 import torch
-from tools_support import REPO, environment, run
 
 import ebm_mmdet  # noqa: F401  (allows loading training checkpoints)
+from tests.tools.tools_support import REPO, environment, run
 
 TRAIN = [sys.executable, "tools/train.py"]
 ENDLESS = ["--cfg-options", "train_cfg.max_iters=100000"]

@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from tools_support import REPO, environment, run
+
+from tests.tools.tools_support import REPO, environment, run
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config, DictAction
 
 import ebm_mmdet  # noqa: F401  (registers our types)
-from ebm_mmdet.apis.demo.data import NUM_IMAGES, generate
-from ebm_mmdet.apis.study import DetectorRow, StudySettings, compare_detectors, metric_cell
 from ebm_mmdet.files import fill_section, markdown_table
+from lab.demo.data import NUM_IMAGES, generate
+from lab.studies import DetectorRow, StudySettings, compare_detectors, metric_cell
 
 METRICS = ("AP", "AP50", "AP75", "AP90")
 KEYS = {"rows", "rounds", "boxes", "shapes"}

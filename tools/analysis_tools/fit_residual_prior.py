@@ -17,7 +17,7 @@ from mmengine.config import Config, DictAction
 from torch import Tensor
 
 import ebm_mmdet  # noqa: F401  (registers our types)
-from ebm_mmdet.apis.study import detector_residuals, load_frozen_detector
+from ebm_mmdet.apis import detector_residuals, load_frozen_detector
 from ebm_mmdet.energy import fit_residual_std
 
 

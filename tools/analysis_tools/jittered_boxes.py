@@ -18,10 +18,10 @@ import numpy as np
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
-from ebm_mmdet.apis.demo import report
-from ebm_mmdet.apis.demo.evaluate import load_model, val_loader
 from ebm_mmdet.files import write_json
-from ebm_mmdet3d.apis.jittered_boxes import refine_jittered_boxes
+from lab.demo import report
+from lab.demo.evaluate import load_model, val_loader
+from lab.studies.jittered_boxes import refine_jittered_boxes
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:

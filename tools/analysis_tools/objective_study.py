@@ -22,8 +22,8 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config, DictAction
 
 import ebm_mmdet  # noqa: F401  (registers our types)
-from ebm_mmdet.apis.study import StudySettings, compare_recipes, metric_cell
 from ebm_mmdet.files import fill_section, markdown_table
+from lab.studies import StudySettings, compare_recipes, metric_cell
 
 METRICS = ("AP", "AP50", "AP75", "AP90")
 

@@ -20,8 +20,8 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config, DictAction
 
 import ebm_mmdet  # noqa: F401  (registers our types)
-from ebm_mmdet.apis.study import METRICS, StudySettings, metric_cell, run_study
 from ebm_mmdet.files import fill_section, markdown_table
+from lab.studies import METRICS, StudySettings, metric_cell, run_study
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -22,7 +22,7 @@ entries that have.
 samples where f is evaluated at both (NCE, ML-IS, a learned proposal), the samples alone elsewhere.
 """
 
-from .importance import KLDISObjective, MLISObjective
+from .importance_sampling import KLDISObjective, MLISObjective
 from .mcmc import MCMCObjective
 from .nce import NCEObjective
 from .proposal import ProposalObjective

@@ -1,15 +1,16 @@
 """Heads, registered in mmdet's ``MODELS``."""
 
-from .box_log_density import BoxLogDensity
 from .ebm_bbox_head import EBMBBoxHead
+from .energy_head import BoxLogDensity, EnergyHead
 from .feature_standardizer import FeatureStandardizer
 from .kl_bbox_head import KLBBoxHead
 from .kl_retina_head import KLRetinaHead
-from .proposal_head import ProposalBoxLogDensity, ProposalEBMBBoxHead
+from .proposal_ebm_bbox_head import ProposalBoxLogDensity, ProposalEBMBBoxHead
 
 __all__ = [
     "BoxLogDensity",
     "EBMBBoxHead",
+    "EnergyHead",
     "FeatureStandardizer",
     "KLBBoxHead",
     "KLRetinaHead",

@@ -9,8 +9,8 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ...energy.limits import limit
 from ...energy.log_density import at_least_float32
+from ...energy.recoverable_clamp import recoverable_clamp
 from ...energy.reduction import reduce_loss
 
 __all__ = ["KLLoss", "kl_loss", "limit_alpha"]
@@ -31,7 +31,7 @@ def limit_alpha(alpha: Tensor, limits: Sequence[float] | None) -> Tensor:
         alpha: log σ², any shape, floating point; infinities count as large numbers.
     """
     low, high = _REPRESENTABLE if limits is None else limits
-    return limit(alpha.to(at_least_float32(alpha.dtype)), low, high)
+    return recoverable_clamp(alpha.to(at_least_float32(alpha.dtype)), low, high)
 
 
 def kl_loss(

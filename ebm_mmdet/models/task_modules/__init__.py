@@ -17,9 +17,9 @@ from ...energy import (
 )
 from .delta_xyxy_coder import DeltaXYXYBBoxCoder
 from .energy_guided_nms import EnergyGuidedNMS
+from .gradient_ascent_refiner import GradientAscentRefiner
 from .importance_refiner import ImportanceMeanRefiner
 from .proposal_refiner import ProposalRefiner
-from .refiners import GradientAscentRefiner
 from .variance_voting import variance_vote
 
 for _part in (

@@ -1,0 +1,121 @@
+"""What a frozen detector sees, computed once: training a head on it takes minutes on a CPU."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.dataset import pseudo_collate
+from mmengine.runner import set_random_seed
+from torch import Tensor
+
+from ..models.detectors import EBMDetector
+
+__all__ = ["TestImage", "TrainingView", "cache_test_images", "cache_training_views", "collate"]
+
+
+class TrainingView(NamedTuple):
+    """One augmented training image."""
+
+    neck: tuple[Tensor, ...]
+    """(C, H, W) each level of the neck."""
+    boxes: Tensor
+    """(n, 4) annotations in network-input pixels; ignore regions and slivers are left out."""
+    labels: Tensor
+    """(n,) int64."""
+
+
+class TestImage(NamedTuple):
+    """One test image with the detector's boxes in its own pixels."""
+
+    __test__ = False  # the name is no test for pytest
+
+    neck: tuple[Tensor, ...]
+    """(1, C, H, W) each level of the neck."""
+    detections: DetDataSample
+    """The detector's final boxes, at most ``max_per_img``."""
+    candidates: DetDataSample | None
+    """All boxes above the threshold, where the wrapper does its own suppression."""
+    seconds: float
+    """What the detector alone took."""
+
+
+@torch.no_grad()
+def cache_training_views(
+    detector: EBMDetector, dataset: Sequence, rounds: int, seed: int
+) -> list[TrainingView]:
+    """Pass the data set ``rounds`` times through its augmentation and the frozen detector.
+
+    Args:
+        detector: the wrapper; only its detector runs.
+        dataset: an mmdet training data set.
+        rounds: augmented versions of every image.
+        seed: of the augmentation.
+    """
+    set_random_seed(seed)
+    detector.eval()
+    views = []
+    for index in [*range(len(dataset))] * rounds:
+        batch = detector.data_preprocessor(pseudo_collate([dataset[index]]), False)
+        annotated = batch["data_samples"][0].gt_instances
+        boxes = getattr(annotated.bboxes, "tensor", annotated.bboxes).float()
+        keep = detector.energy_head.is_trainable_box(boxes)
+        if keep.any():
+            neck = tuple(level[0].clone() for level in detector.extract_maps(batch["inputs"]))
+            views.append(TrainingView(neck, boxes[keep], annotated.labels[keep]))
+    return views
+
+
+@torch.no_grad()
+def cache_test_images(
+    detector: EBMDetector, dataset: Sequence, max_per_img: int = 100
+) -> list[TestImage]:
+    """Detect on every image of a test data set, without refinement."""
+    detector.eval()
+    images = []
+    for index in range(len(dataset)):
+        batch = detector.data_preprocessor(pseudo_collate([dataset[index]]), False)
+        inputs, samples = batch["inputs"], batch["data_samples"]
+        start = time.perf_counter()
+        with detector.capture_features() as features:
+            (found,) = detector.detector.predict(inputs, copy.deepcopy(samples), rescale=True)
+        seconds = time.perf_counter() - start
+        order = found.pred_instances.scores.argsort(descending=True, stable=True)
+        found.pred_instances = found.pred_instances[order[:max_per_img]]
+        candidates = None
+        if detector.candidates is not None:
+            every_box = detector.candidates.without_nms(detector.detector)
+            (candidates,) = every_box.predict(inputs, samples, rescale=True)
+        images.append(TestImage(features(), found, candidates, seconds))
+    return images
+
+
+def collate(
+    views: Sequence[TrainingView], boxes_per_view: int, generator: torch.Generator
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    """Batch some views with a random few of each one's boxes.
+
+    Maps of different size are padded with zeros on the right and at the bottom, beyond the reach
+    of any box.
+
+    Returns:
+        Neck levels (B, C, H, W), boxes (N, 4), image of each box (N,), labels (N,).
+    """
+    necks = []
+    for level in zip(*(view.neck for view in views)):
+        height, width = (max(x.shape[d] for x in level) for d in (1, 2))
+        batch = level[0].new_zeros(len(level), len(level[0]), height, width)
+        for target, x in zip(batch, level):
+            target[:, : x.shape[1], : x.shape[2]] = x
+        necks.append(batch)
+    picks = [torch.randperm(len(v.boxes), generator=generator)[:boxes_per_view] for v in views]
+    return (
+        necks,
+        torch.cat([view.boxes[pick] for view, pick in zip(views, picks)]),
+        torch.cat([torch.full_like(pick, i) for i, pick in enumerate(picks)]),
+        torch.cat([view.labels[pick] for view, pick in zip(views, picks)]),
+    )

@@ -1,0 +1,64 @@
+"""How wrong are a detector's boxes? Residuals of matched detections, for the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from mmdet.structures import DetDataSample
+from pycocotools.coco import COCO
+from torch import Tensor
+
+from ..evaluation import match_detections
+from ..models.box_coding import encode_boxes
+from ..models.detectors import EBMDetector
+from .feature_cache import cache_test_images
+
+__all__ = ["detector_residuals", "matched_residuals"]
+
+
+def detector_residuals(
+    detector: EBMDetector, dataset: Sequence, score_thr: float = 0.3, iou_thr: float = 0.5
+) -> Tensor:
+    """Residuals (n, 4) of a detector on an mmdet data set; see :func:`matched_residuals`."""
+    samples = [image.detections for image in cache_test_images(detector, dataset)]
+    truth = COCO(dataset.ann_file)
+    return matched_residuals(truth, samples, dataset.cat_ids, score_thr, iou_thr)
+
+
+def matched_residuals(
+    ground_truth: COCO,
+    samples: Iterable[DetDataSample],
+    category_ids: list[int],
+    score_thr: float = 0.3,
+    iou_thr: float = 0.5,
+) -> Tensor:
+    """Truth minus detection in encoded coordinates, for detections that found an object.
+
+    Which ones did, says :func:`~ebm_mmdet.evaluation.match_detections`.
+
+    Args:
+        ground_truth: annotations.
+        samples: detections in the images' own pixels, with ``img_id``.
+        category_ids: COCO category of each label.
+        score_thr: detections below this score are no part of it.
+        iou_thr: least overlap of a match.
+
+    Returns:
+        (n, 4) offsets ``(cx/w, cy/h, log w, log h)`` relative to the detection.
+    """
+    residuals = [torch.zeros(0, 4)]
+    for sample in samples:
+        found = sample.pred_instances
+        matched, truth = match_detections(
+            ground_truth,
+            sample.img_id,
+            found.bboxes,
+            found.scores,
+            found.labels,
+            category_ids,
+            score_thr,
+            iou_thr,
+        )
+        residuals.append(encode_boxes(truth, found.bboxes[matched]))
+    return torch.cat(residuals)

@@ -1,0 +1,97 @@
+"""How a prediction is made from a log-density: configured once, called per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.registry import TASK_UTILS
+from torch import Tensor
+
+from ...energy import (
+    LogDensityFn,
+    RefinementResult,
+    gradient_ascent,
+    prior_step_size,
+    with_gaussian_prior,
+)
+from .detection_prior import DetectionPrior
+
+__all__ = ["GradientAscentRefiner"]
+
+
+@TASK_UTILS.register_module()
+class GradientAscentRefiner:
+    """Gradient ascent on f, or on a posterior ``temperature f + log N(y; ŷ + bias, (scale std)²)``.
+
+    With ``std='per_box'`` the prior is ``N(ŷ + bias, scale² Σ)`` with the covariance Σ that the
+    detector predicts for each box, correlations included.
+
+    Args:
+        step_size: step lengths of the encoded coordinates, a number or (D,). Required without a
+            prior; with one, the default is derived from it and needs no tuning.
+        num_steps: T of Algorithm 1.
+        decay: factor on a box's step lengths after a rejected step.
+        prior: None (the published rule), or ``dict(std=..., bias=0.0, scale=1.0,
+            temperature=1.0)``, see :class:`.DetectionPrior`.
+        return_trace: keep every step in the result, for plots.
+
+    Raises:
+        ValueError: neither a step size nor a prior, or unknown keys in ``prior``.
+
+    Source: Gustafsson et al., ECCV 2020 (1909.12297), Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        step_size: float | Sequence[float] | None = None,
+        num_steps: int = 10,
+        decay: float = 0.5,
+        prior: dict | None = None,
+        return_trace: bool = False,
+    ) -> None:
+        if step_size is None and prior is None:
+            raise ValueError(
+                "GradientAscentRefiner needs step_size, such as (8e-4, 8e-4, 3.2e-3, 3.2e-3) of "
+                "the papers, or a prior from which it follows"
+            )
+        self.step_size, self.num_steps, self.decay = step_size, num_steps, decay
+        self.prior = None if prior is None else DetectionPrior.from_config(prior)
+        self.return_trace = return_trace
+
+    def __call__(
+        self,
+        log_density_fn: LogDensityFn,
+        y0: Tensor,
+        *,
+        covariance: Tensor | None = None,
+        num_per_image: Sequence[int] | None = None,
+    ) -> RefinementResult:
+        """Climb from ``y0``.
+
+        Args:
+            log_density_fn: f of the N boxes.
+            y0: (N, D) encoded detections ŷ, where the climb starts.
+            covariance: (N, D, D) of the detector, encoded; read with ``prior.std='per_box'``.
+            num_per_image: not read: boxes do not know of each other.
+
+        Returns:
+            See :class:`~ebm_mmdet.energy.RefinementResult`; ``log_density`` is that of f alone,
+            without the prior.
+        """
+        step_size, climbed = self.step_size, log_density_fn
+        if self.prior is not None:
+            std = self.prior.scaled_std(y0, covariance)
+            climbed = with_gaussian_prior(
+                log_density_fn, self.prior.mean(y0), std, temperature=self.prior.temperature
+            )
+            if step_size is None:
+                step_size = prior_step_size(std)
+        result = gradient_ascent(
+            climbed, y0, step_size, self.num_steps, self.decay, return_trace=self.return_trace
+        )
+        if self.prior is not None:
+            with torch.no_grad():
+                f = log_density_fn(result.y.unsqueeze(1)).squeeze(1)
+            result = result._replace(log_density=f)
+        return result

@@ -1,0 +1,122 @@
+"""GradientAscentRefiner: the published rule, the prior, and its messages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ebm_mmdet.models import GradientAscentRefiner
+from ebm_mmdet.models.side_uncertainty import side_std_to_covariance
+
+MODE = torch.tensor([[0.2, -0.1, 0.3, 0.0], [-0.4, 0.1, 0.0, 0.2]])
+WIDTH = 0.1
+
+
+def log_density(u):
+    return -0.5 * ((u - MODE[:, None]) / WIDTH).square().sum(-1)
+
+
+def test_the_published_rule_converges_to_the_mode():
+    result = GradientAscentRefiner(step_size=WIDTH**2 / 2, num_steps=40)(
+        log_density, torch.zeros(2, 4)
+    )
+    torch.testing.assert_close(result.y, MODE, atol=1e-4, rtol=0)
+
+
+def posterior_mode(std, scale, temperature, bias=0.0):
+    precision = temperature / WIDTH**2
+    prior = 1 / (scale * std) ** 2
+    return (precision * MODE + prior * bias) / (precision + prior)
+
+
+@pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (0.5, 1.0), (0.25, 4.0)])
+def test_with_a_prior_it_finds_the_posterior_mode_without_a_step_size(scale, temperature):
+    std = torch.tensor([0.05, 0.05, 0.1, 0.1])
+    prior = dict(std=std.tolist(), scale=scale, temperature=temperature)
+    result = GradientAscentRefiner(num_steps=60, prior=prior)(log_density, torch.zeros(2, 4))
+    expected = posterior_mode(std, scale, temperature)
+    torch.testing.assert_close(result.y, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(result.log_density, log_density(result.y[:, None])[:, 0])
+
+
+def test_bias_moves_the_centre_of_the_prior_but_not_the_start():
+    """argmax τ f(y) + log N(y; ŷ + bias, (s Σ)²), climbed from ŷ."""
+    std, bias = torch.tensor([0.05, 0.05, 0.1, 0.1]), torch.tensor([0.02, -0.01, 0.05, 0.0])
+    detected = torch.tensor([[0.1, 0.0, 0.0, 0.0], [0.0, 0.0, -0.1, 0.0]])
+    prior = dict(std=std.tolist(), bias=bias.tolist(), scale=0.5)
+    result = GradientAscentRefiner(num_steps=60, prior=prior)(log_density, detected)
+    expected = posterior_mode(std, 0.5, 1.0, detected + bias)
+    torch.testing.assert_close(result.y, expected, atol=1e-4, rtol=0)
+    still = GradientAscentRefiner(num_steps=0, prior=prior)(log_density, detected)
+    assert torch.equal(still.y, detected)
+
+
+def test_a_prior_per_box_needs_nothing_where_nothing_was_detected():
+    refiner = GradientAscentRefiner(prior=dict(std="per_box"))
+    result = refiner(lambda u: -u.square().sum(-1), torch.zeros(0, 4))
+    assert result.y.shape == (0, 4)
+
+
+def test_a_prior_per_box_is_read_from_the_detections():
+    std = torch.tensor([[0.01, 0.01, 0.01, 0.01], [0.2, 0.2, 0.2, 0.2]])
+    covariance = torch.diag_embed(std.square())
+    refiner = GradientAscentRefiner(num_steps=60, prior=dict(std="per_box"))
+    result = refiner(log_density, torch.zeros(2, 4), covariance=covariance)
+    torch.testing.assert_close(result.y, posterior_mode(std, 1.0, 1.0), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="box_std"):
+        refiner(log_density, torch.zeros(2, 4))
+
+
+BOXES = torch.tensor([[10.0, 20, 50, 70], [0, 0, 30, 20]])
+SIDE_STD = torch.tensor([[4.0, 1, 1, 4], [0.5, 2, 2, 3]])
+
+
+@pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (0.5, 2.0)])
+def test_the_prior_per_box_is_the_whole_covariance_of_the_detector(scale, temperature):
+    """argmax τ f(y) + log N(y; ŷ, s² Σ) = (τA + P)⁻¹ (τA m + P ŷ),  P = (s² Σ)⁻¹."""
+    covariance = side_std_to_covariance(BOXES, SIDE_STD)
+    std = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    prior = dict(std="per_box", scale=scale, temperature=temperature)
+    result = GradientAscentRefiner(num_steps=200, prior=prior)(
+        log_density, torch.zeros(2, 4), covariance=covariance
+    )
+    pull = temperature / WIDTH**2 * torch.eye(4).double()
+    precision = torch.linalg.inv(scale**2 * covariance.double())
+    expected = torch.linalg.solve(pull + precision, pull @ MODE.double()[:, :, None])[..., 0]
+    torch.testing.assert_close(result.y.double(), expected, atol=1e-4, rtol=0)
+    # Without the correlations it would be elsewhere.
+    assert (result.y - posterior_mode(std, scale, temperature)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("ratio", [1e-4, 1.0, 1e4])
+def test_one_side_may_be_known_much_better_than_the_other(ratio):
+    """Covariances that float32 cannot tell from singular ones are priors too."""
+    side_std = torch.tensor([[1.0, 1, ratio, ratio], [1, ratio, 1, 1 / ratio]])
+    covariance = side_std_to_covariance(BOXES, side_std)
+    refiner = GradientAscentRefiner(prior=dict(std="per_box"))
+    result = refiner(log_density, torch.zeros(2, 4), covariance=covariance)
+    assert result.y.isfinite().all()
+    assert (result.log_density >= log_density(torch.zeros(2, 1, 4))[:, 0]).all()
+
+
+def test_what_is_no_covariance_is_refused():
+    for broken in (torch.full((2, 4, 4), torch.nan), -torch.eye(4).expand(2, 4, 4)):
+        refiner = GradientAscentRefiner(prior=dict(std="per_box"))
+        with pytest.raises(ValueError, match="box_cov of 2 of 2"):
+            refiner(log_density, torch.zeros(2, 4), covariance=broken)
+
+
+def test_messages():
+    with pytest.raises(ValueError, match="needs step_size"):
+        GradientAscentRefiner()
+    with pytest.raises(ValueError, match="sigma"):
+        GradientAscentRefiner(prior=dict(sigma=1.0))
+    for scale in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="prior.scale"):
+            GradientAscentRefiner(prior=dict(std=[0.1] * 4, scale=scale))
+    for std in ("per-box", [0.1, 0.0, 0.1, 0.1], [], [float("inf")] * 4):
+        with pytest.raises(ValueError, match="prior.std=.*'per_box'"):
+            GradientAscentRefiner(prior=dict(std=std))
+    for prior in (dict(std=[0.1] * 3), dict(std=[0.1] * 4, bias=[0.0] * 7)):
+        with pytest.raises(ValueError, match="4 coordinates"):
+            GradientAscentRefiner(prior=prior)(log_density, torch.zeros(2, 4))

@@ -1,0 +1,215 @@
+"""`tools/demo.py`: the whole demo in miniature, its folder rules, and its messages."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+pytest.importorskip("mmdet", reason="the demo trains an mmdet detector")
+
+import lab.demo.run as run_module
+from ebm_mmdet.datasets import write_coco
+from ebm_mmdet.files import write_json
+from lab.demo import DataError, report, run_demo
+from lab.demo.data import DemoData, check_folder, use_data
+from lab.demo.evaluate import METRICS_SHOWN, Climb
+from lab.demo.folder import RESULTS, choose_folder
+from lab.demo.pictures import draw_all
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIGS = ROOT / "configs" / "demo"
+
+_SHORT = {"train_dataloader": {"batch_size": 2}, "default_hooks": {"logger": {"interval": 1}}}
+OVERRIDES = {
+    # With every location a candidate, an untrained detector gives boxes to refine.
+    "base": {**_SHORT, "train_cfg": {"max_iters": 2}},
+    "ebm": {
+        **_SHORT,
+        "train_cfg": {"max_iters": 2},
+        "model": {
+            "detector": {"test_cfg": {"score_thr": 0.0, "max_per_img": 5}},
+            "energy_head": {"fc_channels": [16], "pool_size": 3},
+        },
+    },
+}
+NUM_IMAGES = {"train": 4, "val": 3}
+
+
+def _test(out: Path, num_steps: int, work_dir: Path) -> dict[str, float]:
+    """Metrics of a finished miniature run as mmengine's runner computes them."""
+    cfg = Config.fromfile(CONFIGS / "shapes_ebm.py")
+    use_data(cfg, DemoData(out / "data", tuple(cfg.classes), generated=True))
+    cfg.merge_from_dict(OVERRIDES["ebm"])
+    cfg.model.refiner.num_steps = num_steps
+    cfg.load_from = str(out / "seed0" / "energy_head" / "iter_2.pth")
+    cfg.work_dir = str(work_dir)
+    return Runner.from_cfg(cfg).test()
+
+
+@pytest.mark.slow
+def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "demo"
+    options = dict(overrides=OVERRIDES, num_images=NUM_IMAGES)
+
+    # Interrupted after the detector: the second run must reuse it.
+    real, calls = run_module.train_stage, []
+
+    def interrupted_at_the_head(cfg, name, say):
+        calls.append(name)
+        if "head" in name:
+            raise KeyboardInterrupt
+        return real(cfg, name, say)
+
+    monkeypatch.setattr(run_module, "train_stage", interrupted_at_the_head)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(CONFIGS, out, **options)
+    detector = out / "seed0" / "detector" / "iter_2.pth"
+    written = detector.stat().st_mtime_ns
+    monkeypatch.setattr(run_module, "train_stage", real)
+    capsys.readouterr()
+
+    assert run_demo(CONFIGS, out, **options) == out
+    screen = capsys.readouterr().out
+    assert detector.stat().st_mtime_ns == written
+    assert "going on with the unfinished run" in screen
+    assert "trained already" in screen
+    for name in ("AP90", "mean IoU", "ms per image", report.EARLY_STOP[:40]):
+        assert name in screen
+    assert "mmengine" not in screen  # calm: the libraries' logs are in a file
+    assert "mmengine" in (out / "console.log").read_text()
+
+    (result,) = json.loads((out / RESULTS).read_text())
+    assert result["num_steps"] == 10
+    assert result["before"]["ms per image"] > 0
+    assert result["after"]["ms per image"] > 0
+    # One traced climb must give what tests of the model with T = 0 and T = 10 give.
+    for num_steps, traced in ((0, result["before"]), (10, result["after"])):
+        tested = _test(out, num_steps, tmp_path / f"test{num_steps}")
+        for name, key in METRICS_SHOWN.items():
+            expected = tested[f"coco/{key}"] * (1 if name == "mean IoU" else 100)
+            np.testing.assert_allclose(traced[name], expected, atol=1e-6, err_msg=name)
+        at_step = result["steps"][run_module.STEPS.index(num_steps)]
+        assert {name: traced[name] for name in METRICS_SHOWN} == at_step
+    assert (out / "pictures" / "ap_vs_steps.png").stat().st_size > 10_000
+
+    before = sorted(p for p in out.rglob("*") if p.is_file())
+    (tmp_path / "demo-2").mkdir()
+    write_json(tmp_path / "demo-2" / "notes.json", {})
+    chosen, note = choose_folder(out, {"seeds": 7})
+    assert chosen == tmp_path / "demo-3"
+    assert "kept" in note
+    assert sorted(p for p in out.rglob("*") if p.is_file()) == before
+
+
+@pytest.mark.slow
+def test_miniature_run_on_a_users_folder(tmp_path, capsys):
+    """One object per image, and classes of the user's own."""
+    for seed, (split, count) in enumerate(NUM_IMAGES.items()):
+        file = write_coco(tmp_path / "mine", split, count, seed, num_shapes=(1, 1))
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category["name"] = f"my {category['name']}"
+        file.write_text(json.dumps(content))
+    out = run_demo(CONFIGS, tmp_path / "out", data=tmp_path / "mine", overrides=OVERRIDES)
+    assert "read the differences" in capsys.readouterr().out
+    (result,) = json.loads((out / RESULTS).read_text())
+    assert result["before"].keys() == {*METRICS_SHOWN, "ms per image"}
+    assert (out / "pictures" / "ap_vs_steps.png").exists()
+    log = (out / "console.log").read_text()
+    assert "my ellipse" in log
+    assert "ShapesDataset" not in log
+
+
+def test_one_object_is_enough_for_every_picture(tmp_path):
+    truth = np.array([10.0, 12, 40, 44])
+    path = np.linspace(truth + 4, truth + 1, 11).astype(np.float32)
+    image = np.zeros((64, 64, 3), np.uint8)
+    climb = Climb(image, truth.astype(np.float32), path, lambda u: -u.square().sum(1), number=0)
+    draw_all([climb], tmp_path)
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"before_after.png", "paths.png", "density.png"}
+
+
+def test_folder_messages_name_what_is_missing(tmp_path):
+    with pytest.raises(DataError, match="no folder.*nowhere.*annotations/train.json"):
+        check_folder(tmp_path / "nowhere")
+    write_coco(tmp_path, "train", 2, seed=0)
+    with pytest.raises(DataError, match=r"val\.json is missing"):
+        check_folder(tmp_path)
+    val = write_coco(tmp_path, "val", 2, seed=1)
+    data = check_folder(tmp_path)
+    assert (data.classes, data.generated) == (("ellipse", "polygon", "star"), False)
+
+    (tmp_path / "images" / "val_00001.png").unlink()
+    with pytest.raises(DataError, match=r"1 of the 2 images.*val_00001\.png"):
+        check_folder(tmp_path)
+    content = json.loads(val.read_text())
+    val.write_text(json.dumps({**content, "images": content["images"][:1]}))
+    check_folder(tmp_path)
+    val.write_text(json.dumps({**content, "annotations": []}))
+    with pytest.raises(DataError, match="'annotations'"):
+        check_folder(tmp_path)
+    val.write_text("{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        check_folder(tmp_path)
+
+
+def test_categories_must_agree(tmp_path):
+    write_coco(tmp_path, "train", 1, seed=0)
+    val = write_coco(tmp_path, "val", 1, seed=1)
+
+    def write_val(content) -> Path:
+        val.write_text(json.dumps(content))
+        return tmp_path
+
+    content = json.loads(val.read_text())
+    content["categories"][0]["name"] = "pear"
+    write_val(content)
+    with pytest.raises(DataError, match="differ are ellipse .train. and pear"):
+        check_folder(tmp_path)
+    content["categories"][0]["name"] = "ellipse"
+    check_folder(write_val(content))
+    for categories, message in (
+        # mmdet numbers classes in the order of the file, so this would swap labels silently.
+        (content["categories"][::-1], "same order; .* ellipse .train. and star"),
+        (content["categories"][:2], "star .train. and None"),
+    ):
+        with pytest.raises(DataError, match=message):
+            check_folder(write_val({**content, "categories": categories}))
+
+
+def _results(*gains):
+    before = {**dict.fromkeys(("AP", "AP50", "AP75", "AP90"), 70.0), "mean IoU": 0.8}
+    before["ms per image"] = 10.0
+    return [{"before": before, "after": {k: v + g for k, v in before.items()}} for g in gains]
+
+
+def test_spread_is_that_of_paired_differences():
+    (name, before, after, difference), *_ = report.rows(_results(1.0, 3.0))
+    assert (name, before, after) == ("AP", "70.0 ± 0.0", "72.0 ± 1.4")
+    assert difference == "+2.0 ± 1.4"
+    assert report.rows(_results(-0.5))[0][3] == "-0.5"
+
+
+def test_results_page_says_what_it_ran_on(monkeypatch):
+    monkeypatch.setattr(run_module.torch, "get_num_threads", lambda: 7)
+    page = run_module._page(_results(1.0, 3.0), 2)
+    assert page.startswith("`make demo SEEDS=2`, 7 CPU threads, mean")
+    assert "| AP | 70.0 ± 0.0 | 72.0 ± 1.4 | +2.0 ± 1.4 |" in page
+
+
+def test_command_line_turns_bad_data_into_one_line(tmp_path):
+    spec = importlib.util.spec_from_file_location("demo_tool", ROOT / "tools" / "demo.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    with pytest.raises(SystemExit, match="demo: there is no folder"):
+        tool.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit):
+        tool.parse_args(["--seeds", "0"])

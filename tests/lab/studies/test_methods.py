@@ -1,0 +1,45 @@
+"""Which rows a study has, for each kind of refiner."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="needs mmdet, which `make test` installs")
+
+from mmengine.config import ConfigDict
+
+import ebm_mmdet  # noqa: F401
+from lab.studies.methods import PAPERS_STEPS, study_methods
+
+STD, SHIFT = torch.full((4,), 0.1), torch.tensor([0.01, 0.0, 0.02, 0.0])
+
+
+def rows(**refiner):
+    refiner = ConfigDict(type="GradientAscentRefiner", num_steps=10, **refiner)
+    return {row.name: row for row in study_methods(refiner, STD, SHIFT, 0.125, ensemble=True)}
+
+
+def test_short_steps_are_compared_with_the_papers():
+    found = rows(step_size=1e-4)
+    assert "energy, T = 10, λ = 0.0001" in found
+    assert found["energy, the papers' λ"].refiner(None).step_size == PAPERS_STEPS
+    assert "energy, the papers' λ" not in rows(step_size=PAPERS_STEPS)
+
+
+@pytest.mark.parametrize(
+    ("std", "name"),
+    [
+        ("per_box", "energy, the detector's own prior"),
+        ([0.2] * 4, "energy, the recipe's own prior"),
+    ],
+)
+def test_a_refiner_with_a_prior_is_a_row_as_it_is(std, name):
+    """It has no step size, so there is no other one to compare with."""
+    found = rows(prior=dict(std=std, scale=0.5))
+    refiner = found[name].refiner(None)
+    assert (refiner.prior.std, refiner.prior.scale, refiner.step_size) == (std, 0.5, None)
+    assert f"mean of heads: {name}" in found
+    fitted = found["energy and prior, k = 0.125"].refiner(None).prior
+    assert fitted.std == STD.tolist()
+    assert not any("λ" in each for each in found)

@@ -1,0 +1,33 @@
+"""The output folder: an interrupted run goes on, a finished one is never touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ebm_mmdet.files import read_json, write_json
+
+SETTINGS = "settings.json"
+RESULTS = "results.json"
+
+
+def choose_folder(wanted: Path, settings: dict) -> tuple[Path, str | None]:
+    """Return the folder to work in, and a sentence for the screen if there is something to say.
+
+    The folder itself if it is new or empty; if it holds an unfinished run with the same settings,
+    that run goes on; otherwise the first of ``wanted-2``, ``wanted-3``, ... that is one of these.
+
+    Args:
+        wanted: What the user asked for.
+        settings: What a run depends on; JSON types.
+    """
+    folder, number = wanted, 1
+    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        unfinished = folder.is_dir() and not (folder / RESULTS).exists()
+        if unfinished and read_json(folder / SETTINGS) == settings:
+            return folder, f"going on with the unfinished run in {folder}"
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    write_json(folder / SETTINGS, settings)
+    if number == 1:
+        return folder, None
+    return folder, f"{wanted} holds another run, which is kept; this one goes to {folder}"

@@ -1,0 +1,77 @@
+"""Train one stage of the demo with mmengine's runner: quiet, resumable."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ebm_mmdet.engine import find_resumable_checkpoint
+
+
+class ProgressHook(Hook):
+    """Says every few seconds how far a training is.
+
+    Args:
+        name: What is trained.
+        say: Prints a line.
+        period: Seconds between two lines.
+    """
+
+    def __init__(self, name: str, say: Callable[[str], None], period: float = 15.0) -> None:
+        self.name, self.say, self.period = name, say, period
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the clock."""
+        self.start = self.last = time.monotonic()
+        self.first_iter = runner.iter
+
+    def after_train_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Print a line if it is time."""
+        now, done = time.monotonic(), runner.iter + 1
+        if now - self.last < self.period or done == runner.max_iters:
+            return
+        self.last = now
+        left = (now - self.start) / (done - self.first_iter) * (runner.max_iters - done)
+        loss = float(outputs["loss"])
+        self.say(
+            f"  {self.name}: {done} of {runner.max_iters} iterations, loss {loss:.2f}, "
+            f"about {left:.0f} s left"
+        )
+
+
+def train_stage(cfg: Config, name: str, say: Callable[[str], None]) -> Path:
+    """Train what a config describes, unless that is done; go on where a run was interrupted.
+
+    Args:
+        cfg: With its own `work_dir`.
+        name: What is trained, for the screen.
+        say: Prints a line.
+
+    Returns:
+        Path of the last checkpoint.
+    """
+    iterations = cfg.train_cfg.max_iters
+    final = Path(cfg.work_dir) / f"iter_{iterations}.pth"
+    if final.is_file():
+        say(f"{name}: trained already ({final})")
+        return final
+    start = time.monotonic()
+    checkpoint = find_resumable_checkpoint(cfg.work_dir)
+    if checkpoint is not None:
+        say(f"{name}: going on from {checkpoint}")
+        cfg.load_from, cfg.resume = str(checkpoint), True
+    say(f"{name}: {iterations} iterations of {cfg.train_dataloader.batch_size} images")
+    # The demo evaluates at the end in its own way; a runner with these would do it too.
+    cfg = copy.deepcopy(cfg)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(ProgressHook(name, say), priority="VERY_LOW")
+    runner.train()
+    say(f"  {name}: done in {time.monotonic() - start:.0f} s")
+    return final

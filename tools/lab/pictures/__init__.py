@@ -1,0 +1,18 @@
+"""Pictures for people: functions of arrays that return matplotlib figures."""
+
+from .bev import draw_bev_boxes, draw_bev_scenes
+from .boxes import draw_before_after, draw_refinement_paths
+from .curves import plot_ap_vs_steps
+from .curves3d import plot_rotation_scans, plot_steps_3d
+from .density import plot_density_slices
+
+__all__ = [
+    "draw_before_after",
+    "draw_bev_boxes",
+    "draw_bev_scenes",
+    "draw_refinement_paths",
+    "plot_ap_vs_steps",
+    "plot_density_slices",
+    "plot_rotation_scans",
+    "plot_steps_3d",
+]

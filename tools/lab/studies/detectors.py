@@ -1,0 +1,264 @@
+"""Several detectors, and several ways to test one of them, in one table."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmdet.registry import DATASETS, METRICS, MODELS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.runner import load_checkpoint
+from pycocotools.coco import COCO
+from torch import nn
+
+from ebm_mmdet.apis.frozen_detector import load_frozen_detector
+from ebm_mmdet.files import read_json, write_csv, write_json
+
+from ..demo.train import train_stage
+from .average_precision import MatchedDetections, coco_results
+from .bootstrap import bootstrap_weights
+from .heads import TrainedHeads, training_views
+from .methods import ENERGY, Method
+from .study import StudySettings, claim, hash_recipe, make_row
+
+__all__ = ["UNCERTAINTY", "DetectorRow", "compare_detectors"]
+
+JUDGE = dict(type="ProbabilisticBoxMetric")
+UNCERTAINTY = ("nll", "nll_px", "ece")
+TIMED_IMAGES = 20
+
+
+@dataclass(frozen=True)
+class DetectorRow:
+    """One row: a config that is tested, and where its weights come from."""
+
+    name: str
+    config: str
+    """Name of what is tested."""
+    trained_as: str = ""
+    """Name of the config that is trained, if it is another one. Where ``config`` is an
+    ``EBMDetector``, this is its detector, on which an energy head is trained."""
+
+    @property
+    def detector(self) -> str:
+        """Name of the config that is trained."""
+        return self.trained_as or self.config
+
+
+def compare_detectors(
+    cfgs: Mapping[str, Config],
+    rows: Sequence[DetectorRow],
+    out: Path,
+    settings: StudySettings,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Train what is missing, test every row, write ``results.json`` and ``results.csv``.
+
+    Every detector is trained once per seed, by the schedule of its config. An energy head is
+    trained on cached features of the detector of the same seed. Checkpoints, heads and detections
+    are kept in ``out`` and used again by the next call; an interrupted training goes on from its
+    last checkpoint.
+
+    Args:
+        cfgs: by name, all configs that the rows name; they share the validation images.
+        rows: the table; changes are relative to the first row.
+        out: folder of this study; what libraries print goes to ``console.log`` there.
+        settings: see :class:`.StudySettings`; ``prior_k`` and ``rivals`` are not read.
+        say: receives one line per step.
+
+    Returns:
+        What ``results.json`` holds. Each row has the metrics, ``params``, ``ms_per_image`` (the
+        whole detector, images of all rows in turns), ``training_s`` (detector and head) and, where
+        detections carry a covariance, means of ``UNCERTAINTY`` over seeds.
+
+    Raises:
+        ValueError: a schedule is not by iterations, an ``EBMDetector`` row has no ``trained_as``,
+            or the validation images differ.
+        FileExistsError: ``out`` holds results of other settings.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "console.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        study = _Study(cfgs, rows, out, settings, say)
+        return study.run()
+
+
+class _Study:
+    """One call of :func:`compare_detectors`."""
+
+    def __init__(
+        self,
+        cfgs: Mapping[str, Config],
+        rows: Sequence[DetectorRow],
+        out: Path,
+        settings: StudySettings,
+        say: Callable[[str], None],
+    ) -> None:
+        self.cfgs, self.rows, self.out, self.settings, self.say = cfgs, rows, out, settings, say
+        images = cfgs[rows[0].config].val_dataloader.dataset
+        for row in rows:
+            self._check(row, images)
+        self.test_set = DATASETS.build(images)
+        self.truth = COCO(self.test_set.ann_file)
+
+    def run(self) -> dict:
+        seeds = self.settings.seeds
+        # Before the first row, so that an interrupted study has lost no training.
+        for row in self.rows:
+            for seed in seeds:
+                self._trained(row, seed)
+        weights = bootstrap_weights(len(self.truth.imgs), self.settings.resamples)
+        tested = {row: [self._test(row, seed) for seed in seeds] for row in self.rows}
+        milliseconds = self._times()
+        base, lines = None, []
+        for row in self.rows:
+            runs = [MatchedDetections(self.truth, run["detections"]) for run in tested[row]]
+            base = base or runs
+            training = [run["training_s"] for run in tested[row]]
+            method = Method(row.name, lambda head: None)
+            line = make_row(method, base, runs, weights, training, [milliseconds[row.config] / 1e3])
+            line["params"] = tested[row][0]["params"]
+            for key in UNCERTAINTY:
+                values = [run["uncertainty"].get(key, np.nan) for run in tested[row]]
+                values = [value for value in values if np.isfinite(value)]
+                line[key] = round(float(np.mean(values)), 4) if values else None
+            lines.append(line)
+            shown = {key: value for key, value in line.items() if value is not None}
+            self.say("  ".join(f"{key} {value}" for key, value in shown.items()))
+        report = dict(
+            settings=asdict(self.settings),
+            images=len(self.truth.imgs),
+            threads=torch.get_num_threads(),
+            rows=lines,
+        )
+        write_json(self.out / "results.json", report)
+        write_csv(self.out / "results.csv", lines)
+        return report
+
+    def _check(self, row: DetectorRow, images: Mapping) -> None:
+        """Refuse what cannot be compared, before anything is trained."""
+        cfg, trained = self.cfgs[row.config], self.cfgs[row.detector]
+        if cfg.val_dataloader.dataset != images:
+            raise ValueError(f"row {row.name!r} has other validation images than the first row")
+        if "max_iters" not in trained.train_cfg:
+            raise ValueError(
+                f"row {row.name!r}: train_cfg={dict(trained.train_cfg)}; expected a schedule by "
+                "iterations, dict(type='IterBasedTrainLoop', max_iters=...)"
+            )
+        if trained.model.type == "EBMDetector":
+            raise ValueError(
+                f"row {row.name!r} is an EBMDetector; say in trained_as how its detector is trained"
+            )
+        claim(self.out / row.detector, dict(config=hash_recipe(trained)))
+        if row.trained_as:
+            wanted = dict(config=hash_recipe(cfg), trained_as=row.trained_as)
+            if _has_head(cfg):
+                wanted["rounds"] = self.settings.rounds
+                wanted["boxes_per_iteration"] = self.settings.boxes_per_iteration
+            claim(self.out / row.config, wanted)
+
+    def _trained(self, row: DetectorRow, seed: int) -> tuple[nn.Module, float]:
+        """The model of a row in eval mode, trained now or before, and the seconds that it took."""
+        checkpoint = self._checkpoint(row.detector, seed)
+        seconds, cfg = _training_seconds(checkpoint), copy.deepcopy(self.cfgs[row.config])
+        if not _has_head(cfg):
+            model = MODELS.build(cfg.model)
+            load_checkpoint(model, str(checkpoint), map_location="cpu", strict=True)
+            return model.eval(), seconds
+        cfg.load_from = str(checkpoint)
+        model, settings = load_frozen_detector(cfg), self.settings
+        views = training_views(cfg, model, settings.rounds, self.say)
+        folder, boxes = self.out / row.config / "heads", settings.boxes_per_iteration
+        trained = TrainedHeads(cfg, model, folder, views, boxes, self.say).get(ENERGY, seed)
+        model.energy_head = trained.head
+        return model.eval(), seconds + trained.seconds
+
+    def _checkpoint(self, name: str, seed: int) -> Path:
+        """The last checkpoint of a detector, which is trained unless that is done."""
+        cfg, folder = copy.deepcopy(self.cfgs[name]), self.out / name / f"seed{seed}"
+        path = folder / f"iter_{cfg.train_cfg.max_iters}.pth"
+        if not path.is_file():
+            # mmengine keeps loggers and pictures by name, for the whole process.
+            unique = str(folder.resolve()).replace("/", "_")
+            cfg.work_dir, cfg.experiment_name, cfg.randomness = str(folder), unique, dict(seed=seed)
+            cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+            if cfg.get("visualizer"):
+                cfg.visualizer.name = unique
+            train_stage(cfg, f"{name}, seed {seed}", self.say)
+        return path
+
+    def _test(self, row: DetectorRow, seed: int) -> dict:
+        """What a trained model finds on the validation images, from the folder if it is there."""
+        path = self.out / row.config / f"test{seed}.json"
+        if path.exists():
+            return read_json(path)
+        self.say(f"testing {row.name}, seed {seed}")
+        model, training_s = self._trained(row, seed)
+        metric = METRICS.build(dict(JUDGE, ann_file=self.test_set.ann_file))
+        metric.dataset_meta = self.test_set.metainfo
+        records, judged = [], 0
+        for index in range(len(self.test_set)):
+            with torch.inference_mode():
+                (sample,) = model.test_step(pseudo_collate([self.test_set[index]]))
+            found = sample.pred_instances
+            # All rows alike: clipping alone gains where a detector does not do it.
+            height, width = sample.ori_shape[:2]
+            found.bboxes = found.bboxes.clamp(min=0).minimum(
+                found.bboxes.new_tensor([width, height, width, height])
+            )
+            records += coco_results(
+                sample.img_id, found.bboxes, found.scores, found.labels, self.test_set.cat_ids
+            )
+            if "box_cov" in found:
+                metric.process({}, [sample.to_dict()])
+                judged += 1
+        values = metric.evaluate(judged) if judged else {}
+        result = dict(
+            detections=records,
+            uncertainty={key.rpartition("/")[2]: value for key, value in values.items()},
+            params=sum(parameter.numel() for parameter in model.parameters()),
+            training_s=training_s,
+        )
+        write_json(path, result)
+        return result
+
+    def _times(self) -> dict[str, float]:
+        """Median milliseconds per image of each row, loading left out.
+
+        The rows take turns on every image, so that other work on the machine meets all alike.
+        """
+        path, wanted = self.out / "times.json", {row.config for row in self.rows}
+        stored = read_json(path)
+        if stored and wanted <= set(stored):
+            return stored
+        self.say("timing")
+        models = {row.config: self._trained(row, self.settings.seeds[0])[0] for row in self.rows}
+        seconds = {name: [] for name in models}
+        for index in range(min(TIMED_IMAGES, len(self.test_set))):
+            batch = pseudo_collate([self.test_set[index]])
+            for name, model in models.items():
+                turn = copy.deepcopy(batch)
+                start = time.perf_counter()
+                with torch.inference_mode():
+                    model.test_step(turn)
+                seconds[name].append(time.perf_counter() - start)
+        result = {name: round(1e3 * float(np.median(s)), 1) for name, s in seconds.items()}
+        write_json(path, result)
+        return result
+
+
+def _has_head(cfg: Config) -> bool:
+    return cfg.model.type == "EBMDetector"
+
+
+def _training_seconds(checkpoint: Path) -> float:
+    """Sum of the times of all iterations, also of those before an interruption."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    steps, _ = state["message_hub"]["log_scalars"]["train/time"].data
+    return round(float(np.sum(steps)), 1)

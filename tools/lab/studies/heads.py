@@ -1,0 +1,95 @@
+"""Heads of a study: trained once per seed on cached features, and kept."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from torch import nn
+
+from ebm_mmdet.apis.feature_cache import TrainingView, cache_training_views
+from ebm_mmdet.engine import AtomicLocalBackend
+from ebm_mmdet.models.detectors import EBMDetector
+from ebm_mmdet.models.detectors.trunk_init import copy_trunk_from_box_head
+
+from .methods import ENERGY
+from .rivals import BoxRegressor
+from .training import Trained, train_head
+
+__all__ = ["TrainedHeads", "training_views"]
+
+
+def training_views(
+    cfg: Config, detector: EBMDetector, rounds: int, say: Callable[[str], None]
+) -> Callable[[], list[TrainingView]]:
+    """A function that makes the cached training images when first called, and keeps them."""
+
+    @functools.cache
+    def views() -> list[TrainingView]:
+        say(f"caching features of {rounds} versions of each image")
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        return cache_training_views(detector, dataset, rounds, seed=1000)
+
+    return views
+
+
+class TrainedHeads:
+    """Heads of one recipe, from the folder if they are there.
+
+    Args:
+        cfg: config of an ``EBMDetector`` with the recipe of its head.
+        detector: the frozen detector.
+        folder: where heads are kept.
+        views: makes the training images.
+        boxes_per_iteration: annotations per step.
+        say: receives one line per training.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        detector: EBMDetector,
+        folder: Path,
+        views: Callable[[], list[TrainingView]],
+        boxes_per_iteration: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self.cfg, self.detector, self.folder = cfg, detector, folder
+        self.views, self.boxes_per_iteration, self.say = views, boxes_per_iteration, say
+
+    def get(self, kind: str, seed: int) -> Trained:
+        """The head in eval mode, the seconds its training took, and its losses."""
+        path = self.folder / f"{kind}_{seed}.pth"
+        if path.exists():
+            head, stored = self._build(kind), torch.load(path, weights_only=True)
+            head.load_state_dict(stored["state_dict"])
+            return Trained(head.eval(), stored["seconds"], stored["losses"])
+        views = self.views()
+        trained = train_head(
+            lambda: self._build(kind), views, self.cfg, seed, self.boxes_per_iteration
+        )
+        losses = " ".join(f"{loss:.3f}" for loss in trained.losses)
+        self.say(f"trained {kind} head, seed {seed}, in {trained.seconds:.0f} s; loss {losses}")
+        state = dict(
+            state_dict=trained.head.state_dict(), seconds=trained.seconds, losses=trained.losses
+        )
+        _save(path, state)
+        return trained
+
+    def _build(self, kind: str) -> nn.Module:
+        settings = self.cfg.model.energy_head
+        head = MODELS.build(settings) if kind == ENERGY else BoxRegressor(settings)
+        if self.cfg.model.get("init_trunk_from", "auto") == "auto":
+            copy_trunk_from_box_head(self.detector.detector, head)
+        return head
+
+
+def _save(path: Path, state: dict) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    AtomicLocalBackend().put(buffer.getvalue(), path)

@@ -1,0 +1,160 @@
+"""The rows of the study: what is done to a detector's boxes, and with which trained head."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from mmdet.registry import TASK_UTILS
+from mmengine.config import ConfigDict
+from torch import Tensor, nn
+
+from ebm_mmdet.apis.feature_cache import TestImage
+from ebm_mmdet.models.detectors import EBMDetector
+
+from .average_precision import coco_results
+from .rivals import EnergyEnsemble, FixedOffset, RandomNudge, RegressionStep
+
+__all__ = ["ENERGY", "L1", "Method", "apply", "energy_methods", "study_methods"]
+
+ENERGY, L1 = "energy", "l1"
+NUDGE = 0.01
+MEAN_SAMPLES, MEAN_SCALE = 32, 0.5
+PAPERS_STEPS = [8e-4, 8e-4, 3.2e-3, 3.2e-3]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row.
+
+    ``refiner(head)`` makes the refiner from the trained head (None for untrained rows).
+    """
+
+    name: str
+    refiner: Callable[[nn.Module | None], Callable | None]
+    head: str | None = None
+    """Kind of head that has to be trained, once per seed."""
+    ensemble: bool = False
+    """One result of all seeds together instead of one result per seed."""
+    own_candidates: bool = False
+    """Start from the wrapper's candidates (energy-guided NMS) where the config has them."""
+    clip: bool = True
+    """Clip boxes to the image, which alone gains where a detector does not do it."""
+
+
+def study_methods(
+    refiner: ConfigDict, std: Tensor, shift: Tensor, k: float, ensemble: bool
+) -> list[Method]:
+    """All rows; the first one is what the others are compared with.
+
+    Args:
+        refiner: config of the refiner, with short steps or with a prior of its own.
+        std: (4,) residual standard deviations, for the prior.
+        shift: (4,) median residual, for the constant correction and as the bias of a prior.
+        k: strength of f against the prior, ``temperature * scale^2``.
+        ensemble: add the rows that use all heads at once.
+    """
+    rows = [
+        Method("detector, clipped", lambda head: None),
+        Method("detector, not clipped", lambda head: None, clip=False),
+        Method("constant correction", lambda head: FixedOffset(shift)),
+        Method(f"random nudge, σ = {NUDGE}", lambda head: RandomNudge(NUDGE, seed=0)),
+        Method("L1 head, full step", lambda head: RegressionStep(head, 1.0), L1),
+        Method("L1 head, half step", lambda head: RegressionStep(head, 0.5), L1),
+        *(climbs := energy_methods(refiner, std, shift, k)),
+    ]
+    if refiner.get("step_size") not in (None, PAPERS_STEPS):
+        settings = {**refiner, "step_size": PAPERS_STEPS}
+        far = TASK_UTILS.build(settings)
+        rows.append(Method("energy, the papers' λ", lambda head: far, ENERGY, own_candidates=True))
+    if ensemble:
+        rows += [
+            replace(method, name=f"mean of heads: {method.name}", ensemble=True)
+            for method in climbs[:3]
+        ]
+    return rows
+
+
+def energy_methods(refiner: ConfigDict, std: Tensor, shift: Tensor, k: float) -> list[Method]:
+    """The refiner as configured, modes with a prior without and with bias, and a mean of samples.
+
+    Arguments as for :func:`study_methods`.
+    """
+    climb = TASK_UTILS.build(refiner)
+    settings = {key: value for key, value in refiner.items() if key != "step_size"}
+    prior = dict(std=std.tolist(), scale=k**0.5)
+    posterior = TASK_UTILS.build({**settings, "prior": prior})
+    centred = TASK_UTILS.build({**settings, "prior": {**prior, "bias": shift.tolist()}})
+    mean = TASK_UTILS.build(
+        dict(
+            type="ImportanceMeanRefiner",
+            prior={**prior, "scale": MEAN_SCALE},
+            num_samples=MEAN_SAMPLES,
+        )
+    )
+    rows = {
+        _own_name(refiner): climb,
+        f"energy and prior, k = {k:g}": posterior,
+        f"energy and prior with bias, k = {k:g}": centred,
+        f"energy, mean of {MEAN_SAMPLES} samples, s = {MEAN_SCALE}": mean,
+    }
+    return [
+        Method(name, lambda head, built=built: built, ENERGY, own_candidates=True)
+        for name, built in rows.items()
+    ]
+
+
+def _own_name(refiner: ConfigDict) -> str:
+    prior = refiner.get("prior")
+    if prior is None:
+        return f"energy, T = {refiner.num_steps}, λ = {refiner.step_size}"
+    return f"energy, the {'detector' if prior['std'] == 'per_box' else 'recipe'}'s own prior"
+
+
+def apply(
+    method: Method,
+    detector: EBMDetector,
+    images: Sequence[TestImage],
+    heads: Sequence[nn.Module],
+    category_ids: Sequence[int],
+) -> tuple[list[dict], float]:
+    """Run one row over the test images, through the product's own refinement.
+
+    Args:
+        method: the row.
+        detector: the wrapper; left as it was.
+        images: from ``cache_test_images``.
+        heads: none, the trained head, or all heads for an ensemble.
+        category_ids: COCO category of each label.
+
+    Returns:
+        COCO result records, and median seconds per image for scoring, moving and clipping boxes.
+    """
+    kept = detector.energy_head, detector.refiner, detector.candidates, detector.clip_boxes
+    head = EnergyEnsemble(heads) if method.ensemble else (heads[0] if heads else None)
+    if head is not None:
+        detector.energy_head = head
+    detector.refiner, detector.clip_boxes = method.refiner(head), method.clip
+    if not method.own_candidates:
+        detector.candidates = None
+    detector.eval()
+    records, seconds = [], []
+    try:
+        with torch.no_grad():
+            for image in images:
+                source = image.detections if detector.candidates is None else image.candidates
+                source, start = copy.deepcopy(source), time.perf_counter()
+                feats = detector.energy_head.prepare(image.neck)
+                (sample,) = detector.refine(feats, [source], rescale=True)
+                seconds.append(time.perf_counter() - start)
+                found = sample.pred_instances
+                records += coco_results(
+                    sample.img_id, found.bboxes, found.scores, found.labels, category_ids
+                )
+    finally:
+        detector.energy_head, detector.refiner, detector.candidates, detector.clip_boxes = kept
+    return records, float(np.median(seconds))

@@ -1,0 +1,116 @@
+"""Several recipes of an energy head on one frozen detector: which objective trains it best?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from pycocotools.coco import COCO
+
+from ebm_mmdet.apis.feature_cache import cache_test_images
+from ebm_mmdet.apis.frozen_detector import load_frozen_detector
+from ebm_mmdet.files import write_csv, write_json
+
+from .average_precision import MatchedDetections
+from .bootstrap import bootstrap_weights
+from .heads import TrainedHeads, training_views
+from .methods import ENERGY, Method, apply, energy_methods
+from .study import StudySettings, claim_folder, make_row, residual_prior
+
+__all__ = ["compare_recipes"]
+
+
+def compare_recipes(
+    cfgs: Mapping[str, Config],
+    out: Path,
+    settings: StudySettings,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Train a head by every recipe on the same cached features, evaluate each by the same rules.
+
+    Heads are kept in ``out`` and used again by the next call.
+
+    Args:
+        cfgs: by name, configs of ``EBMDetector`` that differ in head, refiner and schedule only;
+            costs are relative to the first.
+        out: folder of this comparison.
+        settings: see :class:`StudySettings`; ``rivals`` is not read.
+        say: receives one line per step.
+
+    Returns:
+        What ``results.json`` holds. Each row has ``recipe``, ``method``, the metrics,
+        ``first_loss`` and ``last_loss`` (mean of the first and last tenth of the training) and
+        ``cost`` (training time relative to the first recipe).
+
+    Raises:
+        ValueError: the configs differ in the detector, its checkpoint or the training images.
+        FileExistsError: ``out`` holds heads of other settings.
+    """
+    first = next(iter(cfgs.values()))
+    for name, cfg in cfgs.items():
+        for part in ("model.detector", "load_from", "train_dataloader.dataset"):
+            if _get(cfg, part) != _get(first, part):
+                raise ValueError(
+                    f"recipe {name!r} has another {part}; recipes are compared on one detector "
+                    "and the same images. Let all of them inherit from one config"
+                )
+        claim_folder(out / name, cfg, settings)
+    detector = load_frozen_detector(first)
+    std, shift = residual_prior(first, detector, out / "prior.json", say)
+    test_set = DATASETS.build(first.val_dataloader.dataset)
+    truth, images = COCO(test_set.ann_file), cache_test_images(detector, test_set)
+    weights = bootstrap_weights(len(truth.imgs), settings.resamples)
+    views = training_views(first, detector, settings.rounds, say)
+
+    def evaluate(method: Method, heads: list) -> tuple[list[MatchedDetections], list[float]]:
+        runs, times = [], []
+        for head in heads:
+            records, seconds = apply(method, detector, images, head, test_set.cat_ids)
+            runs.append(MatchedDetections(truth, records))
+            times.append(seconds)
+        return runs, times
+
+    unrefined = Method("detector, clipped", lambda head: None)
+    base, times = evaluate(unrefined, [[]])
+    row = make_row(unrefined, base, base, weights, [], times)
+    rows = [dict(recipe="", **row, first_loss=None, last_loss=None, cost=None)]
+    reference = None
+    for name, cfg in cfgs.items():
+        heads = TrainedHeads(cfg, detector, out / name, views, settings.boxes_per_iteration, say)
+        trained = [heads.get(ENERGY, seed) for seed in settings.seeds]
+        seconds = [each.seconds for each in trained]
+        reference = reference or float(np.mean(seconds))
+        climbs = energy_methods(cfg.model.refiner, std, shift, settings.prior_k)[:3]
+        for method in climbs:
+            runs, times = evaluate(method, [[each.head] for each in trained])
+            row = make_row(method, base, runs, weights, seconds, times)
+            rows.append(
+                dict(
+                    recipe=name,
+                    **row,
+                    first_loss=round(float(np.mean([each.losses[0] for each in trained])), 3),
+                    last_loss=round(float(np.mean([each.losses[-1] for each in trained])), 3),
+                    cost=round(float(np.mean(seconds)) / reference, 2),
+                )
+            )
+            say("  ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None))
+    report = dict(
+        settings=asdict(settings),
+        residual_std=std.tolist(),
+        threads=torch.get_num_threads(),
+        rows=rows,
+    )
+    write_json(out / "results.json", report)
+    write_csv(out / "results.csv", rows)
+    return report
+
+
+def _get(cfg: Config, path: str):
+    for key in path.split("."):
+        cfg = cfg[key]
+    return cfg

@@ -1,0 +1,117 @@
+"""What energy refinement has to beat, on the same features and the same jittered boxes.
+
+Every rival has the signature of a refiner, so :class:`~ebm_mmdet.models.detectors.EBMDetector`
+applies, rescales and clips all of them in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ebm_mmdet.energy import RefinementResult
+from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
+from ebm_mmdet.models.heads import BoxLogDensity, EBMBBoxHead
+
+__all__ = ["BoxRegressor", "EnergyEnsemble", "FixedOffset", "RandomNudge", "RegressionStep"]
+
+
+class BoxRegressor(EBMBBoxHead):
+    """The pooling and the trunk of an energy head with four outputs: offsets to the object.
+
+    Trained as box heads usually are, by the L1 distance in encoded coordinates, on boxes drawn
+    around the annotations from the noise that the energy head is trained with.
+
+    Args:
+        energy_head: config of the energy head it competes with.
+    """
+
+    def __init__(self, energy_head: dict) -> None:
+        settings = {key: value for key, value in energy_head.items() if key != "type"}
+        super().__init__(**{**settings, "num_classes": 4, "class_agnostic": False})
+
+    def offsets(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
+        """Where the object is: boxes (R, 4) -> offsets (R, 4) relative to them."""
+        x, unsort = self.embed(feats, boxes, batch_index)
+        return self.fc_energy(x)[unsort]
+
+    def loss(self, feats, gt_boxes, batch_index, labels, avg_factor=None) -> dict[str, Tensor]:
+        """Mean L1 distance; signature of :meth:`EBMBBoxHead.loss`."""
+        number, samples = len(gt_boxes), self.objective.num_samples
+        jitter, _ = self.objective.noise.sample(number, samples)
+        boxes = decode_boxes(jitter, gt_boxes[:, None]).reshape(-1, 4)
+        targets = encode_boxes(gt_boxes.repeat_interleave(samples, 0), boxes)
+        found = self.offsets(feats, boxes, batch_index.repeat_interleave(samples))
+        return {"loss_l1": F.l1_loss(found, targets)}
+
+
+def _moved(offsets: Tensor) -> RefinementResult:
+    steps = torch.ones(len(offsets), dtype=torch.long)
+    return RefinementResult(offsets, offsets.new_zeros(len(offsets)), steps, None)
+
+
+class RegressionStep:
+    """Move a box by the regressor's answer, or by a part of it."""
+
+    def __init__(self, regressor: BoxRegressor, length: float) -> None:
+        self.regressor, self.length = regressor, length
+
+    @torch.no_grad()
+    def __call__(self, fn: BoxLogDensity, y0: Tensor, found: Sequence = ()) -> RefinementResult:
+        offsets = self.regressor.offsets(fn.feats, fn.reference, fn.batch_index)
+        return _moved(self.length * offsets)
+
+
+class FixedOffset:
+    """Move every box by the same relative amount (4,): a systematic error of the detector."""
+
+    def __init__(self, offset: Tensor) -> None:
+        self.offset = offset
+
+    def __call__(self, fn: BoxLogDensity, y0: Tensor, found: Sequence = ()) -> RefinementResult:
+        return _moved(self.offset.to(y0).expand_as(y0))
+
+
+class RandomNudge:
+    """Move every box by Gaussian noise, to see that movement as such gains nothing."""
+
+    def __init__(self, std: float, seed: int) -> None:
+        self.std, self.generator = std, torch.Generator().manual_seed(seed)
+
+    def __call__(self, fn: BoxLogDensity, y0: Tensor, found: Sequence = ()) -> RefinementResult:
+        return _moved(self.std * torch.randn(y0.shape, generator=self.generator))
+
+
+class EnergyEnsemble(nn.Module):
+    """The mean log-density of several heads (a product of experts), in the place of one head."""
+
+    def __init__(self, heads: Sequence[EBMBBoxHead]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def prepare(self, neck_outputs: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Maps for every head; see :meth:`EBMBBoxHead.prepare`."""
+        return [head.prepare(neck_outputs) for head in self.heads]
+
+    def log_density_fn(self, feats, reference, batch_index, labels) -> _MeanLogDensity:
+        """See :meth:`EBMBBoxHead.log_density_fn`."""
+        return _MeanLogDensity(
+            [
+                head.log_density_fn(maps, reference, batch_index, labels)
+                for head, maps in zip(self.heads, feats)
+            ]
+        )
+
+
+class _MeanLogDensity:
+    def __init__(self, members: Sequence[BoxLogDensity]) -> None:
+        self.members, self.reference = members, members[0].reference
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return torch.stack([member(y) for member in self.members]).mean(0)
+
+    def select(self, index: Tensor) -> _MeanLogDensity:
+        return _MeanLogDensity([member.select(index) for member in self.members])

@@ -1,0 +1,236 @@
+"""The refinement study: one detector, several heads, several rivals, one table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from pycocotools.coco import COCO
+from torch import Tensor
+
+from ebm_mmdet.apis.feature_cache import cache_test_images
+from ebm_mmdet.apis.frozen_detector import load_frozen_detector
+from ebm_mmdet.apis.residuals import detector_residuals
+from ebm_mmdet.energy import fit_residual_std
+from ebm_mmdet.files import write_csv, write_json
+from ebm_mmdet.models.detectors import EBMDetector
+
+from .average_precision import METRICS, MatchedDetections
+from .bootstrap import bootstrap_weights, paired_bootstrap
+from .heads import TrainedHeads, training_views
+from .methods import ENERGY, L1, Method, apply, study_methods
+
+__all__ = [
+    "StudySettings",
+    "claim",
+    "claim_folder",
+    "hash_recipe",
+    "load_frozen_detector",
+    "make_row",
+    "metric_cell",
+    "residual_prior",
+    "run_study",
+]
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What the study was run with; stored beside the results."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rounds: int = 12
+    """Augmented versions of every training image that are cached."""
+    boxes_per_iteration: int = 32
+    prior_k: float = 0.125
+    resamples: int = 1000
+    rivals: bool = True
+    """Also train and evaluate the L1 heads."""
+
+
+def run_study(
+    cfg: Config, out: Path, settings: StudySettings, say: Callable[[str], None] = print
+) -> dict:
+    """Train what is missing, evaluate all rows, write ``results.json`` and ``results.csv``.
+
+    Heads and detections are kept in ``out`` and used again by the next call, so that an
+    interrupted study continues where it was.
+
+    Args:
+        cfg: config of an ``EBMDetector`` with ``load_from``, the recipe of its head, and
+            ``fit_dataset`` (training images prepared as in the test, for the prior).
+        out: folder of this study.
+        settings: see :class:`StudySettings`.
+        say: receives one line per step.
+
+    Returns:
+        What ``results.json`` holds: ``rows`` (one dict each), ``residual_std``, ``settings``, ...
+
+    Raises:
+        FileExistsError: ``out`` holds a study with other settings.
+    """
+    claim_folder(out, cfg, settings)
+    detector = load_frozen_detector(cfg)
+    std, shift = residual_prior(cfg, detector, out / "prior.json", say)
+    say("detecting on the test images")
+    test_set = DATASETS.build(cfg.val_dataloader.dataset)
+    truth = COCO(test_set.ann_file)
+    images = cache_test_images(detector, test_set)
+    views = training_views(cfg, detector, settings.rounds, say)
+    heads = TrainedHeads(cfg, detector, out / "heads", views, settings.boxes_per_iteration, say)
+    methods = study_methods(
+        cfg.model.refiner, std, shift, settings.prior_k, len(settings.seeds) > 1
+    )
+    # Before the first row, so that an interrupted study has lost no training.
+    for seed in settings.seeds:
+        for kind in (ENERGY, L1) if settings.rivals else (ENERGY,):
+            heads.get(kind, seed)
+    weights = bootstrap_weights(len(truth.imgs), settings.resamples)
+    rows, base = [], None
+    for method in methods:
+        if method.head == L1 and not settings.rivals:
+            continue
+        runs, times, training = [], [], []
+        for group in _groups(method, settings.seeds):
+            chosen = [heads.get(method.head, seed) for seed in group if method.head]
+            training += [trained.seconds for trained in chosen]
+            records, seconds = apply(
+                method, detector, images, [trained.head for trained in chosen], test_set.cat_ids
+            )
+            times.append(seconds)
+            runs.append(MatchedDetections(truth, records))
+        base = base or runs
+        rows.append(make_row(method, base, runs, weights, training, times))
+        say("  ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None))
+    report = dict(
+        settings=asdict(settings),
+        residual_std=std.tolist(),
+        residual_median=shift.tolist(),
+        detection_ms_per_image=round(1e3 * float(np.median([i.seconds for i in images])), 1),
+        threads=torch.get_num_threads(),
+        rows=rows,
+    )
+    write_json(out / "results.json", report)
+    write_csv(out / "results.csv", rows)
+    return report
+
+
+def residual_prior(
+    cfg: Config, detector: EBMDetector, path: Path, say: Callable[[str], None]
+) -> tuple[Tensor, Tensor]:
+    """Standard deviations and median of the detector's residuals on the training images."""
+    if not path.exists():
+        say("detecting on the training images, for the prior")
+        residuals = detector_residuals(detector, DATASETS.build(cfg.fit_dataset))
+        # Plain: matching at IoU 0.5 bounds the residuals, and k is usually stated for this one.
+        std, median = fit_residual_std(residuals, robust=None), residuals.median(0).values
+        write_json(path, dict(std=std.tolist(), median=median.tolist(), boxes=len(residuals)))
+    stored = json.loads(path.read_text())
+    say(f"residuals: {stored}")
+    return torch.tensor(stored["std"]), torch.tensor(stored["median"])
+
+
+def _groups(method: Method, seeds: Sequence[int]) -> list[Sequence[int]]:
+    """Seeds of each evaluation of a row."""
+    if method.head is None:
+        return [()]
+    return [seeds] if method.ensemble else [(seed,) for seed in seeds]
+
+
+def make_row(
+    method: Method,
+    base: Sequence[MatchedDetections],
+    runs: Sequence[MatchedDetections],
+    weights: np.ndarray,
+    training: Sequence[float],
+    times: Sequence[float],
+) -> dict:
+    """One row: means over runs in percent, changes against ``base`` with errors, times.
+
+    Args:
+        method: what was run.
+        base: runs of the first row; the same object for that row itself.
+        runs: one per seed.
+        weights: (B, I) from ``bootstrap_weights``.
+        training: seconds of each training.
+        times: seconds per image of each run.
+    """
+
+    def statistic(members: list[MatchedDetections]):
+        return lambda w: 100 * np.mean([member.metrics(w) for member in members], axis=0)
+
+    ones = np.ones(weights.shape[1])
+    values = statistic(runs)(ones)
+    spread = (
+        np.std([100 * run.metrics() for run in runs], axis=0, ddof=1) if len(runs) > 1 else None
+    )
+    change = None
+    if runs is not base:
+        change = paired_bootstrap(statistic(base), statistic(runs), weights)
+    row = dict(method=method.name, runs=len(runs))
+    for i, name in enumerate(METRICS):
+        row[name] = round(float(values[i]), 2)
+        row[f"change_{name}"] = None if change is None else round(float(change.value[i]), 2)
+        row[f"error_{name}"] = None if change is None else round(float(change.std[i]), 2)
+        row[f"seed_std_{name}"] = None if spread is None else round(float(spread[i]), 2)
+    row["training_s"] = round(float(np.mean(training)), 1) if training else None
+    row["ms_per_image"] = round(1e3 * min(times), 1)
+    return row
+
+
+def metric_cell(row: dict, metric: str) -> str:
+    """A metric of a row of :func:`make_row` as text: ``value (change ± error)``."""
+    value = f"{row[metric]:.2f}"
+    if row[f"change_{metric}"] is None:
+        return value
+    return f"{value} ({row[f'change_{metric}']:+.2f} ± {row[f'error_{metric}']:.2f})"
+
+
+def claim_folder(out: Path, cfg: Config, settings: StudySettings) -> None:
+    """Store the settings, or make sure that the folder was made with the same ones.
+
+    Raises:
+        FileExistsError: it was not.
+    """
+    weights = Path(cfg.load_from)
+    wanted = dict(
+        config=hash_recipe(cfg),
+        checkpoint=hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None,
+        rounds=settings.rounds,
+        boxes_per_iteration=settings.boxes_per_iteration,
+    )
+    claim(out, wanted)
+
+
+def hash_recipe(cfg: Config) -> str:
+    """What tells two recipes apart: model, schedule, and the training images."""
+    parts = {
+        key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "train_cfg")
+    }
+    text = json.dumps({**parts, "data": cfg.train_dataloader.dataset}, default=str, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def claim(out: Path, wanted: dict) -> None:
+    """Write ``wanted`` to ``settings.json`` of a folder, or make sure that this is what it holds.
+
+    Raises:
+        FileExistsError: it is not; the message names the entries that differ.
+    """
+    path = out / "settings.json"
+    if path.exists():
+        stored = json.loads(path.read_text())
+        if stored != wanted:
+            changed = sorted(key for key in wanted if stored.get(key) != wanted[key])
+            raise FileExistsError(
+                f"{out} holds a study with another {', '.join(changed)}; give a new --out folder "
+                "or remove this one"
+            )
+    else:
+        write_json(path, wanted)
