@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ebm_mmdet.box_iou import box_iou
+from ebm_mmdet.datasets import use_checked_annotations
 from ebm_mmdet.energy import RefinementResult
+from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.models import EBMDetector, decode_boxes, encode_boxes
 from ebm_mmdet.models.detectors.ebm_detector import clip_to_image
 
@@ -37,14 +39,13 @@ def load_model(cfg: Config, checkpoint: str) -> EBMDetector:
     """Build the model of a config in eval mode with all parameters of a checkpoint."""
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
-    model.load_state_dict(
-        torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    )
+    model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
     return model.eval()
 
 
 def val_loader(cfg: Config) -> DataLoader:
     """Build the loader of the validation images, one image per batch."""
+    use_checked_annotations()
     return Runner.build_dataloader(cfg.val_dataloader, seed=0)
 
 

@@ -15,10 +15,11 @@ from mmdet.registry import DATASETS, METRICS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import load_checkpoint
-from pycocotools.coco import COCO
 from torch import nn
 
 from ebm_mmdet.apis.frozen_detector import load_frozen_detector
+from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
+from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.files import read_json, write_csv, write_json
 
 from ..demo.train import train_stage
@@ -104,8 +105,9 @@ class _Study:
         images = cfgs[rows[0].config].val_dataloader.dataset
         for row in rows:
             self._check(row, images)
+        use_checked_annotations()
         self.test_set = DATASETS.build(images)
-        self.truth = COCO(self.test_set.ann_file)
+        self.truth = CheckedCOCO(self.test_set.ann_file)
 
     def run(self) -> dict:
         seeds = self.settings.seeds
@@ -259,6 +261,6 @@ def _has_head(cfg: Config) -> bool:
 
 def _training_seconds(checkpoint: Path) -> float:
     """Sum of the times of all iterations, also of those before an interruption."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    state = read_checkpoint(checkpoint, mmap=True)
     steps, _ = state["message_hub"]["log_scalars"]["train/time"].data
     return round(float(np.sum(steps)), 1)
