@@ -423,7 +423,7 @@ def test_ways_to_name_a_type(spelling, scope):
 
 def test_objectives_of_2d_work_in_3d():
     for objective in (
-        dict(type="MLISObjective", num_samples=9, noise=head_cfg()["objective"]["noise"]),
+        dict(type="MLISObjective", num_noise=8, noise=head_cfg()["objective"]["noise"]),
         dict(type="DSMObjective", sigma=[0.1] * 7),
     ):
         model = build(ebm_cfg(head=dict(objective=objective, act_cfg=dict(type="SiLU")))).train()

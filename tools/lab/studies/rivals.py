@@ -40,7 +40,7 @@ class BoxRegressor(EBMBBoxHead):
 
     def loss(self, feats, gt_boxes, batch_index, labels, avg_factor=None) -> dict[str, Tensor]:
         """Mean L1 distance; signature of :meth:`EBMBBoxHead.loss`."""
-        number, samples = len(gt_boxes), self.objective.num_samples
+        number, samples = len(gt_boxes), 1 + self.objective.num_noise
         jitter, _ = self.objective.noise.sample(number, samples)
         boxes = decode_boxes(jitter, gt_boxes[:, None]).reshape(-1, 4)
         targets = encode_boxes(gt_boxes.repeat_interleave(samples, 0), boxes)
