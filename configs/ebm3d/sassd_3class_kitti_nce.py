@@ -11,20 +11,13 @@ Not trained here.
 
 _base_ = ['mmdet3d::sassd/sassd_8xb6-80e_kitti-3d-3class.py', './_base_/ebm3d_recipe.py']
 
-detector = _base_.model
+custom_imports = dict(imports=['ebm_mmdet', 'ebm_mmdet3d'], allow_failed_imports=False)
 
 model = dict(
     _delete_=True,
     type='EBM3DDetector',
-    detector=detector,
-    energy_head=dict(_base_.energy_head, num_classes=3),
-    refiner=_base_.refiner)
+    detector=_base_.model,
+    energy_head=dict(_base_.ebm3d.head, num_classes=3),
+    refiner=_base_.ebm3d.refiner)
 
-train_dataloader = _base_.kitti_schedule.train_dataloader
-train_cfg = _base_.kitti_schedule.train_cfg
-optim_wrapper = dict(_delete_=True, **_base_.kitti_schedule.optim_wrapper)
-param_scheduler = _base_.kitti_schedule.param_scheduler
-default_hooks = _base_.kitti_schedule.default_hooks
-auto_scale_lr = dict(base_batch_size=2)
-val_evaluator = _base_.kitti_evaluator
-test_evaluator = val_evaluator
+_base_.merge(_base_.pop('ebm3d').training)

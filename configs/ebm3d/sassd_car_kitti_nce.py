@@ -16,21 +16,15 @@ Expected: the paper has, at 3D IoU 0.7 / 0.8 / 0.9 (moderate, validation split, 
 before and 86.83 / 54.32 / 2.74 after refinement, with its own SA-SSD. Not trained here.
 """
 
-_base_ = './sassd_car_kitti.py'
+_base_ = ['./sassd_car_kitti.py', './_base_/ebm3d_recipe.py']
 
 load_from = 'work_dirs/sassd_car_kitti/epoch_40.pth'
-detector = _base_.model
 
 model = dict(
     _delete_=True,
     type='EBM3DDetector',
-    detector=detector,
-    energy_head=_base_.energy_head,
-    refiner=_base_.refiner)
+    detector=_base_.model,
+    energy_head=_base_.ebm3d.head,
+    refiner=_base_.ebm3d.refiner)
 
-train_dataloader = _base_.kitti_schedule.train_dataloader
-train_cfg = _base_.kitti_schedule.train_cfg
-optim_wrapper = dict(_delete_=True, **_base_.kitti_schedule.optim_wrapper)
-param_scheduler = _base_.kitti_schedule.param_scheduler
-default_hooks = _base_.kitti_schedule.default_hooks
-auto_scale_lr = dict(base_batch_size=2)
+_base_.merge(_base_.pop('ebm3d').training)

@@ -13,15 +13,10 @@ Expected: the energy head's authors have 93.14 / 84.65 / 81.86 AP (easy, moderat
 41 positions) with the published weights. Not trained here.
 """
 
-_base_ = ['./sassd_car_kitti.py', './_base_/sassd_paper.py']
+_base_ = ['./sassd_car_kitti.py', './_base_/sassd_paper.py', './_base_/ebm3d_recipe.py']
 
-model = dict(_delete_=True, **_base_.sassd_paper)
+model = dict(_delete_=True, **_base_.pop('sassd_paper'))
 
 # The last version of the released config: the one cycle over 80 epochs that the energy head has too. The checkpoint
 # that its authors published is called epoch_50.
-train_dataloader = _base_.kitti_schedule.train_dataloader
-train_cfg = _base_.kitti_schedule.train_cfg
-optim_wrapper = dict(_delete_=True, **_base_.kitti_schedule.optim_wrapper)
-param_scheduler = _base_.kitti_schedule.param_scheduler
-default_hooks = _base_.kitti_schedule.default_hooks
-auto_scale_lr = dict(base_batch_size=2)
+_base_.merge(_base_.pop('ebm3d').training)

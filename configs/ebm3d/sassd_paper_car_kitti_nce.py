@@ -18,16 +18,17 @@ Expected: the paper has, at 3D IoU 0.7 / 0.8 / 0.9 (moderate, validation split, 
 before and 86.83 / 54.32 / 2.74 after refinement. Not trained here.
 """
 
-_base_ = './sassd_paper_car_kitti.py'
+_base_ = ['./sassd_paper_car_kitti.py', './_base_/ebm3d_recipe.py']
 
 load_from = 'work_dirs/sassd_paper_car_kitti/epoch_80.pth'
-detector = _base_.model
 
 model = dict(
     _delete_=True,
     type='EBM3DDetector',
-    detector=detector,
+    detector=_base_.model,
     # Behind the last 3 x 3 convolution, where part-sensitive warping reads too.
     feature_source='backbone.conv6',
-    energy_head=dict(_base_.energy_head, in_channels=256),
-    refiner=_base_.refiner)
+    energy_head=dict(_base_.ebm3d.head, in_channels=256),
+    refiner=_base_.ebm3d.refiner)
+
+_base_.merge(_base_.pop('ebm3d').training)
