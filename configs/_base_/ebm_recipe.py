@@ -59,8 +59,8 @@ ebm['one_stage_head'] = dict(
     feature_levels=[0, 1, 2],
     finest_scale=112)  # keeps a box at 14 to 28 cells of its level, as 56 does from stride 4
 
-# A head for small detectors, not from the papers: all levels concatenated, standardised features, narrow noise and short
-# equal steps are what paid on small data (docs/results.md).
+# A head for small detectors, not from the papers: all levels concatenated, standardised features, narrow noise and
+# short equal steps are what paid on small data (docs/results.md).
 ebm['small_head'] = dict(
     type='EBMBBoxHead',
     num_classes=80,

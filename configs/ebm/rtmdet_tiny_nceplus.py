@@ -3,8 +3,8 @@
     tools/dist_train.sh configs/ebm/rtmdet_tiny_nceplus.py 8        # 8 GPUs x 8 images
     tools/dist_test.sh  configs/ebm/rtmdet_tiny_nceplus.py CKPT 8 --eval bbox
 
-Hardware: any 8 GPUs with 8 GB; with fewer, add --auto-scale-lr. Data: COCO in data/coco, as mmdet lays it out. The small
-head is explained in _base_/ebm_recipe.py.
+Hardware: any 8 GPUs with 8 GB; with fewer, add --auto-scale-lr. Data: COCO in data/coco, as mmdet lays it out. The
+small head is explained in _base_/ebm_recipe.py.
 
 Expected: not published anywhere and not trained here.
 """

@@ -1,10 +1,12 @@
-"""PointPillars with an energy head trained by NCE on KITTI's cars; mmdet3d publishes the detector's weights.
+"""PointPillars with an energy head trained by NCE on the cars of KITTI; mmdet3d publishes the detector's weights.
 
     tools/dist_train.sh configs/ebm3d/pointpillars_car_kitti_nce.py 1
     tools/dist_test.sh  configs/ebm3d/pointpillars_car_kitti_nce.py CKPT 1
 
-Hardware: as sassd_car_kitti_nce.py, whose schedule this has. Not in the paper, not trained here. A map without height
-in its features says little about z and h: expect more in BEV than in 3D.
+Hardware, data and schedule: as for sassd_car_kitti_nce.py.
+
+Expected: not in the paper and not trained here. The features of this map have no height and say little about z and h:
+expect more in BEV than in 3D.
 """
 
 _base_ = ['mmdet3d::pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-car.py', './_base_/ebm3d_recipe.py']
@@ -23,11 +25,11 @@ model = dict(
         in_channels=384,
         origin=[0, -39.68],
         cell_size=0.32,  # pillars of 0.16 m, stride 2
-        # The first cell is centred half a pillar from the origin, a quarter of its own size.
+        # The centre of the first cell is half a pillar from the origin, which is a quarter of a cell.
         pixel_offset=0.25),
     refiner=_base_.ebm3d.refiner)
 
-# mmdet3d puts sampled cars on ground planes, which are files that KITTI itself does not have.
+# mmdet3d puts sampled cars on ground planes, from files that are not part of KITTI.
 train_pipeline = [
     *_base_.train_pipeline[:2],  # load points and boxes
     dict(_base_.train_pipeline[2], use_ground_plane=False),  # sample objects

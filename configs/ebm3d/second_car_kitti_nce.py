@@ -1,9 +1,11 @@
-"""SECOND with an energy head trained by NCE on KITTI's cars; mmdet3d publishes the detector's weights.
+"""SECOND with an energy head trained by NCE on the cars of KITTI; mmdet3d publishes the detector's weights.
 
     tools/dist_train.sh configs/ebm3d/second_car_kitti_nce.py 1
     tools/dist_test.sh  configs/ebm3d/second_car_kitti_nce.py CKPT 1
 
-Hardware: as sassd_car_kitti_nce.py, whose schedule this has. Not in the paper, not trained here.
+Hardware, data and schedule: as for sassd_car_kitti_nce.py.
+
+Expected: not in the paper and not trained here.
 """
 
 _base_ = ['mmdet3d::second/second_hv_secfpn_8xb6-80e_kitti-3d-car.py', './_base_/ebm3d_recipe.py']

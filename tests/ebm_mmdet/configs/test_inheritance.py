@@ -80,6 +80,19 @@ def test_every_key_of_a_recipe_is_read(name):
         assert without_scopes(ours[variable]) == without_scopes(used)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_how_to_run_it_on_what_and_what_to_expect(name):
+    text = ast.get_docstring(ast.parse((ROOT / "configs" / name).read_text()))
+    commands = re.findall(r"^ +tools/dist_(train|test)\.sh +(\S+)", text, flags=re.M)
+    own = {kind for kind, path in commands if path == f"configs/{name}"}
+    assert own == {"train", "test"} or (own == {"test"} and "the training is the same" in text)
+    assert "Hardware" in text
+    assert re.search(r"\bdata\b", text, flags=re.I)
+    assert re.search(r"^Expected: ", text, flags=re.M)
+    for _, path in commands:
+        assert (ROOT / path).is_file()
+
+
 @pytest.mark.parametrize("name", NAMESPACES)
 def test_a_part_has_one_variable(name):
     assert set(read(name)) == {NAMESPACES[name]}
