@@ -21,7 +21,7 @@ model = dict(
             # 8 steps of 0.02 end 0.057 from the annotation, which is about the width of the density. The step has to
             # stay below twice the standard deviation of the density; above, chains diverge. The log shows
             # chain_distance.
-            step=0.02,
+            step_size=0.02,
             num_steps=8,
             num_samples=32,  # chains per object; the released code has 128
             grad_clip=100.0,  # at most 100 x step^2 / 2 = 0.02 per step: no single chain can run away

@@ -32,7 +32,7 @@ model = dict(
             _delete_=True,
             type='ProposalObjective',
             form='nce',  # J_NCE for f
-            num_samples=128,  # as in the base config: 1 positive and 127 from the proposal
+            num_noise=127,  # as in the base config, here from the proposal
             # The proposal learns from f (J_KL) and from the annotations with equal weights, as the paper trains its
             # networks with a teacher. With J_KL alone (1 and 0, the paper's other choice) it drifts while f is flat.
             proposal_weight=0.5,
