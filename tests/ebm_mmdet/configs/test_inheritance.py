@@ -93,6 +93,29 @@ def test_a_recipe_says_how_to_run_it_on_what_and_what_to_expect(name):
         assert (ROOT / path).is_file()
 
 
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_options_that_a_page_recommends_have_an_effect(page):
+    for option in re.findall(r"--cfg-options +([\w.]+)=", page.read_text()):
+        assert option.partition(".")[0] in READ, option
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_options_that_a_recipe_recommends_are_there(name):
+    cfg = read(name)
+    text = (ROOT / "configs" / name).read_text().split('"""')[1]
+    for option in re.findall(r"(?:--cfg-options |\()((?:model\.)?[\w.]+)=", text):
+        place, _, last = option.rpartition(".")
+        assert option.partition(".")[0] in READ
+        node = cfg
+        for key in filter(None, place.split(".")):
+            node = node[key]
+        # An argument that the recipes leave at its default may be given too.
+        assert last in node or last == "bn_train_mode", option
+
+
 @pytest.mark.parametrize("name", NAMESPACES)
 def test_a_part_has_one_variable(name):
     assert set(read(name)) == {NAMESPACES[name]}
