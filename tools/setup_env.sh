@@ -29,8 +29,8 @@ while (($#)); do
     --ops-only) level="ops" ;;
     --force) force=1 ;;
     --stack)
-        shift
-        stack=${1-}
+        stack=${2-}
+        (($# < 2)) || shift
         ;;
     *) usage "$1 is unknown" ;;
     esac
