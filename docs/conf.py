@@ -28,9 +28,13 @@ myst_heading_anchors = 3  # links to sections, as the pages have them for GitHub
 nb_execution_mode = "off"  # outputs are stored in the notebook; tests/docs runs it
 nb_merge_streams = True
 
-# The reference needs torch only: what is not installed is replaced by a stand-in.
-OPTIONAL = ("mmengine", "mmcv", "mmdet", "mmdet3d", "spconv", "numba", "cv2", "pycocotools")
-autodoc_mock_imports = [name for name in OPTIONAL if find_spec(name) is None]
+# The reference of ebm_ops and ebm_mmdet.energy needs torch only. These need more, and where that is
+# not installed the page says so instead.
+NEEDS = dict.fromkeys(
+    ("models", "apis", "engine", "evaluation", "datasets", "visualization"), "mmdet"
+)
+NEEDS["ebm_mmdet3d"] = "mmdet3d"
+
 autodoc_member_order = "groupwise"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -56,7 +60,9 @@ def show_formulas(app, what, name, obj, options, lines: list[str]) -> None:
         outer = len(text) - len(text.lstrip())
         is_block = line.strip() and after_blank and indent >= outer + 4 and not in_block(shown)
         if is_block and not re.match(r"\s*(:|\.\.|[-*] |=+ )", text) and not text.endswith("::"):
-            shown += [" " * outer + "::", ""]
+            shown += [" " * outer + ".. code-block:: text", ""]
+        if "|" in line and "``" not in line and not line.lstrip().startswith(("|", "+")):
+            line = line if in_block(shown) else line.replace("|", r"\|")  # |x|, not a substitution
         shown.append(line)
     lines[:] = shown
 
@@ -65,9 +71,18 @@ def in_block(lines: list[str]) -> bool:
     """Whether the last paragraphs belong to a literal block already."""
     for line in reversed(lines):
         if line.strip() and not line.startswith("    "):
-            return line.rstrip().endswith("::")
+            return line.rstrip().endswith(("::", ".. code-block:: text"))
     return False
 
 
+def leave_out(app, docname: str, source: list[str]) -> None:
+    """Replace a page of the reference that cannot be made here."""
+    package = NEEDS.get(docname.removeprefix("api/")) if docname.startswith("api/") else None
+    if package is not None and find_spec(package) is None:
+        heading = "\n".join(source[0].splitlines()[:2])
+        source[0] = f"{heading}\n\nNot included: {package} was not installed.\n"
+
+
 def setup(app) -> None:
+    app.connect("source-read", leave_out)
     app.connect("autodoc-process-docstring", show_formulas, priority=900)
