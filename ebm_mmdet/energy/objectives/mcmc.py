@@ -12,8 +12,9 @@ from ..contracts import LogDensityFn
 from ..langevin import check_langevin, langevin
 from ..log_density import at_least_float32, evaluate
 from ..losses import mcmc_loss
+from ..old_names import refuse
 from ..reduction import Weighting
-from .settings import numbers, refuse
+from .settings import numbers
 
 __all__ = ["MCMCObjective"]
 

@@ -1,20 +1,17 @@
-"""Settings of objectives: numbers per coordinate, and names that are no longer accepted."""
+"""Settings of objectives: numbers per coordinate, and why an old name is refused."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Numbers", "numbers", "refuse", "replaced_by_num_noise"]
+__all__ = ["Numbers", "numbers", "replaced_by_num_noise"]
 
 Numbers = float | tuple[float, ...]
 """One number for all encoded coordinates, or one for each."""
-
-_T = TypeVar("_T")
 
 
 def numbers(
@@ -38,32 +35,6 @@ def numbers(
             "coordinate."
         )
     return float(table) if table.dim() == 0 else tuple(table.tolist())
-
-
-def refuse(name: str, explain: Callable[[Any], str]) -> Callable[[type[_T]], type[_T]]:
-    """Decorate a class so that an argument it no longer has is refused with an explanation.
-
-    A config that inherits from one of ours may still set it. Without the explanation the error
-    would be "unexpected keyword argument", which does not tell what to write instead.
-
-    Args:
-        name: the keyword argument.
-        explain: the message, from the value that was given.
-    """
-
-    def decorate(cls: type[_T]) -> type[_T]:
-        init = cls.__init__
-
-        @functools.wraps(init)
-        def __init__(self: _T, *args: Any, **kwargs: Any) -> None:
-            if name in kwargs:
-                raise ValueError(f"{cls.__name__}: {explain(kwargs[name])}")
-            init(self, *args, **kwargs)
-
-        cls.__init__ = __init__  # type: ignore[method-assign, assignment]
-        return cls
-
-    return decorate
 
 
 def replaced_by_num_noise(value: Any) -> str:
