@@ -87,3 +87,62 @@ def test_a_detector_without_a_box_head_starts_fresh(tmp_path, messages):
     load(build(ebm_cfg("retinanet")), state, tmp_path, "mmengine")
     (line,) = [m for m in messages() if m.startswith("Loaded a plain")]
     assert "trunk starts fresh" in line
+
+
+def test_a_tensor_of_another_shape_is_not_found(tmp_path, messages):
+    """It is not loaded, so it does not count, whichever loader reads the file."""
+    model, state = build(ebm_cfg()), other_detector_state()
+    names = [f"roi_head.bbox_head.{part}.{kind}" for part in ("fc_cls", "fc_reg") for kind in WB]
+    for name in names:
+        state[name] = torch.zeros(7, *state[name].shape[1:])
+    load(model, state, tmp_path, "mmengine")
+    (line,) = [m for m in messages() if m.startswith("Loaded a plain")]
+    total = len(model.detector.state_dict())
+    assert f"{total - 4} of {total} tensors" in line
+    assert "in another shape (not loaded): detector.roi_head.bbox_head (4)" in line
+
+
+WB = ("weight", "bias")
+
+
+def test_a_trained_trunk_is_not_overwritten(tmp_path, messages):
+    """A plain checkpoint after one of ours changes the detector, and keeps the trained head."""
+    model, trained = build(ebm_cfg()), build(ebm_cfg(), seed=2)
+    trained.energy_head.trunk[0].weight.data.fill_(0.25)
+    load(model, trained.state_dict(), tmp_path, "mmengine")
+    state = other_detector_state()
+    load(model, state, tmp_path, "mmengine")
+    assert (model.energy_head.trunk[0].weight == 0.25).all()
+    assert torch.equal(
+        model.detector.neck.fpn_convs[0].conv.weight, state["neck.fpn_convs.0.conv.weight"]
+    )
+    (line,) = [m for m in messages() if m.startswith("Loaded a plain")]
+    assert "trunk keeps its values" in line
+
+
+@pytest.mark.parametrize("where", ["model", "head"])
+def test_what_init_cfg_has_loaded_is_not_overwritten(where, tmp_path):
+    trained = build(ebm_cfg(), seed=2)
+    trained.energy_head.trunk[0].weight.data.fill_(0.25)
+    part = trained if where == "model" else trained.energy_head
+    torch.save({"state_dict": part.state_dict(), "meta": {}}, tmp_path / "trained.pth")
+    pretrained = dict(type="Pretrained", checkpoint=str(tmp_path / "trained.pth"))
+    cfg = (
+        ebm_cfg(init_cfg=pretrained)
+        if where == "model"
+        else ebm_cfg(head=dict(init_cfg=pretrained))
+    )
+    model = build(cfg)
+    assert (model.energy_head.trunk[0].weight == 0.25).all()
+    # A plain checkpoint (load_from comes after the initialisation) does not do so either.
+    load(model, other_detector_state(), tmp_path, "mmengine")
+    assert (model.energy_head.trunk[0].weight == 0.25).all()
+
+
+def test_the_box_head_starts_the_trunk_where_nothing_else_does():
+    model = build(ebm_cfg())
+    shared = model.detector.roi_head.bbox_head.shared_fcs
+    for layer, source in zip(model.energy_head.trunk, shared):
+        assert torch.equal(layer.weight, source.weight)
+    fresh = build(ebm_cfg(init_trunk_from=None))
+    assert not torch.equal(fresh.energy_head.trunk[0].weight, shared[0].weight)
