@@ -112,7 +112,7 @@ def test_options_that_a_recipe_recommends_are_there(name):
         node = cfg
         for key in filter(None, place.split(".")):
             node = node[key]
-        # An argument that the recipe leaves at its default may be given too, to a part that is there.
+        # An argument that the recipe leaves at its default may be given to a part that is there.
         assert last in node or "type" in node, option
 
 
