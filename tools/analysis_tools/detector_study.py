@@ -22,7 +22,7 @@ from mmengine.config import Config, DictAction
 
 import ebm_mmdet  # noqa: F401  (registers our types)
 from ebm_mmdet.files import fill_section, markdown_table
-from lab.demo.data import NUM_IMAGES, generate
+from lab.demo.shapes.data import NUM_IMAGES, generate
 from lab.studies import DetectorRow, StudySettings, compare_detectors, metric_cell
 
 METRICS = ("AP", "AP50", "AP75", "AP90")

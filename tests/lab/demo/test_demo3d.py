@@ -11,10 +11,13 @@ import pytest
 
 pytest.importorskip("mmdet3d", reason="the demo trains an mmdet3d detector")
 
+import lab.demo.run as run_module
+from lab.demo.climb import Climb, typical_gains
 from lab.demo.folder import RESULTS
-from lab.demo3d import run_demo3d
-from lab.demo3d.evaluate import MEAN_IOU, METRICS_SHOWN, TIME, Climb3D
-from lab.demo3d.pictures import draw_all, rotation_scan, typical_gains
+from lab.demo.lidar import LidarWorld
+from lab.demo.lidar.evaluate import MEAN_IOU, METRICS_SHOWN, TIME, iou_along
+from lab.demo.lidar.pictures import draw_all, rotation_scan
+from lab.demo.run import run_demo
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs" / "demo"
@@ -47,11 +50,9 @@ def load_tool(name):
 @pytest.mark.slow
 def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkeypatch):
     out = tmp_path / "demo3d"
-    options = dict(overrides=OVERRIDES, num_scenes=3)
+    world, options = LidarWorld(num_scenes=3), dict(overrides=OVERRIDES)
 
     # Interrupted after the detector: the second run must reuse it.
-    import lab.demo3d.run as run_module
-
     monkeypatch.setattr(run_module, "STEPS", (0, 1, 3))
     real = run_module.train_stage
 
@@ -62,13 +63,13 @@ def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkey
 
     monkeypatch.setattr(run_module, "train_stage", interrupted_at_the_head)
     with pytest.raises(KeyboardInterrupt):
-        run_demo3d(CONFIGS, out, **options)
+        run_demo(world, CONFIGS, out, **options)
     detector = out / "seed0" / "detector" / "iter_2.pth"
     written = detector.stat().st_mtime_ns
     monkeypatch.setattr(run_module, "train_stage", real)
     capsys.readouterr()
 
-    assert run_demo3d(CONFIGS, out, **options) == out
+    assert run_demo(world, CONFIGS, out, **options) == out
     screen = capsys.readouterr().out
     assert detector.stat().st_mtime_ns == written
     assert "going on with the unfinished run" in screen
@@ -87,7 +88,7 @@ def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkey
     assert (out / "pictures" / "ap_and_time_vs_steps.png").stat().st_size > 10_000
 
     before = sorted(p for p in out.rglob("*") if p.is_file())
-    again = run_demo3d(CONFIGS, out, overrides={**OVERRIDES, "other": {}}, num_scenes=3)
+    again = run_demo(world, CONFIGS, out, overrides={**OVERRIDES, "other": {}})
     assert again == tmp_path / "demo3d-2"
     assert sorted(p for p in out.rglob("*") if p.is_file()) == before
 
@@ -99,9 +100,9 @@ def test_one_traced_climb_gives_what_separate_runs_give(tmp_path, monkeypatch):
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
-    import lab.demo3d.evaluate as evaluate
+    import lab.demo.lidar.evaluate as evaluate
     from lab.demo.evaluate import val_loader
-    from lab.demo3d.data import generate, use_data
+    from lab.demo.lidar.data import generate, use_data
 
     init_default_scope("mmdet3d")
     cfg = Config.fromfile(CONFIGS / "lidar_ebm.py")
@@ -148,7 +149,7 @@ def climb(gain, number=0):
         yaw = offsets[:, 6] + path[0, 6] - truth[6]
         return (2 * yaw).cos() - offsets[:, 0].abs()
 
-    return Climb3D(points, truth, path, log_density, number)
+    return Climb(points, truth, path, iou_along(path, truth), log_density, number)
 
 
 def test_pictures_of_climbs(tmp_path):
@@ -162,8 +163,8 @@ def test_pictures_of_climbs(tmp_path):
     draw_all([], (0, 0, 1, 1), tmp_path / "none")
     assert not (tmp_path / "none").exists()
     chosen = typical_gains(climbs, 2)
-    gains = [c.iou()[-1] - c.iou()[0] for c in chosen]
-    assert gains[0] == max(c.iou()[-1] - c.iou()[0] for c in climbs)
+    gains = [c.iou[-1] - c.iou[0] for c in chosen]
+    assert gains[0] == max(c.iou[-1] - c.iou[0] for c in climbs)
     assert gains == sorted(gains, reverse=True)
 
 
