@@ -86,7 +86,7 @@ class ShapesWorld:
         draw_steps(STEPS, per_seed, used, folder / "ap_vs_steps.png")
 
     def page(self, results: Sequence[dict]) -> tuple[str, str] | None:
-        if not self.generated:
+        if not self.generated or self.num_images != NUM_IMAGES:
             return None
         seeds = len(results)
         return (
