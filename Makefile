@@ -7,7 +7,7 @@ PYTHON := $(or $(ACTIVE),.venv)/bin/python
 SEEDS ?= 1
 DATA ?=
 OUT ?= work_dirs/demo
-TESTS ?= tests
+TESTS ?= tests ops/tests
 
 OUT3D ?= work_dirs/demo3d
 
@@ -18,7 +18,7 @@ help:
 	@echo "make demo SEEDS=3   the same over three seeds, with the spread"
 	@echo "make demo DATA=dir  the same on your own folder in COCO format"
 	@echo "make demo3d         the same in 3D: LiDAR-like scenes, oriented boxes (mmdet3d, 2 GB more)"
-	@echo "make test           the whole test suite (TESTS=tests/ops for a part)"
+	@echo "make test           the whole test suite (TESTS=ops/tests for a part)"
 	@echo "make lint           ruff: errors and formatting"
 	@echo "make bench          the benchmarks of the operators and of refinement"
 	@echo "make docs           the pages of docs/ as HTML, in build/docs"
@@ -46,14 +46,14 @@ lint: install
 	$(PYTHON) -m ruff format --check .
 
 bench: install3d
-	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(PYTHON) "$$script"; done
+	@set -e; for script in ops/benchmarks/*.py benchmarks/[!_]*.py; do echo "== $$script"; $(PYTHON) "$$script"; done
 
 docs: install
 	$(PYTHON) -m pip install --quiet -c requirements/constraints.txt -r requirements/docs.txt
 	$(PYTHON) -m sphinx -W --keep-going docs build/docs
 
 clean:
-	rm -rf build dist *.egg-info ebm_mmdet/.mim .pytest_cache .ruff_cache .hypothesis
-	find ebm_ops -name '*.so' -delete
+	rm -rf build dist *.egg-info ops/build ops/dist ops/*.egg-info ebm_mmdet/.mim .pytest_cache .ruff_cache .hypothesis
+	find ops -name '*.so' -delete
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	rm -f $(dir $(PYTHON))../.ebm-mmdet-ready $(dir $(PYTHON))../.ebm-mmdet-3d-ready

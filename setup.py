@@ -1,21 +1,24 @@
-"""Packaging of ebm-mmdet: pure Python, one optional C++ extension, and the configs.
+"""Packaging of ebm-mmdet: pure Python and the configs. The operators are another package, in ops/.
 
-EBM_OPS_BUILD=0 leaves the C++ extension out; the operators then run on plain PyTorch.
+Installing it needs neither torch nor a compiler. `pip install ./ops .` installs both from a clone,
+`pip install -e ./ops -e .` for development.
 """
 
+import re
 import runpy
 import shutil
-import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
-from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 # mmengine and mim look for `ebm_mmdet::ebm/name.py` in `<package>/.mim/configs`.
 MIM_FOLDER = Path("ebm_mmdet", ".mim")
 MIM_CONTENT = ("configs", "tools", "model-index.yml")
+# What made the numbers of the documentation, on data of its own, stays in the repository.
+NOT_INSTALLED = ("configs/nuclei", "configs/coco_open", "tools/lab", "tools/setup_env.sh")
+IMPORTS_LAB = re.compile(r"^\s*(from|import) lab\b", re.MULTILINE)
 
 
 def requirements(name: str) -> list[str]:
@@ -24,36 +27,16 @@ def requirements(name: str) -> list[str]:
     return [line for line in (raw.split("#")[0].strip() for raw in lines) if line]
 
 
-def without_extension(reason: object) -> None:
-    """Say in one line that the install goes on without the C++ operators."""
-    first_line = (str(reason).strip().splitlines() or [repr(reason)])[0]
-    print(f"ebm_ops: no C++ extension, plain PyTorch is used instead: {first_line}", flush=True)
+def left_out(folder: str, names: list[str]) -> list[str]:
+    """Which of `names` in `folder` a wheel does not get; for :func:`shutil.copytree`."""
 
+    def is_left_out(path: Path) -> bool:
+        if path.name == "__pycache__" or path.relative_to(ROOT).as_posix() in NOT_INSTALLED:
+            return True
+        # A command that imports what is not installed would not start.
+        return path.suffix == ".py" and bool(IMPORTS_LAB.search(path.read_text(encoding="utf-8")))
 
-def cpp_extensions() -> list:
-    """The extension of `ebm_ops/build.py`, or nothing where it cannot or shall not be built."""
-    try:
-        # By path: importing the package would run code that the build does not need.
-        build = runpy.run_path(str(ROOT / "ebm_ops" / "build.py"))
-        return list(build["extensions"]())
-    except Exception as error:  # e.g. a torch whose build tools do not import
-        without_extension(f"{type(error).__name__}: {error}")
-        return []
-
-
-def optional_build_ext() -> type[build_ext]:
-    """The `BuildExtension` of torch, except that a failed compilation does not fail the install."""
-    from torch.utils.cpp_extension import BuildExtension
-
-    class OptionalBuildExt(BuildExtension):
-        def run(self) -> None:
-            try:
-                super().run()
-            except (Exception, SystemExit) as error:  # setuptools reports some errors by exiting
-                without_extension(f"{type(error).__name__}: {error}")
-                self.extensions = []
-
-    return OptionalBuildExt
+    return [name for name in names if is_left_out(Path(folder, name))]
 
 
 class BuildPyWithConfigs(build_py):
@@ -73,8 +56,7 @@ class BuildPyWithConfigs(build_py):
         for name in MIM_CONTENT:
             source = ROOT / name
             if source.is_dir():
-                ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-                shutil.copytree(source, target / name, ignore=ignore)
+                shutil.copytree(source, target / name, ignore=left_out)
             elif source.exists():
                 shutil.copy2(source, target / name)
 
@@ -89,9 +71,6 @@ class BuildPyWithConfigs(build_py):
 
 
 version = runpy.run_path(str(ROOT / "ebm_mmdet" / "version.py"))["__version__"]
-# Asking for the metadata alone neither imports torch nor looks for a compiler.
-metadata_only = not {"egg_info", "dist_info", "sdist"}.isdisjoint(sys.argv)
-extensions = [] if metadata_only else cpp_extensions()
 
 setup(
     name="ebm-mmdet",
@@ -100,17 +79,17 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["ebm_mmdet*", "ebm_ops*"]),
+    python_requires=">=3.10",
+    packages=find_packages(include=["ebm_mmdet*"]),
     # Spelled out so that an editable install is one path on sys.path: new packages just appear.
     package_dir={"": "."},
-    package_data={"": ["*.cpp", "*.h", "py.typed"]},
-    install_requires=requirements("runtime"),
-    extras_require={name: requirements(name) for name in ("3d", "test", "docs")},
-    ext_modules=extensions,
-    cmdclass={
-        "build_py": BuildPyWithConfigs,
-        **({"build_ext": optional_build_ext()} if extensions else {}),
+    package_data={"": ["py.typed"]},
+    # The operators come from the same clone: the two are installed together.
+    install_requires=[f"ebm-ops=={version}", *requirements("runtime")],
+    extras_require={
+        **{name: requirements(name) for name in ("openmmlab", "onedl", "test", "docs")},
+        "3d": ["ebm-mmdet[openmmlab]", *requirements("3d")],
     },
+    cmdclass={"build_py": BuildPyWithConfigs},
     zip_safe=False,
 )

@@ -106,8 +106,9 @@ fingerprint() {
     {
         printf '%s\n' "$repo" "${EBM_OPS_BUILD:-1}"
         cat requirements/*.txt setup.py pyproject.toml ebm_mmdet/version.py tools/setup_env.sh
-        find ebm_ops \( -name '*.cpp' -o -name '*.h' -o -name build.py \) | LC_ALL=C sort |
-            xargs -r cat
+        find ops -path ops/tests -prune -o \( -name '*.cpp' -o -name '*.h' -o -name '*.toml' \
+            -o -name version.py -o -name setup.py -o -name build_extension.py \) -print |
+            LC_ALL=C sort | xargs -r cat
         "$python" -c 'import sys; print(sys.version)'
     } | sha256sum | cut -d' ' -f1
 }
@@ -220,15 +221,15 @@ if ! "$python" -c "import importlib.metadata as m, sys; sys.exit(m.version('mmcv
 fi
 
 begin "installing mmdet and the other libraries" "$network"
-logged pip install -r requirements/runtime.txt -r requirements/test.txt
+logged pip install -r requirements/runtime.txt -r requirements/openmmlab.txt -r requirements/test.txt
 
 if [[ -n $with_3d ]]; then
     begin "installing mmdet3d and its libraries: some 2 GB, once" "$network"
     logged pip install -r requirements/3d.txt
 fi
 
-begin "installing ebm_mmdet from this folder, with its C++ operators" "$network"
-logged pip install --no-build-isolation --no-deps --editable .
+begin "installing ebm_ops (C++) and ebm_mmdet from this folder" "$network"
+logged pip install --no-build-isolation --no-deps --editable ./ops --editable .
 
 begin "checking the result" "\`$python -m ebm_mmdet\` names what does not fit and the remedy"
 "$python" -m ebm_mmdet >>"$log" 2>&1

@@ -1,8 +1,9 @@
 """The mathematics of energy-based regression: torch only, for targets of any dimension.
 
-Everything here exchanges one type, the :class:`LogDensityFn` of :mod:`.log_density`, and knows
-nothing of detectors, boxes or images.
+Everything here exchanges one type, the :class:`LogDensityFn`, and knows nothing of detectors, boxes
+or images.
 
+    contracts       what parts exchange, and what a part of your own has to offer
     distributions   where to look: noise around a target
     losses          pure functions of log-densities and their derivatives
     derivatives     gradient and Hessian trace of f
@@ -14,8 +15,19 @@ nothing of detectors, boxes or images.
     priors          what the first estimate knows, for the climb
 """
 
+from .contracts import (
+    Density,
+    LogDensityFn,
+    Objective,
+    Proposal,
+    ProposalLogDensityFn,
+    RefinementResult,
+    RefinementTrace,
+    Refiner,
+    SelectableLogDensityFn,
+)
 from .derivatives import hessian_trace, score
-from .distributions import Density, GaussianMixtureNoise
+from .distributions import GaussianMixtureNoise
 from .importance import (
     ImportanceWeights,
     importance_covariance,
@@ -24,7 +36,6 @@ from .importance import (
     resample,
 )
 from .langevin import langevin
-from .log_density import LogDensityFn, SelectableLogDensityFn
 from .losses import (
     dsm_loss,
     kld_is_loss,
@@ -45,8 +56,8 @@ from .objectives import (
     ScoreMatchingObjective,
 )
 from .priors import fit_residual_std, prior_step_size, with_gaussian_prior
-from .proposals import MixtureDensity, MixtureDensityHead, Proposal
-from .refinement import RefinementResult, RefinementTrace, gradient_ascent
+from .proposals import MixtureDensity, MixtureDensityHead
+from .refinement import evaluate_only, gradient_ascent
 
 __all__ = [
     "DSMObjective",
@@ -60,13 +71,17 @@ __all__ = [
     "MixtureDensity",
     "MixtureDensityHead",
     "NCEObjective",
+    "Objective",
     "Proposal",
+    "ProposalLogDensityFn",
     "ProposalObjective",
     "RefinementResult",
     "RefinementTrace",
+    "Refiner",
     "ScoreMatchingObjective",
     "SelectableLogDensityFn",
     "dsm_loss",
+    "evaluate_only",
     "fit_residual_std",
     "gradient_ascent",
     "hessian_trace",

@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .log_density import LogDensityFn, at_least_float32, evaluate
+from .contracts import LogDensityFn
+from .log_density import at_least_float32, evaluate
 
 __all__ = ["hessian_trace", "score", "value_and_score"]
 

@@ -4,36 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .log_density import at_least_float32
 
-__all__ = ["Density", "GaussianMixtureNoise"]
-
-
-class Density(Protocol):
-    """A distribution that can be drawn from and whose log-density is known; nothing else.
-
-    Samples carry no gradient. A density over offsets is centred on zero, so that y = target + δ.
-    """
-
-    def sample(
-        self,
-        n: int,
-        num_samples: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> tuple[Tensor, Tensor]:
-        """Draw offsets (n, num_samples, D) with their log-densities (n, num_samples)."""
-        ...
-
-    def log_prob(self, offsets: Tensor) -> Tensor:
-        """Log-density (...) of offsets (..., D), in nats."""
-        ...
+__all__ = ["GaussianMixtureNoise"]
 
 
 class GaussianMixtureNoise:

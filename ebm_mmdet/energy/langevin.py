@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .contracts import LogDensityFn
 from .derivatives import value_and_score
-from .log_density import LogDensityFn, at_least_float32
+from .log_density import at_least_float32
 
 __all__ = ["langevin"]
 

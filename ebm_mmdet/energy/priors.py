@@ -18,7 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .log_density import LogDensityFn, SelectableLogDensityFn, at_least_float32, evaluate
+from .contracts import LogDensityFn, SelectableLogDensityFn
+from .log_density import at_least_float32, evaluate
 
 __all__ = [
     "fit_residual_std",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,24 +12,12 @@ from torch.autograd.function import once_differentiable
 from .log_density import at_least_float32
 from .recoverable_clamp import recoverable_clamp
 
-__all__ = ["MixtureDensity", "MixtureDensityHead", "Proposal"]
+__all__ = ["MixtureDensity", "MixtureDensityHead"]
 
 
 # Targets are taken in blocks whose temporaries (K, n, S) have no more elements than this, so that
 # they stay in the cache of a CPU.
 _MAX_ELEMENTS = 2**19
-
-
-class Proposal(Protocol):
-    """A density over y for each of N targets; unlike a ``Density`` it is not centred on them."""
-
-    def draw(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw samples (N, S, D) without gradient."""
-        ...
-
-    def log_prob(self, y: Tensor) -> Tensor:
-        """Log-density (N, S) of points (N, S, D) in nats, differentiable in φ."""
-        ...
 
 
 class MixtureDensity:

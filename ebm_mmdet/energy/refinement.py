@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .contracts import (
+    LogDensityFn,
+    RefinementResult,
+    RefinementTrace,
+    SelectableLogDensityFn,
+)
 from .derivatives import differentiable, gradient
-from .log_density import LogDensityFn, SelectableLogDensityFn, at_least_float32, evaluate
+from .log_density import at_least_float32, evaluate, evaluate_finite
 
-__all__ = ["RefinementResult", "RefinementTrace", "gradient_ascent"]
+__all__ = ["evaluate_only", "gradient_ascent"]
 
 
-class RefinementTrace(NamedTuple):
-    """The whole climb; T is ``num_steps``, and the shapes are those of y0 (N, D).
+def evaluate_only(
+    log_density_fn: LogDensityFn,
+    y0: Tensor,
+    *,
+    covariance: Tensor | None = None,
+    num_per_image: Sequence[int] | None = None,
+) -> RefinementResult:
+    """The refiner that moves nothing: y0 (N, D) and f at y0, "before" in every comparison.
 
-    For y0 (N, S, D) every N becomes N, S.
+    Arguments are those of every :class:`Refiner`; the optional ones are not read.
     """
-
-    y: Tensor
-    """(T+1, N, D) points; entry 0 is y0."""
-    log_density: Tensor
-    """(T+1, N) f at those points; never decreases along the first dimension."""
-    accepted: Tensor
-    """(T, N) bool, whether step t moved the point: y[t+1] == y[t] wherever it is False."""
-
-
-class RefinementResult(NamedTuple):
-    """Where the climb ended, in the shapes of y0 (N, D); for (N, S, D) every N becomes N, S."""
-
-    y: Tensor
-    """(N, D) refined points, float32 or better."""
-    log_density: Tensor
-    """(N,) f at ``y``; -inf where f is not finite."""
-    accepted: Tensor
-    """(N,) int64, the number of steps that moved the point."""
-    trace: RefinementTrace | None
+    f = evaluate_finite(log_density_fn, y0.unsqueeze(1)).squeeze(1)
+    return RefinementResult(y0, f, torch.zeros_like(f, dtype=torch.int64))
 
 
 def gradient_ascent(

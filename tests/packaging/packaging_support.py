@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-FOLDERS = ("configs", "ebm_mmdet", "ebm_ops", "requirements", "tools")
+FOLDERS = ("configs", "ebm_mmdet", "ops", "requirements", "tools")
 FILES = ("LICENSE", "MANIFEST.in", "README.md", "model-index.yml", "pyproject.toml", "setup.py")
 
 

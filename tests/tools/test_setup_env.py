@@ -34,7 +34,7 @@ esac
 @pytest.fixture
 def checkout(tmp_path):
     """The parts of a checkout that the script reads, and a PATH with nothing but core tools."""
-    for name in ("requirements", "tools", "ebm_ops"):
+    for name in ("requirements", "tools", "ops"):
         ignore = shutil.ignore_patterns("*.so", "__pycache__")
         shutil.copytree(REPO / name, tmp_path / "clone" / name, ignore=ignore)
     (tmp_path / "clone" / "ebm_mmdet").mkdir()

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..distributions import Density, GaussianMixtureNoise
+from ..contracts import Density, LogDensityFn
+from ..distributions import GaussianMixtureNoise
 from ..importance import importance_diagnostics
-from ..log_density import LogDensityFn, at_least_float32, evaluate
+from ..log_density import at_least_float32, evaluate
 from ..losses import kld_is_loss, ml_is_loss
 
 __all__ = ["KLDISObjective", "MLISObjective"]

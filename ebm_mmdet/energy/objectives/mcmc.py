@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..contracts import LogDensityFn
 from ..langevin import check_langevin, langevin
-from ..log_density import LogDensityFn, at_least_float32, evaluate
+from ..log_density import at_least_float32, evaluate
 from ..losses import mcmc_loss
 
 __all__ = ["MCMCObjective"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..distributions import Density
-from ..log_density import LogDensityFn, at_least_float32, evaluate
+from ..contracts import Density, LogDensityFn
+from ..log_density import at_least_float32, evaluate
 from ..losses import nce_loss
 
 __all__ = ["NCEObjective"]

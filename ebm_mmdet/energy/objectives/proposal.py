@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..contracts import LogDensityFn, Proposal
 from ..importance import importance_diagnostics
-from ..log_density import LogDensityFn, at_least_float32, evaluate
+from ..log_density import at_least_float32, evaluate
 from ..losses import ml_is_loss, nce_loss, proposal_kl_loss
-from ..proposals import Proposal
 from ..reduction import reduce_loss
 
 __all__ = ["ProposalObjective"]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..contracts import LogDensityFn
 from ..derivatives import TraceMethod, check_trace_method, value_and_score, value_score_and_trace
-from ..log_density import LogDensityFn, at_least_float32
+from ..log_density import at_least_float32
 from ..losses import dsm_loss, score_matching_loss
 
 __all__ = ["DSMObjective", "ScoreMatchingObjective"]

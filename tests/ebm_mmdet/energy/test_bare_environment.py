@@ -57,7 +57,13 @@ assert torch.allclose(pooled, torch.ones(1, 1, 2, 2))
 
 @pytest.mark.parametrize("program", [ENERGY, OPERATORS], ids=["energy", "ops"])
 def test_imports_and_works(program):
-    environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), PATH="", CC="", CXX="")
+    environment = dict(
+        os.environ,
+        PYTHONPATH=os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "ops")]),
+        PATH="",
+        CC="",
+        CXX="",
+    )
     result = subprocess.run(
         [sys.executable, "-c", PREAMBLE + program],
         env=environment,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ebm_mmdet.energy.log_density import LogDensityFn
+from ebm_mmdet.energy.contracts import LogDensityFn
 
 from .fused import fused_log_density, kernel_is_available
 from .seeds import generator

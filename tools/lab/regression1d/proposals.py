@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ebm_mmdet.energy import MixtureDensity
-from ebm_mmdet.energy.log_density import LogDensityFn
+from ebm_mmdet.energy.contracts import LogDensityFn
 from ebm_mmdet.energy.recoverable_clamp import recoverable_clamp
 
 from .network import HIDDEN, Ensemble

@@ -1,7 +1,7 @@
 """What pooling on rotated grids costs beside `F.grid_sample`, mmcv and the product that it feeds.
 
-    python benchmarks/rotated_grid_pool.py [--threads 2] [--boxes 50] [--around 1] [--repeats 20]
-        [--copies]
+    python ops/benchmarks/rotated_grid_pool.py [--threads 2] [--boxes 50] [--around 1]
+        [--repeats 20] [--copies]
 
 The map of SA-SSD on KITTI (256 channels, 200 x 176 cells of 0.4 m), float32, channels last as the
 head keeps it; boxes of cars (3.2..4.6 m x 1.5..1.9 m) all over it and in any direction, a 4 x 7

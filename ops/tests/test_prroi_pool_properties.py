@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,12 +9,12 @@ from hypothesis import strategies as st
 
 from ebm_ops import prroi_pool
 from ebm_ops.prroi_pool import reference
-from tests.ops.conftest import HAS_CPP, random_rois
-from tests.tolerances import TOLERANCE
+from operator_tester import HAS_CPP, run_python
+from quadrature import random_rois
+from tolerances import TOLERANCE
 
 EXACT = TOLERANCE[torch.float64]
 SIZE = (9, 11)
-ROOT = Path(__file__).resolve().parents[2]
 seeds = st.integers(0, 2**31)
 bins = st.integers(1, 8)
 backends = st.sampled_from(["cpp", "reference"] if HAS_CPP else ["reference"])
@@ -223,17 +219,13 @@ def test_same_bits_whatever_the_other_boxes():
 
 def test_same_bits_in_another_process():
     script = (
-        "import torch; from tests.ops.test_prroi_pool_properties import _everything;"
+        "import torch; from test_prroi_pool_properties import _everything;"
         "torch.set_num_threads(1);"
         "print([t.double().abs().sum().item().hex() for t in _everything(70)])"
     )
-    runs = {
-        subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
-        ).stdout
-        for _ in range(2)
-    }
-    assert len(runs) == 1
+    runs = [run_python(script) for _ in range(2)]
+    assert runs[0].stdout, runs[0].stderr
+    assert runs[0].stdout == runs[1].stdout
 
 
 def test_gathered_windows_are_the_same_definition():

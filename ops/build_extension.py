@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+import sysconfig
 
 _OPERATORS = ("prroi_pool", "rotated_grid_pool")
 _SOURCES = ("module.cpp", *(f"{name}/cpu.cpp" for name in _OPERATORS))
@@ -20,9 +21,10 @@ _HEADERS = (
 def extensions() -> list:
     """The C++ extension `ebm_ops._C`, or nothing where it cannot be built.
 
-    Nothing is built when the environment variable `EBM_OPS_BUILD` is 0, when torch or a C++
-    compiler (`CXX`, else `c++`, `g++` or `clang++`) is missing, and on Windows. One printed line
-    says so; the operators then run on their PyTorch reference.
+    It is compiled against the torch of the environment that the package is installed into. Nothing
+    is built when the environment variable `EBM_OPS_BUILD` is 0, when torch or a C++ compiler
+    (`CXX`, else `c++`, `g++` or `clang++`) is missing, and on Windows. One printed line says so;
+    the operators then run on their PyTorch reference.
 
     Returns:
         list: at most one `torch.utils.cpp_extension.CppExtension` with `optional=True`. Its paths
@@ -34,12 +36,11 @@ def extensions() -> list:
         return []
     from torch.utils.cpp_extension import CppExtension
 
-    folder = Path(__file__).resolve().parent.name
     return [
         CppExtension(
             "ebm_ops._C",
-            [f"{folder}/{name}" for name in _SOURCES],
-            depends=[f"{folder}/{name}" for name in _HEADERS],
+            [f"ebm_ops/{name}" for name in _SOURCES],
+            depends=[f"ebm_ops/{name}" for name in _HEADERS],
             # No -std: torch adds the one that its headers ask for. No -march: the kernels choose
             # their instructions when they run, so that one build serves every processor.
             extra_compile_args=["-O3", "-g0", "-ffp-contract=fast", "-Wno-psabi", *_openmp()],
@@ -66,15 +67,31 @@ def _openmp() -> list[str]:
     return ["-fopenmp"]
 
 
+def _find_torch() -> bool:
+    """Whether torch can be imported, if need be from the environment around an isolated build.
+
+    pip builds in an environment of its own, without torch. Asking for torch there would download
+    a second one, and the extension would be compiled against that one instead of the one it has to
+    load beside. pip runs the build with the Python of the environment that it installs into, so
+    that environment's packages are still known; they come last, after those of the build.
+    """
+    if importlib.util.find_spec("torch") is None:
+        sys.path += [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
+        importlib.invalidate_caches()
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def _why_not() -> str | None:
     if os.environ.get("EBM_OPS_BUILD", "1") == "0":
         return "EBM_OPS_BUILD=0"
     if sys.platform == "win32":
         return "the kernels use GCC vector types"
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return "torch is not installed; install it first and use --no-build-isolation"
+    if not _find_torch():
+        return "torch is not installed in this environment; install it first, then this again"
     compilers = [os.environ.get("CXX", "").split(" ")[0], "c++", "g++", "clang++"]
     if not any(name and shutil.which(name) for name in compilers):
         return "no C++ compiler found; install g++"

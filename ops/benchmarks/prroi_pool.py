@@ -1,6 +1,6 @@
 """What precise RoI pooling costs beside mmcv's `roi_align` and the matrix product it feeds.
 
-    python benchmarks/prroi_pool.py [--threads 2] [--repeats 30]
+    python ops/benchmarks/prroi_pool.py [--threads 2] [--repeats 30]
 
 200 boxes, 256 channels, 7x7 bins, a 50x76 map (an 800 x 1216 image at stride 16), float32,
 channels last as the head keeps it. Box sizes are those of the level rule: the square root of the

@@ -7,8 +7,9 @@ import torch
 
 from ebm_ops import PrRoIPool, prroi_pool
 from ebm_ops.prroi_pool import reference
-from tests.ops.conftest import HAS_CPP, integrate, random_rois
-from tests.tolerances import TOLERANCE
+from operator_tester import HAS_CPP
+from quadrature import integrate, random_rois
+from tolerances import TOLERANCE
 
 SCALE = 0.3
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebm_ops import rotated_grid_pool
-from tests.ops.conftest import HAS_CPP
-from tests.ops.rotated_boxes import GRID, WHERE, problem, random_boxes
-from tests.tolerances import TOLERANCE
+from operator_tester import HAS_CPP, run_python
+from rotated_boxes import GRID, WHERE, problem, random_boxes
+from tolerances import TOLERANCE
 
 EXACT = TOLERANCE[torch.float64]
-ROOT = Path(__file__).resolve().parents[2]
 CELLS = {"origin": (0, 0), "cell_size": 1}  # boxes in pixels
 seeds = st.integers(0, 2**31)
 sides = st.integers(1, 6)
@@ -280,17 +276,13 @@ def test_same_bits_whatever_the_other_boxes():
 
 def test_same_bits_in_another_process():
     script = (
-        "import torch; from tests.ops.test_rotated_grid_pool_properties import _everything;"
+        "import torch; from test_rotated_grid_pool_properties import _everything;"
         "torch.set_num_threads(1);"
         "print([t.double().abs().sum().item().hex() for t in _everything(70)])"
     )
-    runs = {
-        subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
-        ).stdout
-        for _ in range(2)
-    }
-    assert len(runs) == 1
+    runs = [run_python(script) for _ in range(2)]
+    assert runs[0].stdout, runs[0].stderr
+    assert runs[0].stdout == runs[1].stdout
 
 
 def test_one_call_for_a_batch_equals_one_call_per_image(backend):

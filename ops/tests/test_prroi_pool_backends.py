@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import ebm_ops
-from ebm_ops import backend_info, build
-from tests.ops.conftest import HAS_CPP, random_rois
+from ebm_ops import backend_info
+from operator_tester import COMPILER, HAS_CPP, PROJECT, SOURCES, load_build_extension, run_python
+from quadrature import random_rois
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = Path(ebm_ops.__file__).parent
-COMPILER = next((c for c in (os.environ.get("CXX"), "g++", "c++") if c and shutil.which(c)), None)
-
-
-def run_python(script: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        timeout=600,
-    )
+build = load_build_extension()
 
 
 @pytest.mark.slow
@@ -38,7 +24,7 @@ def test_a_thousand_nasty_cases_under_sanitizers(tmp_path):
     program = tmp_path / "fuzz"
     flags = "-std=c++17 -O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-psabi"
     build_run = subprocess.run(
-        [COMPILER, *flags.split(), f"-I{FOLDER / 'prroi_pool'}",
+        [COMPILER, *flags.split(), f"-I{SOURCES / 'prroi_pool'}",
          str(Path(__file__).with_name("prroi_pool_fuzz.cpp")), "-o", str(program)],
         capture_output=True, text=True,
     )  # fmt: skip
@@ -51,7 +37,7 @@ def test_a_thousand_nasty_cases_under_sanitizers(tmp_path):
 TRITON_IN_INTERPRETER = """
 import torch
 from ebm_ops.prroi_pool import reference, triton
-from tests.tolerances import TOLERANCE
+from tolerances import TOLERANCE
 
 nan, inf = float("nan"), float("inf")
 boxes = [[1, 1.3, 2.2, 4.9, 3.7], [0, -3, 1, 2.5, 30], [1, 2, 2, 2, 4], [0, 4, 1, 1, 3],
@@ -118,7 +104,7 @@ import sys, logging
 sys.modules["ebm_ops._C"] = None      # as if it had not been built
 logging.basicConfig(format="%(message)s")
 import torch, ebm_ops
-from tests.tolerances import TOLERANCE
+from tolerances import TOLERANCE
 assert ebm_ops.backend_info()["cpu"].name == "reference"
 f = torch.randn(1, 3, 9, 9, requires_grad=True)
 r = torch.tensor([[0, 1.0, 1, 6, 7]], requires_grad=True)
@@ -186,7 +172,7 @@ def test_build_lists_existing_files():
     (extension,) = build.extensions()
     assert extension.name == "ebm_ops._C"
     assert extension.optional
-    assert all((ROOT / name).is_file() for name in [*extension.sources, *extension.depends])
+    assert all((PROJECT / name).is_file() for name in [*extension.sources, *extension.depends])
 
 
 @pytest.mark.skipif(not HAS_CPP, reason="no C++ backend")
@@ -204,7 +190,7 @@ def test_threads_of_torch_are_used():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_gpu_agrees_with_cpu():
-    from tests.tolerances import TOLERANCE
+    from tolerances import TOLERANCE
 
     f, rois = torch.randn(2, 40, 30, 33), random_rois(40, 2, (33, 30), 1).float()
     grad, found = torch.randn(40, 40, 7, 7), []

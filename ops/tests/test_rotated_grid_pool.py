@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from ebm_ops import RotatedGridPool, rotated_grid_pool
 from ebm_ops.rotated_grid_pool import reference
-from tests.ops.conftest import HAS_CPP
-from tests.ops.rotated_boxes import (
+from operator_tester import HAS_CPP
+from rotated_boxes import (
     GRID,
     SIZE,
     WHERE,
@@ -22,7 +22,7 @@ from tests.ops.rotated_boxes import (
     random_boxes,
     to_cells,
 )
-from tests.tolerances import TOLERANCE
+from tolerances import TOLERANCE
 
 PLACE = (*WHERE["origin"], WHERE["cell_size"], WHERE["pixel_offset"])
 

@@ -10,10 +10,9 @@ import torch
 
 import ebm_ops
 from ebm_ops import backends
-from tests.ops.conftest import HAS_CPP
-from tests.ops.rotated_boxes import WHERE, problem
-from tests.ops.test_prroi_pool_backends import COMPILER, FOLDER, run_python
-from tests.tolerances import TOLERANCE
+from operator_tester import COMPILER, HAS_CPP, SOURCES, run_python
+from rotated_boxes import WHERE, problem
+from tolerances import TOLERANCE
 
 
 @pytest.mark.slow
@@ -23,7 +22,7 @@ def test_a_thousand_nasty_cases_under_sanitizers(tmp_path):
     program = tmp_path / "fuzz"
     flags = "-std=c++17 -O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-psabi"
     build_run = subprocess.run(
-        [COMPILER, *flags.split(), f"-I{FOLDER / 'rotated_grid_pool'}",
+        [COMPILER, *flags.split(), f"-I{SOURCES / 'rotated_grid_pool'}",
          str(Path(__file__).with_name("rotated_grid_pool_fuzz.cpp")), "-o", str(program)],
         capture_output=True, text=True,
     )  # fmt: skip
@@ -36,7 +35,7 @@ def test_a_thousand_nasty_cases_under_sanitizers(tmp_path):
 TRITON_IN_INTERPRETER = """
 import torch
 from ebm_ops.rotated_grid_pool import reference, triton
-from tests.tolerances import TOLERANCE
+from tolerances import TOLERANCE
 
 nan, inf = float("nan"), float("inf")
 boxes = [[1.2, -0.3, 1.1, 0.6, 0.4], [0.1, -0.8, 2.2, 0.9, -2.0], [1.2, nan, 1, 1, 1],
@@ -115,8 +114,8 @@ import sys, logging
 sys.modules["ebm_ops._C"] = None      # as if it had not been built
 logging.basicConfig(format="%(message)s")
 import torch, ebm_ops
-from tests.ops.rotated_boxes import WHERE, problem
-from tests.tolerances import TOLERANCE
+from rotated_boxes import WHERE, problem
+from tolerances import TOLERANCE
 
 bev, boxes, index = problem(0)
 found = []
