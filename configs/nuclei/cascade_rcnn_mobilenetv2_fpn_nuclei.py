@@ -1,6 +1,5 @@
 """Cascade R-CNN on the small two-stage nuclei detector: what three box heads in a row give, and cost.
 
-    export EBM_DATA_ROOT=/path/to/shared
     python tools/train.py configs/nuclei/cascade_rcnn_mobilenetv2_fpn_nuclei.py
 
 Hardware: 2 CPU cores. Backbone, neck, RPN, data and schedule are those of faster_rcnn_mobilenetv2_fpn_nuclei.py; the

@@ -66,8 +66,8 @@ class RecordingRefiner:
         self.refiner = refiner
         self.fn = self.result = None
 
-    def __call__(self, log_density_fn, y0: Tensor, found: Sequence = ()) -> RefinementResult:
-        self.fn, self.result = log_density_fn, self.refiner(log_density_fn, y0, found)
+    def __call__(self, log_density_fn, y0: Tensor, *more, **known) -> RefinementResult:
+        self.fn, self.result = log_density_fn, self.refiner(log_density_fn, y0, *more, **known)
         return self.result
 
 

@@ -29,7 +29,15 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-__all__ = ["Row", "Study", "StudyFileError", "apply_options", "folder_name", "read_study"]
+__all__ = [
+    "Row",
+    "Study",
+    "StudyFileError",
+    "apply_options",
+    "folder_name",
+    "move_data",
+    "read_study",
+]
 
 SETTINGS = {"rounds", "boxes", "prior_k", "resamples", "shapes"}
 """Settings a study file may have: of `StudySettings`, and a config that draws generated images."""
@@ -70,7 +78,7 @@ class Study:
 
 
 def folder_name(name: str) -> str:
-    """Return the name of a row as that of a folder: ``KL-Loss, voting`` gives ``kl-loss_voting``."""
+    """Return the folder of a row: ``KL-Loss, voting`` has ``kl-loss_voting``."""
     return re.sub(r"[^a-z0-9.+-]+", "_", name.lower()).strip("_")
 
 
@@ -78,6 +86,7 @@ def read_study(
     path: str | Path,
     only: Collection[str] = (),
     cfg_options: Mapping[str, object] | None = None,
+    data_root: str | Path | None = None,
 ) -> Study:
     """Read a study file, or a config as a study of itself.
 
@@ -85,6 +94,7 @@ def read_study(
         path: YAML file of a study, or a config.
         only: Names of the rows to keep; empty for all.
         cfg_options: Dotted keys and values for every config, after those of the file.
+        data_root: Folder that holds the data instead of the configs' `data_root`.
 
     Raises:
         StudyFileError: An unknown or missing key, two rows of one name, a name that no row has, or
@@ -120,7 +130,38 @@ def read_study(
             (cfg_options, "--cfg-options"),
         ):
             apply_options(cfgs[name], options or {}, where)
+        if data_root is not None:
+            move_data(cfgs[name], data_root)
     return Study(rows, cfgs, {key: content[key] for key in SETTINGS if key in content})
+
+
+def move_data(cfg: Config, data_root: str | Path) -> None:
+    """Let a config read its data from another folder, in place.
+
+    The variable `data_root` of a config file is a name for what the file has put into its data sets
+    and metrics by then, so all paths that begin with it are replaced.
+
+    Raises:
+        StudyFileError: The config has no variable `data_root`.
+    """
+    if not isinstance(cfg.get("data_root"), str):
+        raise StudyFileError(
+            f"{cfg.filename} has no variable data_root, so --data-root {data_root} has no effect; "
+            "set train_dataloader.dataset.data_root and the like with --cfg-options"
+        )
+    old, new = cfg.data_root.rstrip("/"), str(data_root).rstrip("/")
+
+    def moved(value: object) -> object:
+        if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+            return new + value[len(old) :]
+        if isinstance(value, dict):
+            return {key: moved(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(moved(item) for item in value)
+        return value
+
+    for key, value in cfg.to_dict().items():
+        cfg[key] = moved(value)
 
 
 def apply_options(cfg: Config, options: Mapping[str, object], where: str = "cfg_options") -> None:
@@ -154,10 +195,10 @@ def _check(node: object, keys: Sequence[str], value: object, path: list[str], wh
         path, node = [*path, key], known[key]
         if node is _ARGUMENT:
             return
-        if position == len(keys) - 1 and isinstance(value, Mapping) and isinstance(node, Mapping):
-            if not value.get("_delete_"):
-                for name, part in value.items():
-                    _check(node, [name], part, path, where)
+        merged = isinstance(value, Mapping) and not value.get("_delete_")
+        if position == len(keys) - 1 and merged and isinstance(node, Mapping):
+            for name, part in value.items():
+                _check(node, [name], part, path, where)
 
 
 _ARGUMENT = object()

@@ -39,9 +39,9 @@ class _Replay:
     def __init__(self, result: RefinementResult, step: int) -> None:
         trace = result.trace
         moved = trace.accepted[:step].sum(0)
-        self.result = RefinementResult(trace.y[step], trace.log_density[step], moved, None)
+        self.result = RefinementResult(trace.y[step], trace.log_density[step], moved)
 
-    def __call__(self, *_) -> RefinementResult:
+    def __call__(self, *_, **__) -> RefinementResult:
         return self.result
 
 
