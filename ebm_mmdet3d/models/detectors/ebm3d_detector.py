@@ -9,7 +9,7 @@ import torch
 from mmdet.utils import reduce_mean
 from mmdet3d.models.detectors import Base3DDetector
 from mmdet3d.registry import MODELS, TASK_UTILS
-from mmdet3d.structures import LiDARInstance3DBoxes
+from mmdet3d.structures import Det3DDataSample
 from mmdet3d.structures.bbox_3d import limit_period
 from mmdet3d.structures.det3d_data_sample import SampleList
 from mmengine.config import ConfigDict
@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ebm_mmdet.models.detectors.detector_wrapper import DetectorWrapper, log_density_of_reference
 
+from ..connected_zero import connected_zero
 from .frames import occupied_frames, select_frames
 
 __all__ = ["EBM3DDetector"]
@@ -122,8 +123,9 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
     ) -> dict[str, Tensor]:
         """Losses of the energy head, and of the detector unless it is frozen.
 
-        A batch without any ground truth gives a zero connected to the head's parameters (so that
-        distributed training goes on).
+        A batch without any ground truth gives a zero connected to the head's parameters, and one
+        without any point a zero connected to all that is trained, so that distributed training
+        goes on.
         """
         inputs, samples, _ = _with_points(batch_inputs_dict, batch_data_samples)
         # First, because mmdet3d's heads replace the boxes in the samples by bare tensors.
@@ -143,6 +145,11 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         # process has a box: the objectives' mean is defined there.
         count = reduce_mean(boxes.new_tensor(float(len(boxes))))
         losses.update(self.energy_head.loss(feats, boxes, batch_index, labels, avg_factor=count))
+        if not samples and not self.freeze_detector:
+            # The detector did not run here, but may have in another process.
+            losses["loss_energy"] = losses["loss_energy"] + connected_zero(
+                parameter for parameter in self.detector.parameters() if parameter.requires_grad
+            )
         return losses
 
     def _no_maps(self) -> list[Tensor]:
@@ -171,12 +178,12 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         for i, sample in enumerate(samples):
             gt = sample.gt_instances_3d
             box = gt.bboxes_3d.tensor[:, :7].to(device).float()
-            label = gt.labels_3d.to(device)
+            label = gt.labels_3d.to(device).long()
             # -1 are objects of other classes.
             keep = self.energy_head.is_trainable_box(box) & (label >= 0)
             boxes.append(box[keep])
             labels.append(label[keep])
-            index.append(torch.full_like(label[keep], i, dtype=torch.long))
+            index.append(torch.full_like(label[keep], i))
         return torch.cat(boxes), torch.cat(index), torch.cat(labels)
 
     def predict(
@@ -193,20 +200,40 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         if samples:
             with self.capture_features() as features:
                 samples = self.detector.predict(inputs, samples, **kwargs)
-            maps = features()
-        else:
-            maps = self._no_maps()
-        feats = self.prepare(maps, samples)
-        self.refine(feats, samples)
+            self.refine(self.prepare(features(), samples), samples)
 
         results = list(batch_data_samples)
-        for i, sample in enumerate(results):
-            if i in occupied:
-                results[i] = samples[occupied.index(i)]
-            else:
-                none = _no_detections(sample, samples, feats[0].device)
-                self.add_pred_to_datasample([sample], [none])
+        if len(occupied) < len(results):
+            usual = samples or [self._predict_one_point(batch_inputs_dict, results[0], **kwargs)]
+            nothing = usual[0].pred_instances_3d[:0]
+            for i, sample in enumerate(results):
+                if i in occupied:
+                    results[i] = samples[occupied.index(i)]
+                else:
+                    self.add_pred_to_datasample([sample], [nothing.clone()])
+        else:
+            results = samples
         return results
+
+    def _predict_one_point(
+        self, batch_inputs_dict: dict, sample: Det3DDataSample, **kwargs
+    ) -> Det3DDataSample:
+        """A prediction for one point in the middle of the range, in a copy of ``sample``.
+
+        Where no frame has a point, this tells what the result of a frame has: its fields, their
+        types, and the columns of its boxes are the detector's affair.
+        """
+        inputs = select_frames(batch_inputs_dict, [0])
+        point = inputs["points"][0].new_zeros(1, inputs["points"][0].shape[1])
+        voxels = getattr(self.data_preprocessor, "voxel_layer", None)
+        if voxels is not None:
+            place = point.new_tensor(voxels.point_cloud_range)
+            point[0, :3] = (place[:3] + place[3:]) / 2
+        sample = sample.clone()
+        inputs["points"] = [point]
+        if "voxels" in inputs:
+            inputs["voxels"] = self.data_preprocessor.voxelize([point], [sample])
+        return self.predict(inputs, [sample], **kwargs)[0]
 
     def refine(self, feats: Sequence[Tensor], samples: SampleList) -> SampleList:
         """Refine the ``pred_instances_3d`` of a batch in place.
@@ -255,7 +282,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
 
     def _log_density_fn(self, feats: Sequence[Tensor], found: Sequence[InstanceData]):
         boxes = torch.cat([inst.bboxes_3d.tensor[:, :7] for inst in found])
-        labels = torch.cat([inst.labels_3d for inst in found])
+        labels = torch.cat([inst.labels_3d for inst in found]).long()  # CenterPoint's are int32
         counts = torch.tensor([len(inst) for inst in found], device=boxes.device)
         batch_index = torch.arange(len(found), device=boxes.device).repeat_interleave(counts)
         return self.energy_head.log_density_fn(feats, boxes, batch_index, labels)
@@ -271,18 +298,3 @@ def _with_points(batch_inputs_dict: dict, samples: SampleList) -> tuple[dict, li
         return batch_inputs_dict, list(samples), occupied
     inputs = select_frames(batch_inputs_dict, occupied)
     return inputs, [samples[i] for i in occupied], occupied
-
-
-def _no_detections(sample, others: SampleList, device: torch.device) -> InstanceData:
-    """Empty predictions, with all fields and box dimensions of other frames, if there are any."""
-    if others:
-        return others[0].pred_instances_3d[:0]
-    box_type = sample.metainfo.get("box_type_3d", LiDARInstance3DBoxes)
-    scores = torch.zeros(0, device=device)
-    return InstanceData(
-        bboxes_3d=box_type(torch.zeros(0, 7, device=device)),
-        scores_3d=scores,
-        labels_3d=scores.long(),
-        log_density=scores,
-        accepted_steps=scores.long(),
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -16,7 +15,6 @@ from mmdet3d.registry import DATASETS
 
 import ebm_mmdet3d  # noqa: F401
 from ebm_mmdet3d.datasets import Lidar, SceneOptions, prepare_kitti, write_kitti
-from ebm_mmdet3d.datasets.numpy_names import give_database_sampler_its_names
 
 FOLDER = Path(__file__).parents[3] / "configs" / "ebm3d"
 # The generator draws cars and vans; the others sample pedestrians and cyclists too.
@@ -48,12 +46,3 @@ def test_training_and_test_data(name, root):
     test = DATASETS.build(cfg.test_dataloader.dataset)
     assert len(test) == 2
     assert "velodyne_reduced" in test[0]["data_samples"].lidar_path
-
-
-def test_only_mmdet3ds_module_gets_the_name():
-    from mmdet3d.datasets.transforms import dbsampler
-
-    assert np.dtype(dbsampler.np.long) == np.int64
-    assert (dbsampler.np is np) == ("long" in vars(np))
-    assert dbsampler.np.concatenate is np.concatenate
-    assert not give_database_sampler_its_names()
