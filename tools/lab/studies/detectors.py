@@ -86,7 +86,7 @@ class _Study:
         say: Callable[[str], None],
     ) -> None:
         self.cfgs, self.rows, self.out, self.settings, self.say = cfgs, rows, out, settings, say
-        images = cfgs[rows[0].config].val_dataloader.dataset
+        images = cfgs[rows[0].name].val_dataloader.dataset
         for row in rows:
             self._check(row, images)
         self.test_set = DATASETS.build(images)
