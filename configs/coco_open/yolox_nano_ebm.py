@@ -3,9 +3,9 @@
     python tools/train.py configs/coco_open/yolox_nano_ebm.py
     python tools/test.py configs/coco_open/yolox_nano_ebm.py work_dirs/yolox_nano_ebm/iter_400.pth
 
-Data and weights: README.md of this folder. Hardware: 2 CPU cores. Expected: no gain. 85 photographs with 66 classes are far too few to learn a density from: a
-head of this size knows them by heart (docs/results.md, section COCO photographs). For a gain train on COCO itself
-with configs/ebm/yolox_nano_nceplus.py.
+Data and weights: README.md of this folder. Hardware: 2 CPU cores. Expected: no gain. 85 photographs with 66 classes are
+far too few to learn a density from: a head of this size knows them by heart (docs/results.md, section COCO
+photographs). For a gain train on COCO itself with configs/ebm/yolox_nano_nceplus.py.
 """
 
 _base_ = ['../ebm/yolox_nano_nceplus.py']

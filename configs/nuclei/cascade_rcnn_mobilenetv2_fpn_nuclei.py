@@ -8,17 +8,17 @@ stages are mmdet's. Compared with the others by configs/nuclei/kl_study.yaml.
 
 _base_ = ['./faster_rcnn_mobilenetv2_fpn_nuclei.py', '../_base_/cascade_recipe.py']
 
-single_stage = _base_.model.roi_head
-cascade_training = _base_.model.train_cfg.rcnn
 model = dict(
     type='CascadeRCNN',
     roi_head=dict(
         _delete_=True,
         type='CascadeRoIHead',
         num_stages=3,
-        stage_loss_weights=_base_.cascade_stage_loss_weights,
-        bbox_roi_extractor=single_stage.bbox_roi_extractor,
+        stage_loss_weights=_base_.cascade.stage_loss_weights,
+        bbox_roi_extractor=_base_.model.roi_head.bbox_roi_extractor,
         bbox_head=[
-            dict(head, in_channels=64, fc_out_channels=256, num_classes=1) for head in _base_.cascade_bbox_heads
+            dict(head, in_channels=64, fc_out_channels=256, num_classes=1) for head in _base_.cascade.bbox_heads
         ]),
-    train_cfg=dict(rcnn=[dict(cascade_training, assigner=assigner) for assigner in _base_.cascade_assigners]))
+    train_cfg=dict(
+        rcnn=[dict(_base_.model.train_cfg.rcnn, assigner=assigner) for assigner in _base_.cascade.assigners]))
+_base_.pop('cascade')
