@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -20,13 +18,15 @@ from torch.utils.data import DataLoader
 
 from ebm_mmdet.energy import RefinementResult
 
+from ..timing import median_milliseconds
+
 __all__ = [
     "RecordingRefiner",
     "build_metric",
     "changed",
     "load_model",
-    "median_milliseconds",
     "metric_values",
+    "milliseconds_with",
     "swapped_refiner",
     "val_loader",
 ]
@@ -90,7 +90,7 @@ def swapped_refiner(model: nn.Module, refiner: Callable | None) -> Iterator[None
         model.refiner = own
 
 
-def median_milliseconds(
+def milliseconds_with(
     model: nn.Module, loader: DataLoader, refiners: Sequence[Callable | None], count: int
 ) -> list[float]:
     """Median wall times of one image or frame, loading left out, with every refiner.
@@ -99,15 +99,15 @@ def median_milliseconds(
         model: In eval mode; its refiner is taken away for a moment and put back.
         loader: What `val_loader` gives.
         refiners: What refines; None is the detector alone.
-        count: How many images to time; the turns on an image follow each other, so that other
-            work on the machine meets all alike.
+        count: How many images to time.
     """
-    seconds: list[list[float]] = [[] for _ in refiners]
-    for batch in itertools.islice(loader, count):
-        for turn, refiner in zip(seconds, refiners):
-            fresh = copy.deepcopy(batch)
-            with swapped_refiner(model, refiner), torch.inference_mode():
-                start = time.perf_counter()
-                model.test_step(fresh)
-                turn.append(time.perf_counter() - start)
-    return [1000 * float(np.median(turn)) for turn in seconds]
+
+    def turn(refiner: Callable | None) -> Callable[[object], None]:
+        def predict(batch: object) -> None:
+            with swapped_refiner(model, refiner):
+                model.test_step(batch)
+
+        return predict
+
+    turns = [turn(refiner) for refiner in refiners]
+    return median_milliseconds(itertools.islice(loader, count), turns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..tensors import save_tensors
 from .data import Dataset
 from .evaluation import Grid, kl_to_truth
 from .methods import Trainee
@@ -123,11 +123,8 @@ def save_checkpoint(
     path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, history: dict
 ) -> None:
     """Write everything that a run needs to go on; the file is whole or the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     state = {"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "history": history}, partial)
-    os.replace(partial, path)
+    save_tensors(path, {**state, "history": history})
 
 
 def load_checkpoint(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from ebm_mmdet.apis.frozen_detector import load_frozen_detector
 from ebm_mmdet.files import read_json, write_csv, write_json
 
 from ..demo.train import train_stage
+from ..timing import median_milliseconds
 from .average_precision import MatchedDetections, coco_results
 from .bootstrap import bootstrap_weights
 from .heads import TrainedHeads, training_views
@@ -227,16 +227,10 @@ class _Study:
             return stored
         self.say("timing")
         models = {row.name: self._trained(row, self.settings.seeds[0])[0] for row in self.rows}
-        seconds = {name: [] for name in models}
-        for index in range(min(TIMED_IMAGES, len(self.test_set))):
-            batch = pseudo_collate([self.test_set[index]])
-            for name, model in models.items():
-                turn = copy.deepcopy(batch)
-                start = time.perf_counter()
-                with torch.inference_mode():
-                    model.test_step(turn)
-                seconds[name].append(time.perf_counter() - start)
-        result = {name: round(1e3 * float(np.median(s)), 1) for name, s in seconds.items()}
+        count = min(TIMED_IMAGES, len(self.test_set))
+        batches = (pseudo_collate([self.test_set[index]]) for index in range(count))
+        times = median_milliseconds(batches, [model.test_step for model in models.values()])
+        result = {name: round(each, 1) for name, each in zip(models, times)}
         write_json(path, result)
         return result
 

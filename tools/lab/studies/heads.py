@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +12,10 @@ from mmengine.config import Config
 from torch import nn
 
 from ebm_mmdet.apis.feature_cache import TrainingView, cache_training_views
-from ebm_mmdet.engine import AtomicLocalBackend
 from ebm_mmdet.models.detectors import EBMDetector
 from ebm_mmdet.models.detectors.trunk_init import copy_trunk_from_box_head
 
+from ..tensors import save_tensors
 from .methods import ENERGY
 from .rivals import BoxRegressor
 from .training import Trained, train_head
@@ -78,7 +77,7 @@ class TrainedHeads:
         state = dict(
             state_dict=trained.head.state_dict(), seconds=trained.seconds, losses=trained.losses
         )
-        _save(path, state)
+        save_tensors(path, state)
         return trained
 
     def _build(self, kind: str) -> nn.Module:
@@ -87,9 +86,3 @@ class TrainedHeads:
         if self.cfg.model.get("init_trunk_from", "auto") == "auto":
             copy_trunk_from_box_head(self.detector.detector, head)
         return head
-
-
-def _save(path: Path, state: dict) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    AtomicLocalBackend().put(buffer.getvalue(), path)

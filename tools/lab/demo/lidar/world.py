@@ -14,7 +14,7 @@ from ebm_mmdet3d.progress_bars import no_progress_bars
 
 from .. import report
 from ..climb import Climb
-from ..evaluate import changed, median_milliseconds
+from ..evaluate import changed, milliseconds_with
 from .data import NUM_SCENES, generate, use_data
 from .evaluate import TIME, trace_steps
 from .pictures import draw_all, draw_steps
@@ -57,7 +57,7 @@ class LidarWorld:
         steps, climbs = trace_steps(model, cfg, loader, counts)
         # Zero steps are the detector and one evaluation of f.
         refiners = [changed(model.refiner, num_steps=count) for count in counts]
-        milliseconds = median_milliseconds(model, loader, refiners, TIMED_FRAMES)
+        milliseconds = milliseconds_with(model, loader, refiners, TIMED_FRAMES)
         row = counts.index(model.refiner.num_steps)
         result = {
             "before": {**steps[0], TIME: milliseconds[0]},

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from .. import report
 from ..climb import Climb
-from ..evaluate import median_milliseconds
+from ..evaluate import milliseconds_with
 from ..world import STEPS
 from .data import NUM_IMAGES, USER_IMAGE_SIZE, check_folder, generate, use_data
 from .evaluate import TIME, trace_steps
@@ -70,7 +70,7 @@ class ShapesWorld:
     ) -> tuple[dict, list[Climb]]:
         steps, climbs = trace_steps(model, cfg, loader, counts, PICTURED_IMAGES)
         at = dict(zip(counts, steps))
-        before, after = median_milliseconds(model, loader, (None, model.refiner), TIMED_IMAGES)
+        before, after = milliseconds_with(model, loader, (None, model.refiner), TIMED_IMAGES)
         result = {
             "before": {**at[0], TIME: before},
             "after": {**at[model.refiner.num_steps], TIME: after},
