@@ -32,6 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run the demo; turn what a user can mend into one line."""
     args = parse_args(argv)
+    from ebm_mmdet.engine import CheckpointError
     from lab.demo.run import run_demo
     from lab.demo.shapes import ShapesWorld
     from lab.demo.world import DataError
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         world = ShapesWorld(args.data)
         run_demo(world, CONFIGS, args.out, args.seeds, args.page)
 
-    run_command("demo", run, DataError)
+    run_command("demo", run, DataError, CheckpointError)
 
 
 if __name__ == "__main__":

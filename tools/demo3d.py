@@ -22,12 +22,16 @@ def main(argv: list[str] | None = None) -> None:
     """Run the demo; turn what a user can mend into one line."""
     args = parse_args(argv)
     try:
+        from ebm_mmdet.engine import CheckpointError
         from lab.demo.lidar import LidarWorld
         from lab.demo.run import run_demo
     except ModuleNotFoundError as error:
         sys.exit(f"demo3d: {error}; `pip install 'ebm-mmdet[3d]'` installs what 3D needs")
 
-    run_command("demo3d", lambda: run_demo(LidarWorld(), CONFIGS, args.out, args.seeds, args.page))
+    def run() -> None:
+        run_demo(LidarWorld(), CONFIGS, args.out, args.seeds, args.page)
+
+    run_command("demo3d", run, CheckpointError)
 
 
 if __name__ == "__main__":

@@ -158,6 +158,7 @@ ROW = "rows:\n- {name: A, config: base.py"
             f"{ROW}, cfg_options: {{refiner.num_steps: 3}}}}",
             "the config has no 'refiner'; did you mean 'model.refiner.num_steps'",
         ),
+        (f"{ROW}, cfg_options: {{data_root: x}}}}", "'data_root' is a variable of the config file"),
         (f"{ROW}, cfg_options: {{param_scheduler.1.end: 3}}}}", "param_scheduler has no '1'"),
         (f"{ROW}, cfg_options: {{model.refiner.num_steps.x: 3}}}}", "num_steps has no 'x'"),
     ],

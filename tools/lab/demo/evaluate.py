@@ -16,7 +16,9 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ebm_mmdet.datasets import use_checked_annotations
 from ebm_mmdet.energy import RefinementResult
+from ebm_mmdet.engine import read_checkpoint
 
 from ..timing import median_milliseconds
 
@@ -36,14 +38,13 @@ def load_model(cfg: Config, checkpoint: str) -> nn.Module:
     """Build the model of a config in eval mode with all parameters of a checkpoint."""
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
-    model.load_state_dict(
-        torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    )
+    model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
     return model.eval()
 
 
 def val_loader(cfg: Config) -> DataLoader:
     """Build the loader of the validation images or frames, one per batch."""
+    use_checked_annotations()
     return Runner.build_dataloader(cfg.val_dataloader, seed=0)
 
 
@@ -103,6 +104,7 @@ def milliseconds_with(
     """
 
     def turn(refiner: Callable | None) -> Callable[[object], None]:
+        @torch.inference_mode()
         def predict(batch: object) -> None:
             with swapped_refiner(model, refiner):
                 model.test_step(batch)
@@ -110,4 +112,4 @@ def milliseconds_with(
         return predict
 
     turns = [turn(refiner) for refiner in refiners]
-    return median_milliseconds(itertools.islice(loader, count), turns)
+    return median_milliseconds(turns, itertools.islice(loader, count))

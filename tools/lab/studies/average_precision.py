@@ -121,11 +121,11 @@ def _collect(records: list[dict | None], ground_truth: COCO, found: COCO) -> _Cl
         hits.append(matched & ~ignored)
         misses.append(~matched & ~ignored)
         for detection, annotation, hit in zip(record["dtIds"], record["dtMatches"][0], hits[-1][0]):
-            overlap = np.nan
             if hit:
-                truth = ground_truth.anns[int(annotation)]["bbox"]
-                overlap = box_iou(_corners(found.anns[detection]["bbox"]), _corners(truth))
-            ious.append(overlap)
+                pair = found.anns[detection]["bbox"], ground_truth.anns[int(annotation)]["bbox"]
+                ious.append(float(box_iou(*(_corners(box) for box in pair))))
+            else:
+                ious.append(np.nan)
     # Stable, as in COCO: equal scores keep the order of images.
     order = np.argsort(-np.concatenate(scores), kind="mergesort")
     return _Class(
@@ -153,7 +153,7 @@ def _average_precision(c: _Class, weights: np.ndarray) -> np.ndarray:
     )
 
 
-def _corners(box: Sequence[float]) -> list[float]:
-    """COCO's ``(x, y, width, height)`` as ``(x1, y1, x2, y2)``."""
+def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:
+    """``x, y, width, height`` to ``x1, y1, x2, y2``."""
     x, y, width, height = box
-    return [x, y, x + width, y + height]
+    return x, y, x + width, y + height

@@ -14,10 +14,11 @@ from mmdet.registry import DATASETS, METRICS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import load_checkpoint
-from pycocotools.coco import COCO
 from torch import nn
 
 from ebm_mmdet.apis.frozen_detector import load_frozen_detector
+from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
+from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.files import read_json, write_csv, write_json
 
 from ..demo.train import train_stage
@@ -89,8 +90,9 @@ class _Study:
         images = cfgs[rows[0].name].val_dataloader.dataset
         for row in rows:
             self._check(row, images)
+        use_checked_annotations()
         self.test_set = DATASETS.build(images)
-        self.truth = COCO(self.test_set.ann_file)
+        self.truth = CheckedCOCO(self.test_set.ann_file)
 
     def run(self) -> dict:
         seeds = self.settings.seeds
@@ -229,8 +231,9 @@ class _Study:
         models = {row.name: self._trained(row, self.settings.seeds[0])[0] for row in self.rows}
         count = min(TIMED_IMAGES, len(self.test_set))
         batches = (pseudo_collate([self.test_set[index]]) for index in range(count))
-        times = median_milliseconds(batches, [model.test_step for model in models.values()])
-        result = {name: round(each, 1) for name, each in zip(models, times)}
+        with torch.inference_mode():
+            times = median_milliseconds([model.test_step for model in models.values()], batches)
+        result = {name: round(value, 1) for name, value in zip(models, times)}
         write_json(path, result)
         return result
 
@@ -241,6 +244,6 @@ def _has_head(cfg: Config) -> bool:
 
 def _training_seconds(checkpoint: Path) -> float:
     """Sum of the times of all iterations, also of those before an interruption."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    state = read_checkpoint(checkpoint, mmap=True)
     steps, _ = state["message_hub"]["log_scalars"]["train/time"].data
     return round(float(np.sum(steps)), 1)

@@ -12,10 +12,11 @@ from mmengine.config import Config
 from torch import nn
 
 from ebm_mmdet.apis.feature_cache import TrainingView, cache_training_views
+from ebm_mmdet.engine import read_checkpoint
+from ebm_mmdet.files import open_atomic
 from ebm_mmdet.models.detectors import EBMDetector
 from ebm_mmdet.models.detectors.trunk_init import copy_trunk_from_box_head
 
-from ..tensors import save_tensors
 from .methods import ENERGY
 from .rivals import BoxRegressor
 from .training import Trained, train_head
@@ -65,7 +66,7 @@ class TrainedHeads:
         """The head in eval mode, the seconds its training took, and its losses."""
         path = self.folder / f"{kind}_{seed}.pth"
         if path.exists():
-            head, stored = self._build(kind), torch.load(path, weights_only=True)
+            head, stored = self._build(kind), read_checkpoint(path)
             head.load_state_dict(stored["state_dict"])
             return Trained(head.eval(), stored["seconds"], stored["losses"])
         views = self.views()
@@ -77,7 +78,7 @@ class TrainedHeads:
         state = dict(
             state_dict=trained.head.state_dict(), seconds=trained.seconds, losses=trained.losses
         )
-        save_tensors(path, state)
+        _save(path, state)
         return trained
 
     def _build(self, kind: str) -> nn.Module:
@@ -86,3 +87,8 @@ class TrainedHeads:
         if self.cfg.model.get("init_trunk_from", "auto") == "auto":
             copy_trunk_from_box_head(self.detector.detector, head)
         return head
+
+
+def _save(path: Path, state: dict) -> None:
+    with open_atomic(path) as file:
+        torch.save(state, file)

@@ -29,6 +29,8 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from ebm_mmdet.engine.command_line import UsageError, merge_options
+
 __all__ = [
     "Row",
     "Study",
@@ -176,7 +178,12 @@ def apply_options(cfg: Config, options: Mapping[str, object], where: str = "cfg_
     for option, value in options.items():
         _check(cfg, option.split("."), value, [], where)
     # Deep copies one by one: merging takes `_delete_` out, also of what YAML shares by anchors.
-    cfg.merge_from_dict({key: copy.deepcopy(value) for key, value in options.items()})
+    try:
+        merge_options(
+            cfg, {key: copy.deepcopy(value) for key, value in options.items()}, {"fit_dataset"}
+        )
+    except UsageError as error:  # a variable of the config file that nothing reads
+        raise StudyFileError(f"{where}: {error}") from error
 
 
 def _check(node: object, keys: Sequence[str], value: object, path: list[str], where: str) -> None:
