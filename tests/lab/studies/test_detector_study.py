@@ -27,10 +27,18 @@ ENERGY, BOTH = "Faster R-CNN, energy head", "KL-Loss, voting, energy head"
 STUDY = ROOT / "configs" / "demo" / "kl_study.yaml"
 ROWS = [Row(BASE), Row(VOTING, "KL-Loss"), Row(ENERGY, BASE), Row(BOTH, "KL-Loss")]
 SIZES = {"train": 4, "val": 3}
+pytestmark = pytest.mark.slow  # trains four detectors and four heads
 
 
 def small(cfg: Config, root: Path) -> Config:
-    """Two iterations of two images; four images to train on, three to test on."""
+    """Two iterations of two images, few boxes; four images to train on, three to test on."""
+    detector = cfg.model.get("detector", cfg.model)
+    for proposals in (detector.train_cfg.rpn_proposal, detector.test_cfg.rpn):
+        proposals.update(nms_pre=40, max_per_img=20)
+    detector.test_cfg.rcnn.max_per_img = 5
+    if detector is not cfg.model:
+        cfg.model.energy_head.update(fc_channels=[16], pool_size=3)
+        cfg.model.refiner.num_steps = 2
     cfg.train_cfg.max_iters = 2
     cfg.train_dataloader.batch_size = 2
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=-1)
