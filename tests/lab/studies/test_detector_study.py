@@ -39,6 +39,8 @@ def small(cfg: Config, root: Path) -> Config:
     if detector is not cfg.model:
         cfg.model.energy_head.update(fc_channels=[16], pool_size=3)
         cfg.model.refiner.num_steps = 2
+        if "step_size" in cfg.model.refiner:
+            cfg.model.refiner.step_size = 0.1  # an untrained f is nearly flat
     cfg.train_cfg.max_iters = 2
     cfg.train_dataloader.batch_size = 2
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=-1)
