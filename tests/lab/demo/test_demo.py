@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -29,9 +28,7 @@ from lab.demo.shapes.data import DemoData, check_folder, use_data
 from lab.demo.shapes.evaluate import METRICS_SHOWN
 from lab.demo.shapes.pictures import draw_all
 from lab.demo.world import STEPS, DataError
-
-ROOT = Path(__file__).resolve().parents[3]
-CONFIGS = ROOT / "configs" / "demo"
+from tests.lab.demo.miniature import CONFIGS, ROOT, load_tool, run_twice
 
 _SHORT = {"train_dataloader": {"batch_size": 2}, "default_hooks": {"logger": {"interval": 1}}}
 OVERRIDES = {
@@ -49,13 +46,6 @@ OVERRIDES = {
 NUM_IMAGES = {"train": 4, "val": 3}
 
 
-def load_tool(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
-
-
 def _test(out: Path, num_steps: int, work_dir: Path) -> dict[str, float]:
     """Metrics of a finished miniature run as mmengine's runner computes them."""
     cfg = Config.fromfile(CONFIGS / "shapes_ebm.py")
@@ -70,34 +60,10 @@ def _test(out: Path, num_steps: int, work_dir: Path) -> dict[str, float]:
 @pytest.mark.slow
 def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkeypatch):
     out = tmp_path / "demo"
-    world, options = ShapesWorld(num_images=NUM_IMAGES), dict(overrides=OVERRIDES)
-
-    # Interrupted after the detector: the second run must reuse it.
-    real, calls = run_module.train_stage, []
-
-    def interrupted_at_the_head(cfg, name, say):
-        calls.append(name)
-        if "head" in name:
-            raise KeyboardInterrupt
-        return real(cfg, name, say)
-
-    monkeypatch.setattr(run_module, "train_stage", interrupted_at_the_head)
-    with pytest.raises(KeyboardInterrupt):
-        run_demo(world, CONFIGS, out, **options)
-    detector = out / "seed0" / "detector" / "iter_2.pth"
-    written = detector.stat().st_mtime_ns
-    monkeypatch.setattr(run_module, "train_stage", real)
-    capsys.readouterr()
-
-    assert run_demo(world, CONFIGS, out, **options) == out
-    screen = capsys.readouterr().out
-    assert detector.stat().st_mtime_ns == written
-    assert "going on with the unfinished run" in screen
-    assert "trained already" in screen
+    world = ShapesWorld(num_images=NUM_IMAGES)
+    screen = run_twice(world, out, OVERRIDES, monkeypatch, capsys)
     for name in ("AP90", "mean IoU", "ms per image", report.EARLY_STOP[:40]):
         assert name in screen
-    assert "mmengine" not in screen  # calm: the libraries' logs are in a file
-    assert "mmengine" in (out / "console.log").read_text()
 
     (result,) = json.loads((out / RESULTS).read_text())
     assert result["num_steps"] == 10

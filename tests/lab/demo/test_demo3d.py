@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +16,7 @@ from lab.demo.lidar import LidarWorld
 from lab.demo.lidar.evaluate import MEAN_IOU, METRICS_SHOWN, TIME, iou_along
 from lab.demo.lidar.pictures import draw_all, rotation_scan
 from lab.demo.run import run_demo
-
-ROOT = Path(__file__).resolve().parents[3]
-CONFIGS = ROOT / "configs" / "demo"
+from tests.lab.demo.miniature import CONFIGS, load_tool, run_twice
 
 _SHORT = {
     "train_dataloader": {"batch_size": 2, "num_workers": 0, "persistent_workers": False},
@@ -40,45 +36,14 @@ OVERRIDES = {
 }
 
 
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
-
-
 @pytest.mark.slow
 def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkeypatch):
     out = tmp_path / "demo3d"
-    world, options = LidarWorld(num_scenes=3), dict(overrides=OVERRIDES)
-
-    # Interrupted after the detector: the second run must reuse it.
+    world = LidarWorld(num_scenes=3)
     monkeypatch.setattr(run_module, "STEPS", (0, 1, 3))
-    real = run_module.train_stage
-
-    def interrupted_at_the_head(cfg, name, say):
-        if "head" in name:
-            raise KeyboardInterrupt
-        return real(cfg, name, say)
-
-    monkeypatch.setattr(run_module, "train_stage", interrupted_at_the_head)
-    with pytest.raises(KeyboardInterrupt):
-        run_demo(world, CONFIGS, out, **options)
-    detector = out / "seed0" / "detector" / "iter_2.pth"
-    written = detector.stat().st_mtime_ns
-    monkeypatch.setattr(run_module, "train_stage", real)
-    capsys.readouterr()
-
-    assert run_demo(world, CONFIGS, out, **options) == out
-    screen = capsys.readouterr().out
-    assert detector.stat().st_mtime_ns == written
-    assert "going on with the unfinished run" in screen
-    assert "trained already" in screen
+    screen = run_twice(world, out, OVERRIDES, monkeypatch, capsys)
     for name in ("BEV AP, IoU 0.90", MEAN_IOU, TIME):
         assert name in screen
-    for noise in ("mmengine", "elapsed"):  # calm: the libraries' logs are in a file
-        assert noise not in screen
-    assert "mmengine" in (out / "console.log").read_text()
 
     (result,) = json.loads((out / RESULTS).read_text())
     assert result["at"] == [0, 1, 3, 10]

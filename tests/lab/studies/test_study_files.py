@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 import ebm_mmdet  # noqa: F401
-from lab.studies import StudyFileError, StudySettings, read_study
+from lab.studies import METRICS, StudyFileError, StudySettings, commands, read_study
 from lab.studies.commands import _settings
 from lab.studies.study_file import apply_options, folder_name, move_data
 
@@ -217,3 +218,28 @@ def test_a_row_is_printed_as_a_config_that_can_be_trained(write, tmp_path, capsy
     load_tool("study").main(["config", str(path), "A"])
     (tmp_path / "row.py").write_text(capsys.readouterr().out)
     assert Config.fromfile(tmp_path / "row.py").model.refiner.num_steps == 3
+
+
+def test_the_command_measures_prints_and_fills_a_page(write, tmp_path, capsys, monkeypatch):
+    path, page, asked = write(f"rounds: 3\n{ROW}}}"), tmp_path / "page.md", []
+    row = dict(recipe="A", method="rule", training_s=2.0, first_loss=3.0, last_loss=1.0, cost=1.0)
+    for metric in METRICS:
+        row |= {metric: 50.0, f"change_{metric}": 1.0, f"error_{metric}": 0.5}
+
+    def measured(cfgs, out, settings, say):
+        asked.append((list(cfgs), out, settings))
+        say("one line")
+        return dict(settings=asdict(settings), threads=1, rows=[row])
+
+    monkeypatch.setattr(commands, "compare_recipes", measured)
+    arguments = ["objectives", str(path), "--out", "folder", "--seeds", "4", "--resamples", "9"]
+    monkeypatch.setattr("sys.argv", ["study.py", *arguments])
+    load_tool("study").main([*arguments, "--page", str(page), "--section", "mine"])
+    settings = StudySettings(seeds=(4,), rounds=3, resamples=9)
+    assert asked == [(["A"], Path("folder"), settings)]
+    shown, written = capsys.readouterr().out, page.read_text()
+    assert "one line" in shown
+    for text in (shown, written):
+        assert "| **A**, rule | 50.00 (+1.00 ± 0.50) |" in text
+        assert "Head seeds 4; 3 augmented versions per training image" in text
+    assert "<!-- mine:begin -->\n`python tools/study.py objectives" in written
