@@ -1,11 +1,11 @@
-"""What measuring has in common in both worlds: load a model, swap its refiner, time it."""
+"""What measuring has in common in both worlds: load a model, predict with any refiner, time it."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from mmdet.registry import MODELS
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ebm_mmdet.datasets import use_checked_annotations
-from ebm_mmdet.energy import RefinementResult
+from ebm_mmdet.energy import RefinementResult, Refiner
 from ebm_mmdet.engine import read_checkpoint
 
 from ..timing import median_milliseconds
@@ -29,7 +29,7 @@ __all__ = [
     "load_model",
     "metric_values",
     "milliseconds_with",
-    "swapped_refiner",
+    "predict",
     "val_loader",
 ]
 
@@ -61,9 +61,9 @@ def metric_values(metric: BaseMetric, loader: DataLoader) -> dict[str, float]:
 
 
 class RecordingRefiner:
-    """A refiner that remembers how it climbed."""
+    """A refiner that remembers how it climbed; for one thread."""
 
-    def __init__(self, refiner) -> None:
+    def __init__(self, refiner: Refiner) -> None:
         self.refiner = refiner
         self.fn = self.result = None
 
@@ -72,7 +72,7 @@ class RecordingRefiner:
         return self.result
 
 
-def changed(refiner: Callable, **settings) -> Callable:
+def changed(refiner: Refiner, **settings) -> Refiner:
     """Return a copy of a refiner with other settings, such as ``num_steps``."""
     refiner = copy.copy(refiner)
     for name, value in settings.items():
@@ -80,36 +80,27 @@ def changed(refiner: Callable, **settings) -> Callable:
     return refiner
 
 
-@contextlib.contextmanager
-def swapped_refiner(model: nn.Module, refiner: Callable | None) -> Iterator[None]:
-    """Inside, a model refines with another refiner; the demo has one thread."""
-    own = model.refiner
-    model.refiner = refiner
-    try:
-        yield
-    finally:
-        model.refiner = own
+def predict(model: nn.Module, batch: dict, refiner: Refiner) -> list:
+    """What ``model.test_step(batch)`` gives, with another refiner."""
+    with torch.inference_mode():
+        data = model.data_preprocessor(batch, False)
+        return model.predict(data["inputs"], data["data_samples"], refiner=refiner)
 
 
 def milliseconds_with(
-    model: nn.Module, loader: DataLoader, refiners: Sequence[Callable | None], count: int
+    model: nn.Module, loader: DataLoader, refiners: Sequence[Refiner], count: int
 ) -> list[float]:
     """Median wall times of one image or frame, loading left out, with every refiner.
 
     Args:
-        model: In eval mode; its refiner is taken away for a moment and put back.
+        model: In eval mode.
         loader: What `val_loader` gives.
-        refiners: What refines; None is the detector alone.
+        refiners: What refines.
         count: How many images to time.
     """
-
-    def turn(refiner: Callable | None) -> Callable[[object], None]:
-        @torch.inference_mode()
-        def predict(batch: object) -> None:
-            with swapped_refiner(model, refiner):
-                model.test_step(batch)
-
-        return predict
-
-    turns = [turn(refiner) for refiner in refiners]
+    turns = [functools.partial(_predict_with, model, refiner) for refiner in refiners]
     return median_milliseconds(turns, itertools.islice(loader, count))
+
+
+def _predict_with(model: nn.Module, refiner: Refiner, batch: dict) -> None:
+    predict(model, batch, refiner)

@@ -15,7 +15,7 @@ from ebm_mmdet3d.evaluation import box_iou_3d
 from ebm_mmdet3d.models import EBM3DDetector
 
 from ..climb import Climb, first_matches, log_density_at
-from ..evaluate import RecordingRefiner, build_metric, changed, metric_values, swapped_refiner
+from ..evaluate import RecordingRefiner, build_metric, changed, metric_values, predict
 
 __all__ = ["MEAN_IOU", "METRICS_SHOWN", "THRESHOLDS", "TIME", "iou_along", "trace_steps"]
 
@@ -53,7 +53,7 @@ def trace_steps(
     A climb of T steps begins with the climb of fewer steps, so that one recorded climb gives all.
 
     Args:
-        model: In eval mode, with a refiner; it is changed for the call and put back.
+        model: In eval mode, with a refiner.
         cfg: Config with `val_evaluator`.
         loader: One frame per batch.
         steps: Numbers of steps T.
@@ -65,14 +65,13 @@ def trace_steps(
     recorder = RecordingRefiner(changed(model.refiner, num_steps=max(steps), return_trace=True))
     metrics, climbs = [_metric(cfg, loader) for _ in steps], []
     for number, batch in enumerate(loader):
-        with swapped_refiner(model, recorder), torch.inference_mode():
-            sample = model.test_step(batch)[0]
+        (sample,) = predict(model, batch, recorder)
         detected = sample.pred_instances_3d.bboxes_3d.new_box(recorder.fn.reference)
         paths = []
         for step in range(max(steps) + 1):
             sample.pred_instances_3d.bboxes_3d = detected.clone()
-            with swapped_refiner(model, _Replay(recorder.result, step)), torch.inference_mode():
-                model.refine(recorder.fn.feats, [sample])
+            with torch.inference_mode():
+                model.refine(recorder.fn.feats, [sample], _Replay(recorder.result, step))
             paths.append(sample.pred_instances_3d.bboxes_3d.tensor.numpy())
             for metric, count in zip(metrics, steps):
                 if count == step:

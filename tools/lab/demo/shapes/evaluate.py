@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from mmdet.registry import METRICS
 from mmengine.config import Config
 from torch.utils.data import DataLoader
@@ -15,7 +14,7 @@ from ebm_mmdet.models import EBMDetector, decode_boxes
 from ebm_mmdet.models.detectors.ebm_detector import clip_to_image
 
 from ..climb import Climb, first_matches, log_density_at
-from ..evaluate import RecordingRefiner, build_metric, changed, metric_values, swapped_refiner
+from ..evaluate import RecordingRefiner, build_metric, changed, metric_values, predict
 
 __all__ = ["METRICS_SHOWN", "TIME", "trace_steps"]
 
@@ -41,7 +40,7 @@ def trace_steps(
     A climb of T steps begins with the climb of fewer steps, so that one recorded climb gives all.
 
     Args:
-        model: In eval mode, with a refiner; it is changed for the call and put back.
+        model: In eval mode, with a refiner.
         cfg: Config with `val_evaluator`.
         loader: What `val_loader` gives.
         steps: Numbers of steps T.
@@ -57,20 +56,18 @@ def trace_steps(
     )
     metrics = [build_metric(METRICS, cfg.val_evaluator, loader) for _ in steps]
     climbs: list[Climb] = []
-    with swapped_refiner(model, recorder):
-        for number, batch in enumerate(loader):
-            with torch.inference_mode():
-                sample = model.test_step(batch)[0]
-            boxes = decode_boxes(recorder.result.trace.y, recorder.fn.reference)
-            boxes = clip_to_image(boxes, sample.metainfo)
-            scale = boxes.new_tensor([*sample.metainfo["scale_factor"]] * 2)
-            for metric, count in zip(metrics, steps):
-                sample.pred_instances.bboxes = boxes[count] / scale
-                metric.process(batch, [sample.to_dict()])
-            if number < pictured:
-                image = np.ascontiguousarray(batch["inputs"][0].numpy()[::-1].transpose(1, 2, 0))
-                paths = boxes[: own_steps + 1].numpy()
-                climbs += _climbs(recorder.fn, sample, paths, scale.numpy(), image, number)
+    for number, batch in enumerate(loader):
+        (sample,) = predict(model, batch, recorder)
+        boxes = decode_boxes(recorder.result.trace.y, recorder.fn.reference)
+        boxes = clip_to_image(boxes, sample.metainfo)
+        scale = boxes.new_tensor([*sample.metainfo["scale_factor"]] * 2)
+        for metric, count in zip(metrics, steps):
+            sample.pred_instances.bboxes = boxes[count] / scale
+            metric.process(batch, [sample.to_dict()])
+        if number < pictured:
+            image = np.ascontiguousarray(batch["inputs"][0].numpy()[::-1].transpose(1, 2, 0))
+            paths = boxes[: own_steps + 1].numpy()
+            climbs += _climbs(recorder.fn, sample, paths, scale.numpy(), image, number)
     return [_values(metric, loader) for metric in metrics], climbs
 
 

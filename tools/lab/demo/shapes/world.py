@@ -11,6 +11,8 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ebm_mmdet.energy import evaluate_only
+
 from .. import report
 from ..climb import Climb
 from ..evaluate import milliseconds_with
@@ -70,7 +72,9 @@ class ShapesWorld:
     ) -> tuple[dict, list[Climb]]:
         steps, climbs = trace_steps(model, cfg, loader, counts, PICTURED_IMAGES)
         at = dict(zip(counts, steps))
-        before, after = milliseconds_with(model, loader, (None, model.refiner), TIMED_IMAGES)
+        before, after = milliseconds_with(
+            model, loader, (evaluate_only, model.refiner), TIMED_IMAGES
+        )
         result = {
             "before": {**at[0], TIME: before},
             "after": {**at[model.refiner.num_steps], TIME: after},
