@@ -11,37 +11,24 @@ import torch
 from ebm_mmdet.models import encode_boxes
 from ebm_mmdet.visualization import save_figure
 
-from ..pictures import (
+from ...pictures import (
     draw_before_after,
     draw_refinement_paths,
     plot_ap_vs_steps,
     plot_density_slices,
 )
-from .evaluate import METRICS_SHOWN, Climb
+from ..climb import Climb, most_found, typical_gains
+from .evaluate import METRICS_SHOWN
 
 _GRID = 49
 _CHUNK = 256  # points scored at once
 
 
-def typical_gains(climbs: Sequence[Climb], count: int) -> list[Climb]:
-    """Choose objects evenly among the better half of all gains in IoU, best first.
-
-    A picture of the very best gain would promise too much, one of no gain would show nothing.
-    """
-    gains = [after - before for before, after in (climb.iou() for climb in climbs)]
-    order = np.argsort(gains)[::-1][: max(count, len(climbs) // 2)]
-    chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)]
-    return [climbs[i] for i in chosen]
-
-
 def draw_boxes_of_images(climbs: Sequence[Climb], path: Path, count: int = 4) -> None:
     """Write detections before and after, for the images with the most objects found."""
-    by_image: dict[int, list[Climb]] = {}
-    for climb in climbs:
-        by_image.setdefault(climb.number, []).append(climb)
-    chosen = sorted(by_image.values(), key=len, reverse=True)[:count]
+    chosen = most_found(climbs, count)
     figure = draw_before_after(
-        [found[0].image for found in chosen],
+        [found[0].scene for found in chosen],
         [np.stack([climb.truth for climb in found]) for found in chosen],
         [np.stack([climb.path[0] for climb in found]) for found in chosen],
         [np.stack([climb.path[-1] for climb in found]) for found in chosen],
@@ -53,7 +40,7 @@ def draw_paths(climbs: Sequence[Climb], path: Path, count: int = 8) -> None:
     """Write the way uphill of a few boxes."""
     chosen = typical_gains(climbs, count)
     figure = draw_refinement_paths(
-        [climb.image for climb in chosen],
+        [climb.scene for climb in chosen],
         [climb.path for climb in chosen],
         [climb.truth for climb in chosen],
     )
@@ -62,9 +49,9 @@ def draw_paths(climbs: Sequence[Climb], path: Path, count: int = 8) -> None:
 
 def draw_density(climb: Climb, path: Path) -> None:
     """Write the density over one box's centre and over its size."""
-    offsets = climb.offsets()
-    truth = encode_boxes(torch.from_numpy(climb.truth[None]), torch.from_numpy(climb.path[:1]))
-    truth = truth[0].numpy()
+    boxes = torch.from_numpy(np.vstack([climb.path, climb.truth]))
+    encoded = encode_boxes(boxes, boxes[:1]).numpy()
+    offsets, truth = encoded[:-1], encoded[-1]
     slices = []
     # Centre, then size, of which pooled features say less: its hill is broader.
     for axes, margin in ((slice(0, 2), 0.06), (slice(2, 4), 0.25)):
@@ -75,7 +62,7 @@ def draw_density(climb: Climb, path: Path) -> None:
         scored = torch.from_numpy(points).flatten(0, 1).split(_CHUNK)
         log_density = torch.cat([climb.log_density(part) for part in scored])
         slices += [grid, log_density.numpy().reshape(_GRID, _GRID)]
-    figure = plot_density_slices(climb.image, climb.path[0], offsets, truth, *slices)
+    figure = plot_density_slices(climb.scene, climb.path[0], offsets, truth, *slices)
     save_figure(figure, path)
 
 

@@ -12,6 +12,8 @@ from mmengine.config import Config
 from ebm_mmdet.datasets import AnnotationError, write_coco
 from ebm_mmdet.datasets.coco_check import complete_annotations
 
+from ..world import DataError
+
 LAYOUT = (
     "expected layout: DIR/annotations/train.json and DIR/annotations/val.json in COCO format, "
     "and the images that they name in DIR/images/"
@@ -20,10 +22,6 @@ NUM_IMAGES = {"train": 400, "val": 150}
 # The longer side of a user's images: four times the area of the generated ones and more.
 USER_IMAGE_SIZE = 320
 _SEEDS = {"train": 1, "val": 2}
-
-
-class DataError(ValueError):
-    """A user's folder is not as expected; the message says what is missing and where."""
 
 
 class DemoData(NamedTuple):

@@ -11,15 +11,16 @@ import torch
 from ebm_mmdet.visualization import save_figure
 from ebm_mmdet3d.datasets.kitti_geometry import wrap_angle
 
-from ..pictures import draw_bev_boxes, draw_bev_scenes, plot_rotation_scans, plot_steps_3d
-from .evaluate import METRICS_SHOWN, Climb3D
+from ...pictures import draw_bev_boxes, draw_bev_scenes, plot_rotation_scans, plot_steps_3d
+from ..climb import Climb, most_found, typical_gains
+from .evaluate import METRICS_SHOWN
 
 __all__ = ["draw_all", "draw_steps", "rotation_scan"]
 
 _ANGLES = np.linspace(-np.pi, np.pi, 361)
 
 
-def draw_all(climbs: Sequence[Climb3D], window: Sequence[float], folder: Path) -> None:
+def draw_all(climbs: Sequence[Climb], window: Sequence[float], folder: Path) -> None:
     """Write every picture of one seed that shows boxes; nothing if nothing was detected.
 
     Args:
@@ -32,10 +33,10 @@ def draw_all(climbs: Sequence[Climb3D], window: Sequence[float], folder: Path) -
     save_figure(_scenes(climbs, window), folder / "bev_scenes.png")
     chosen = typical_gains(climbs, 8)
     figure = draw_bev_boxes(
-        [climb.points for climb in chosen],
+        [climb.scene for climb in chosen],
         [climb.path for climb in chosen],
         [climb.truth for climb in chosen],
-        [(climb.iou()[0], climb.iou()[-1]) for climb in chosen],
+        [(climb.iou[0], climb.iou[-1]) for climb in chosen],
     )
     save_figure(figure, folder / "bev_boxes.png")
     turned = typical_gains(climbs, 3)
@@ -47,33 +48,19 @@ def draw_all(climbs: Sequence[Climb3D], window: Sequence[float], folder: Path) -
     save_figure(figure, folder / "rotation.png")
 
 
-def typical_gains(climbs: Sequence[Climb3D], count: int) -> list[Climb3D]:
-    """Choose objects evenly among the better half of all gains in IoU, best first.
-
-    A picture of the very best gain would promise too much, one of no gain would show nothing.
-    """
-    gains = [climb.iou()[-1] - climb.iou()[0] for climb in climbs]
-    order = np.argsort(gains)[::-1][: max(count, len(climbs) // 2)]
-    chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)]
-    return [climbs[i] for i in chosen]
-
-
-def rotation_scan(climb: Climb3D, angles: np.ndarray) -> np.ndarray:
+def rotation_scan(climb: Climb, angles: np.ndarray) -> np.ndarray:
     """Return f (R,) of the refined box turned by ``angles`` (R,) radians, all else kept."""
     offsets = np.tile(climb.path[-1] - climb.path[0], (len(angles), 1))
     offsets[:, 6] += angles
     return climb.log_density(torch.from_numpy(offsets).float()).numpy()
 
 
-def _scenes(climbs: Sequence[Climb3D], window: Sequence[float], count: int = 3):
+def _scenes(climbs: Sequence[Climb], window: Sequence[float], count: int = 3):
     """The frames with the most objects found."""
-    by_frame: dict[int, list[Climb3D]] = {}
-    for climb in climbs:
-        by_frame.setdefault(climb.number, []).append(climb)
-    chosen = sorted(by_frame.values(), key=len, reverse=True)[:count]
-    overlaps = [np.stack([climb.iou() for climb in found]).mean(0) for found in chosen]
+    chosen = most_found(climbs, count)
+    overlaps = [np.stack([climb.iou for climb in found]).mean(0) for found in chosen]
     return draw_bev_scenes(
-        [found[0].points for found in chosen],
+        [found[0].scene for found in chosen],
         [np.stack([climb.truth for climb in found]) for found in chosen],
         [np.stack([climb.path[0] for climb in found]) for found in chosen],
         [np.stack([climb.path[-1] for climb in found]) for found in chosen],
