@@ -1,4 +1,4 @@
-"""Batches of frames without any point: joint training goes on, and results are of the usual kind."""
+"""Batches without any point: joint training goes on, and results are of the usual kind."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def test_results_are_of_the_type_of_others(name, refiner):
         assert type(found.bboxes_3d) is type(usual.bboxes_3d)
         assert found.bboxes_3d.box_dim == usual.bboxes_3d.box_dim
         assert found.bboxes_3d.with_yaw == usual.bboxes_3d.with_yaw
-        for key in usual.keys():
-            one, other = found[key], usual[key]
+        for key, other in usual.items():
+            one = found[key]
             if key == "bboxes_3d":
                 one, other = one.tensor, other.tensor
             assert one.dtype == other.dtype, key
