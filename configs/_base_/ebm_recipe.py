@@ -19,7 +19,7 @@ energy_head = dict(
     fc_channels=[1024, 1024],
     objective=dict(
         type='NCEObjective',
-        num_samples=128,  # boxes scored per object: 1 positive and 127 from the noise
+        num_noise=127,  # boxes from the noise per object; with the positive, 128 are scored
         beta=0.1,  # NCE+: the positive is drawn with a tenth of the noise's sigmas; 0 is NCE
         noise=dict(type='GaussianMixtureNoise', sigmas=[0.075, 0.15, 0.3], dim=4)))
 
@@ -44,7 +44,7 @@ small_energy_head = dict(
     class_agnostic=True,
     objective=dict(
         type='NCEObjective',
-        num_samples=64,
+        num_noise=63,
         beta=0.1,
         noise=dict(type='GaussianMixtureNoise', sigmas=[0.0375, 0.075, 0.15], dim=4)))
 small_refiner = dict(type='GradientAscentRefiner', step_size=1e-4, num_steps=10, decay=0.5)

@@ -10,6 +10,8 @@ _base_ = './faster_rcnn_r50_fpn_mlis.py'
 model = dict(
     energy_head=dict(
         objective=dict(
+            _delete_=True,
             type='KLDISObjective',
             num_samples=128,  # all of them samples: the annotation itself is not scored
-            label_sigma=0.0225)))  # of the annotation, relative to the box
+            label_sigma=0.0225,  # of the annotation, relative to the box
+            noise=dict(type='GaussianMixtureNoise', sigmas=[0.0375, 0.075, 0.15], dim=4))))

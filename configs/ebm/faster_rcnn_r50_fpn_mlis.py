@@ -13,7 +13,7 @@ model = dict(
         objective=dict(
             _delete_=True,
             type='MLISObjective',
-            num_samples=128,  # the annotation and 127 samples
+            num_noise=127,  # samples per object, besides the annotation
             # Half of the sigmas for NCE: the estimate of Z needs its samples where f has its mass.
             noise=dict(type='GaussianMixtureNoise', sigmas=[0.0375, 0.075, 0.15], dim=4))),
     refiner=dict(step_size=[4e-4, 4e-4, 1.6e-3, 1.6e-3]))  # the papers' steps for all but NCE+

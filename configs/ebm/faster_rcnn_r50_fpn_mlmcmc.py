@@ -16,7 +16,7 @@ model = dict(
             type='MCMCObjective',
             # 8 steps of 0.02 leave chains 0.057 from the annotation, about the width of the density, and stay below
             # twice its standard deviation, beyond which they diverge. The log shows chain_distance.
-            step=0.02,
+            step_size=0.02,
             num_steps=8,
             num_samples=32,  # chains per object; the released code has 128
             grad_clip=100.0,  # a drift of half a step^2 x 100 = 0.02 at most: one chain cannot run away

@@ -32,7 +32,7 @@ model = dict(
             _delete_=True,
             type='ProposalObjective',
             form='nce',  # J_NCE for f
-            num_samples=128,  # as in the base config: 1 positive and 127 from the proposal
+            num_noise=127,  # as in the base config, here from the proposal
             # The proposal learns from f (J_KL) and from the annotations, half and half, as the
             # paper trains its networks with a teacher. J_KL alone (1 and 0, the paper's other
             # choice) lets it drift while f is still flat.

@@ -1,7 +1,4 @@
-"""First and second derivatives of a log-density with respect to y.
-
-Score matching calls ∇_y log p the score; nothing here is called so otherwise.
-"""
+"""First and second derivatives of a log-density with respect to y."""
 
 from __future__ import annotations
 
@@ -15,17 +12,17 @@ from torch import Tensor
 from .contracts import LogDensityFn
 from .log_density import at_least_float32, evaluate
 
-__all__ = ["hessian_trace", "score", "value_and_score"]
+__all__ = ["grad_log_density", "hessian_trace", "value_and_grad"]
 
 TraceMethod = Literal["exact", "hutchinson"]
 
 
-def score(log_density_fn: LogDensityFn, y: Tensor, create_graph: bool = False) -> Tensor:
-    """∇_y f at points y (N, S, D), encoded coordinates; see :func:`value_and_score`."""
-    return value_and_score(log_density_fn, y, create_graph)[1]
+def grad_log_density(log_density_fn: LogDensityFn, y: Tensor, create_graph: bool = False) -> Tensor:
+    """∇_y f at points y (N, S, D), encoded coordinates; see :func:`value_and_grad`."""
+    return value_and_grad(log_density_fn, y, create_graph)[1]
 
 
-def value_and_score(
+def value_and_grad(
     log_density_fn: LogDensityFn, y: Tensor, create_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Evaluate f (N, S) and ∇_y f (N, S, D) at points y (N, S, D), with one backward pass.
@@ -63,7 +60,7 @@ def hessian_trace(
         hutchinson   mean_p v_pᵀ (∇²f) v_p,  v_d = ±1     one per probe, unbiased
 
     With Rademacher probes v the diagonal of the Hessian enters without error, and the variance is
-    2 Σ_{i≠j} H_ij² / probes: none for D = 1. Everything else is as in :func:`value_and_score`.
+    2 Σ_{i≠j} H_ij² / probes: none for D = 1. Everything else is as in :func:`value_and_grad`.
 
     Source: Hutchinson, Communications in Statistics 1990.
 
@@ -83,10 +80,10 @@ def hessian_trace(
         ValueError: the method is unknown, or there are no probes.
         RuntimeError: the returned f has no gradient with respect to y.
     """
-    return value_score_and_trace(log_density_fn, y, method, probes, generator, create_graph)[1:]
+    return value_grad_and_trace(log_density_fn, y, method, probes, generator, create_graph)[1:]
 
 
-def value_score_and_trace(
+def value_grad_and_trace(
     log_density_fn: LogDensityFn,
     y: Tensor,
     method: TraceMethod,

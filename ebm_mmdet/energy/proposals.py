@@ -187,8 +187,8 @@ class MixtureDensityHead(nn.Module):
         hidden: width of the hidden layers; H by default.
         target_mean: a number or (D,), mean of the targets; kept as a buffer.
         target_std: a number or (D,), standard deviation of the targets; kept as a buffer.
-        log_sigma_range: limits of log σ of standardised targets, see :func:`.limits.limit`. The
-            lower one is the variance floor: without it the likelihood of one target that a
+        log_sigma_range: limits of log σ of standardised targets, see :func:`.recoverable_clamp`.
+            The lower one is the variance floor: without it the likelihood of one target that a
             component hits is unbounded.
 
     Raises:

@@ -30,8 +30,9 @@ def evaluate_only(
 
     Arguments are those of every :class:`Refiner`; the optional ones are not read.
     """
-    f = evaluate_finite(log_density_fn, y0.unsqueeze(1)).squeeze(1)
-    return RefinementResult(y0, f, torch.zeros_like(f, dtype=torch.int64))
+    y = y0.detach().to(at_least_float32(y0.dtype))
+    f = evaluate_finite(log_density_fn, y.unsqueeze(1)).squeeze(1)
+    return RefinementResult(y, f, torch.zeros_like(f, dtype=torch.int64))
 
 
 def gradient_ascent(
@@ -120,7 +121,7 @@ def gradient_ascent(
 def _climb(
     log_density_fn: LogDensityFn,
     y: Tensor,
-    step: Tensor,
+    step_size: Tensor,
     num_steps: int,
     decay: float,
     project: Callable[[Tensor], Tensor] | None,
@@ -131,7 +132,7 @@ def _climb(
     runs on everything, where it costs nothing and cannot depend on who is still climbing.
     """
     live, live_fn = torch.arange(len(y), device=y.device), log_density_fn
-    f, gradient = _score(live_fn, y)
+    f, gradient = _value_and_slope(live_fn, y)
     f = f.where(f.isfinite(), -torch.inf)
     yield y, f, torch.zeros_like(f, dtype=torch.bool)
 
@@ -142,7 +143,7 @@ def _climb(
         if needs_slope.any():
             mask = needs_slope[live]
             slope[live] = gradient(mask).where(mask.unsqueeze(-1), slope[live])
-        proposal = y + step * slope
+        proposal = y + step_size * slope
         if project is not None:
             proposal = project(proposal)
 
@@ -156,16 +157,18 @@ def _climb(
                 live, live_fn = remaining, log_density_fn.select(remaining)
             query = proposal.where(sound.unsqueeze(-1), y)
             value = f.clone()
-            value[live], gradient = _score(live_fn, query[live])
+            value[live], gradient = _value_and_slope(live_fn, query[live])
             moved = sound & value.isfinite() & (value >= f)
             y = proposal.where(moved.unsqueeze(-1), y)
             f = value.where(moved, f)
-            step = step.where(moved.unsqueeze(-1), decay * step)
+            step_size = step_size.where(moved.unsqueeze(-1), decay * step_size)
         needs_slope = moved
         yield y, f, moved
 
 
-def _score(log_density_fn: LogDensityFn, y: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _value_and_slope(
+    log_density_fn: LogDensityFn, y: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Evaluate f at y (n, S, D); return it detached, and a function that differentiates it once.
 
     ``gradient(mask (n, S))`` is ∇f(y) (n, S, D) where the mask is set.

@@ -26,7 +26,7 @@ energy_head = dict(
     shared_noise=False,  # the released code: True
     objective=dict(
         type='NCEObjective',
-        num_samples=129,  # boxes scored per object: the annotation and 128 from the noise
+        num_noise=128,  # boxes from the noise per object, besides the annotation
         beta=0.0,  # NCE
         noise=dict(type='GaussianMixtureNoise', sigmas=noise_sigmas)))
 

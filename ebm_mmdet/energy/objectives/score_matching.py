@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..contracts import LogDensityFn
-from ..derivatives import TraceMethod, check_trace_method, value_and_score, value_score_and_trace
+from ..derivatives import TraceMethod, check_trace_method, value_and_grad, value_grad_and_trace
 from ..log_density import at_least_float32
 from ..losses import dsm_loss, score_matching_loss
+from .settings import numbers
 
 __all__ = ["DSMObjective", "ScoreMatchingObjective"]
 
 
+@dataclass(frozen=True)
 class ScoreMatchingObjective:
     """Score matching (SM):  L = tr ∇²_y f(y*) + ½ ‖∇_y f(y*)‖².
 
@@ -24,20 +27,17 @@ class ScoreMatchingObjective:
     Source: Hyvärinen, JMLR 2005; Gustafsson et al., "How to Train Your Energy-Based Model for
     Regression", BMVC 2020 (arXiv:2005.01698).
 
-    Args:
-        trace: ``"exact"``, or ``"hutchinson"`` for an unbiased estimate.
-        probes: backward passes of the estimate.
-
     Raises:
         ValueError: the method is unknown, or there are no probes.
     """
 
-    def __init__(self, trace: TraceMethod = "exact", probes: int = 1) -> None:
-        check_trace_method(trace, probes)
-        self.trace, self.probes = trace, probes
+    trace: TraceMethod = "exact"
+    """``"exact"``, or ``"hutchinson"`` for an unbiased estimate."""
+    probes: int = 1
+    """Backward passes of the estimate."""
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(trace={self.trace!r}, probes={self.probes})"
+    def __post_init__(self) -> None:
+        check_trace_method(self.trace, self.probes)
 
     def __call__(
         self,
@@ -49,25 +49,26 @@ class ScoreMatchingObjective:
     ) -> dict[str, Tensor]:
         """Evaluate the objective; ``log_density_fn`` is called once, with (N, 1, D).
 
-        Arguments are those of every objective, see :mod:`ebm_mmdet.energy.objectives`.
+        Arguments are those of every objective, see :class:`.contracts.Objective`.
 
         Returns:
             ``loss``: scalar.
-            ``score_norm``: root mean square of ‖∇f‖ at the targets.
+            ``grad_norm``: root mean square of ‖∇f‖ at the targets.
             ``laplacian``: mean tr ∇²f at the targets, negative near a mode.
         """
-        f, grad, trace = value_score_and_trace(
+        f, grad, trace = value_grad_and_trace(
             log_density_fn, targets.unsqueeze(1), self.trace, self.probes, generator, True
         )
-        loss = score_matching_loss(grad[:, 0], trace[:, 0], weight, avg_factor=avg_factor)
+        loss = score_matching_loss(grad[:, 0], trace[:, 0], weight=weight, avg_factor=avg_factor)
         count = max(len(targets), 1)
         return {
             "loss": _connected(loss, f),
-            "score_norm": (grad.detach().square().sum() / count).sqrt(),
+            "grad_norm": (grad.detach().square().sum() / count).sqrt(),
             "laplacian": trace.detach().sum() / count,
         }
 
 
+@dataclass(frozen=True)
 class DSMObjective:
     """Denoising score matching (DSM).
 
@@ -81,30 +82,21 @@ class DSMObjective:
     Source: Vincent, Neural Computation 2011; Gustafsson et al., "How to Train Your Energy-Based
     Model for Regression", BMVC 2020 (arXiv:2005.01698); for boxes σ = 0.075.
 
-    Args:
-        sigma: σ, encoded coordinates, a number or D of them.
-        num_samples: M, noisy targets per target.
-        scale_by_sigma: see above; the published form is False.
-
     Raises:
         ValueError: ``num_samples`` below 1, or σ not positive and finite.
     """
 
-    def __init__(
-        self, sigma: float | Sequence[float], num_samples: int = 128, scale_by_sigma: bool = False
-    ) -> None:
-        if num_samples < 1:
-            raise ValueError(f"num_samples={num_samples} must be 1 or more.")
-        numbers = torch.as_tensor(sigma, dtype=torch.float64)
-        if not ((numbers > 0) & numbers.isfinite()).all():
-            raise ValueError(f"sigma={sigma} must be positive and finite.")
-        self.sigma, self.num_samples, self.scale_by_sigma = sigma, num_samples, scale_by_sigma
+    sigma: float | Sequence[float]
+    """σ, encoded coordinates, a number or D of them."""
+    num_samples: int = 128
+    """M, noisy targets per target; the target itself is not scored."""
+    scale_by_sigma: bool = False
+    """Multiply every term by σ_d²; the published form is False."""
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(sigma={self.sigma}, num_samples={self.num_samples}, "
-            f"scale_by_sigma={self.scale_by_sigma})"
-        )
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples={self.num_samples} must be 1 or more.")
+        object.__setattr__(self, "sigma", numbers("sigma", self.sigma))
 
     def __call__(
         self,
@@ -116,11 +108,11 @@ class DSMObjective:
     ) -> dict[str, Tensor]:
         """Evaluate the objective; ``log_density_fn`` is called once, with (N, M, D).
 
-        Arguments are those of every objective, see :mod:`ebm_mmdet.energy.objectives`.
+        Arguments are those of every objective, see :class:`.contracts.Objective`.
 
         Returns:
             ``loss``: scalar.
-            ``score_norm``: root mean square of ‖∇f‖ at the noisy targets.
+            ``grad_norm``: root mean square of ‖∇f‖ at the noisy targets.
             ``alignment``: cosine between ∇f and the way back, -ε, over all of them together, in
             [-1, 1].
         """
@@ -134,15 +126,20 @@ class DSMObjective:
             )
         options = {"generator": generator, "dtype": targets.dtype, "device": targets.device}
         noise = sigma * torch.randn((n, self.num_samples, dim), **options)
-        f, grad = value_and_score(log_density_fn, targets.unsqueeze(1) + noise, create_graph=True)
+        f, grad = value_and_grad(log_density_fn, targets.unsqueeze(1) + noise, create_graph=True)
         loss = dsm_loss(
-            grad, noise, sigma, weight, avg_factor=avg_factor, scale_by_sigma=self.scale_by_sigma
+            grad,
+            noise,
+            sigma,
+            scale_by_sigma=self.scale_by_sigma,
+            weight=weight,
+            avg_factor=avg_factor,
         )
         slope, count = grad.detach(), max(n * self.num_samples, 1)
         squares, length = slope.square().sum(), noise.square().sum()
         return {
             "loss": _connected(loss, f),
-            "score_norm": (squares / count).sqrt(),
+            "grad_norm": (squares / count).sqrt(),
             "alignment": -(slope * noise).sum() / (squares * length).sqrt().clamp(min=1e-30),
         }
 

@@ -105,7 +105,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
                     module.train(mode)
         return self
 
-    def extract_bev(
+    def extract_maps(
         self, batch_inputs_dict: dict, batch_data_samples: SampleList
     ) -> tuple[Tensor, ...]:
         """BEV maps (B, C, H, W) of preprocessed frames, each with points; no gradient if frozen."""
@@ -134,7 +134,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         if not samples:
             maps = self._no_maps()
         elif self.freeze_detector:
-            maps = self.extract_bev(inputs, samples)
+            maps = self.extract_maps(inputs, samples)
         else:
             with self.capture_features() as features:
                 losses.update(self.detector.loss(inputs, samples, **kwargs))
@@ -160,7 +160,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
     def prepare(
         self, maps: Sequence[Tensor], samples: SampleList, detach: bool = True
     ) -> Sequence[Tensor]:
-        """What the energy head makes of the maps of ``extract_bev``; ``refine`` takes it."""
+        """What the energy head makes of the maps of ``extract_maps``; ``refine`` takes it."""
         voxels = getattr(self.data_preprocessor, "voxel_layer", None)
         # Maps that stand for those of no frames have no place.
         place = getattr(voxels, "point_cloud_range", None) if samples else None

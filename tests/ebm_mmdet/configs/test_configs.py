@@ -132,9 +132,9 @@ NARROW, WIDE = [0.0375, 0.075, 0.15], [0.075, 0.15, 0.3]
 @pytest.mark.parametrize(
     ("method", "numbers"),
     [
-        ("nceplus", dict(type="NCEObjective", num_samples=128, beta=0.1, sigmas=WIDE)),
-        ("nce", dict(type="NCEObjective", num_samples=128, beta=0.0, sigmas=WIDE)),
-        ("mlis", dict(type="MLISObjective", num_samples=128, sigmas=NARROW)),
+        ("nceplus", dict(type="NCEObjective", num_noise=127, beta=0.1, sigmas=WIDE)),
+        ("nce", dict(type="NCEObjective", num_noise=127, beta=0.0, sigmas=WIDE)),
+        ("mlis", dict(type="MLISObjective", num_noise=127, sigmas=NARROW)),
         ("kldis", dict(type="KLDISObjective", num_samples=128, sigmas=NARROW, label_sigma=0.0225)),
         ("mlmcmc", dict(type="MCMCObjective", num_steps=8)),
         ("dsm", dict(type="DSMObjective", sigma=0.075)),

@@ -46,7 +46,7 @@ def reduce(cfg: Config) -> None:
     if "energy_head" in cfg.model:
         head = cfg.model.energy_head
         head.update(origin=[0, -6.4], fc_channels=[32, 32])
-        head.objective.num_samples = 9
+        head.objective.num_noise = 8
 
 
 def frames(num_boxes: list[int], num_classes: int) -> dict:
@@ -101,7 +101,7 @@ def test_the_papers_numbers(name):
     base = [0.05, 0.05, 0.025, 0.025, 0.025, 0.025, 0.0125]
     expected = [[1.25 * 2**k * s for s in base] for k in range(3)]
     assert head.objective.noise.sigmas == expected
-    assert head.objective.num_samples == 129
+    assert head.objective.num_noise == 128
     assert head.objective.beta == (0.1 if "nceplus" in name else 0)
     assert head.fc_channels == [1024, 1024]
     assert (refiner.step_size, refiner.num_steps, refiner.decay) == ([2e-4] * 7, 10, 0.5)

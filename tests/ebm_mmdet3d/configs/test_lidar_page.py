@@ -61,7 +61,7 @@ def test_the_config_of_the_page_wraps(name):
     model.energy_head.prepare(maps, point_cloud_range=place)
     neck = model.detector.get_submodule(source)
     assert sum(block[0].out_channels for block in neck.deblocks) == int(channels)
-    assert model.energy_head.objective.num_samples == 129
+    assert model.energy_head.objective.num_noise == 128
 
 
 def test_offsets_are_half_a_voxel():

@@ -106,7 +106,7 @@ def test_prediction_keeps_scores_labels_and_order_and_climbs(name):
     model, frames = build(cfg_of(name)), two_frames(name)
     data = batch(model, frames)
     with torch.no_grad():
-        feats = model.energy_head.prepare(model.extract_bev(*data.values()))
+        feats = model.energy_head.prepare(model.extract_maps(*data.values()))
     moved_any = False
     for i, (plain, refined) in enumerate(predict_both(model, frames)):
         before, after = plain.bboxes_3d.tensor, refined.bboxes_3d.tensor
@@ -149,7 +149,7 @@ def test_log_density_is_that_of_the_returned_box():
     found = predict(model, frames)
     data = batch(model, frames)
     with torch.no_grad():
-        feats = model.energy_head.prepare(model.extract_bev(*data.values()))
+        feats = model.energy_head.prepare(model.extract_maps(*data.values()))
     for i, inst in enumerate(found):
         index = torch.full((len(inst),), i)
         f = model.energy_head.log_density(
@@ -349,7 +349,7 @@ def calibrate(model, name):
         module.train()
         module.momentum = None  # the mean of what was seen
     with torch.no_grad():
-        model.extract_bev(*batch(model, [frame_of(name, seed) for seed in range(3)]).values())
+        model.extract_maps(*batch(model, [frame_of(name, seed) for seed in range(3)]).values())
     return model.eval()
 
 
@@ -423,7 +423,7 @@ def test_ways_to_name_a_type(spelling, scope):
 
 def test_objectives_of_2d_work_in_3d():
     for objective in (
-        dict(type="MLISObjective", num_samples=9, noise=head_cfg()["objective"]["noise"]),
+        dict(type="MLISObjective", num_noise=8, noise=head_cfg()["objective"]["noise"]),
         dict(type="DSMObjective", sigma=[0.1] * 7),
     ):
         model = build(ebm_cfg(head=dict(objective=objective, act_cfg=dict(type="SiLU")))).train()

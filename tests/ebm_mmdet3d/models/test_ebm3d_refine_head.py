@@ -91,7 +91,7 @@ def test_log_q_of_samples():
 @pytest.mark.parametrize("shared_noise", [False, True])
 def test_first_loss(shared_noise):
     """At f = 0 and M = 128 the loss of a box is 19.34 with a standard deviation of 1.31."""
-    objective = dict(type="NCEObjective", num_samples=129, noise=noise_cfg())
+    objective = dict(type="NCEObjective", num_noise=128, noise=noise_cfg())
     head = make_head(objective=objective, shared_noise=shared_noise)
     nn.init.zeros_(head.fc_energy.weight)
     n = 100
@@ -363,7 +363,7 @@ def test_diagnostics_of_shared_noise_are_means_over_boxes():
 
 def test_the_positive_of_nce_is_the_annotation_and_of_nceplus_is_near_it():
     for beta in (0.0, 0.1):
-        objective = dict(type="NCEObjective", num_samples=9, beta=beta, noise=noise_cfg())
+        objective = dict(type="NCEObjective", num_noise=8, beta=beta, noise=noise_cfg())
         head = make_head(objective=objective)
         fn = Recorder(fn_of(head))
         head.objective(fn, torch.zeros(3, 7))

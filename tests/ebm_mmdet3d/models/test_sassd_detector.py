@@ -170,7 +170,7 @@ def energy_model(**overrides):
         in_channels=24,
         origin=RANGE[:2],
         cell_size=0.4,
-        objective=dict(type="NCEObjective", num_samples=9, noise=noise_cfg()),
+        objective=dict(type="NCEObjective", num_noise=8, noise=noise_cfg()),
     )
     return build(ebm_cfg(sassd_cfg(), head, feature_source="backbone.conv6", **overrides))
 
