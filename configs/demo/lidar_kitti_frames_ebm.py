@@ -1,7 +1,7 @@
 """The energy head of lidar_ebm.py trained on a handful of real KITTI frames, on the detector trained on generated scenes.
 
     make demo3d                                                         # trains the detector
-    python tools/create_kitti_infos.py $EBM_DATA_ROOT/data/kitti_sample --out data/kitti_sample
+    python tools/dataset_converters/create_kitti_infos.py $EBM_DATA_ROOT/data/kitti_sample --out data/kitti_sample
     python tools/train.py configs/demo/lidar_kitti_frames_ebm.py
     python tools/analysis_tools/jittered_boxes.py configs/demo/lidar_kitti_frames_ebm.py work_dirs/lidar_kitti_frames_ebm/iter_200.pth
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from dataset_converters.progress_bars import no_progress_bars
 from ebm_mmdet.files import fill_section, read_json, write_json
-from ebm_mmdet3d.progress_bars import no_progress_bars
 
 from ..demo import report
 from ..demo.evaluate import load_model, val_loader

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataset_converters.kitti_preparation import DATABASE, KittiError, info_file, prepare_kitti
+from dataset_converters.kitti_writer import write_kitti
 from ebm_mmdet3d.datasets.kitti_geometry import (
     SYNTHETIC_CAMERA,
     difficulty,
@@ -16,8 +18,6 @@ from ebm_mmdet3d.datasets.kitti_geometry import (
     occlusion_level,
     points_in_boxes,
 )
-from ebm_mmdet3d.datasets.kitti_preparation import DATABASE, KittiError, info_file, prepare_kitti
-from ebm_mmdet3d.datasets.kitti_writer import write_kitti
 from ebm_mmdet3d.datasets.lidar_scenes import CLASSES, Lidar, SceneOptions, render_scene
 
 pytest.importorskip("mmdet3d", reason="KITTI's preparation uses its converters")
@@ -166,7 +166,7 @@ def test_same_seed_same_folder_and_nothing_is_overwritten(folder, tmp_path):
 
 
 def test_an_interrupted_write_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
-    import ebm_mmdet3d.datasets.kitti_writer as writer
+    import dataset_converters.kitti_writer as writer
 
     real, calls = writer.render_scene, []
 
