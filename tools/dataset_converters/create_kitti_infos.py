@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Prepare a folder in KITTI's layout for mmdet3d: reduced scans, info files, object database.
 
-    tools/dataset_converters/create_kitti_infos.py data/kitti --database
-    tools/dataset_converters/create_kitti_infos.py shared/kitti_sample --out data/kitti_sample
-    tools/dataset_converters/create_kitti_infos.py data/kitti --generate train=400 val=100 --database
+    python tools/dataset_converters/create_kitti_infos.py data/kitti --database
+    python tools/dataset_converters/create_kitti_infos.py /read/only/kitti --out data/kitti
+    python tools/dataset_converters/create_kitti_infos.py data/kitti --generate train=400 val=100
 
 Runs without a GPU. The last form first makes the folder out of generated scenes, which need no
 download: mmdet3d's KITTI configs, and those in configs/ebm3d, look in data/kitti.

@@ -3,6 +3,8 @@
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +223,29 @@ def test_messages_name_what_is_missing(folder, tmp_path):
     with pytest.raises(KittiError, match="made of the split 'train'"):
         prepare_kitti(root, splits=["val"], database=True)
     assert not (root / "training" / "velodyne_reduced").exists()
+
+
+def test_the_command_in_a_folder_with_blanks_from_anywhere(tmp_path):
+    """As a script: its folder alone is on Python's path then."""
+    repository = Path(__file__).resolve().parents[3]
+    script = repository / "tools" / "dataset_converters" / "create_kitti_infos.py"
+    root = tmp_path / "my kitti, all of it"
+    path = os.pathsep.join([str(repository), str(repository / "ops")])
+    done = subprocess.run(
+        [sys.executable, script, root.name, "--generate", "train=2", "val=1", "--database"],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(infos(root, "train")) == 2
+    assert all(len(frame["points"]) for frame in frames(root, "train"))
+    database = pickle.loads((root / DATABASE).read_bytes())
+    entries = [entry for entries in database.values() for entry in entries]
+    assert entries
+    assert all((root / entry["path"]).is_file() for entry in entries)
 
 
 @needs_sample
