@@ -9,7 +9,7 @@ Before refinement, with the same checkpoint: --cfg-options model.refiner.num_ste
 Hardware: one GPU with 11 GB; 148,480 iterations of two frames, some 60 objects with 129 boxes each.
 
 Two habits of the released code are switched off: one draw of noise for all cars of a frame
-(model.energy_head.shared_noise=True), and a detector whose batch normalisations drift while the head is trained
+(model.energy_head.objective.noise.shared=True), and a detector whose batch normalisations drift while the head is trained
 (model.bn_train_mode=True).
 
 Expected: the paper has, at 3D IoU 0.7 / 0.8 / 0.9 (moderate, validation split, 41 positions), 84.65 / 50.08 / 1.58 AP

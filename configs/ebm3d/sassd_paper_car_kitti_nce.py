@@ -11,7 +11,7 @@ Hardware: one GPU with 11 GB; 148,480 iterations of two frames, some 60 objects 
 8,425,057 parameters.
 
 Two habits of the released code are switched off: one draw of noise for all cars of a frame
-(model.energy_head.shared_noise=True), and a detector whose batch normalisations drift while the head is trained
+(model.energy_head.objective.noise.shared=True), and a detector whose batch normalisations drift while the head is trained
 (model.bn_train_mode=True).
 
 Expected: the paper has, at 3D IoU 0.7 / 0.8 / 0.9 (moderate, validation split, 41 positions), 84.65 / 50.08 / 1.58 AP

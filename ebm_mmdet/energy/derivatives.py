@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ def value_grad_and_trace(
                 for d in range(y.shape[-1])
             ]
         else:
-            options = {"generator": generator, "device": y.device}
+            options: dict[str, Any] = {"generator": generator, "device": y.device}
             signs = [
                 2 * torch.randint(2, y.shape, **options).to(y.dtype) - 1 for _ in range(probes)
             ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ class GaussianMixtureNoise:
         if device is None:
             device = generator.device if generator is not None else "cpu"
         sigmas = self.sigmas.to(device=device, dtype=dtype)
-        options = {"generator": generator, "device": device}
+        options: dict[str, Any] = {"generator": generator, "device": device}
         rows = 1 if self.shared else n
         drawn = (num_samples + 1) // 2 if self.antithetic else num_samples
         component = torch.randint(len(sigmas), (rows, drawn), **options)

@@ -84,7 +84,8 @@ def _clipped(vectors: Tensor, longest: float) -> Tensor:
     tiny = torch.finfo(vectors.dtype).tiny
     peak = vectors.abs().amax(-1, keepdim=True).clamp(min=tiny)
     direction = vectors / peak
-    return vectors * (longest / peak / direction.norm(dim=-1, keepdim=True)).clamp(max=1)
+    factor: Tensor = longest / peak / direction.norm(dim=-1, keepdim=True)
+    return vectors * factor.clamp(max=1)
 
 
 def check_langevin(num_steps: int, grad_clip: float | None) -> None:

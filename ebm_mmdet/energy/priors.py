@@ -13,6 +13,7 @@ sure it is gives a covariance L Lᵀ for each box instead, and the prior is N(y;
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -61,24 +62,38 @@ def with_gaussian_prior(
         )
     # Made in inference mode, the product could not be saved for the gradients of a climb.
     with torch.inference_mode(False):
-        return _Posterior(log_density_fn, mean, scale * std, temperature)
+        return _posterior(log_density_fn, mean, scale * std, temperature)
 
 
+def _posterior(likelihood: LogDensityFn, mean: Tensor, std: Tensor, tau: float) -> LogDensityFn:
+    if isinstance(likelihood, SelectableLogDensityFn):
+        return _SelectablePosterior(likelihood, mean, std, tau)
+    return _Posterior(likelihood, mean, std, tau)
+
+
+@dataclass(frozen=True, eq=False)
 class _Posterior:
-    """τ f + log N(y; mean, std²), narrowed together with f by ``select``."""
+    """τ f + log N(y; mean, std²)."""
 
-    def __init__(self, likelihood: LogDensityFn, mean: Tensor, std: Tensor, tau: float) -> None:
-        self.likelihood, self.mean, self.std, self.tau = likelihood, mean, std, tau
-        if isinstance(likelihood, SelectableLogDensityFn):
-            self.select = self._select
+    likelihood: LogDensityFn
+    mean: Tensor
+    std: Tensor
+    tau: float
 
     def __call__(self, y: Tensor) -> Tensor:
         log_prior = gaussian_log_density(y, self.mean, self.std)
         return self.tau * evaluate(self.likelihood, y) + log_prior
 
-    def _select(self, index: Tensor) -> LogDensityFn:
+
+@dataclass(frozen=True, eq=False)
+class _SelectablePosterior(_Posterior):
+    """The same, narrowed together with f."""
+
+    likelihood: SelectableLogDensityFn
+
+    def select(self, index: Tensor) -> LogDensityFn:
         mean, std = (p[index] if p.dim() > 1 else p for p in (self.mean, self.std))
-        return _Posterior(self.likelihood.select(index), mean, std, self.tau)
+        return _posterior(self.likelihood.select(index), mean, std, self.tau)
 
 
 def gaussian_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -102,7 +117,8 @@ def gaussian_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     else:
         std = std.unsqueeze(1) if std.dim() == 2 else std
         z, log_std = difference / std, std.log()
-    return -(0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+    terms: Tensor = 0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)
+    return -terms.sum(-1)
 
 
 def prior_step_size(std: Tensor, scale: float = 1.0, factor: float = 1.0) -> Tensor:

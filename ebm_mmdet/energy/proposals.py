@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,11 @@ class MixtureDensity:
             generator: source of randomness, on the device of the parameters.
         """
         n, k, dim = self.means.shape
-        options = {"generator": generator, "device": self.means.device, "dtype": self.means.dtype}
+        options: dict[str, Any] = {
+            "generator": generator,
+            "device": self.means.device,
+            "dtype": self.means.dtype,
+        }
         level = torch.rand((n, num_samples), **options)
         component = torch.searchsorted(self.log_weights.exp().cumsum(1), level, right=True)
         # Rounding may leave the last cumulative weight below the level.
@@ -119,7 +124,8 @@ class MixtureDensity:
         constant = 0.5 * y.shape[2] * math.log(2 * math.pi)
         if not y.requires_grad:
             parameters = (p.to(y.dtype) for p in (log_factors, means, scales))
-            return _LogSumOfGaussians.apply(*parameters, y) - constant
+            log_sum: Tensor = _LogSumOfGaussians.apply(*parameters, y)  # type: ignore[no-untyped-call]
+            return log_sum - constant
         log_components = log_factors
         for coordinate, mean, scale in zip(y.unbind(-1), means, scales):
             log_components = log_components - ((coordinate - mean) * scale).square()
@@ -134,7 +140,7 @@ class _LogSumOfGaussians(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, log_factors: Tensor, means: Tensor, scales: Tensor, y: Tensor) -> Tensor:
+    def forward(ctx: Any, log_factors: Tensor, means: Tensor, scales: Tensor, y: Tensor) -> Tensor:
         terms = log_factors.expand(*log_factors.shape[:2], y.shape[1])
         for coordinate, mean, scale in zip(y.unbind(-1), means, scales):
             z = torch.sub(coordinate, mean).mul_(scale)
@@ -149,7 +155,7 @@ class _LogSumOfGaussians(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         terms, total, means, scales, y = ctx.saved_tensors
         # Nothing is learned from a point whose density is zero in this precision.
         shares = terms * (grad / total).where(total > 0, 0)
@@ -195,6 +201,9 @@ class MixtureDensityHead(nn.Module):
         ValueError: a size is below 1, a scale is not positive and finite, or the range is empty.
     """
 
+    target_mean: Tensor
+    target_std: Tensor
+
     def __init__(
         self,
         in_features: int,
@@ -225,14 +234,9 @@ class MixtureDensityHead(nn.Module):
         self.register_buffer("target_mean", mean)
         self.register_buffer("target_std", std)
 
-        def perceptron(out_features: int) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features)
-            )
-
-        self.weights = perceptron(num_components)
-        self.means = perceptron(num_components * dim)
-        self.log_sigmas = perceptron(num_components * dim)
+        self.weights = _perceptron(in_features, hidden, num_components)
+        self.means = _perceptron(in_features, hidden, num_components * dim)
+        self.log_sigmas = _perceptron(in_features, hidden, num_components * dim)
         self._spread_means()
 
     @torch.no_grad()
@@ -241,7 +245,7 @@ class MixtureDensityHead(nn.Module):
         k = self.num_components
         quantiles = math.sqrt(2) * torch.erfinv((2 * torch.arange(k) + 1) / k - 1)
         columns = [quantiles[torch.randperm(k)] for _ in range(self.dim)]
-        self.means[-1].bias.copy_(torch.stack(columns, dim=1).flatten())
+        self.means.get_parameter("2.bias").copy_(torch.stack(columns, dim=1).flatten())
 
     def forward(self, x: Tensor) -> MixtureDensity:
         """Predict the density of each target from features x (N, H); float32 or better."""
@@ -256,6 +260,10 @@ class MixtureDensityHead(nn.Module):
             self.target_std.log()
             + recoverable_clamp(log_sigmas.view(shape), *self.log_sigma_range),
         )
+
+
+def _perceptron(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features))
 
 
 def _row(value: float | Sequence[float] | Tensor, dim: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,13 +12,13 @@ __all__ = ["recoverable_clamp"]
 
 class _RecoverableClamp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.limits = low, high
         return x.clamp(low, high)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,), (low, high) = ctx.saved_tensors, ctx.limits
         outward = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
         return grad.masked_fill(outward, 0), None, None
@@ -35,4 +37,5 @@ def recoverable_clamp(x: Tensor, low: float, high: float) -> Tensor:
         low: lower limit.
         high: upper limit.
     """
-    return _RecoverableClamp.apply(x, float(low), float(high))
+    clamped: Tensor = _RecoverableClamp.apply(x, float(low), float(high))  # type: ignore[no-untyped-call]
+    return clamped

@@ -95,7 +95,7 @@ def gradient_ascent(
         y = y0.detach().to(at_least_float32(y0.dtype), copy=True)
         y = y if y.dim() == 3 else y.unsqueeze(1)
         steps = _step_sizes(step_size, y)
-        states = []
+        states: list[tuple[Tensor, Tensor, Tensor]] = []
         accepted = y.new_zeros(y.shape[:-1], dtype=torch.int64)
         for state in _climb(log_density_fn, y, steps, num_steps, decay, project):
             accepted += state[-1]

@@ -34,7 +34,8 @@ model = dict(
     refiner=dict(type='GradientAscentRefiner', step_size=1e-2, num_steps=2))
 data = dict(
     type='CocoDataset', data_root={root!r}, ann_file='annotations.json',
-    data_prefix=dict(img=''), metainfo=dict(classes=('square', 'bar')))
+    # Nested, so that a piece of the config goes into every checkpoint.
+    data_prefix=dict(img=''), metainfo=dict(classes=('square', 'bar'), source=dict(year=2026)))
 pack = dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
                                              'scale_factor'))
 load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64), keep_ratio=True)]

@@ -23,7 +23,6 @@ energy_head = dict(
     pixel_offset=0.0,
     grid_size=[4, 7],
     fc_channels=[1024, 1024],
-    shared_noise=False,  # the released code: True
     objective=dict(
         type='NCEObjective',
         num_noise=128,  # boxes from the noise per object, besides the annotation

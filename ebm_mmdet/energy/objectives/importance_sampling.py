@@ -13,7 +13,8 @@ from ..distributions import GaussianMixtureNoise
 from ..importance import importance_diagnostics
 from ..log_density import at_least_float32, evaluate
 from ..losses import kld_is_loss, ml_is_loss
-from .settings import numbers, refuse, replaced_by_num_noise
+from ..old_names import refuse
+from .settings import numbers, replaced_by_num_noise
 
 __all__ = ["KLDISObjective", "MLISObjective"]
 

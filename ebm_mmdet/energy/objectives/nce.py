@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch import Tensor
 from ..contracts import Density, LogDensityFn
 from ..log_density import at_least_float32, evaluate
 from ..losses import nce_loss
-from .settings import refuse, replaced_by_num_noise
+from ..old_names import refuse
+from .settings import replaced_by_num_noise
 
 __all__ = ["NCEObjective", "ScalableDensity"]
 
@@ -122,7 +123,11 @@ class NCEObjective:
         """Points (N, 1+M, D), positive first, and what to subtract from f there (N, 1+M)."""
         n = len(targets)
         targets = targets.to(at_least_float32(targets.dtype))
-        options = {"generator": generator, "device": targets.device, "dtype": targets.dtype}
+        options: dict[str, Any] = {
+            "generator": generator,
+            "device": targets.device,
+            "dtype": targets.dtype,
+        }
         offsets, log_q = self.noise.sample(n, self.num_noise, **options)
         nu = torch.zeros_like(targets).unsqueeze(1)
         if self._positive_noise is not None:

@@ -12,8 +12,9 @@ from ..contracts import LogDensityFn, Proposal, ProposalLogDensityFn
 from ..importance import importance_diagnostics
 from ..log_density import at_least_float32, evaluate
 from ..losses import ml_is_loss, nce_loss, proposal_kl_loss
+from ..old_names import refuse
 from ..reduction import reduce_loss
-from .settings import refuse, replaced_by_num_noise
+from .settings import replaced_by_num_noise
 
 __all__ = ["ProposalObjective"]
 

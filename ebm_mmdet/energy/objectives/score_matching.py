@@ -124,8 +124,12 @@ class DSMObjective:
             raise ValueError(
                 f"sigma={self.sigma} for targets of {dim} coordinates; give one number or {dim}."
             )
-        options = {"generator": generator, "dtype": targets.dtype, "device": targets.device}
-        noise = sigma * torch.randn((n, self.num_samples, dim), **options)
+        noise = sigma * torch.randn(
+            (n, self.num_samples, dim),
+            generator=generator,
+            dtype=targets.dtype,
+            device=targets.device,
+        )
         f, grad = value_and_grad(log_density_fn, targets.unsqueeze(1) + noise, create_graph=True)
         loss = dsm_loss(
             grad,
