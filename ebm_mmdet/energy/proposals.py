@@ -1,4 +1,4 @@
-"""Learned proposals q(y | x; φ): where to look, in training and at test time."""
+"""Learned proposals q(y | x; φ), from which points are drawn in training and at test time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MixtureDensity:
         q_n(y) = Σ_k π_nk Π_d N(y_d; μ_nkd, σ_nkd²)
 
     Samples never carry a gradient (they are not reparameterised), whereas ``log_prob`` is
-    differentiable in the parameters: see :func:`proposal_kl_loss` for why that matters.
+    differentiable in the parameters; :func:`proposal_kl_loss` explains why that matters.
 
     Args:
         log_weights: (N, K) log π, normalised over K.
@@ -65,7 +65,7 @@ class MixtureDensity:
 
     @torch.no_grad()
     def draw(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw samples (N, S, D) without gradient: first the component, then from that alone.
+        """Draw samples (N, S, D) without gradient: first a component, then a point from it.
 
         Args:
             num_samples: S.
@@ -100,8 +100,8 @@ class MixtureDensity:
 
         log q(y) = logsumexp_k( log π_k - ½ Σ_d ((y_d - μ_kd)/σ_kd)² - Σ_d log σ_kd ) - D/2 log 2π
 
-        Differentiable in the parameters, and in y where y requires a gradient; any number of
-        times in the latter case, once otherwise.
+        If y requires a gradient, the result is differentiable in y and in the parameters, any
+        number of times; otherwise it is differentiable in the parameters, once.
         """
         if y.dim() != 3 or y.shape[0] != len(self) or y.shape[2] != self.means.shape[2]:
             raise ValueError(
@@ -135,7 +135,7 @@ class MixtureDensity:
 class _LogSumOfGaussians(torch.autograd.Function):
     """logsumexp_k( a_kn - Σ_d ((y_nsd - μ_dkn) c_dkn)² ), with gradients in a, μ and c only.
 
-    Three times faster than the same by autograd, which writes every step to fresh memory. Shapes:
+    Three times as fast as autograd, which writes the result of every step to new memory. Shapes:
     a (K, N, 1), μ and c (D, K, N, 1), y (N, S, D); the result is (N, S).
     """
 
@@ -171,17 +171,18 @@ class _LogSumOfGaussians(torch.autograd.Function):
 class MixtureDensityHead(nn.Module):
     """Mixture density network: features -> :class:`MixtureDensity`.
 
-    Three two-layer perceptrons (Linear, ReLU, Linear) for log weights, means and log σ. They work
-    on standardised targets t = (y - target_mean) / target_std; the density returned is that of y,
+    Three two-layer perceptrons (Linear, ReLU, Linear) predict log weights, means and log σ. They
+    work on standardised targets t = (y - target_mean) / target_std; the density returned is that of
+    y,
 
         log q(y) = log q_t(t) - Σ_d log target_std_d
 
-    so it can be compared between choices of the scale. Differences to the released code, which
-    needs a first epoch of maximum likelihood to survive its start: everything stays in logarithms,
+    so it can be compared between choices of the scale. The released code needs a first epoch of
+    maximum likelihood to train stably. It differs in this: here everything stays in logarithms,
     targets are standardised, log σ has limits, and initial means are spread (normal quantiles,
     shuffled per coordinate) instead of all being near zero.
 
-    Detach the features where the proposal must not train the backbone (J_KL never may).
+    Detach the features if the proposal must not train the backbone. With J_KL it never may.
 
     Source: Gustafsson et al., "Learning Proposals for Practical Energy-Based Regression", AISTATS
     2022 (arXiv:2110.11948); structure of the network as released.
@@ -194,8 +195,8 @@ class MixtureDensityHead(nn.Module):
         target_mean: a number or (D,), mean of the targets; kept as a buffer.
         target_std: a number or (D,), standard deviation of the targets; kept as a buffer.
         log_sigma_range: limits of log σ of standardised targets, see :func:`.recoverable_clamp`.
-            The lower one is the variance floor: without it the likelihood of one target that a
-            component hits is unbounded.
+            The lower one is the variance floor: without it, the likelihood is unbounded if a
+            component is centred on a target.
 
     Raises:
         ValueError: a size is below 1, a scale is not positive and finite, or the range is empty.

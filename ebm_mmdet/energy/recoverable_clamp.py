@@ -28,9 +28,9 @@ def recoverable_clamp(x: Tensor, low: float, high: float) -> Tensor:
     """Clamp x to [low, high] with a gradient that leads back inside.
 
         value      min(max(x, low), high)
-        gradient   that of the identity, but 0 where x is outside and descent would move it further
+        gradient   that of the identity; 0 where x is outside and descent would move it further out
 
-    An ordinary clamp has no gradient outside at all, so what has once left the limits stays there.
+    An ordinary clamp has no gradient outside its limits, so a value that has left them stays there.
 
     Args:
         x: any shape, floating point; infinities count as large numbers.
