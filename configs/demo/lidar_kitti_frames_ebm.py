@@ -1,7 +1,7 @@
 """The energy head of lidar_ebm.py trained on a handful of real KITTI frames, on the detector trained on generated scenes.
 
     make demo3d                                                         # trains the detector
-    python tools/create_kitti_infos.py KITTI --out data/kitti_sample
+    python tools/dataset_converters/create_kitti_infos.py KITTI --out data/kitti_sample
     python tools/train.py configs/demo/lidar_kitti_frames_ebm.py
     python tools/study.py jittered configs/demo/lidar_kitti_frames_ebm.py work_dirs/lidar_kitti_frames_ebm/iter_200.pth
 

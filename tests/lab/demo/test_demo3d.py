@@ -145,7 +145,7 @@ def test_command_lines(tmp_path, capsys):
     demo = load_tool("demo3d")
     with pytest.raises(SystemExit):
         demo.parse_args(["--seeds", "0"])
-    tool = load_tool("create_kitti_infos")
+    tool = load_tool("dataset_converters/create_kitti_infos")
     root = tmp_path / "scenes"
     tool.main([str(root), "--generate", "train=2", "val=1", "--seed", "3", "--database"])
     shown = capsys.readouterr().out

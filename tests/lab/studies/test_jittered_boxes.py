@@ -16,7 +16,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
-from ebm_mmdet3d.datasets import prepare_kitti
+from dataset_converters.kitti_preparation import prepare_kitti
 from lab.demo.evaluate import val_loader
 from lab.studies.jittered_boxes import refine_jittered_boxes
 from tests.lab.real_data import ROOT as DATA

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ebm_mmdet3d.datasets import SceneOptions, prepare_kitti, write_kitti
-from ebm_mmdet3d.datasets.kitti_preparation import info_file
+from dataset_converters.kitti_preparation import info_file, prepare_kitti
+from dataset_converters.kitti_writer import write_kitti
+from ebm_mmdet3d.datasets import SceneOptions
 
 __all__ = ["NUM_SCENES", "generate", "use_data"]
 

@@ -3,11 +3,15 @@
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dataset_converters.kitti_preparation import DATABASE, KittiError, info_file, prepare_kitti
+from dataset_converters.kitti_writer import write_kitti
 from ebm_mmdet3d.datasets.kitti_geometry import (
     SYNTHETIC_CAMERA,
     difficulty,
@@ -16,8 +20,6 @@ from ebm_mmdet3d.datasets.kitti_geometry import (
     occlusion_level,
     points_in_boxes,
 )
-from ebm_mmdet3d.datasets.kitti_preparation import DATABASE, KittiError, info_file, prepare_kitti
-from ebm_mmdet3d.datasets.kitti_writer import write_kitti
 from ebm_mmdet3d.datasets.lidar_scenes import CLASSES, Lidar, SceneOptions, render_scene
 
 pytest.importorskip("mmdet3d", reason="KITTI's preparation uses its converters")
@@ -166,7 +168,7 @@ def test_same_seed_same_folder_and_nothing_is_overwritten(folder, tmp_path):
 
 
 def test_an_interrupted_write_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
-    import ebm_mmdet3d.datasets.kitti_writer as writer
+    import dataset_converters.kitti_writer as writer
 
     real, calls = writer.render_scene, []
 
@@ -221,6 +223,29 @@ def test_messages_name_what_is_missing(folder, tmp_path):
     with pytest.raises(KittiError, match="made of the split 'train'"):
         prepare_kitti(root, splits=["val"], database=True)
     assert not (root / "training" / "velodyne_reduced").exists()
+
+
+def test_the_command_in_a_folder_with_blanks_from_anywhere(tmp_path):
+    """As a script: its folder alone is on Python's path then."""
+    repository = Path(__file__).resolve().parents[3]
+    script = repository / "tools" / "dataset_converters" / "create_kitti_infos.py"
+    root = tmp_path / "my kitti, all of it"
+    path = os.pathsep.join([str(repository), str(repository / "ops")])
+    done = subprocess.run(
+        [sys.executable, script, root.name, "--generate", "train=2", "val=1", "--database"],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(infos(root, "train")) == 2
+    assert all(len(frame["points"]) for frame in frames(root, "train"))
+    database = pickle.loads((root / DATABASE).read_bytes())
+    entries = [entry for entries in database.values() for entry in entries]
+    assert entries
+    assert all((root / entry["path"]).is_file() for entry in entries)
 
 
 @needs_sample

@@ -9,22 +9,23 @@ at all, and nothing overwritten.
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import os
 import pickle
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
 from ebm_mmdet.files import write_bytes
+from ebm_mmdet3d.datasets.kitti_geometry import Camera, in_image, points_in_boxes
 
-from .kitti_geometry import Camera, in_image, points_in_boxes
+from .progress_bars import no_progress_bars
 
 __all__ = ["DATABASE", "KittiError", "info_file", "prepare_kitti"]
 
@@ -141,35 +142,38 @@ def _frames(root: Path, splits: Sequence[str] | None) -> dict[str, list[int]]:
 
 
 @contextlib.contextmanager
-def _converters() -> Iterator:
+def _converters() -> Iterator[Callable[[str], ModuleType]]:
     """Import parts of mmdet3d's ``tools/dataset_converters`` by name; they print nothing."""
-    import mmdet3d.datasets
+    import mmdet3d
     from mmengine.registry import DefaultScope
 
-    from ..progress_bars import no_progress_bars
-
-    tools = Path(mmdet3d.__file__).parent / ".mim" / "tools"
+    folder = Path(mmdet3d.__file__).parent / ".mim" / "tools" / "dataset_converters"
 
     def converter(name: str) -> ModuleType:
-        return importlib.import_module(f"dataset_converters.{name}")
+        # By its place: the folder has the name of our own.
+        unique = f"_mmdet3d_dataset_converters_{name}"
+        if unique in sys.modules:
+            return sys.modules[unique]
+        path = folder / f"{name}.py"
+        if not path.is_file():
+            raise KittiError(
+                f"mmdet3d's converter {path} is missing; its wheel has it there: install mmdet3d "
+                "1.4 as a wheel"
+            )
+        spec = importlib.util.spec_from_file_location(unique, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[unique] = module
+        return module
 
-    sys.path.insert(0, str(tools))
-    try:
-        with (
-            DefaultScope.overwrite_default_scope("mmdet3d"),
-            contextlib.redirect_stdout(io.StringIO()),
-            no_progress_bars(),
-        ):
-            yield converter
-    except ModuleNotFoundError as error:
-        if "dataset_converters" not in str(error):
-            raise
-        raise KittiError(
-            f"mmdet3d's converters are not in {tools}, where its wheel has them; install mmdet3d "
-            "1.4 as a wheel"
-        ) from error
-    finally:
-        sys.path.remove(str(tools))
+    with (
+        DefaultScope.overwrite_default_scope("mmdet3d"),
+        contextlib.redirect_stdout(io.StringIO()),
+        no_progress_bars(),
+    ):
+        import mmdet3d.datasets
+
+        yield converter
 
 
 def _read(converter, root: Path, numbers: list[int], labelled: bool) -> list[dict]:

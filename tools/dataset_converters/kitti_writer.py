@@ -19,8 +19,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .kitti_geometry import SYNTHETIC_CAMERA, Camera, image_boxes, occlusion_level, wrap_angle
-from .lidar_scenes import CLASSES, LidarScene, SceneOptions, render_scene
+from ebm_mmdet3d.datasets.kitti_geometry import (
+    SYNTHETIC_CAMERA,
+    Camera,
+    image_boxes,
+    occlusion_level,
+    wrap_angle,
+)
+from ebm_mmdet3d.datasets.lidar_scenes import CLASSES, LidarScene, SceneOptions, render_scene
 
 __all__ = ["label_lines", "write_kitti"]
 

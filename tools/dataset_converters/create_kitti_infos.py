@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Prepare a folder in KITTI's layout for mmdet3d: reduced scans, info files, object database.
 
-    tools/create_kitti_infos.py data/kitti --database
-    tools/create_kitti_infos.py shared/kitti_sample --out data/kitti_sample
-    tools/create_kitti_infos.py data/kitti --generate train=400 val=100 --database
+    python tools/dataset_converters/create_kitti_infos.py data/kitti --database
+    python tools/dataset_converters/create_kitti_infos.py /read/only/kitti --out data/kitti
+    python tools/dataset_converters/create_kitti_infos.py data/kitti --generate train=400 val=100
 
 Runs without a GPU. The last form first makes the folder out of generated scenes, which need no
 download: mmdet3d's KITTI configs, and those in configs/ebm3d, look in data/kitti.
@@ -65,7 +65,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Prepare; turn what a user can mend into one line."""
     args = parse_args(argv)
-    from ebm_mmdet3d.datasets import KittiError, prepare_kitti, write_kitti
+    # Run as a script, Python looks beside this file, not where this folder is a package.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from dataset_converters.kitti_preparation import KittiError, prepare_kitti
+    from dataset_converters.kitti_writer import write_kitti
 
     start = time.monotonic()
     try:
