@@ -9,13 +9,17 @@ from __future__ import annotations
 import csv
 import json
 import os
+import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = [
     "fill_section",
     "markdown_table",
+    "open_atomic",
     "read_json",
     "write_bytes",
     "write_csv",
@@ -28,26 +32,36 @@ PARTIAL = ".partial"
 """Ending of a temporary file ``.<name>.<random>.partial``; only kill -9 can leave one behind."""
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file so that it holds the old content or the new one, whenever the process dies.
+@contextmanager
+def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that holds the old content or the new one, whenever the process dies.
 
-    Written to a temporary file in the same folder, flushed to the disk, then renamed over the
-    target; folders are made as needed.
+    What is written goes to a temporary file in the same folder, which is flushed to the disk and
+    renamed over the target when the block ends; if the block raises, it is removed. Folders are
+    made as needed, and the target of a symbolic link is replaced, not the link. The temporary file
+    has a name of its own, so that two threads or processes never write into one file.
+
+    Args:
+        path: file to write. Its permissions are those of any new file (the process's umask).
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, delete=False
-    ) as file:
-        try:
-            file.write(content)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        with partial.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file as :func:`open_atomic` does."""
+    with open_atomic(path) as file:
+        file.write(content)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -61,9 +75,24 @@ def write_json(path: str | Path, value) -> None:
 
 
 def read_json(path: str | Path):
-    """The content of a JSON file, or None where there is none."""
-    path = Path(path)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """The content of a JSON file, or None where there is none.
+
+    Raises:
+        ValueError: there is one, and it is not JSON. It is not taken for absent, or what it stands
+            for would be made again and written over it.
+        OSError: there is one, and it cannot be read.
+    """
+    try:
+        text = Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:  # also of the text's encoding
+        raise ValueError(
+            f"{path} is not valid JSON ({error}). It is kept; repair it, or remove it to have it "
+            "made again"
+        ) from error
 
 
 def write_csv(path: str | Path, rows: Sequence[dict]) -> None:

@@ -1,38 +1,66 @@
 """Energy-based refinement of 3D boxes for mmdet3d detectors.
 
 Importing this package registers its parts with mmdet3d, which is what
-``custom_imports = dict(imports=['ebm_mmdet3d'])`` in a config does. Overlaps of rotated boxes and
-KITTI's average precision (:mod:`ebm_mmdet3d.evaluation`) need numba only and import where mmdet3d
-is absent.
+``custom_imports = dict(imports=['ebm_mmdet3d'])`` in a config does.
+
+Overlaps of rotated boxes, KITTI's average precision (:mod:`ebm_mmdet3d.evaluation`) and generated
+scenes (:mod:`ebm_mmdet3d.datasets`) import where mmdet3d is not installed, and then so must this
+module. Nothing is registered then, and every name of ``__all__`` raises an ImportError that says
+what to install; where mmengine is installed, so that a config may have asked, a warning says it at
+once. If all packages are installed, but one of them does not import, this one does not either.
 """
 
-from importlib import import_module as _import_module
-from importlib.util import find_spec as _find_spec
 from warnings import warn as _warn
 
-__all__: list[str] = []
+from .requirements import explain_missing_names as _explain_missing_names
+from .requirements import missing_packages as _missing_packages
 
-_missing = [name for name in ("mmengine", "mmcv", "mmdet", "mmdet3d") if not _find_spec(name)]
-if _missing:
-    _warn(
-        f"ebm_mmdet3d registered nothing: {', '.join(_missing)} not installed. "
-        "`pip install 'ebm-mmdet[3d]'` installs what 3D needs.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-else:
-    try:
-        # Everything that a config may name is an attribute here too: `ebm_mmdet3d.EBMKittiMetric`.
-        for _name in ("registry", "datasets", "evaluation", "models"):
-            if _find_spec(f"{__name__}.{_name}"):
-                _module = _import_module(f"{__name__}.{_name}")
-                _public = getattr(_module, "__all__", [])
-                globals().update({name: getattr(_module, name) for name in _public})
-                __all__ += _public
-    except Exception as error:  # a broken stack must not keep a diagnosis from saying why
+__all__ = [
+    "EBM3DDetector",
+    "EBM3DRefineHead",
+    "EBMKittiMetric",
+    "LidarScenesDataset",
+    "MergeClasses3D",
+    "ObjectCornerRangeFilter",
+    "PSWarpHead",
+    "SASSDAuxiliaryHead",
+    "SASSDBEVNet",
+    "SASSDHead",
+    "SASSDPaper",
+    "SASSDSparseEncoder",
+    "__version__",
+]
+
+if _missing_packages():
+    __getattr__ = _explain_missing_names(__name__, __all__)
+    if "mmengine" not in _missing_packages():
         _warn(
-            "ebm_mmdet3d registered nothing, because mmdet3d or a package that it needs does not "
-            f"import: {type(error).__name__}: {error}. `python -m ebm_mmdet` names the remedy.",
+            f"ebm_mmdet3d registered nothing: {', '.join(_missing_packages())} is not installed. "
+            "`pip install 'ebm-mmdet[3d]'` installs what 3D needs.",
             RuntimeWarning,
             stacklevel=2,
         )
+else:
+    try:
+        from ebm_mmdet.version import __version__
+
+        from .compat import apply_compat as _apply_compat
+        from .datasets import LidarScenesDataset, MergeClasses3D, ObjectCornerRangeFilter
+        from .evaluation import EBMKittiMetric
+        from .models import (
+            EBM3DDetector,
+            EBM3DRefineHead,
+            PSWarpHead,
+            SASSDAuxiliaryHead,
+            SASSDBEVNet,
+            SASSDHead,
+            SASSDPaper,
+            SASSDSparseEncoder,
+        )
+    except Exception as error:  # a broken package of the stack raises about anything
+        raise ImportError(
+            "ebm_mmdet3d does not import, because mmdet3d or a package that it needs is broken: "
+            f"{type(error).__name__}: {error}. `python -m ebm_mmdet` names the remedy.",
+            name=__name__,
+        ) from error
+    _apply_compat()  # last, when mmdet3d's modules hold the functions that may be replaced

@@ -43,6 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run the demo; turn what a user can mend into one line."""
     args = parse_args(argv)
+    from ebm_mmdet.engine import CheckpointError
     from lab.demo import DataError, run_demo
 
     try:
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             data=args.data,
             results_page=ROOT / "docs" / "results.md",
         )
-    except DataError as error:
+    except (DataError, CheckpointError) as error:
         sys.exit(f"demo: {error}")
     except KeyboardInterrupt:
         sys.exit("demo: interrupted; the same command goes on from here")

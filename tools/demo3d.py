@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the demo; turn what a user can mend into one line."""
     args = parse_args(argv)
     try:
+        from ebm_mmdet.engine import CheckpointError
         from lab.demo3d import run_demo3d
     except ModuleNotFoundError as error:
         sys.exit(f"demo3d: {error}; `pip install 'ebm-mmdet[3d]'` installs what 3D needs")
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
             num_seeds=args.seeds,
             results_page=ROOT / "docs" / "results.md",
         )
+    except CheckpointError as error:
+        sys.exit(f"demo3d: {error}")
     except KeyboardInterrupt:
         sys.exit("demo3d: interrupted; the same command goes on from here")
 

@@ -10,11 +10,14 @@ from copy import deepcopy
 from pathlib import Path
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmdet.evaluation import DumpDetResults
+from mmdet.evaluation import DumpDetResults, MultiDatasetsEvaluator
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import dump
 
+from ebm_mmdet.datasets import AnnotationError
+from ebm_mmdet.engine import CheckpointError
 from ebm_mmdet.engine.command_line import (
+    UsageError,
     add_common_arguments,
     build_runner,
     load_config,
@@ -48,37 +51,50 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def datasets_with_images(dataset: ConfigDict) -> list[ConfigDict]:
+    """Configs of the data sets inside all wrappers and concatenations of one."""
+    if "datasets" in dataset:
+        return [inner for part in dataset.datasets for inner in datasets_with_images(part)]
+    return datasets_with_images(dataset.dataset) if "dataset" in dataset else [dataset]
+
+
+def mirrored(pipeline: Sequence[ConfigDict]) -> list[ConfigDict]:
+    """A test pipeline that gives the image and its mirror image.
+
+    Raises:
+        UsageError: its last step is not PackDetInputs, so that nothing says where to put the flip.
+    """
+    pipeline = deepcopy(list(pipeline))
+    names = [str(step["type"]).rpartition(".")[2] for step in pipeline]
+    if names[-1:] != ["PackDetInputs"]:
+        raise UsageError(
+            f"--tta: the test pipeline ends with {', '.join(names[-1:]) or 'nothing'}, expected "
+            "PackDetInputs. Write tta_pipeline into the config."
+        )
+    pack = pipeline[-1]
+    keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+    pack.meta_keys = (*pack.get("meta_keys", keys), "flip", "flip_direction")
+    flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
+    # Before the padding: the merged boxes are mirrored within the image.
+    first = names.index("Pad") if "Pad" in names else len(pipeline) - 1
+    steps = [flips, *([step] for step in pipeline[first:])]
+    return [*pipeline[:first], dict(type="TestTimeAug", transforms=steps)]
+
+
 def use_test_time_augmentation(cfg: Config) -> None:
     """Wrap the model as the config's ``tta_model`` says; default: the image and its mirror image.
 
+    Every data set gets the config's ``tta_pipeline``, or else its own pipeline with the flip.
+
     Raises:
-        ValueError: the last step of the test pipeline is not PackDetInputs, so that the default
-            does not know where to put the flip.
+        UsageError: the pipeline of a data set has no place for the flip.
     """
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
     if "tta_model" not in cfg:
         nms = dict(type="nms", iou_threshold=0.5)
         cfg.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
-    if "tta_pipeline" not in cfg:
-        pipeline = deepcopy(list(dataset.pipeline))
-        names = [str(step["type"]).rpartition(".")[2] for step in pipeline]
-        pack = pipeline[-1]
-        if names[-1] != "PackDetInputs":
-            raise ValueError(
-                f"--tta: the test pipeline ends with {pack['type']}, expected PackDetInputs. "
-                "Write tta_pipeline into the config."
-            )
-        keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
-        pack.meta_keys = (*pack.get("meta_keys", keys), "flip", "flip_direction")
-        flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
-        # Before the padding: the merged boxes are mirrored within the image.
-        first = names.index("Pad") if "Pad" in names else len(pipeline) - 1
-        steps = [flips, *([step] for step in pipeline[first:])]
-        cfg.tta_pipeline = [*pipeline[:first], dict(type="TestTimeAug", transforms=steps)]
+    for dataset in datasets_with_images(cfg.test_dataloader.dataset):
+        dataset.pipeline = deepcopy(cfg.get("tta_pipeline")) or mirrored(dataset.pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
 
 
 class DumpWholeResults(DumpDetResults):
@@ -102,19 +118,26 @@ class DumpWholeResults(DumpDetResults):
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    cfg = load_config(args)
-    cfg.load_from = args.checkpoint
-    cfg.resume = False
-    if args.eval:
-        set_evaluation_metrics(cfg, args.eval)
-    if args.show or args.show_dir:
-        trigger_visualization_hook(cfg, args)
-    if args.tta:
-        use_test_time_augmentation(cfg)
-    runner = build_runner(cfg)
-    if args.out is not None:
-        runner.test_evaluator.metrics.append(DumpWholeResults(out_file_path=args.out))
-    runner.test()
+    try:
+        cfg = load_config(args)
+        cfg.load_from = args.checkpoint
+        cfg.resume = False
+        if args.eval:
+            set_evaluation_metrics(cfg, args.eval)
+        if args.show or args.show_dir:
+            trigger_visualization_hook(cfg, args)
+        if args.tta:
+            use_test_time_augmentation(cfg)
+        runner = build_runner(cfg)
+        if args.out is not None:
+            writer = DumpWholeResults(out_file_path=args.out)
+            runner.test_evaluator.metrics.append(writer)
+        runner.test()
+    except (UsageError, AnnotationError, CheckpointError) as error:
+        sys.exit(f"test: {error}")
+    if args.out is not None and isinstance(runner.test_evaluator, MultiDatasetsEvaluator):
+        # It asks one metric per data set, and the writer is one more.
+        writer.evaluate(len(runner.test_dataloader.dataset))
     return 0
 
 

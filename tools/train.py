@@ -10,8 +10,14 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ebm_mmdet.engine import find_resumable_checkpoint
-from ebm_mmdet.engine.command_line import add_common_arguments, build_runner, load_config
+from ebm_mmdet.datasets import AnnotationError
+from ebm_mmdet.engine import CheckpointError, find_resumable_checkpoint
+from ebm_mmdet.engine.command_line import (
+    UsageError,
+    add_common_arguments,
+    build_runner,
+    load_config,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,8 +34,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="continue from this checkpoint; without a name, from the newest readable one in the "
-        "work folder, or from the beginning if there is none",
+        help="continue from this checkpoint; without a name, from the newest in the work folder, "
+        "or from the beginning if there is none; one that cannot be read stops the command",
     )
     args = parser.parse_args(argv)
     if args.amp and not torch.cuda.is_available():
@@ -46,12 +52,16 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
         cfg.optim_wrapper.loss_scale = "dynamic"
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
-            raise ValueError(
+            raise UsageError(
                 "--auto-scale-lr: the config does not say which batch size its learning rate "
                 "belongs to. Add e.g. auto_scale_lr=dict(base_batch_size=16)"
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume == "auto":
+    # The config's own `resume = True` without a file asks for the same, and mmengine takes a
+    # checkpoint that it does not find for none.
+    if args.resume == "auto" or (
+        args.resume is None and cfg.get("resume") and not cfg.get("load_from")
+    ):
         checkpoint = find_resumable_checkpoint(cfg.work_dir)
         if checkpoint is None:
             # Not mmengine's automatic resuming, which would also forget `load_from`.
@@ -67,10 +77,12 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    cfg = load_config(args)
-    apply_arguments(cfg, args)
     try:
+        cfg = load_config(args)
+        apply_arguments(cfg, args)
         build_runner(cfg).train()
+    except (UsageError, AnnotationError, CheckpointError) as error:
+        sys.exit(f"train: {error}")
     except KeyboardInterrupt:
         print(
             f"\nInterrupted. The checkpoints in {cfg.work_dir} are whole; the same command with "

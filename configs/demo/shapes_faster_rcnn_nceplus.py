@@ -30,7 +30,7 @@ model = dict(
         fc_channels=[256, 256],
         objective=dict(
             type='NCEObjective',
-            num_samples=32,
+            num_noise=31,
             beta=0.1,
             noise=dict(type='GaussianMixtureNoise', sigmas=[0.05, 0.1, 0.2], dim=4))),
     refiner=dict(type='GradientAscentRefiner', step_size=6e-4, num_steps=10, decay=0.5),

@@ -29,7 +29,7 @@ model = dict(
         fc_channels=[256, 256],  # as the box head, whose layers are copied
         objective=dict(
             type='NCEObjective',
-            num_samples=32,
+            num_noise=31,
             beta=0.1,
             noise=dict(type='GaussianMixtureNoise', sigmas=[0.075, 0.15, 0.3], dim=4))),
     refiner=dict(type='GradientAscentRefiner', step_size=[8e-4, 8e-4, 3.2e-3, 3.2e-3], num_steps=10, decay=0.5),

@@ -12,5 +12,5 @@ model = dict(
         objective=dict(
             _delete_=True,
             type='MLISObjective',
-            num_samples=32,
+            num_noise=31,
             noise=dict(type='GaussianMixtureNoise', sigmas=[0.0375, 0.075, 0.15], dim=4))))

@@ -28,7 +28,7 @@ model = dict(
             _delete_=True,
             type='ProposalObjective',
             form='nce',  # J_NCE for f
-            num_samples=32,  # as in the base config: 1 positive and 31 from the proposal
+            num_noise=31,  # as in the base config, here from the proposal
             # The proposal learns from f (J_KL) and from the annotations, half and half, as the paper trains its
             # networks with a teacher: J_KL alone lets it drift while f is still flat.
             proposal_weight=0.5,

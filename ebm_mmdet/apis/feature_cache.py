@@ -65,7 +65,7 @@ def cache_training_views(
         boxes = getattr(annotated.bboxes, "tensor", annotated.bboxes).float()
         keep = detector.energy_head.is_trainable_box(boxes)
         if keep.any():
-            neck = tuple(level[0].clone() for level in detector.extract_neck(batch["inputs"]))
+            neck = tuple(level[0].clone() for level in detector.extract_maps(batch["inputs"]))
             views.append(TrainingView(neck, boxes[keep], annotated.labels[keep]))
     return views
 
@@ -88,8 +88,8 @@ def cache_test_images(
         found.pred_instances = found.pred_instances[order[:max_per_img]]
         candidates = None
         if detector.candidates is not None:
-            with detector.candidates.all_boxes(detector.detector):
-                (candidates,) = detector.detector.predict(inputs, samples, rescale=True)
+            every_box = detector.candidates.without_nms(detector.detector)
+            (candidates,) = every_box.predict(inputs, samples, rescale=True)
         images.append(TestImage(features(), found, candidates, seconds))
     return images
 

@@ -9,6 +9,7 @@ from mmdet.structures import DetDataSample
 from pycocotools.coco import COCO
 from torch import Tensor
 
+from ..datasets import CheckedCOCO
 from ..evaluation import match_detections
 from ..models.box_coding import encode_boxes
 from ..models.detectors import EBMDetector
@@ -22,7 +23,7 @@ def detector_residuals(
 ) -> Tensor:
     """Residuals (n, 4) of a detector on an mmdet data set; see :func:`matched_residuals`."""
     samples = [image.detections for image in cache_test_images(detector, dataset)]
-    truth = COCO(dataset.ann_file)
+    truth = CheckedCOCO(dataset.ann_file)
     return matched_residuals(truth, samples, dataset.cat_ids, score_thr, iou_thr)
 
 

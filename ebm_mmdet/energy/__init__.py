@@ -26,7 +26,7 @@ from .contracts import (
     Refiner,
     SelectableLogDensityFn,
 )
-from .derivatives import hessian_trace, score
+from .derivatives import grad_log_density, hessian_trace
 from .distributions import GaussianMixtureNoise
 from .importance import (
     ImportanceWeights,
@@ -83,6 +83,7 @@ __all__ = [
     "dsm_loss",
     "evaluate_only",
     "fit_residual_std",
+    "grad_log_density",
     "gradient_ascent",
     "hessian_trace",
     "importance_covariance",
@@ -97,7 +98,6 @@ __all__ = [
     "prior_step_size",
     "proposal_kl_loss",
     "resample",
-    "score",
     "score_matching_loss",
     "with_gaussian_prior",
 ]

@@ -1,13 +1,10 @@
-"""First and second derivatives of a log-density with respect to y.
-
-Score matching calls ∇_y log p the score; nothing here is called so otherwise.
-"""
+"""First and second derivatives of a log-density with respect to y."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,17 +12,17 @@ from torch import Tensor
 from .contracts import LogDensityFn
 from .log_density import at_least_float32, evaluate
 
-__all__ = ["hessian_trace", "score", "value_and_score"]
+__all__ = ["grad_log_density", "hessian_trace", "value_and_grad"]
 
 TraceMethod = Literal["exact", "hutchinson"]
 
 
-def score(log_density_fn: LogDensityFn, y: Tensor, create_graph: bool = False) -> Tensor:
-    """∇_y f at points y (N, S, D), encoded coordinates; see :func:`value_and_score`."""
-    return value_and_score(log_density_fn, y, create_graph)[1]
+def grad_log_density(log_density_fn: LogDensityFn, y: Tensor, create_graph: bool = False) -> Tensor:
+    """∇_y f at points y (N, S, D), encoded coordinates; see :func:`value_and_grad`."""
+    return value_and_grad(log_density_fn, y, create_graph)[1]
 
 
-def value_and_score(
+def value_and_grad(
     log_density_fn: LogDensityFn, y: Tensor, create_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Evaluate f (N, S) and ∇_y f (N, S, D) at points y (N, S, D), with one backward pass.
@@ -62,8 +59,9 @@ def hessian_trace(
         exact        Σ_d ∂²f/∂y_d²                       D backward passes
         hutchinson   mean_p v_pᵀ (∇²f) v_p,  v_d = ±1     one per probe, unbiased
 
-    With Rademacher probes v the diagonal of the Hessian enters without error, and the variance is
-    2 Σ_{i≠j} H_ij² / probes: none for D = 1. Everything else is as in :func:`value_and_score`.
+    With Rademacher probes v the diagonal of the Hessian adds no error, and the variance is
+    2 Σ_{i≠j} H_ij² / probes, which is 0 for D = 1. Everything else is as in
+    :func:`value_and_grad`.
 
     Source: Hutchinson, Communications in Statistics 1990.
 
@@ -83,10 +81,10 @@ def hessian_trace(
         ValueError: the method is unknown, or there are no probes.
         RuntimeError: the returned f has no gradient with respect to y.
     """
-    return value_score_and_trace(log_density_fn, y, method, probes, generator, create_graph)[1:]
+    return value_grad_and_trace(log_density_fn, y, method, probes, generator, create_graph)[1:]
 
 
-def value_score_and_trace(
+def value_grad_and_trace(
     log_density_fn: LogDensityFn,
     y: Tensor,
     method: TraceMethod,
@@ -107,7 +105,7 @@ def value_score_and_trace(
                 for d in range(y.shape[-1])
             ]
         else:
-            options = {"generator": generator, "device": y.device}
+            options: dict[str, Any] = {"generator": generator, "device": y.device}
             signs = [
                 2 * torch.randint(2, y.shape, **options).to(y.dtype) - 1 for _ in range(probes)
             ]
@@ -121,7 +119,7 @@ def value_score_and_trace(
 
 
 def check_trace_method(method: str, probes: int) -> None:
-    """Raise ``ValueError`` where there is no such estimate of the trace."""
+    """Raise ``ValueError`` if the method is unknown or there are no probes."""
     if method not in ("exact", "hutchinson"):
         raise ValueError(f"trace method {method!r} is unknown; use 'exact' or 'hutchinson'.")
     if probes < 1:
@@ -130,7 +128,7 @@ def check_trace_method(method: str, probes: int) -> None:
 
 @contextlib.contextmanager
 def differentiable(y: Tensor) -> Iterator[None]:
-    """Gradients on, inference mode and autocast off: what differentiating f at ``y`` asks for."""
+    """Gradients on, inference mode and autocast off, as differentiating f at ``y`` requires."""
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -165,7 +163,7 @@ def _leaf(y: Tensor) -> Tensor:
 
 
 def _hessian_product(grad: Tensor, y: Tensor, v: Tensor, create_graph: bool) -> Tensor:
-    """(∇²f) v, zeros where ∇f does not depend on y."""
+    """(∇²f) v; zeros if ∇f does not depend on y."""
     product = None
     if grad.requires_grad:
         (product,) = torch.autograd.grad(

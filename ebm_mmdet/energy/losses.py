@@ -1,28 +1,28 @@
 """Loss functions of log-densities: pure tensor arithmetic, no model and no sampling inside.
 
-Every loss is computed per target, in float32 or better, also under autocast, and then reduced:
-
-    weight (N,)   factor per target
-    reduction     ``"mean"``, ``"sum"`` or ``"none"``, which returns (N,)
-    avg_factor    divisor that replaces N in the mean, for example the number of targets averaged
-                  over all processes
-
-which mean what they mean in mmdet. For N = 0 the scalar is a zero connected to the graph of the
-inputs. Every loss raises ``ValueError`` where shapes do not agree or the reduction is unknown.
+Every function body is the equation of one target, computed in float32 or better, also under
+autocast. The decorator :func:`.reduction.weighted` adds what mmdet's losses have too, ``weight``,
+``reduction`` and ``avg_factor``, described in :class:`.reduction.Weighting`. For N = 0 the scalar
+is a zero connected to the graph of the inputs. Every loss raises ``ValueError`` where shapes do not
+agree or the reduction is unknown.
 
 All but NCE and DSM may be negative, since a density may exceed one: that is not an error.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .log_density import at_least_float32
-from .reduction import Reduction, reduce_loss
+from .masked_means import log_mean_exp, masked_mean
+from .reduction import Weighting, weighted
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "dsm_loss",
@@ -40,13 +40,9 @@ __all__ = [
 _MAX_LOG_RATIO = 40.0
 
 
+@weighted
 def nce_loss(
-    log_f: Tensor,
-    log_q: Tensor,
-    weight: Tensor | None = None,
-    reduction: Reduction = "mean",
-    avg_factor: float | Tensor | None = None,
-    valid: Tensor | None = None,
+    log_f: Tensor, log_q: Tensor, *, valid: Tensor | None = None, **weighting: Unpack[Weighting]
 ) -> Tensor:
     """Noise contrastive estimation, ranking form: find the positive among the noise.
 
@@ -71,16 +67,12 @@ def nce_loss(
         absent[:, 0] = False
         logits = logits.masked_fill(absent, -torch.inf)
     # log_softmax subtracts the maximum first, so a small loss stays exact beside |f| = 1e4.
-    return reduce_loss(-logits.log_softmax(1)[:, 0], weight, reduction, avg_factor)
+    return -logits.log_softmax(1)[:, 0]
 
 
+@weighted
 def ml_is_loss(
-    log_f: Tensor,
-    log_q: Tensor,
-    weight: Tensor | None = None,
-    reduction: Reduction = "mean",
-    avg_factor: float | Tensor | None = None,
-    valid: Tensor | None = None,
+    log_f: Tensor, log_q: Tensor, *, valid: Tensor | None = None, **weighting: Unpack[Weighting]
 ) -> Tensor:
     """Maximum likelihood, with Z estimated by importance sampling.
 
@@ -106,19 +98,18 @@ def ml_is_loss(
     log_f, log_q = _at_least_float32(log_f, log_q)
     # Relative to the target first: large f cancel before anything is rounded.
     logits = (log_f[:, 1:] - log_f[:, :1]) - log_q[:, 1:]
-    loss = _log_mean_exp(logits, None if valid is None else valid[:, 1:])
-    return reduce_loss(loss, weight, reduction, avg_factor)
+    return log_mean_exp(logits, None if valid is None else valid[:, 1:])
 
 
+@weighted
 def kld_is_loss(
     log_f: Tensor,
     log_q: Tensor,
     log_p: Tensor,
-    weight: Tensor | None = None,
-    reduction: Reduction = "mean",
-    avg_factor: float | Tensor | None = None,
+    *,
     self_normalize: bool = False,
     valid: Tensor | None = None,
+    **weighting: Unpack[Weighting],
 ) -> Tensor:
     """Cross-entropy from a label density p to the model, both terms by importance sampling.
 
@@ -151,25 +142,23 @@ def kld_is_loss(
     # The loss as a function of f is the same for every constant; this one makes f small.
     shift = log_f.detach().amax(1, keepdim=True)
     centred = log_f - shift
-    log_z = _log_mean_exp(centred - log_q, exists)
+    log_z = log_mean_exp(centred - log_q, exists)
     if self_normalize:
         if exists is not None:
             log_ratio = log_ratio.where(exists.any(1, keepdim=True), 0)
-        loss = log_z - (log_ratio.softmax(1) * centred).sum(1)
-    else:
-        ratio = log_ratio.clamp(max=_MAX_LOG_RATIO).exp()
-        remainder = shift.squeeze(1) * (1 - _mean(ratio, exists))
-        loss = log_z - _mean(ratio * centred, exists) + remainder
-    return reduce_loss(loss, weight, reduction, avg_factor)
+        return log_z - (log_ratio.softmax(1) * centred).sum(1)
+    ratio = log_ratio.clamp(max=_MAX_LOG_RATIO).exp()
+    remainder = shift.squeeze(1) * (1 - masked_mean(ratio, exists))
+    return log_z - masked_mean(ratio * centred, exists) + remainder
 
 
+@weighted
 def mcmc_loss(
     log_f_target: Tensor,
     log_f_samples: Tensor,
-    weight: Tensor | None = None,
-    reduction: Reduction = "mean",
-    avg_factor: float | Tensor | None = None,
+    *,
     valid: Tensor | None = None,
+    **weighting: Unpack[Weighting],
 ) -> Tensor:
     """Maximum likelihood with samples of the model itself: its gradient, not its value.
 
@@ -189,17 +178,11 @@ def mcmc_loss(
             f"{tuple(log_f_samples.shape)} must be (N,) and (N, M)."
         )
     log_f_target, log_f_samples = _at_least_float32(log_f_target, log_f_samples)
-    gap = log_f_samples - log_f_target.unsqueeze(1)
-    return reduce_loss(_mean(gap, valid), weight, reduction, avg_factor)
+    return masked_mean(log_f_samples - log_f_target.unsqueeze(1), valid)
 
 
-def score_matching_loss(
-    grad: Tensor,
-    trace: Tensor,
-    weight: Tensor | None = None,
-    reduction: Reduction = "mean",
-    avg_factor: float | Tensor | None = None,
-) -> Tensor:
+@weighted
+def score_matching_loss(grad: Tensor, trace: Tensor, **weighting: Unpack[Weighting]) -> Tensor:
     """Score matching: L_n = tr ∇²_y f(x_n, y_n) + ½ ‖∇_y f(x_n, y_n)‖².
 
     Source: Hyvärinen, JMLR 2005, Theorem 1; Gustafsson et al., BMVC 2020 (arXiv:2005.01698).
@@ -213,17 +196,17 @@ def score_matching_loss(
             f"grad {tuple(grad.shape)} and trace {tuple(trace.shape)} must be (N, D) and (N,)."
         )
     grad, trace = _at_least_float32(grad, trace)
-    return reduce_loss(trace + 0.5 * grad.square().sum(1), weight, reduction, avg_factor)
+    return trace + 0.5 * grad.square().sum(1)
 
 
+@weighted
 def dsm_loss(
     grad: Tensor,
     noise: Tensor,
     sigma: float | Sequence[float] | Tensor,
-    weight: Tensor | None = None,
-    reduction: Reduction = "mean",
-    avg_factor: float | Tensor | None = None,
+    *,
     scale_by_sigma: bool = False,
+    **weighting: Unpack[Weighting],
 ) -> Tensor:
     """Denoising score matching.
 
@@ -250,16 +233,12 @@ def dsm_loss(
     residual = grad + noise / sigma.square()
     if scale_by_sigma:
         residual = sigma * residual
-    return reduce_loss(residual.square().sum(2).mean(1), weight, reduction, avg_factor)
+    return residual.square().sum(2).mean(1)
 
 
+@weighted
 def proposal_kl_loss(
-    log_f: Tensor,
-    log_q: Tensor,
-    weight: Tensor | None = None,
-    reduction: Reduction = "mean",
-    avg_factor: float | Tensor | None = None,
-    valid: Tensor | None = None,
+    log_f: Tensor, log_q: Tensor, *, valid: Tensor | None = None, **weighting: Unpack[Weighting]
 ) -> Tensor:
     """A surrogate whose gradient in φ is that of KL(p ‖ q_φ), self-normalised (Result 1).
 
@@ -279,16 +258,12 @@ def proposal_kl_loss(
     """
     _check_same_shape(log_f=log_f, log_q=log_q)
     log_f, log_q = _at_least_float32(log_f.detach(), log_q)
-    return reduce_loss(_log_mean_exp(log_f - log_q, valid), weight, reduction, avg_factor)
+    return log_mean_exp(log_f - log_q, valid)
 
 
+@weighted
 def mdn_teacher_loss(
-    log_f: Tensor,
-    log_q: Tensor,
-    log_q_target: Tensor,
-    weight: Tensor | None = None,
-    reduction: Reduction = "mean",
-    avg_factor: float | Tensor | None = None,
+    log_f: Tensor, log_q: Tensor, log_q_target: Tensor, **weighting: Unpack[Weighting]
 ) -> Tensor:
     """A mixture density network taught by data and by an energy-based model, in equal parts.
 
@@ -302,27 +277,7 @@ def mdn_teacher_loss(
         log_q_target: (N,) log q_φ at the targets, in nats, with the graph to φ.
     """
     (log_q_target,) = _at_least_float32(log_q_target)
-    loss = 0.5 * proposal_kl_loss(log_f, log_q, reduction="none") - 0.5 * log_q_target
-    return reduce_loss(loss, weight, reduction, avg_factor)
-
-
-def _log_mean_exp(logits: Tensor, valid: Tensor | None) -> Tensor:
-    """The (N,) log of the mean of exp over the samples (N, M) that exist; 0 where none does."""
-    if valid is None:
-        return logits.logsumexp(1) - math.log(logits.shape[1])
-    valid = valid.to(torch.bool)
-    count = valid.sum(1)
-    # Finite where nothing is left, or the gradient of the discarded row would be NaN.
-    logits = logits.masked_fill(~valid, -torch.inf).masked_fill(count[:, None] == 0, 0)
-    return (logits.logsumexp(1) - count.to(logits.dtype).log()).where(count > 0, 0)
-
-
-def _mean(values: Tensor, valid: Tensor | None) -> Tensor:
-    """The (N,) mean over the samples (N, M) that exist; 0 where none does."""
-    if valid is None:
-        return values.mean(1)
-    valid = valid.to(torch.bool)
-    return values.where(valid, 0).sum(1) / valid.sum(1).clamp(min=1)
+    return 0.5 * proposal_kl_loss(log_f, log_q, reduction="none") - 0.5 * log_q_target
 
 
 def _at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -1,13 +1,21 @@
 """Checkpoints, loading, and a training hook."""
 
-from ..models.detectors.loading import adapt_plain_checkpoints
-from .checkpoint import AtomicLocalBackend, allow_training_state, find_resumable_checkpoint
+from .checkpoint import (
+    AtomicLocalBackend,
+    CheckpointError,
+    ReadableCheckpointHook,
+    allow_training_state,
+    find_resumable_checkpoint,
+    read_checkpoint,
+)
 from .norm_eval_hook import NormEvalHook
 
 __all__ = [
     "AtomicLocalBackend",
+    "CheckpointError",
     "NormEvalHook",
-    "adapt_plain_checkpoints",
+    "ReadableCheckpointHook",
     "allow_training_state",
     "find_resumable_checkpoint",
+    "read_checkpoint",
 ]

@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
+import collections
+import datetime
+import enum
+import os
+import pathlib
 import pickle
-from collections import OrderedDict
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.config import Config, ConfigDict
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.optim.scheduler import OneCycleParamScheduler
+from mmengine.registry import HOOKS
+from mmengine.runner import CheckpointLoader, Runner
 
 from ..files import PARTIAL, write_bytes
 
-__all__ = ["AtomicLocalBackend", "allow_training_state", "find_resumable_checkpoint"]
+__all__ = [
+    "AtomicLocalBackend",
+    "CheckpointError",
+    "ReadableCheckpointHook",
+    "allow_training_state",
+    "find_resumable_checkpoint",
+    "read_checkpoint",
+]
+
+# numpy's codes of the dtypes of plain values; the objects in an array of `O` are checked, too.
+_DTYPES = "?bhilqBHILQefdgFDSUMmO"
+# Bound to a class in the file, and pickled as getattr(CLASS, NAME).
+_ATTRIBUTES = {
+    HistoryBuffer: ("min", "max", "mean", "current"),
+    OneCycleParamScheduler: ("_annealing_cos", "_annealing_linear"),
+}
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray)
+_CONTAINERS = (dict, collections.OrderedDict, ConfigDict, list, tuple, set, frozenset)
+_DATES = (datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone)
+_PATHS = ("PurePath", "PurePosixPath", "PureWindowsPath", "Path", "PosixPath", "WindowsPath")
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read, or from which training cannot go on.
+
+    The message names the file, what was wrong with it, and the remedy. Nothing has been changed.
+    """
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -32,63 +69,274 @@ class AtomicLocalBackend(LocalBackend):
         self.put(obj.encode(encoding), filepath)
 
 
-def _history_statistic(owner: type, name: str) -> Callable:
-    """``getattr(HistoryBuffer, name)`` for its four statistics, and nothing else."""
-    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
+def _plain_attribute(owner: type, name: str) -> Callable:
+    """``getattr(owner, name)`` for the names in ``_ATTRIBUTES``, and nothing else."""
+    if name not in _ATTRIBUTES.get(owner, ()):
         raise pickle.UnpicklingError(f"refused to read attribute {name!r} of {owner!r}")
     return getattr(owner, name)
+
+
+def _allowed() -> dict[str, object]:
+    """What may be read besides tensors: full name in a file to the object that it stands for."""
+    # The two functions that arrays and scalars are pickled by; where they live depends on numpy.
+    makers = {"_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+    dtypes = {type(np.dtype(code)) for code in _DTYPES}
+    classes = [HistoryBuffer, OneCycleParamScheduler, Config, ConfigDict, *_DATES]
+    classes += [collections.OrderedDict, np.ndarray, np.dtype, *dtypes]
+    # Written by reference where a container of them is: `defaultdict(list)`, `set`, ...
+    classes += [int, float, complex, str, bytes, bool, list, tuple, dict, set, frozenset]
+    classes += [slice, range]
+    names = {f"{entry.__module__}.{entry.__qualname__}": entry for entry in classes}
+    # A training may go on under another numpy, Python or operating system than it began with.
+    for core in ("numpy.core", "numpy._core"):
+        names |= {f"{core}.multiarray.{name}": function for name, function in makers.items()}
+    foreign = "PosixPath" if os.name == "nt" else "WindowsPath"
+    for module in ("pathlib", "pathlib._local"):
+        for name in _PATHS:
+            existing = f"Pure{name}" if name == foreign else name  # others cannot be made here
+            names[f"{module}.{name}"] = getattr(pathlib, existing)
+    # To allow getattr itself would open every attribute of everything allowed above.
+    names["builtins.getattr"] = _plain_attribute
+    return names
 
 
 def allow_training_state() -> None:
     """Let ``torch.load(weights_only=True)`` read mmengine's full training checkpoints.
 
-    Besides tensors they hold log histories, ``HistoryBuffer`` objects with numpy arrays, and names
-    of classes, which mmdet3d's KITTI files hold as numpy strings. Only these types are added to
-    torch's allow-list (process-wide, as torch defines it); anything else in a file is still
-    refused.
+    Besides tensors they hold log histories (``HistoryBuffer`` objects with numpy arrays), the state
+    of schedulers, and the data set's ``metainfo``, in which pieces of a config, numpy scalars and
+    strings, dates and paths occur. Only these types are added to torch's allow-list (process-wide,
+    as torch defines it), under the names that numpy 1 and numpy 2 give them; anything else in a
+    file is still refused.
     """
-    scalars = [np.float64, np.float32, np.int64, np.int32, np.bool_, np.str_]
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            OrderedDict,
-            np.ndarray,
-            np.dtype,
-            np.core.multiarray._reconstruct,
-            np.core.multiarray.scalar,
-            *(type(np.dtype(scalar)) for scalar in scalars),
-            # A HistoryBuffer pickles its statistics methods as getattr(HistoryBuffer, name). To
-            # allow getattr itself would open every attribute of everything allowed above.
-            (_history_statistic, "builtins.getattr"),
-        ]
+    # With their names: `torch.serialization.safe_globals([np.ndarray])`, in which some versions of
+    # mmengine read, removes the entry `np.ndarray` when it ends, and leaves this one alone.
+    torch.serialization.add_safe_globals([(value, name) for name, value in _allowed().items()])
+
+
+def read_checkpoint(
+    path: str | Path, map_location: str | torch.device | None = "cpu", mmap: bool = False
+) -> dict:
+    """Read a checkpoint file: tensors, plain values, and what :func:`allow_training_state` allows.
+
+    ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` in the environment is torch's own way to read everything
+    else as well; it lets the file run any code.
+
+    Args:
+        path: file written by ``torch.save``.
+        map_location: as for ``torch.load``.
+        mmap: do not read tensors before they are used; for files in torch's zip format.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file cannot be read; the message names the types that were refused.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    allow_training_state()  # whatever has been taken out of the list since
+    try:
+        # None stands for True, unless the environment variable above says otherwise.
+        return torch.load(path, map_location, weights_only=None, mmap=mmap and _is_zip(path))
+    except Exception as error:
+        raise CheckpointError(_explain(path, error)) from error
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether a file is in torch's format and has an end, which is what a cut-off file lacks."""
+    return zipfile.is_zipfile(path)
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a file is but the beginning of a checkpoint, or none at all."""
+    if _is_zip(path):
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_LEGACY_MAGIC)) != _LEGACY_MAGIC
+
+
+def _explain(path: Path, error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, OSError):
+        return f"{path} cannot be read: {text}. Nothing was changed; make the file readable."
+    if _is_cut_off(path):
+        return (
+            f"{path} is not a whole checkpoint ({path.stat().st_size} bytes; a process was killed "
+            "while it was written or copied). Nothing was changed; use another checkpoint, or "
+            "remove this one."
+        )
+    if not isinstance(error, pickle.UnpicklingError):
+        return f"{path} cannot be read: {type(error).__name__}: {text}. Nothing was changed."
+    refused = _refused_types(path)
+    what = f"values of the types {', '.join(refused)}" if refused else _reason(text)
+    names = ", ".join(refused) or "..."
+    return (
+        f"{path} was not read: {what}. Only tensors, plain values and what training itself writes "
+        "are read from checkpoints, since anything else may run code. Nothing was changed. If you "
+        f"trust the file, call torch.serialization.add_safe_globals([{names}]) in a module that "
+        "custom_imports of the config names; or set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 for this "
+        "command, which lets the file run any code."
     )
 
 
-def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
-    """Path of the newest readable training checkpoint in a folder, or None.
+def _refused_types(path: Path) -> list[str]:
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # a legacy file, or refused for another reason than a type
+        return []
 
-    mmengine's ``last_checkpoint`` file is not trusted alone: a process killed at the wrong moment
-    leaves it empty, or naming a file that is gone. Candidates are the ``*.pth`` files of the
-    folder, newest first; the first one that loads and holds an optimizer state is returned, and
-    every one passed over is named.
+
+def _reason(text: str) -> str:
+    """The sentence of torch's long message that says what happened."""
+    marker = "WeightsUnpickler error: "
+    return text.partition(marker)[2].splitlines()[0] if marker in text else text.splitlines()[0]
+
+
+def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
+    """Path of the newest training checkpoint in a folder; None if there is none.
+
+    Candidates are the ``*.pth`` files of the folder and the file that mmengine's
+    ``last_checkpoint`` names (which is elsewhere with ``CheckpointHook(out_dir=...)``), newest
+    first. ``last_checkpoint`` alone is not trusted: a process killed at the wrong moment leaves it
+    empty, or naming a file that is gone.
+
+    - A file that was cut off, by a killed process or a full disk, is named and passed over.
+    - A file without a training state, such as downloaded weights, is passed over.
+    - A whole file that cannot be read, or was saved without its optimizer, stops the search: to go
+      on from an older one, or from the beginning, would throw work away and in the end remove it.
 
     Halves of checkpoints that a killed process left are removed, since training goes on here and
     nothing else would. Every process of a distributed training may do so: none of them writes
     before all have come this far.
+
+    Raises:
+        CheckpointError: there are checkpoints, and training cannot go on from them.
     """
-    for half in Path(work_dir).glob(f".*.pth.*{PARTIAL}"):
+    work_dir = Path(work_dir)
+    for half in work_dir.glob(f".*.pth.*{PARTIAL}"):
         half.unlink(missing_ok=True)
-    files = sorted(Path(work_dir).glob("*.pth"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(files):
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # any way in which a damaged file can fail to load
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            print_log(f"Not resuming from {path}: {reason}", logger="current", level=30)
+    files = {
+        path.resolve(): path for path in [*work_dir.glob("*.pth"), *_last_checkpoint(work_dir)]
+    }
+    damaged = []
+    for path in sorted(files.values(), key=lambda path: path.stat().st_mtime, reverse=True):
+        if not path.is_file():
+            raise CheckpointError(f"{path} is not a file. Nothing was changed; move it away.")
+        if os.access(path, os.R_OK) and _is_cut_off(path):
+            damaged.append(path)
+            print_log(
+                f"Not resuming from {path}: it is not a whole checkpoint "
+                f"({path.stat().st_size} bytes)",
+                logger="current",
+                level=30,
+            )
             continue
-        if isinstance(state, dict) and "optimizer" in state:
-            return str(path)
+        state = read_checkpoint(path, mmap=True)
+        if not isinstance(state, dict) or "message_hub" not in state:
+            if not (isinstance(state, dict) and "optimizer" in state):
+                continue  # weights alone
+        elif "optimizer" not in state:
+            raise CheckpointError(
+                f"{path} was saved without its optimizer (CheckpointHook(save_optimizer=False)): "
+                "training cannot go on from it, and to begin again here would overwrite it. "
+                f"Nothing was changed; give another --work-dir, with load_from={path}."
+            )
+        return str(path)
+    if damaged:
+        raise CheckpointError(
+            f"no checkpoint in {work_dir} is whole: {', '.join(path.name for path in damaged)}. "
+            "Nothing was changed; move these files away to begin again, or give another --work-dir."
+        )
     return None
+
+
+def _last_checkpoint(work_dir: Path) -> list[Path]:
+    """The file that mmengine's ``last_checkpoint`` names, if it is there."""
+    note = work_dir / "last_checkpoint"
+    named = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+    if "://" in named:
+        raise CheckpointError(
+            f"{note} names {named}, which is not a local file: give it to --resume by name."
+        )
+    if named and Path(named).is_file():
+        return [Path(named)]
+    if named and not (work_dir / Path(named).name).is_file():
+        print_log(f"{note} names {named}, which is not there", logger="current", level=30)
+    return []
+
+
+@HOOKS.register_module()
+class ReadableCheckpointHook(Hook):
+    """Keep out of training checkpoints what could not be read from them again.
+
+    Values that :func:`read_checkpoint` would refuse are written as the plain value they are a kind
+    of (a ``deque`` as a list, a member of an enumeration as its value); the last resort is their
+    ``repr``, with a warning that names the entry. Weights and the state of the optimizer are left
+    alone. ``tools/train.py`` and the demos use this hook by themselves.
+    """
+
+    priority = "VERY_LOW"
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Replace, in place, entries of the checkpoint; mmengine has copied what is its own."""
+        known = {value for value in _allowed().values() if isinstance(value, type)}
+        for key, value in checkpoint.items():
+            if key not in ("state_dict", "optimizer", "ema_state_dict"):
+                checkpoint[key] = _readable(value, key, known)
+
+
+def _readable(value: object, where: str, known: set[type]) -> object:
+    """``value`` if it can be read again, else the plain value that stands for it."""
+    kind = type(value)
+    if isinstance(value, enum.Enum):
+        return _readable(value.value, where, known)
+    if isinstance(value, Config):
+        value, kind = value._cfg_dict, ConfigDict
+    if isinstance(value, Mapping):
+        # Through the base class: `ConfigDict.items` builds the lazy objects of a Python config.
+        pairs = dict.items(value) if isinstance(value, dict) else value.items()
+        items = {
+            _readable(key, f"{where}.{key}", known): _readable(item, f"{where}.{key}", known)
+            for key, item in pairs
+        }
+        return kind(items) if kind in _CONTAINERS else items
+    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        items = [_readable(item, f"{where}.{i}", known) for i, item in enumerate(value)]
+        if kind in _CONTAINERS:
+            return kind(items)
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return _readable(value.tolist(), where, known)
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic, pathlib.PurePath)):
+        return value
+    if kind in known or kind in _PLAIN or _is_plain_attribute(value):
+        return value
+    for base in _PLAIN[2:]:  # a subclass of int, float, ...
+        if isinstance(value, base):
+            return base(value)
+    print_log(
+        f"The checkpoint's entry {where} is of the type {kind.__module__}.{kind.__qualname__}, "
+        f"which is not read from checkpoints: its repr is saved instead, {value!r:.80}",
+        logger="current",
+        level=30,
+    )
+    return repr(value)
+
+
+def _is_plain_attribute(value: object) -> bool:
+    return any(
+        value is getattr(owner, name) for owner, names in _ATTRIBUTES.items() for name in names
+    )
+
+
+@CheckpointLoader.register_scheme(prefixes="", force=True)
+def load_from_local(filename: str, map_location: str | torch.device | None = None) -> dict:
+    """What mmengine reads local files with, in place of its own: safe, and saying what it refused.
+
+    Of mmengine's own, one version leaves refusals unexplained, and another reads a refused file
+    again with the protection off.
+    """
+    return read_checkpoint(filename, map_location)
 
 
 register_backend("atomic", AtomicLocalBackend, force=True)

@@ -9,10 +9,13 @@ import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval, COCOevalMP
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
+from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
 from ..box_iou import box_iou
+from ..datasets.coco_check import CheckedCOCO, check_class_names
+from .class_check import ClassCheck
 
 __all__ = ["HighIoUCocoMetric", "true_positive_ious"]
 
@@ -26,7 +29,7 @@ ITEMS += ("mAP_s", "mAP_m", "mAP_l", MEAN_IOU)
 
 
 @METRICS.register_module()
-class HighIoUCocoMetric(CocoMetric):
+class HighIoUCocoMetric(ClassCheck, CocoMetric):
     """mmdet's `CocoMetric`, with more of the box evaluation and without its rounding.
 
     For ``metric='bbox'`` it returns, besides mmdet's own keys, ``bbox_mAP_60``, ``bbox_mAP_70``,
@@ -41,16 +44,31 @@ class HighIoUCocoMetric(CocoMetric):
 
     Raises:
         KeyError: an entry of ``metric_items`` that does not exist.
+        AnnotationError: the annotation file is not as expected, or a class of the data set is not
+            in it; raised before anything is evaluated.
     """
 
-    def __init__(self, *args, metric_items: Sequence[str] | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        ann_file: str | None = None,
+        *args,
+        metric_items: Sequence[str] | None = None,
+        sort_categories: bool = False,
+        **kwargs,
+    ) -> None:
         known = {*STATS, *HIGH_IOU, MEAN_IOU}
         for item in metric_items or ():
             if item not in known:
                 raise KeyError(
                     f'metric item "{item}" is not supported; choose from {sorted(known)}'
                 )
-        super().__init__(*args, metric_items=metric_items, **kwargs)
+        super().__init__(None, *args, metric_items=metric_items, **kwargs)
+        if ann_file is not None:
+            with get_local_path(ann_file, backend_args=self.backend_args) as local_path:
+                self._coco_api = CheckedCOCO(local_path)
+            if sort_categories:  # as in mmdet: Objects365 numbers them differently in each file
+                self._coco_api.dataset["categories"].sort(key=lambda category: category["id"])
+                self._coco_api.cats = dict(sorted(self._coco_api.cats.items()))
         self.evaluates_boxes = "bbox" in self.metrics
         # What is left in this list, mmdet evaluates.
         self.metrics = [name for name in self.metrics if name != "bbox"]
@@ -58,6 +76,11 @@ class HighIoUCocoMetric(CocoMetric):
             self.metric_items = [item for item in metric_items if item in STATS]
 
         self.box_items = tuple(metric_items) if metric_items is not None else ITEMS
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Make sure that the annotation file has these classes."""
+        if self._coco_api is not None:
+            check_class_names(self._coco_api.dataset, classes, self._coco_api.source)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate all images.

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import Tensor
 
+from ..datasets.coco_check import CheckedCOCO, check_class_names
 from ..models.box_coding import encode_boxes
+from .class_check import ClassCheck
 from .gaussian_scores import (
     LEVELS,
     central_coverage,
@@ -30,7 +31,7 @@ SIDES = ("x1", "y1", "x2", "y2")
 
 
 @METRICS.register_module()
-class ProbabilisticBoxMetric(BaseMetric):
+class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
     """Scores of box predictions N(box, covariance), over the detections that found an object.
 
     Reads from ``pred_instances``, in encoded coordinates ``(cx/w, cy/h, log w, log h)`` relative to
@@ -61,6 +62,8 @@ class ProbabilisticBoxMetric(BaseMetric):
 
     Raises:
         FileExistsError: ``reliability_plot`` is there already.
+        AnnotationError: the annotation file is not as expected, or a class of the data set is not
+            in it; raised before anything is evaluated.
         ValueError: at the first detection without an uncertainty, or with one that is not finite.
 
     Source: Gneiting and Raftery, JASA 2007; Kuleshov et al., ICML 2018.
@@ -86,9 +89,13 @@ class ProbabilisticBoxMetric(BaseMetric):
             raise FileExistsError(
                 f"{reliability_plot} is there already; move it, or choose another reliability_plot"
             )
-        self.ground_truth = COCO(ann_file)
+        self.ground_truth = CheckedCOCO(ann_file)
         self.score_thr, self.iou_thr, self.min_std = score_thr, iou_thr, min_std
         self.reliability_plot = reliability_plot
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Make sure that the annotation file has these classes."""
+        check_class_names(self.ground_truth.dataset, classes, self.ground_truth.source)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Match each image's detections.

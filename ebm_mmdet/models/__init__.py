@@ -2,9 +2,9 @@
 
 from .box_coding import change_reference, decode_boxes, encode_boxes
 from .detectors import EBMDetector
-from .heads import EBMBBoxHead, KLBBoxHead, KLRetinaHead, ProposalEBMBBoxHead
+from .heads import EBMBBoxHead, EnergyHead, KLBBoxHead, KLRetinaHead, ProposalEBMBBoxHead
 from .losses import KLLoss
-from .side_uncertainty import encode_side_std
+from .side_uncertainty import covariance_to_side_std, side_std_to_covariance
 from .task_modules import (
     DeltaXYXYBBoxCoder,
     EnergyGuidedNMS,
@@ -13,12 +13,14 @@ from .task_modules import (
     ProposalRefiner,
     variance_vote,
 )
+from .uncertain_instances import UncertainInstances
 
 __all__ = [
     "DeltaXYXYBBoxCoder",
     "EBMBBoxHead",
     "EBMDetector",
     "EnergyGuidedNMS",
+    "EnergyHead",
     "GradientAscentRefiner",
     "ImportanceMeanRefiner",
     "KLBBoxHead",
@@ -26,9 +28,11 @@ __all__ = [
     "KLRetinaHead",
     "ProposalEBMBBoxHead",
     "ProposalRefiner",
+    "UncertainInstances",
     "change_reference",
+    "covariance_to_side_std",
     "decode_boxes",
     "encode_boxes",
-    "encode_side_std",
+    "side_std_to_covariance",
     "variance_vote",
 ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["decode_side_std", "encode_side_std"]
+__all__ = ["covariance_to_side_std", "side_std_to_covariance"]
 
 _MIN_SIZE = 1.0
 """Smaller boxes count as this large: relative to a sliver every uncertainty is without bound."""
 
 
-def encode_side_std(boxes: Tensor, side_std: Tensor) -> Tensor:
+def side_std_to_covariance(boxes: Tensor, side_std: Tensor) -> Tensor:
     r"""Covariance in encoded coordinates of a box whose four sides have independent errors.
 
     To first order a shift of the sides moves ``u = (cx/w, cy/h, log w, log h)`` by
@@ -19,7 +19,7 @@ def encode_side_std(boxes: Tensor, side_std: Tensor) -> Tensor:
         du1 = (dx1 + dx2) / 2w,   du3 = (dx2 - dx1) / w,   and y with h likewise,
 
     hence ``C11 = (σ1² + σ2²) / 4w²``, ``C33 = 4 C11`` and ``C13 = (σ2² - σ1²) / 2w²``.
-    :func:`decode_side_std` is the inverse.
+    :func:`covariance_to_side_std` is the inverse.
 
     Args:
         boxes: (n, 4) ``(x1, y1, x2, y2)``. A side under 1 px counts as 1 px.
@@ -39,7 +39,7 @@ def encode_side_std(boxes: Tensor, side_std: Tensor) -> Tensor:
     return covariance
 
 
-def decode_side_std(boxes: Tensor, covariance: Tensor) -> Tensor:
+def covariance_to_side_std(boxes: Tensor, covariance: Tensor) -> Tensor:
     r"""Standard deviations of the four sides of a box, from its covariance in encoded coordinates.
 
     To first order ``dx1 = w (du1 - du3 / 2)`` and ``dx2 = w (du1 + du3 / 2)``, y with h likewise:

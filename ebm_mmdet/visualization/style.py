@@ -18,6 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
+from ..files import open_atomic
+
 # Okabe & Ito's palette; orange against blue survives every common colour blindness, and truth is
 # told apart by its line style as well.
 BEFORE = "#E69F00"
@@ -57,12 +59,9 @@ def panel_grid(count: int, columns: int, width: float, height: float) -> tuple[F
 
 def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 150) -> Path:
     """Write a figure as PNG; folders are made, an interrupted write leaves no half file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=dpi, format="png")
-    os.replace(partial, path)
-    return path
+    with open_atomic(path) as file:
+        figure.savefig(file, dpi=dpi, format="png")
+    return Path(path)
 
 
 def show_image(axes: Axes, image: np.ndarray, window: Sequence[float] | None = None) -> None:

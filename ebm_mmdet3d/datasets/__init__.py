@@ -1,10 +1,10 @@
 """Point clouds: generated scenes in KITTI's conventions, and KITTI itself.
 
-Generation needs numpy, scipy and OpenCV only; what mmdet3d registers is imported where it is there.
+Generation needs numpy, scipy and OpenCV only.
 """
 
-from importlib.util import find_spec as _find_spec
-
+from ..requirements import explain_missing_names as _explain_missing_names
+from ..requirements import missing_packages as _missing_packages
 from .kitti_preparation import KittiError, prepare_kitti
 from .kitti_writer import write_kitti
 from .lidar_scenes import Lidar, LidarScene, SceneOptions, render_scene
@@ -19,10 +19,12 @@ __all__ = [
     "write_kitti",
 ]
 
-if _find_spec("mmdet3d"):
+if _missing_packages():
+    __getattr__ = _explain_missing_names(
+        __name__, ["LidarScenesDataset", "MergeClasses3D", "ObjectCornerRangeFilter"]
+    )
+else:
     from .lidar_scenes_dataset import LidarScenesDataset
-    from .numpy_names import give_database_sampler_its_names
     from .transforms import MergeClasses3D, ObjectCornerRangeFilter
 
-    give_database_sampler_its_names()
     __all__ += ["LidarScenesDataset", "MergeClasses3D", "ObjectCornerRangeFilter"]

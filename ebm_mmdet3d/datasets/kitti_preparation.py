@@ -22,6 +22,8 @@ from types import ModuleType
 
 import numpy as np
 
+from ebm_mmdet.files import write_bytes
+
 from .kitti_geometry import Camera, in_image, points_in_boxes
 
 __all__ = ["DATABASE", "KittiError", "info_file", "prepare_kitti"]
@@ -196,7 +198,7 @@ def _reduce(root: Path, out: Path, info: dict) -> None:
     points = np.fromfile(root / scan, np.float32).reshape(-1, 4)
     points = points[in_image(points, camera)]
     reduced = out / scan.parent.with_name(f"{scan.parent.name}_reduced") / scan.name
-    _write(reduced, points.tobytes())
+    write_bytes(reduced, points.tobytes())
     if "annos" not in info:
         return
     labels = info["annos"]
@@ -227,14 +229,3 @@ def _make_database(converter, out: Path, made: Path) -> None:
         db_info_save_path=str(made / DATABASE),
         relative_path=False,
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        file.write(content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

@@ -1,7 +1,10 @@
-"""Overlaps of rotated boxes, KITTI's average precision, and the metric that is made of them."""
+"""Overlaps of rotated boxes, KITTI's average precision, and the metric that is made of them.
 
-from importlib.util import find_spec as _find_spec
+All but the metric need numba only.
+"""
 
+from ..requirements import explain_missing_names as _explain_missing_names
+from ..requirements import missing_packages as _missing_packages
 from .kitti_average_precision import DIFFICULTIES, KittiPrecision, kitti_precision
 from .rotated_iou import bev_overlaps_camera, box_iou_3d, box_iou_bev, iou_3d_camera
 
@@ -15,7 +18,9 @@ __all__ = [
     "kitti_precision",
 ]
 
-if _find_spec("mmdet3d"):
+if _missing_packages():
+    __getattr__ = _explain_missing_names(__name__, ["EBMKittiMetric"])
+else:
     from .ebm_kitti_metric import EBMKittiMetric
 
     __all__ += ["EBMKittiMetric"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from mmdet3d.registry import METRICS
 from mmengine.fileio import load
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
+
+from ebm_mmdet.evaluation.class_check import ClassCheck
 
 from .frame_names import annotated_rows, frame_name, frame_numbers
 from .kitti_average_precision import (
@@ -30,7 +33,7 @@ FIELDS_2D = ("bboxes", "scores", "labels")
 
 
 @METRICS.register_module()
-class EBMKittiMetric(KittiMetric):
+class EBMKittiMetric(ClassCheck, KittiMetric):
     """mmdet3d's `KittiMetric` without a GPU, at any IoU threshold, for any part of the data.
 
     Arguments are those of `mmdet3d.evaluation.KittiMetric`, and two more. For every class, AP in
@@ -56,7 +59,8 @@ class EBMKittiMetric(KittiMetric):
         recall_positions: of 11, 40, 41; see :class:`KittiPrecision`.
 
     Raises:
-        ValueError: a threshold or a number of positions that does not exist.
+        ValueError: a threshold or a number of positions that does not exist, or a class of the
+            data set that the annotations do not have; raised before anything is evaluated.
     """
 
     def __init__(
@@ -75,6 +79,24 @@ class EBMKittiMetric(KittiMetric):
                 raise ValueError(f"recall_positions: {positions!r}; expected 11, 40 or 41.")
         self.iou_thresholds = tuple(iou_thresholds)
         self.recall_positions = tuple(recall_positions)
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Make sure that the annotation file has these classes.
+
+        A class that it does not have has no objects: its AP would be NaN, without an error.
+        """
+        if self.format_only:
+            return
+        known = load(self.ann_file, backend_args=self.backend_args)["metainfo"]["categories"]
+        unknown = [name for name in classes if name not in known]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], list(known), 1)
+            raise ValueError(
+                f"{len(unknown)} of the {len(classes)} classes are not among the categories of "
+                f"{self.ann_file}, the first of them is {unknown[0]!r}"
+                + (f"; did you mean {close[0]!r}? " if close else "; ")
+                + f"The file has {', '.join(map(str, known))}"
+            )
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Store predictions of a batch, on the CPU, with the name of the frame each belongs to.

@@ -5,14 +5,11 @@ mmdet's are siblings and do not find each other's parts. A config with one of ou
 ``ebm_mmdet::ebm3d/name.py``, looks in the scope ``ebm_mmdet``, where the models are known as well.
 """
 
-import torch
 from mmdet3d.registry import TASK_UTILS
 
-from ebm_mmdet import energy
-from ebm_mmdet.models.task_modules import GradientAscentRefiner, ImportanceMeanRefiner
+from ebm_mmdet.models.task_modules import TRAINING_AND_REFINEMENT_PARTS
 from ebm_mmdet.registry import REGISTRIES
 
-from ..cpu_support import enable_cpu_support
 from .detectors import EBM3DDetector
 from .heads import EBM3DRefineHead
 from .sassd import (
@@ -35,30 +32,8 @@ __all__ = [
     "SASSDSparseEncoder",
 ]
 
-for _part in (
-    energy.DSMObjective,
-    energy.GaussianMixtureNoise,
-    energy.KLDISObjective,
-    energy.MCMCObjective,
-    energy.MLISObjective,
-    energy.NCEObjective,
-    energy.ScoreMatchingObjective,
-    GradientAscentRefiner,
-    ImportanceMeanRefiner,
-):
+for _part in TRAINING_AND_REFINEMENT_PARTS:
     TASK_UTILS.register_module(module=_part)
 
-for _model in (
-    EBM3DDetector,
-    EBM3DRefineHead,
-    PSWarpHead,
-    SASSDAuxiliaryHead,
-    SASSDBEVNet,
-    SASSDHead,
-    SASSDPaper,
-    SASSDSparseEncoder,
-):
-    REGISTRIES["MODELS"].register_module(module=_model)
-
-if not torch.cuda.is_available():
-    enable_cpu_support()
+for _name in __all__:
+    REGISTRIES["MODELS"].register_module(module=globals()[_name])

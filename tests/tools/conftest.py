@@ -29,12 +29,13 @@ model = dict(
         type='EBMBBoxHead', num_classes=2, in_channels=8, strides=[8, 16],
         feature_levels=[0, 1], level_rule='concat', fc_channels=[16], pool_size=3,
         objective=dict(
-            type='NCEObjective', num_samples=8,
+            type='NCEObjective', num_noise=7,
             noise=dict(type='FixedNoise', sigmas=[0.1, 0.2], dim=4))),
     refiner=dict(type='GradientAscentRefiner', step_size=1e-2, num_steps=2))
 data = dict(
     type='CocoDataset', data_root={root!r}, ann_file='annotations.json',
-    data_prefix=dict(img=''), metainfo=dict(classes=('square', 'bar')))
+    # Nested, so that a piece of the config goes into every checkpoint.
+    data_prefix=dict(img=''), metainfo=dict(classes=('square', 'bar'), source=dict(year=2026)))
 pack = dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
                                              'scale_factor'))
 load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64), keep_ratio=True)]

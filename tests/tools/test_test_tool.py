@@ -12,7 +12,7 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from ebm_mmdet.engine.command_line import load_config, set_evaluation_metrics
+from ebm_mmdet.engine.command_line import UsageError, load_config, set_evaluation_metrics
 from tests.tools.tools_support import REPO, run
 
 
@@ -80,6 +80,61 @@ def test_default_augmentation_flips_the_image_and_not_its_padding():
     assert [sample.flip for sample in views["data_samples"]] == [True, False]
 
 
+def nested_test_sets() -> Config:
+    """Two data sets of different pipelines, one of them in a wrapper."""
+    load, pack = dict(type="LoadImageFromFile"), dict(type="PackDetInputs")
+    plain = dict(type="CocoDataset", pipeline=[load, pack])
+    padded = dict(type="CocoDataset", pipeline=[load, dict(type="Pad", size=(8, 8)), pack])
+    wrapped = dict(type="RepeatDataset", times=1, dataset=padded)
+    dataset = dict(type="ConcatDataset", datasets=[plain, wrapped])
+    return Config(dict(model=dict(type="X"), test_dataloader=dict(dataset=dataset)))
+
+
+def test_augmentation_reaches_every_data_set():
+    cfg = nested_test_sets()
+    tool("test").use_test_time_augmentation(cfg)
+    plain, wrapped = cfg.test_dataloader.dataset.datasets
+    steps = [[step["type"] for step in d.pipeline] for d in (plain, wrapped.dataset)]
+    assert steps == [["LoadImageFromFile", "TestTimeAug"]] * 2
+    assert [len(d.pipeline[1]["transforms"]) for d in (plain, wrapped.dataset)] == [2, 3]
+    assert cfg.model.type == "DetTTAModel"
+
+    cfg = nested_test_sets()
+    cfg.tta_pipeline = [dict(type="Own")]
+    tool("test").use_test_time_augmentation(cfg)
+    plain, wrapped = cfg.test_dataloader.dataset.datasets
+    assert plain.pipeline == wrapped.dataset.pipeline == [dict(type="Own")]
+
+    cfg = nested_test_sets()
+    cfg.test_dataloader.dataset.datasets[1].dataset.pipeline = []
+    with pytest.raises(UsageError, match="ends with nothing, expected PackDetInputs"):
+        tool("test").use_test_time_augmentation(cfg)
+
+
+def test_several_data_sets_with_an_evaluator_each(tiny_config, trained, tmp_path):
+    """A ConcatDataset, its MultiDatasetsEvaluator, --tta, --eval and --out together."""
+    config = tmp_path / "two.py"
+    config.write_text(
+        f"_base_ = [{str(tiny_config)!r}]\n"
+        "one = _base_.test_dataloader.dataset\n"
+        "metric = _base_.test_evaluator\n"
+        "metric.update(metric='proposal')\n"
+        "test_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset',\n"
+        "                                    datasets=[one, one]))\n"
+        "test_evaluator = dict(_delete_=True, type='MultiDatasetsEvaluator',\n"
+        "                      metrics=[metric, metric], dataset_prefixes=['a', 'b'])\n"
+    )
+    out = tmp_path / "predictions.pkl"
+    done = run(
+        *(sys.executable, "tools/test.py", config, trained.checkpoint, "--tta"),
+        *("--work-dir", tmp_path / "work", "--eval", "bbox", "--out", out),
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    for prefix in ("a", "b"):
+        assert re.search(rf"{prefix}/coco/bbox_mAP: \d", done.stdout)
+    assert [sample["img_id"] for sample in pickle.loads(out.read_bytes())] == [1, 2, 3, 4] * 2
+
+
 def test_refuses_to_overwrite_and_names_what_is_missing(tmp_path, capsys):
     parse = tool("test").parse_args
     (tmp_path / "there.pkl").touch()
@@ -126,6 +181,16 @@ def test_eval_goes_to_the_evaluator_that_computes_it():
     cfg = Config(dict(test_evaluator=dict(type="EBMKittiMetric")))
     set_evaluation_metrics(cfg, ["bbox"])
     assert cfg.test_evaluator.metric == ["bbox"]
+    several = dict(
+        type="MultiDatasetsEvaluator",
+        metrics=[dict(type="CocoMetric"), dict(type="VOCMetric"), dict(type="CocoMetric")],
+    )
+    cfg = Config(dict(test_evaluator=[several, dict(type="ProbabilisticBoxMetric")]))
+    set_evaluation_metrics(cfg, ["bbox"])
+    metrics = cfg.test_evaluator[0].metrics
+    assert [metric.get("metric") for metric in metrics] == [["bbox"], None, ["bbox"]]
+    with pytest.raises(ValueError, match=r"--eval recal: .*VOCMetric: mAP, recall"):
+        set_evaluation_metrics(cfg, ["recal"])
     cfg = Config(dict(test_evaluator=dict(type="HighIoUCocoMetric")))
     with pytest.raises(ValueError, match=r"--eval mAP: .*HighIoUCocoMetric: bbox, segm"):
         set_evaluation_metrics(cfg, ["mAP"])

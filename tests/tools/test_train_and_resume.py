@@ -1,5 +1,6 @@
 """An interrupted training loses nothing before its last checkpoint, and goes on from there."""
 
+import importlib.util
 import re
 import signal
 import subprocess
@@ -8,8 +9,9 @@ import time
 
 import pytest
 import torch
+from mmengine.config import Config, ConfigDict
 
-import ebm_mmdet  # noqa: F401  (allows loading training checkpoints)
+from ebm_mmdet.engine import CheckpointError  # (also allows loading training checkpoints)
 from tests.tools.tools_support import REPO, environment, run
 
 TRAIN = [sys.executable, "tools/train.py"]
@@ -81,6 +83,43 @@ def test_interrupted_training_resumes(tiny_config, tmp_path, how):
     state = torch.load(work_dir / f"iter_{final}.pth", weights_only=True, map_location="cpu")
     assert state["meta"]["iter"] == final
     assert state["optimizer"]["state"]
+
+
+class Strange:
+    """A type that no checkpoint may hold."""
+
+
+def test_an_unreadable_checkpoint_stops_resuming_and_everything_is_kept(
+    tiny_config, trained, tmp_path
+):
+    work_dir = tmp_path / "work"
+    work_dir.mkdir()
+    (work_dir / "iter_1.pth").write_bytes(trained.checkpoint.read_bytes())
+    state = torch.load(trained.checkpoint, weights_only=True)
+    assert isinstance(state["meta"]["dataset_meta"]["source"], ConfigDict)
+    torch.save({**state, "strange": Strange()}, work_dir / "iter_2.pth")
+    before = {path.name: path.read_bytes() for path in work_dir.iterdir()}
+    done = run(*TRAIN, tiny_config, "--work-dir", work_dir, "--resume")
+    assert done.returncode == 1
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith(f"train: {work_dir / 'iter_2.pth'} was not read")
+    assert "test_train_and_resume.Strange" in last
+    assert "add_safe_globals" in last
+    assert {path.name: path.read_bytes() for path in work_dir.iterdir()} == before
+
+
+def test_the_configs_own_resume_does_not_take_unreadable_for_absent(trained, tmp_path):
+    spec = importlib.util.spec_from_file_location("train_tool", REPO / "tools" / "train.py")
+    train = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train)
+    args = train.parse_args(["c.py"])
+    cfg = Config(dict(resume=True, load_from=None, work_dir=str(trained.checkpoint.parent)))
+    train.apply_arguments(cfg, args)
+    assert cfg.load_from == str(trained.checkpoint)
+    (tmp_path / "iter_1.pth").write_bytes(b"PK")
+    cfg = Config(dict(resume=True, load_from=None, work_dir=str(tmp_path)))
+    with pytest.raises(CheckpointError, match="is whole"):
+        train.apply_arguments(cfg, args)
 
 
 def test_nothing_to_resume_starts_from_the_beginning(trained):

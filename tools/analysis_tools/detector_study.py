@@ -21,6 +21,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config, DictAction
 
 import ebm_mmdet  # noqa: F401  (registers our types)
+from ebm_mmdet.engine.command_line import merge_options
 from ebm_mmdet.files import fill_section, markdown_table
 from lab.demo.data import NUM_IMAGES, generate
 from lab.studies import DetectorRow, StudySettings, compare_detectors, metric_cell
@@ -73,7 +74,7 @@ def read_study(
     cfgs = {}
     for file in dict.fromkeys(files):
         cfg = cfgs[Path(file).stem] = Config.fromfile(path.parent / file)
-        cfg.merge_from_dict(options.cfg_options or {})
+        merge_options(cfg, options.cfg_options)
     default = StudySettings()
     settings = StudySettings(
         seeds=tuple(options.seeds),

@@ -18,7 +18,9 @@ from torch import Tensor
 
 import ebm_mmdet  # noqa: F401  (registers our types)
 from ebm_mmdet.apis import detector_residuals, load_frozen_detector
+from ebm_mmdet.datasets import use_checked_annotations
 from ebm_mmdet.energy import fit_residual_std
+from ebm_mmdet.engine.command_line import merge_options
 
 
 def main(arguments: list[str] | None = None) -> list[str]:
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> list[str]:
 
     register_all_modules()
     cfg = Config.fromfile(options.config)
-    cfg.merge_from_dict(options.cfg_options or {})
+    merge_options(cfg, options.cfg_options, {options.dataset.partition(".")[0]})
     cfg.load_from = options.checkpoint or cfg.get("load_from")
     try:
         dataset = cfg
@@ -52,6 +54,7 @@ def main(arguments: list[str] | None = None) -> list[str]:
         parser.error(
             f"the config has no {options.dataset!r}; give --dataset val_dataloader.dataset"
         )
+    use_checked_annotations()
     dataset = DATASETS.build(dataset)
     detector = load_frozen_detector(cfg)
     residuals = detector_residuals(detector, dataset, options.score_thr, options.iou_thr)

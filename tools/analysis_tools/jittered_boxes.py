@@ -18,6 +18,7 @@ import numpy as np
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
+from ebm_mmdet.engine.command_line import merge_options
 from ebm_mmdet.files import write_json
 from lab.demo import report
 from lab.demo.evaluate import load_model, val_loader
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         parser.error(f"--out {options.out} exists; name a new file, or move that one away")
 
     cfg = Config.fromfile(options.config)
-    cfg.merge_from_dict(options.cfg_options or {})
+    merge_options(cfg, options.cfg_options)
     results = [_measure(cfg, path, options) for path in options.checkpoints]
     for frame in results[0]["frames"]:
         print(

@@ -22,6 +22,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config, DictAction
 
 import ebm_mmdet  # noqa: F401  (registers our types)
+from ebm_mmdet.engine.command_line import merge_options
 from ebm_mmdet.files import fill_section, markdown_table
 from lab.studies import StudySettings, compare_recipes, metric_cell
 
@@ -81,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     cfgs = {}
     for name, path in zip(recipe_names(options.configs), options.configs):
         cfgs[name] = Config.fromfile(path)
-        cfgs[name].merge_from_dict(options.cfg_options or {})
+        merge_options(cfgs[name], options.cfg_options, {"fit_dataset"})
     settings = StudySettings(
         tuple(options.seeds), options.rounds, options.boxes, options.prior_k, options.resamples
     )

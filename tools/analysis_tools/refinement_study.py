@@ -20,6 +20,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config, DictAction
 
 import ebm_mmdet  # noqa: F401  (registers our types)
+from ebm_mmdet.engine.command_line import merge_options
 from ebm_mmdet.files import fill_section, markdown_table
 from lab.studies import METRICS, StudySettings, metric_cell, run_study
 
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     register_all_modules()
     cfg = Config.fromfile(options.config)
-    cfg.merge_from_dict(options.cfg_options or {})
+    merge_options(cfg, options.cfg_options, {"fit_dataset"})
     settings = StudySettings(
         tuple(options.seeds),
         options.rounds,

@@ -27,11 +27,9 @@ from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "ebm3d"
 
-NOT_VERIFIED = """Not verified, since the published files were not at hand:
-  - names and shapes are those of the released code's layers; a file with others is refused
-  - that spconv 2 goes through a kernel's z, y, x as spconv 1 does (mmdet3d takes it so, too)
-  - equal results: of points in a voxel, spconv 1 lets any one see the neighbours, we the last
-  - AP: compare with the config's own line `Expected`"""
+WHAT_WAS_CHECKED = """Verified against the released code: names and shapes of the layers, the order of a sparse kernel's axes,
+and that of several points in a voxel the last one sees the neighbours (spconv 1 on a GPU: any one).
+Not verified: AP, since the published files were not at hand; compare with the config's own line `Expected`."""  # noqa: E501
 
 
 class ConversionError(Exception):
@@ -60,8 +58,10 @@ def module_names() -> dict[str, str]:
     for i in range(8):
         names[f"neck.fcn.conv{i}"] = f"backbone.conv{i}.conv"
         names[f"neck.fcn.bn{i}"] = f"backbone.conv{i}.bn"
-    for name in ("point_fc", "point_cls", "point_reg"):
-        names[f"neck.backbone.{name}"] = f"auxiliary_head.{name}"
+    # The last version of SA-SSD has the auxiliary network one level higher; see `convert`.
+    for parent in ("neck.backbone", "neck"):
+        for name in ("point_fc", "point_cls", "point_reg"):
+            names[f"{parent}.{name}"] = f"auxiliary_head.{name}"
     for i in (0, 1, 3):
         names[f"extra_head.convs.{i}"] = f"rescore_head.convs.{i}"
     return names
@@ -102,7 +102,7 @@ def transform_of(module: str, value) -> Callable | None:
     return lambda value: value
 
 
-def convert(official: dict, expected: dict, with_energy_head: bool) -> dict:
+def convert(official: dict, expected: dict, with_energy_head: bool) -> tuple[dict, list[str]]:
     """Rename and rearrange the tensors of an official state dict.
 
     Args:
@@ -111,20 +111,24 @@ def convert(official: dict, expected: dict, with_energy_head: bool) -> dict:
         with_energy_head: ours is an ``EBM3DDetector``.
 
     Returns:
-        A copy of ``expected`` with the converted values, metadata included.
+        A copy of ``expected`` with the converted values, metadata included, and the names of the
+        official tensors that have no place in it. If a file has the auxiliary network twice, that
+        of ``neck.backbone`` is taken.
 
     Raises:
-        ConversionError: a tensor is unknown, missing, or of another shape.
+        ConversionError: a tensor is missing, or of another shape.
     """
     names = module_names()
     if with_energy_head:
         names = {old: f"detector.{new}" for old, new in names.items()} | ENERGY_HEAD
-    values, unknown, misshapen = {}, [], []
+    values, left_out, misshapen = {}, [], []
+    bare = {key.removeprefix("module.") for key in official}
     for key, value in official.items():
         module, _, tensor = key.removeprefix("module.").rpartition(".")
         ours = f"{names.get(module)}.{tensor}"
-        if ours not in expected:
-            unknown.append(key)
+        twice = module.startswith("neck.point_") and f"neck.backbone.{module[5:]}.{tensor}" in bare
+        if ours not in expected or twice:
+            left_out.append(key)
             continue
         transform = transform_of(module, value)
         values[ours] = transform(value) if transform else value
@@ -133,12 +137,12 @@ def convert(official: dict, expected: dict, with_energy_head: bool) -> dict:
     # The first PyTorch versions did not count batches; nothing reads the count.
     needed = [key for key in expected if not key.endswith("num_batches_tracked")]
     missing = [key for key in needed if key not in values]
-    problems = [
-        ("unknown", unknown),
-        ("missing, ours", missing),
-        ("of another shape or layout", misshapen),
-    ]
-    if any(keys for _, keys in problems):
+    if missing or misshapen:
+        problems = [
+            ("missing, ours", missing),
+            ("of another shape or layout", misshapen),
+            ("without a place", left_out),
+        ]
         raise ConversionError(
             "not a checkpoint of the published architecture; "
             + "; ".join(f"{what}: {_some(keys)}" for what, keys in problems if keys)
@@ -148,7 +152,7 @@ def convert(official: dict, expected: dict, with_energy_head: bool) -> dict:
         if key in values:
             converted[key] = values[key].clone().contiguous()
     converted._metadata = expected._metadata  # that sparse kernels have the layout of spconv 2
-    return converted
+    return converted, left_out
 
 
 def _some(keys: list[str], most: int = 5) -> str:
@@ -159,18 +163,26 @@ def _some(keys: list[str], most: int = 5) -> str:
 def read(path: Path) -> dict:
     """The tensors of a checkpoint, whichever way it wraps them.
 
+    Besides tensors and plain values a file may hold what our own training checkpoints may: the
+    released code's optimiser state has numpy scalars.
+
     Raises:
-        ConversionError: the file holds anything but tensors and plain values, or no tensors.
+        ConversionError: the file does not exist, holds objects of other types, or no tensors.
     """
     import torch
 
+    from ebm_mmdet.engine import allow_training_state
+
+    allow_training_state()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ConversionError(f"{path} does not exist") from None
     except Exception as error:  # every way in which a file is no checkpoint, or no safe one
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConversionError(f"{path} does not load as tensors alone: {first}") from error
+        raise ConversionError(
+            f"{path} does not load as tensors and plain values: {first}"
+        ) from error
     for name in ("model_state", "state_dict"):
         if isinstance(state, dict) and name in state:
             state = state[name]
@@ -197,7 +209,7 @@ def our_state(with_energy_head: bool) -> dict:
 
 
 def run(source: Path, target: Path) -> int:
-    """Convert a file; returns the number of tensors converted.
+    """Convert a file, and print what was done; returns the number of tensors converted.
 
     Raises:
         ConversionError: see :func:`read` and :func:`convert`; or ``target`` exists.
@@ -210,15 +222,18 @@ def run(source: Path, target: Path) -> int:
         raise ConversionError(f"{target} exists and is not overwritten")
     official = read(source)
     with_energy_head = any(key.removeprefix("module.").startswith("ebm_fc") for key in official)
-    state = convert(official, our_state(with_energy_head), with_energy_head)
+    state, left_out = convert(official, our_state(with_energy_head), with_energy_head)
     content = io.BytesIO()
     meta = dict(converted_from=source.name, dataset_meta=dict(classes=("Car",)))
     torch.save(dict(state_dict=state, meta=meta), content)
     write_bytes(target, content.getvalue())
     kind = "SA-SSD with an energy head" if with_energy_head else "SA-SSD"
-    print(f"{source}: {kind}, {len(official)} tensors converted to {target}")
-    print(NOT_VERIFIED)
-    return len(official)
+    converted = len(official) - len(left_out)
+    print(f"{source}: {kind}, {converted} tensors converted to {target}")
+    if left_out:
+        print(f"{len(left_out)} without a place in our model were left out: {', '.join(left_out)}")
+    print(WHAT_WAS_CHECKED)
+    return converted
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,40 +13,41 @@ from ..distributions import GaussianMixtureNoise
 from ..importance import importance_diagnostics
 from ..log_density import at_least_float32, evaluate
 from ..losses import kld_is_loss, ml_is_loss
+from ..old_names import refuse
+from .settings import numbers, replaced_by_num_noise
 
 __all__ = ["KLDISObjective", "MLISObjective"]
 
 
+@refuse("num_samples", replaced_by_num_noise)
+@dataclass(frozen=True)
 class MLISObjective:
     """Maximum likelihood by importance sampling (ML-IS).
 
         y_m = y* + δ_m,   δ_1..δ_M ~ q
         L = logsumexp_m(f(y_m) - log q(δ_m)) - log M - f(y*)
 
-    L estimates -log p(y* | x), and may be negative. The estimate of Z is good where the effective
-    sample size is large, so q has to reach wherever f has mass.
+    L estimates -log p(y* | x), and may be negative. The estimate of Z is good if the effective
+    sample size is large, so q has to cover the region where exp f has its mass.
 
     Source: Gustafsson et al., ECCV 2020 (arXiv:1909.12297) and BMVC 2020 (arXiv:2005.01698); for
-    boxes σ = (0.0375, 0.075, 0.15) and 128 points per target.
-
-    Args:
-        noise: q, a distribution of offsets.
-        num_samples: 1 + M, points scored per target, the target included.
+    boxes σ = (0.0375, 0.075, 0.15) and 128 points per target, which is M = 127.
 
     Raises:
-        ValueError: ``num_samples`` below 2.
+        ValueError: ``num_noise`` below 1.
     """
 
-    def __init__(self, noise: Density, num_samples: int = 128) -> None:
-        if num_samples < 2:
-            raise ValueError(
-                f"num_samples={num_samples} leaves no sample to estimate Z with; it counts the "
-                "target too, so at least 2 are needed."
-            )
-        self.noise, self.num_samples = noise, num_samples
+    noise: Density
+    """q, a distribution of offsets."""
+    num_noise: int = 127
+    """M, samples per target; the target itself is scored too."""
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(noise={self.noise!r}, num_samples={self.num_samples})"
+    def __post_init__(self) -> None:
+        if self.num_noise < 1:
+            raise ValueError(
+                f"num_noise={self.num_noise} leaves no sample to estimate Z with; at least 1 is "
+                "needed."
+            )
 
     def __call__(
         self,
@@ -57,23 +59,31 @@ class MLISObjective:
     ) -> dict[str, Tensor]:
         """Evaluate the objective; ``log_density_fn`` is called once, with (N, 1+M, D).
 
-        Arguments are those of every objective, see :mod:`ebm_mmdet.energy.objectives`.
+        Arguments are those of every objective, see :class:`.contracts.Objective`.
 
         Returns:
             ``loss``: scalar.
-            ``logit_max``: mean of the largest f - log q of a target's samples, in nats; log M above
-                ``log_z`` where one sample decides alone.
+            ``logit_max``: mean of the largest f - log q of a target's samples, in nats; it is log M
+                above ``log_z`` if a single sample has all the weight.
             ``ess_ratio``: mean effective sample size divided by M, in (0, 1].
             ``log_z``: mean estimate of log Z, in nats; f is defined up to a constant only.
         """
-        targets, offsets, log_q = draw_offsets(self.noise, targets, self.num_samples - 1, generator)
+        targets, offsets, log_q = draw_offsets(self.noise, targets, self.num_noise, generator)
         centre = targets.unsqueeze(1)
         log_f = evaluate(log_density_fn, torch.cat([centre, centre + offsets], dim=1))
         log_q = torch.cat([log_q[:, :1], log_q], dim=1)  # column 0 is not read
-        loss = ml_is_loss(log_f, log_q, weight, avg_factor=avg_factor)
+        loss = ml_is_loss(log_f, log_q, weight=weight, avg_factor=avg_factor)
         return {"loss": loss, **importance_diagnostics(log_f[:, 1:], log_q[:, 1:])}
 
 
+@refuse(
+    "num_noise",
+    lambda value: (
+        f"num_noise={value} has no meaning here, because the target is not scored; give "
+        "num_samples. In a config that inherits num_noise, start the block with _delete_=True."
+    ),
+)
+@dataclass(frozen=True)
 class KLDISObjective:
     """Cross-entropy from a Gaussian label density, by importance sampling (KLD-IS).
 
@@ -81,42 +91,29 @@ class KLDISObjective:
         L = logsumexp_m(f(y_m) - log q(δ_m)) - log M - 1/M Σ_m f(y_m) p_σ(δ_m) / q(δ_m)
 
     The minimiser is the density of the data smoothed by p_σ, as for noisy labels. With
-    ``self_normalize`` the weights p_σ/q of a target sum to one: less variance, and a constant added
-    to f no longer changes L.
+    ``self_normalize`` the weights p_σ/q of a target sum to one, which reduces the variance, and a
+    constant added to f no longer changes L.
 
     Source: Gustafsson et al., BMVC 2020 (arXiv:2005.01698); for boxes q with
     σ = (0.0375, 0.075, 0.15), label σ 0.0225 and 128 points per target.
-
-    Args:
-        noise: q, a distribution of offsets.
-        num_samples: M, points scored per target; the target itself is not scored.
-        label_sigma: σ of the label, encoded coordinates, a number or D of them.
-        self_normalize: see above; the published form is False.
 
     Raises:
         ValueError: ``num_samples`` below 1, or σ not positive and finite.
     """
 
-    def __init__(
-        self,
-        noise: Density,
-        num_samples: int = 128,
-        label_sigma: float | Sequence[float] = 0.0225,
-        self_normalize: bool = False,
-    ) -> None:
-        if num_samples < 1:
-            raise ValueError(f"num_samples={num_samples} must be 1 or more.")
-        self.noise, self.num_samples = noise, num_samples
-        self.label_sigma, self.self_normalize = label_sigma, self_normalize
-        # One row of D numbers, or of one number for all coordinates.
-        row = torch.as_tensor(label_sigma, dtype=torch.float64).view(1, -1)
-        self._label_sigmas = GaussianMixtureNoise(row).sigmas
+    noise: Density
+    """q, a distribution of offsets."""
+    num_samples: int = 128
+    """M, points scored per target; the target itself is not scored."""
+    label_sigma: float | Sequence[float] = 0.0225
+    """σ of the label, encoded coordinates, a number or D of them."""
+    self_normalize: bool = False
+    """Let the weights of a target sum to one; the published form is False."""
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(noise={self.noise!r}, num_samples={self.num_samples}, "
-            f"label_sigma={self.label_sigma}, self_normalize={self.self_normalize})"
-        )
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples={self.num_samples} must be 1 or more.")
+        object.__setattr__(self, "label_sigma", numbers("label_sigma", self.label_sigma))
 
     def __call__(
         self,
@@ -128,7 +125,7 @@ class KLDISObjective:
     ) -> dict[str, Tensor]:
         """Evaluate the objective; ``log_density_fn`` is called once, with (N, M, D).
 
-        Arguments are those of every objective, see :mod:`ebm_mmdet.energy.objectives`.
+        Arguments are those of every objective, see :class:`.contracts.Objective`.
 
         Returns:
             ``loss``: scalar.
@@ -142,17 +139,23 @@ class KLDISObjective:
         else:
             log_p = label.log_prob(offsets)
         loss = kld_is_loss(
-            log_f, log_q, log_p, weight, avg_factor=avg_factor, self_normalize=self.self_normalize
+            log_f,
+            log_q,
+            log_p,
+            self_normalize=self.self_normalize,
+            weight=weight,
+            avg_factor=avg_factor,
         )
         return {"loss": loss, **importance_diagnostics(log_f, log_q)}
 
     def _label(self, dim: int) -> GaussianMixtureNoise:
-        if self._label_sigmas.shape[1] not in (1, dim):
+        row = torch.as_tensor(self.label_sigma, dtype=torch.float64).view(1, -1)
+        if row.shape[1] not in (1, dim):
             raise ValueError(
                 f"label_sigma={self.label_sigma} for targets of {dim} coordinates; give one number "
                 f"or {dim}."
             )
-        return GaussianMixtureNoise(self._label_sigmas.expand(1, dim))
+        return GaussianMixtureNoise(row.expand(1, dim))
 
 
 def draw_offsets(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,10 +12,15 @@ from ..contracts import LogDensityFn
 from ..langevin import check_langevin, langevin
 from ..log_density import at_least_float32, evaluate
 from ..losses import mcmc_loss
+from ..old_names import refuse
+from ..reduction import Weighting
+from .settings import numbers
 
 __all__ = ["MCMCObjective"]
 
 
+@refuse("step", lambda value: f"step={value} is called step_size now; give step_size={value}.")
+@dataclass(frozen=True)
 class MCMCObjective:
     """Maximum likelihood with short Langevin chains that start at the target (ML-MCMC-L).
 
@@ -35,42 +41,34 @@ class MCMCObjective:
     Source: Gustafsson et al., "How to Train Your Energy-Based Model for Regression", BMVC 2020
     (arXiv:2005.01698), ML-MCMC; penalty: Du and Mordatch, NeurIPS 2019.
 
-    Args:
-        step: λ, encoded coordinates, a number or (D,).
-        num_steps: L.
-        num_samples: M, chains per target.
-        grad_clip: longest allowed ‖∇f‖₂ while sampling; no limit as published.
-        magnitude_weight: w, not negative; 0 as published.
-
     Raises:
-        ValueError: no chain, no step, a clip that is not positive, or a negative weight.
+        ValueError: λ not positive and finite, no chain, no step, a clip that is not positive, or a
+            negative weight.
     """
 
-    def __init__(
-        self,
-        step: float | Sequence[float],
-        num_steps: int = 16,
-        num_samples: int = 128,
-        grad_clip: float | None = None,
-        magnitude_weight: float = 0.0,
-    ) -> None:
-        check_langevin(num_steps, grad_clip)
-        if num_steps < 1 or num_samples < 1:
-            raise ValueError(
-                f"num_steps={num_steps} and num_samples={num_samples} must be 1 or more; a chain "
-                "without a step is the target, and teaches nothing."
-            )
-        if not 0 <= magnitude_weight < float("inf"):
-            raise ValueError(f"magnitude_weight={magnitude_weight} must be finite, not negative.")
-        self.step, self.num_steps, self.magnitude_weight = step, num_steps, magnitude_weight
-        self.num_samples, self.grad_clip = num_samples, grad_clip
+    step_size: float | Sequence[float]
+    """λ, encoded coordinates, a number or D of them; 0 for a coordinate that stays as it is."""
+    num_steps: int = 16
+    """L."""
+    num_samples: int = 128
+    """M, chains per target; the target itself is scored too, as their common start."""
+    grad_clip: float | None = None
+    """Longest allowed ‖∇f‖₂ while sampling; no limit as published."""
+    magnitude_weight: float = 0.0
+    """w, not negative; 0 as published."""
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(step={self.step}, num_steps={self.num_steps}, "
-            f"num_samples={self.num_samples}, grad_clip={self.grad_clip}, "
-            f"magnitude_weight={self.magnitude_weight})"
-        )
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step_size", numbers("step_size", self.step_size, allow_zero=True))
+        check_langevin(self.num_steps, self.grad_clip)
+        if self.num_steps < 1 or self.num_samples < 1:
+            raise ValueError(
+                f"num_steps={self.num_steps} and num_samples={self.num_samples} must be 1 or more; "
+                "a chain without a step is the target, and teaches nothing."
+            )
+        if not 0 <= self.magnitude_weight < float("inf"):
+            raise ValueError(
+                f"magnitude_weight={self.magnitude_weight} must be finite, not negative."
+            )
 
     def __call__(
         self,
@@ -84,7 +82,7 @@ class MCMCObjective:
 
         ``log_density_fn`` is called L + 1 times: with (N, 1, D) for the first step, which all
         chains share, with (N, M, D) for the others, and with (N, 1+M, D) for the loss.
-        Arguments are those of every objective, see :mod:`ebm_mmdet.energy.objectives`.
+        Arguments are those of every objective, see :class:`.contracts.Objective`.
 
         Returns:
             ``loss``: scalar; not a likelihood, and meant to hover around zero.
@@ -98,7 +96,7 @@ class MCMCObjective:
         chains = langevin(
             log_density_fn,
             start,
-            self.step,
+            self.step_size,
             self.num_steps,
             self.grad_clip,
             generator,
@@ -110,15 +108,12 @@ class MCMCObjective:
         log_f = evaluate(log_density_fn, torch.cat([start, chains], dim=1))
         log_f_target, log_f_chains = log_f[:, 0], log_f[:, 1:]
         valid = finite & log_f_chains.detach().isfinite()
-        loss = mcmc_loss(log_f_target, log_f_chains, weight, avg_factor=avg_factor, valid=valid)
+        weighting: Weighting = {"weight": weight, "avg_factor": avg_factor}
+        loss = mcmc_loss(log_f_target, log_f_chains, valid=valid, **weighting)
         if self.magnitude_weight:
             # The same mean over sound chains, of another function of f.
             loss = loss + self.magnitude_weight * mcmc_loss(
-                -log_f_target.square(),
-                log_f_chains.square(),
-                weight,
-                avg_factor=avg_factor,
-                valid=valid,
+                -log_f_target.square(), log_f_chains.square(), valid=valid, **weighting
             )
         num_valid = valid.sum().clamp(min=1)
         gap = (log_f_target.unsqueeze(1) - log_f_chains).detach().where(valid, 0)

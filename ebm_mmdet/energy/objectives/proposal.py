@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..contracts import LogDensityFn, Proposal
+from ..contracts import LogDensityFn, Proposal, ProposalLogDensityFn
 from ..importance import importance_diagnostics
 from ..log_density import at_least_float32, evaluate
 from ..losses import ml_is_loss, nce_loss, proposal_kl_loss
+from ..old_names import refuse
 from ..reduction import reduce_loss
+from .settings import replaced_by_num_noise
 
 __all__ = ["ProposalObjective"]
 
 
+@refuse("num_samples", replaced_by_num_noise)
+@dataclass(frozen=True)
 class ProposalObjective:
     """f and a learned proposal q_φ, trained together on one set of samples.
 
@@ -28,75 +33,68 @@ class ProposalObjective:
         "ml-is"   L = logsumexp_{m=1..M} u_m - log M - f(y*) + v NLL     both f and φ learn from u
 
     with w = ``proposal_weight`` and v = ``nll_weight``; in "ml-is" w scales the gradient that φ
-    gets from u, and not the value. Since q does not depend on y*, J_NCE has no bias at finite M.
+    gets from u, but not the value. Since q does not depend on y*, J_NCE has no bias at finite M.
 
         joint training (the papers)       w = 1, v = 0
         MDN taught by f and by the data   w = v = 1/2: :func:`mdn_teacher_loss`, plus J_NCE for f
         warm-up of φ by the data alone    w = 0, v = 1
 
-    The gradient of J_KL is blind to modes that q never samples: start broad, and watch
+    The gradient of J_KL does not see modes that q never samples: start with a broad q, and watch
     ``ess_ratio`` and ``proposal_nll``.
 
     Source: Gustafsson et al., "Learning Proposals for Practical Energy-Based Regression", AISTATS
     2022 (arXiv:2110.11948).
 
-    Args:
-        num_samples: 1 + M, points scored per target, the target included.
-        form: ``"nce"``, or ``"ml-is"`` for the joint objective J(θ, φ).
-        proposal_weight: w, not negative.
-        nll_weight: v, not negative.
-
     Raises:
         ValueError: an argument is outside its range.
     """
 
-    def __init__(
-        self,
-        num_samples: int = 128,
-        form: Literal["nce", "ml-is"] = "nce",
-        proposal_weight: float = 1.0,
-        nll_weight: float = 0.0,
-    ) -> None:
-        if num_samples < 2:
-            raise ValueError(
-                f"num_samples={num_samples} leaves no sample of the proposal; it counts the target "
-                "too, so at least 2 are needed."
-            )
-        if form not in ("nce", "ml-is"):
-            raise ValueError(f"form={form!r} is unknown; use 'nce' or 'ml-is'.")
-        if not (0 <= proposal_weight < float("inf") and 0 <= nll_weight < float("inf")):
-            raise ValueError(
-                f"proposal_weight={proposal_weight} and nll_weight={nll_weight} must be finite and "
-                "not negative."
-            )
-        self.num_samples, self.form = num_samples, form
-        self.proposal_weight, self.nll_weight = proposal_weight, nll_weight
+    num_noise: int = 127
+    """M, samples of the proposal per target; the target itself is scored too."""
+    form: Literal["nce", "ml-is"] = "nce"
+    """``"nce"``, or ``"ml-is"`` for the joint objective J(θ, φ)."""
+    proposal_weight: float = 1.0
+    """w, not negative."""
+    nll_weight: float = 0.0
+    """v, not negative."""
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(num_samples={self.num_samples}, form={self.form!r}, "
-            f"proposal_weight={self.proposal_weight}, nll_weight={self.nll_weight})"
-        )
+    def __post_init__(self) -> None:
+        if self.num_noise < 1:
+            raise ValueError(
+                f"num_noise={self.num_noise} leaves no sample of the proposal; at least 1 is "
+                "needed."
+            )
+        if self.form not in ("nce", "ml-is"):
+            raise ValueError(f"form={self.form!r} is unknown; use 'nce' or 'ml-is'.")
+        limit = float("inf")
+        if not (0 <= self.proposal_weight < limit and 0 <= self.nll_weight < limit):
+            raise ValueError(
+                f"proposal_weight={self.proposal_weight} and nll_weight={self.nll_weight} must be "
+                "finite and not negative."
+            )
 
     def __call__(
         self,
         log_density_fn: LogDensityFn,
         targets: Tensor,
-        proposal: Proposal,
         weight: Tensor | None = None,
         avg_factor: float | Tensor | None = None,
         generator: torch.Generator | None = None,
+        proposal: Proposal | None = None,
     ) -> dict[str, Tensor]:
         """Evaluate the objective; ``log_density_fn`` is called once, with (N, 1+M, D).
 
         Args:
             log_density_fn: f, bound to the features of the N targets.
             targets: (N, D) annotations y*, in the coordinates of the proposal; N may be 0.
-            proposal: q_φ for the N targets, made from features that are detached unless the
-                proposal is to train them too.
             weight: (N,) factor per target.
             avg_factor: divisor that replaces N.
             generator: source of randomness, on the device of ``targets``.
+            proposal: q_φ for the N targets, made from features that are detached unless the
+                proposal is to train them too; ``log_density_fn.proposal()`` by default.
+
+        Raises:
+            TypeError: no proposal is given, and ``log_density_fn`` has none.
 
         Returns:
             ``loss``: scalar.
@@ -107,9 +105,17 @@ class ProposalObjective:
             ``log_z``: mean estimate of log Z, in nats, which is also the value of J_KL.
             ``proposal_nll``: mean of -log q(y*), in nats.
         """
+        if proposal is None:
+            if not isinstance(log_density_fn, ProposalLogDensityFn):
+                raise TypeError(
+                    f"{type(self).__name__} needs a learned proposal, and "
+                    f"{type(log_density_fn).__name__} has no method proposal(); use a head with a "
+                    "proposal (ProposalEBMBBoxHead), or pass proposal=."
+                )
+            proposal = log_density_fn.proposal()
         targets = targets.detach()
         targets = targets.to(at_least_float32(targets.dtype)).unsqueeze(1)
-        samples = proposal.draw(self.num_samples - 1, generator).detach().to(targets)
+        samples = proposal.draw(self.num_noise, generator).detach().to(targets)
         points = torch.cat([targets, samples], dim=1)
         log_f, log_q = evaluate(log_density_fn, points), proposal.log_prob(points)
         constant_q = log_q.detach()

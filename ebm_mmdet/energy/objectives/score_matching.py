@@ -1,20 +1,23 @@
-"""Score matching: fit the derivatives of f, and never its normaliser."""
+"""Score matching: fit the derivatives of f, which do not depend on its normaliser."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..contracts import LogDensityFn
-from ..derivatives import TraceMethod, check_trace_method, value_and_score, value_score_and_trace
+from ..derivatives import TraceMethod, check_trace_method, value_and_grad, value_grad_and_trace
 from ..log_density import at_least_float32
 from ..losses import dsm_loss, score_matching_loss
+from .settings import numbers
 
 __all__ = ["DSMObjective", "ScoreMatchingObjective"]
 
 
+@dataclass(frozen=True)
 class ScoreMatchingObjective:
     """Score matching (SM):  L = tr ∇²_y f(y*) + ½ ‖∇_y f(y*)‖².
 
@@ -24,20 +27,17 @@ class ScoreMatchingObjective:
     Source: Hyvärinen, JMLR 2005; Gustafsson et al., "How to Train Your Energy-Based Model for
     Regression", BMVC 2020 (arXiv:2005.01698).
 
-    Args:
-        trace: ``"exact"``, or ``"hutchinson"`` for an unbiased estimate.
-        probes: backward passes of the estimate.
-
     Raises:
         ValueError: the method is unknown, or there are no probes.
     """
 
-    def __init__(self, trace: TraceMethod = "exact", probes: int = 1) -> None:
-        check_trace_method(trace, probes)
-        self.trace, self.probes = trace, probes
+    trace: TraceMethod = "exact"
+    """``"exact"``, or ``"hutchinson"`` for an unbiased estimate."""
+    probes: int = 1
+    """Backward passes of the estimate."""
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(trace={self.trace!r}, probes={self.probes})"
+    def __post_init__(self) -> None:
+        check_trace_method(self.trace, self.probes)
 
     def __call__(
         self,
@@ -49,62 +49,54 @@ class ScoreMatchingObjective:
     ) -> dict[str, Tensor]:
         """Evaluate the objective; ``log_density_fn`` is called once, with (N, 1, D).
 
-        Arguments are those of every objective, see :mod:`ebm_mmdet.energy.objectives`.
+        Arguments are those of every objective, see :class:`.contracts.Objective`.
 
         Returns:
             ``loss``: scalar.
-            ``score_norm``: root mean square of ‖∇f‖ at the targets.
+            ``grad_norm``: root mean square of ‖∇f‖ at the targets.
             ``laplacian``: mean tr ∇²f at the targets, negative near a mode.
         """
-        f, grad, trace = value_score_and_trace(
+        f, grad, trace = value_grad_and_trace(
             log_density_fn, targets.unsqueeze(1), self.trace, self.probes, generator, True
         )
-        loss = score_matching_loss(grad[:, 0], trace[:, 0], weight, avg_factor=avg_factor)
+        loss = score_matching_loss(grad[:, 0], trace[:, 0], weight=weight, avg_factor=avg_factor)
         count = max(len(targets), 1)
         return {
             "loss": _connected(loss, f),
-            "score_norm": (grad.detach().square().sum() / count).sqrt(),
+            "grad_norm": (grad.detach().square().sum() / count).sqrt(),
             "laplacian": trace.detach().sum() / count,
         }
 
 
+@dataclass(frozen=True)
 class DSMObjective:
     """Denoising score matching (DSM).
 
         ỹ_m = y* + ε_m,   ε_1..ε_M ~ N(0, diag σ²)
         L = mean_m Σ_d (∇f(ỹ_m)_d + ε_md / σ_d²)²
 
-    The minimiser is the density of the data smoothed by N(0, diag σ²). L is about Σ_d σ_d^-2 for a
-    constant f and never much smaller than its noise; ``scale_by_sigma`` multiplies every term by
-    σ_d², which changes the size, D for a constant f, and not the minimiser.
+    The minimiser is the density of the data smoothed by N(0, diag σ²). For a constant f, L is about
+    Σ_d σ_d^-2, and it never falls much below its noise. ``scale_by_sigma`` multiplies every term by
+    σ_d²: this changes the size of L (D for a constant f), but not the minimiser.
 
     Source: Vincent, Neural Computation 2011; Gustafsson et al., "How to Train Your Energy-Based
     Model for Regression", BMVC 2020 (arXiv:2005.01698); for boxes σ = 0.075.
-
-    Args:
-        sigma: σ, encoded coordinates, a number or D of them.
-        num_samples: M, noisy targets per target.
-        scale_by_sigma: see above; the published form is False.
 
     Raises:
         ValueError: ``num_samples`` below 1, or σ not positive and finite.
     """
 
-    def __init__(
-        self, sigma: float | Sequence[float], num_samples: int = 128, scale_by_sigma: bool = False
-    ) -> None:
-        if num_samples < 1:
-            raise ValueError(f"num_samples={num_samples} must be 1 or more.")
-        numbers = torch.as_tensor(sigma, dtype=torch.float64)
-        if not ((numbers > 0) & numbers.isfinite()).all():
-            raise ValueError(f"sigma={sigma} must be positive and finite.")
-        self.sigma, self.num_samples, self.scale_by_sigma = sigma, num_samples, scale_by_sigma
+    sigma: float | Sequence[float]
+    """σ, encoded coordinates, a number or D of them."""
+    num_samples: int = 128
+    """M, noisy targets per target; the target itself is not scored."""
+    scale_by_sigma: bool = False
+    """Multiply every term by σ_d²; the published form is False."""
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(sigma={self.sigma}, num_samples={self.num_samples}, "
-            f"scale_by_sigma={self.scale_by_sigma})"
-        )
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples={self.num_samples} must be 1 or more.")
+        object.__setattr__(self, "sigma", numbers("sigma", self.sigma))
 
     def __call__(
         self,
@@ -116,13 +108,13 @@ class DSMObjective:
     ) -> dict[str, Tensor]:
         """Evaluate the objective; ``log_density_fn`` is called once, with (N, M, D).
 
-        Arguments are those of every objective, see :mod:`ebm_mmdet.energy.objectives`.
+        Arguments are those of every objective, see :class:`.contracts.Objective`.
 
         Returns:
             ``loss``: scalar.
-            ``score_norm``: root mean square of ‖∇f‖ at the noisy targets.
-            ``alignment``: cosine between ∇f and the way back, -ε, over all of them together, in
-            [-1, 1].
+            ``grad_norm``: root mean square of ‖∇f‖ at the noisy targets.
+            ``alignment``: cosine between ∇f and -ε, the direction back to the target, over all
+                noisy targets together, in [-1, 1].
         """
         targets = targets.detach()
         targets = targets.to(at_least_float32(targets.dtype))
@@ -132,17 +124,26 @@ class DSMObjective:
             raise ValueError(
                 f"sigma={self.sigma} for targets of {dim} coordinates; give one number or {dim}."
             )
-        options = {"generator": generator, "dtype": targets.dtype, "device": targets.device}
-        noise = sigma * torch.randn((n, self.num_samples, dim), **options)
-        f, grad = value_and_score(log_density_fn, targets.unsqueeze(1) + noise, create_graph=True)
+        noise = sigma * torch.randn(
+            (n, self.num_samples, dim),
+            generator=generator,
+            dtype=targets.dtype,
+            device=targets.device,
+        )
+        f, grad = value_and_grad(log_density_fn, targets.unsqueeze(1) + noise, create_graph=True)
         loss = dsm_loss(
-            grad, noise, sigma, weight, avg_factor=avg_factor, scale_by_sigma=self.scale_by_sigma
+            grad,
+            noise,
+            sigma,
+            scale_by_sigma=self.scale_by_sigma,
+            weight=weight,
+            avg_factor=avg_factor,
         )
         slope, count = grad.detach(), max(n * self.num_samples, 1)
         squares, length = slope.square().sum(), noise.square().sum()
         return {
             "loss": _connected(loss, f),
-            "score_norm": (squares / count).sqrt(),
+            "grad_norm": (squares / count).sqrt(),
             "alignment": -(slope * noise).sum() / (squares * length).sqrt().clamp(min=1e-30),
         }
 
@@ -150,7 +151,7 @@ class DSMObjective:
 def _connected(loss: Tensor, f: Tensor) -> Tensor:
     """The same loss, from which every parameter of f gets a gradient.
 
-    Parameters that only move f as a whole (the last bias) have none in ∇f, and distributed training
-    would wait for it for ever. Theirs is zero.
+    Parameters that only shift f as a whole (the last bias) have no gradient from ∇f, and
+    distributed training would wait for it for ever. Here their gradient is zero.
     """
     return loss + 0 * f.where(f.isfinite(), 0).sum()

@@ -1,33 +1,46 @@
-"""What the energy-based detectors of 2D and 3D share: a detector inside, and an ear on it."""
+"""What the energy-based detectors of 2D and 3D share: a detector inside, and an energy head."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
+from mmdet.utils import reduce_mean
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ...energy import LogDensityFn
-from .loading import adapt_plain_checkpoints
+from ...energy import RefinementResult, Refiner, evaluate_only
+from ..heads.energy_head import BoxLogDensity
+from .loading import CheckpointOfChild
 
-__all__ = ["DetectorWrapper", "log_density_of_reference"]
+__all__ = ["DetectorWrapper", "detector_covariance", "split_result"]
+
+Features = Sequence[Tensor]
+
+_listeners: ContextVar[tuple[dict[nn.Module, Features], ...]] = ContextVar("_listeners", default=())
+"""Where outputs of modules go, innermost last. Every thread has its own value."""
 
 
-class DetectorWrapper:
+class DetectorWrapper(CheckpointOfChild):
     """Mixin for a detector (an ``nn.Module``) that holds another one as ``self.detector``.
 
     A frozen detector has no gradient, stays in eval mode and keeps every byte. Its features are
-    listened to while it runs, so nothing is computed twice and nothing in it is changed.
+    listened to while it runs, so nothing is computed twice and nothing in it is changed. A call
+    leaves nothing behind on the module: several threads may predict with one model.
     """
+
+    child = "detector"
 
     def wrap(
         self,
         detector: nn.Module,
         feature_source: str | Sequence[str],
         freeze_detector: bool = True,
-        after_plain_checkpoint: Callable[[], str] | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
     ) -> None:
         """Take ``detector`` in; called once, in ``__init__`` after that of ``nn.Module``.
 
@@ -36,11 +49,19 @@ class DetectorWrapper:
             feature_source: dotted name of the detector's module whose output are the features, or
                 several, whose outputs follow one another.
             freeze_detector: no gradient and eval mode.
-            after_plain_checkpoint: see :func:`.loading.adapt_plain_checkpoints`.
+            train_cfg: of the wrapper, which has none.
+            test_cfg: likewise.
 
         Raises:
-            ValueError: the detector has no module named in ``feature_source``.
+            ValueError: the detector has no module named in ``feature_source``, or there is a
+                ``train_cfg`` or ``test_cfg``, which nothing would read.
         """
+        for name, cfg in (("train_cfg", train_cfg), ("test_cfg", test_cfg)):
+            if cfg:
+                raise ValueError(
+                    f"{type(self).__name__} got {name}={dict(cfg)}, which nothing would read; "
+                    f"it belongs to the detector inside: model.detector.{name}"
+                )
         self.detector = detector
         self.detector.data_preprocessor = self.data_preprocessor
         self.feature_sources = (
@@ -59,7 +80,7 @@ class DetectorWrapper:
         if freeze_detector:
             detector.requires_grad_(False)
             detector.eval()
-        adapt_plain_checkpoints(self, child="detector", after=after_plain_checkpoint)
+        self.report_loading()
 
     def train(self, mode: bool = True):
         """Set the training mode; a frozen detector stays in eval mode."""
@@ -73,26 +94,20 @@ class DetectorWrapper:
         """While the detector runs inside, listen to ``feature_source``.
 
         Yields:
-            A function that returns the maps (B, C, H, W) of the detector's last run.
+            A function that returns the maps (B, C, H, W) of the detector's last run in this thread.
         """
-        captured: dict[str, Sequence[Tensor]] = {}
-
-        def listen(name: str):
-            def hook(_, __, output: Tensor | Sequence[Tensor]) -> None:
-                captured[name] = (output,) if isinstance(output, Tensor) else output
-
-            return self.detector.get_submodule(name).register_forward_hook(hook)
-
-        handles = [listen(name) for name in self.feature_sources]
+        sources = [self.detector.get_submodule(name) for name in self.feature_sources]
+        for module in sources:
+            if _listen not in module._forward_hooks.values():
+                module.register_forward_hook(_listen)
+        heard: dict[nn.Module, Features] = {}
+        token = _listeners.set((*_listeners.get(), heard))
         try:
-            yield lambda: tuple(
-                itertools.chain.from_iterable(captured[name] for name in self.feature_sources)
-            )
+            yield lambda: tuple(itertools.chain.from_iterable(heard[module] for module in sources))
         finally:
-            for handle in handles:
-                handle.remove()
+            _listeners.reset(token)
 
-    def extract_features(self, *inputs) -> tuple[Tensor, ...]:
+    def extract_maps(self, *inputs) -> tuple[Tensor, ...]:
         """Run ``detector.extract_feat(*inputs)`` and return what was heard, no gradient if frozen.
 
         Returns:
@@ -105,8 +120,113 @@ class DetectorWrapper:
             self.detector.extract_feat(*inputs)
         return features()
 
+    def energy_losses(
+        self, feats: Features, annotated: Sequence[tuple[Tensor, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Losses of the energy head; boxes that cannot be trained on are left out.
 
-@torch.no_grad()
-def log_density_of_reference(fn: LogDensityFn) -> Tensor:
-    """The log-density (N,) of the boxes ``fn.reference`` (N, D) themselves."""
-    return fn(torch.zeros_like(fn.reference)[:, None, :]).squeeze(1)
+        Args:
+            feats: what ``energy_head.prepare`` returned.
+            annotated: boxes (n, D) and labels (n,) of each image; a negative label is an object of
+                another class.
+        """
+        boxes, index, labels = [], [], []
+        for i, (box, label) in enumerate(annotated):
+            keep = self.energy_head.is_trainable_box(box) & (label >= 0)
+            boxes.append(box[keep])
+            labels.append(label[keep].long())
+            index.append(torch.full_like(labels[-1], i))
+        device = self._device
+        everything = torch.cat([torch.zeros(0, self.energy_head.dim, device=device), *boxes])
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        # As in mmdet: divide by the mean count per process, so that gradients averaged over
+        # processes equal those of one process with all images. It may be below 1, and 0 where no
+        # process has a box: the objectives' mean is defined there.
+        count = reduce_mean(everything.new_tensor(float(len(everything))))
+        return self.energy_head.loss(
+            feats,
+            everything,
+            torch.cat([none, *index]),
+            torch.cat([none, *labels]),
+            avg_factor=count,
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.energy_head.parameters()).device
+
+    def find_modes(
+        self,
+        feats: Features,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        refiner: Refiner | None,
+        covariances: Sequence[Tensor | None] = (),
+        first_image: int = 0,
+    ) -> tuple[list[Tensor], list[RefinementResult]]:
+        """Refine the boxes of a batch, all in one call of the refiner.
+
+        Args:
+            feats: what ``energy_head.prepare`` returned.
+            boxes: (n, D) detections of each image, in the coordinates of ``feats``.
+            labels: (n,) of each image.
+            refiner: None for no refinement: f of the boxes as they are.
+            covariances: (n, D, D) of each image in encoded coordinates, or None where the detector
+                gives none.
+            first_image: the image of ``feats`` that ``boxes[0]`` belongs to.
+
+        Returns:
+            The reference boxes (n, D) float32 and the results, image by image.
+        """
+        counts = [len(box) for box in boxes]
+        everything = torch.cat([box.float() for box in boxes])
+        index = torch.arange(len(counts), device=everything.device) + first_image
+        fn: BoxLogDensity = self.energy_head.log_density_fn(
+            feats,
+            everything,
+            index.repeat_interleave(torch.tensor(counts, device=everything.device)),
+            torch.cat(list(labels)).long(),
+        )
+        # An image without detections says nothing about whether the detector gives covariances.
+        given = [each for each, n in zip(covariances, counts) if n]
+        result = (refiner or evaluate_only)(
+            fn,
+            torch.zeros_like(fn.reference),
+            covariance=_joined(given),
+            num_per_image=counts,
+        )
+        return list(fn.reference.split(counts)), split_result(result, counts)
+
+
+def split_result(result: RefinementResult, counts: Sequence[int]) -> list[RefinementResult]:
+    """The results of each image, of whose targets there are ``counts``; without the trace."""
+    fields = [
+        itertools.repeat(None) if value is None else value.split(list(counts))
+        for value in result._replace(trace=None)
+    ]
+    return [RefinementResult(*image) for image in itertools.islice(zip(*fields), len(counts))]
+
+
+def _joined(covariances: Sequence[Tensor | None]) -> Tensor | None:
+    """All of them in one tensor; None unless every image has one."""
+    if not covariances or any(each is None for each in covariances):
+        return None
+    return torch.cat([each for each in covariances if each is not None])
+
+
+def _listen(module: nn.Module, _: tuple, output: Tensor | Features) -> None:
+    """Forward hook: hand a module's output to everybody who listens in this thread."""
+    for heard in _listeners.get():
+        heard[module] = (output,) if isinstance(output, Tensor) else output
+
+
+def detector_covariance(instances: InstanceData) -> Tensor | None:
+    """How unsure a detector is of its boxes: (n, D, D) in encoded coordinates, or None.
+
+    Reads ``box_cov`` (n, D, D), or else ``box_std`` (n, D), which counts as independent errors.
+    """
+    if "box_cov" in instances:
+        return instances.box_cov
+    if "box_std" in instances:
+        return torch.diag_embed(instances.box_std.square())
+    return None

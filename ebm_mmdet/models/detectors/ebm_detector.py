@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import SampleList
-from mmdet.utils import reduce_mean
 from mmengine.config import ConfigDict
-from mmengine.structures import InstanceData
 from torch import Tensor
 
+from ...energy import RefinementResult, Refiner, evaluate_only
 from ..box_coding import change_reference, decode_boxes
-from ..side_uncertainty import decode_side_std
-from .detector_wrapper import DetectorWrapper, log_density_of_reference
+from ..uncertain_instances import UncertainInstances
+from .detector_wrapper import DetectorWrapper, detector_covariance
 from .trunk_init import copy_trunk_from_box_head
 
 __all__ = ["EBMDetector", "clip_to_image"]
@@ -36,13 +35,14 @@ class EBMDetector(DetectorWrapper, BaseDetector):
     final box in encoded coordinates (:mod:`ebm_mmdet.models.box_coding`),
 
     - ``box_cov`` (n, 4, 4) and ``box_std`` (n, 4), the square roots of its diagonal;
-    - ``side_std`` (n, 4): standard deviations of x1, y1, x2, y2, in pixels of the returned boxes;
+    - ``side_std`` (n, 4): standard deviations of x1, y1, x2, y2 in the pixels of ``bboxes``,
+      computed when it is read (:class:`~ebm_mmdet.models.UncertainInstances`);
     - ``ess`` (n,): effective sample size behind them;
     - ``log_prob`` (n,): normalised log-density of the box, in coordinates of the detection;
     - ``box_samples`` (n, S, 4), if asked for: boxes drawn from the posterior, in image pixels.
 
-    With any other refiner these fields stay the detector's, where it gives them; ``box_cov`` and
-    ``box_std`` are then carried over to the refined box, which they are relative to.
+    With any other refiner ``box_cov``, ``box_std`` and ``side_std`` are the detector's, where it
+    gives them, carried over to the refined box.
 
     Args:
         detector: config of any mmdet detector.
@@ -55,19 +55,21 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         freeze_detector: no gradient, eval mode, byte-identical after training. False trains
             the detector's losses and the energy head jointly.
         init_trunk_from: ``'auto'`` copies the shared layers of the detector's box head into
-            the trunk, when they exist and fit, each time a plain detector checkpoint is loaded.
-            ``None`` keeps the fresh initialisation.
+            the trunk, when they exist and fit, each time a plain detector checkpoint is loaded;
+            not over a trunk that a checkpoint or ``energy_head.init_cfg`` has set. ``None`` keeps
+            the fresh initialisation.
         feature_source: the detector's child whose output are the features, or several dotted names
             whose outputs follow one another, such as ``("neck", "backbone.stage1")`` where the
             neck is too coarse for the objects. Each gives a map or a sequence of maps.
         clip_boxes: clip final boxes to the image. The papers do not; False for parity.
         data_preprocessor: by default the detector's own.
-        train_cfg: unused, accepted for the signature every mmdet detector has.
-        test_cfg: unused, likewise.
+        train_cfg: refused unless empty: the wrapper has none, the detector inside has.
+        test_cfg: likewise.
         init_cfg: mmengine's.
 
     Raises:
-        ValueError: if the detector has no module named in ``feature_source``.
+        ValueError: the detector has no module named in ``feature_source``, or there is a
+            ``train_cfg`` or ``test_cfg``.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), sec. 4.1, algorithm 1.
     """
@@ -91,12 +93,13 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             raise ValueError(f"init_trunk_from={init_trunk_from!r}; use 'auto' or None")
         detector = ConfigDict(detector)
         super().__init__(data_preprocessor or detector.get("data_preprocessor"), init_cfg)
-        self.wrap(MODELS.build(detector), feature_source, freeze_detector, self.init_trunk)
+        self.wrap(MODELS.build(detector), feature_source, freeze_detector, train_cfg, test_cfg)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
         self.clip_boxes = clip_boxes
         self.init_trunk_from = init_trunk_from
+        self._trunk_is_loaded = False
 
     def init_weights(self) -> None:
         """Initialise as configured, then copy the box head (it may be pretrained by then)."""
@@ -104,16 +107,30 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         self.init_trunk()
 
     def init_trunk(self) -> str:
-        """Copy the detector's box head into the trunk if ``init_trunk_from='auto'``; says what."""
+        """Copy the detector's box head into the trunk, where nothing else has initialised it.
+
+        Returns:
+            One clause that says what happened, for the loading message.
+        """
         if self.init_trunk_from is None:
             return "trunk starts fresh (init_trunk_from=None)"
+        if self._trunk_is_loaded:
+            return "trunk keeps its values (a checkpoint has set them)"
+        if self.energy_head.init_cfg:
+            return "trunk keeps its values (energy_head.init_cfg has set them)"
         return copy_trunk_from_box_head(self.detector, self.energy_head)
 
-    def extract_neck(self, batch_inputs: Tensor) -> Sequence[Tensor]:
-        """(B, 3, H, W) preprocessed images -> the energy head's maps, no gradient if frozen."""
-        return self.extract_features(batch_inputs)
+    def after_plain_checkpoint(self) -> str:
+        """A plain detector checkpoint is in place: its box head may start the trunk."""
+        return self.init_trunk()
 
-    extract_feat = extract_neck
+    def after_own_checkpoint(self, missing: Iterable[str]) -> None:
+        """A checkpoint of ours is in place: the trunk is not to be overwritten any more."""
+        self._trunk_is_loaded = not any("energy_head.trunk." in key for key in missing)
+
+    def extract_feat(self, batch_inputs: Tensor) -> Sequence[Tensor]:
+        """(B, 3, H, W) preprocessed images -> the energy head's maps, no gradient if frozen."""
+        return self.extract_maps(batch_inputs)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Losses of the energy head, and of the detector unless it is frozen.
@@ -121,39 +138,27 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         Ignored and crowd boxes are not trained on; a batch without any ground truth gives a zero
         connected to the head's parameters (so that distributed training goes on).
         """
+        # First, because some detectors change the samples.
+        annotated = [_annotation(sample, batch_inputs.device) for sample in batch_data_samples]
         losses: dict[str, Tensor] = {}
         if self.freeze_detector:
-            neck_outputs = self.extract_neck(batch_inputs)
+            maps = self.extract_maps(batch_inputs)
         else:
             with self.capture_features() as features:
                 losses.update(self.detector.loss(batch_inputs, batch_data_samples))
-            neck_outputs = features()
+            maps = features()
         feats = self.energy_head.prepare(
-            neck_outputs, detach=self.freeze_detector, input_shape=batch_inputs.shape[-2:]
+            maps, detach=self.freeze_detector, input_shape=batch_inputs.shape[-2:]
         )
-        boxes, batch_index, labels = self._ground_truth(batch_data_samples, batch_inputs.device)
-        # As in mmdet: divide by the mean count per process, so that gradients averaged over
-        # processes equal those of one process with all images. It may be below 1, and 0 where no
-        # process has a box: the objectives' mean is defined there.
-        count = reduce_mean(boxes.new_tensor(float(len(boxes))))
-        losses.update(self.energy_head.loss(feats, boxes, batch_index, labels, avg_factor=count))
+        losses.update(self.energy_losses(feats, annotated))
         return losses
 
-    def _ground_truth(
-        self, batch_data_samples: SampleList, device: torch.device
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        boxes, labels, index = [], [], []
-        for i, sample in enumerate(batch_data_samples):
-            gt = sample.gt_instances
-            box = getattr(gt.bboxes, "tensor", gt.bboxes).to(device).float().reshape(-1, 4)
-            keep = self.energy_head.is_trainable_box(box)
-            boxes.append(box[keep])
-            labels.append(gt.labels.to(device)[keep])
-            index.append(torch.full((int(keep.sum()),), i, dtype=torch.long, device=device))
-        return torch.cat(boxes), torch.cat(index), torch.cat(labels)
-
     def predict(
-        self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
+        self,
+        batch_inputs: Tensor,
+        batch_data_samples: SampleList,
+        rescale: bool = True,
+        refiner: Refiner | None = None,
     ) -> SampleList:
         """Detect, then refine. See the class for what each ``pred_instances`` carries.
 
@@ -161,99 +166,116 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             batch_inputs: (B, 3, H, W) preprocessed images.
             batch_data_samples: their data samples.
             rescale: boxes in original-image instead of network-input pixels.
+            refiner: for this call, see :meth:`refine`.
         """
+        detector = self.detector
+        if self.candidates is not None:
+            detector = self.candidates.without_nms(detector)
         with self.capture_features() as features:
-            if self.candidates is None:
-                samples = self.detector.predict(batch_inputs, batch_data_samples, rescale=rescale)
-            else:
-                with self.candidates.all_boxes(self.detector):
-                    samples = self.detector.predict(
-                        batch_inputs, batch_data_samples, rescale=rescale
-                    )
+            samples = detector.predict(batch_inputs, batch_data_samples, rescale=rescale)
         feats = self.energy_head.prepare(features(), input_shape=batch_inputs.shape[-2:])
-        return self.refine(feats, samples, rescale)
+        return self.refine(feats, samples, rescale, refiner)
 
-    def refine(self, feats: Sequence[Tensor], samples: SampleList, rescale: bool) -> SampleList:
+    def refine(
+        self,
+        feats: Sequence[Tensor],
+        samples: SampleList,
+        rescale: bool,
+        refiner: Refiner | None = None,
+    ) -> SampleList:
         """Refine the ``pred_instances`` of a batch in place.
 
         Args:
             feats: what ``energy_head.prepare`` returned for these images.
             samples: data samples with predictions.
             rescale: whether their boxes are in original-image pixels.
+            refiner: for this call, instead of the model's own.
+                :func:`~ebm_mmdet.energy.evaluate_only` leaves the boxes where they are.
         """
         scales = [_scale_factor(sample, rescale) for sample in samples]
         if self.candidates is not None:
             for i, (sample, scale) in enumerate(zip(samples, scales)):
                 found = sample.pred_instances
-                fn = self._log_density_fn(feats, [found], [scale], first_image=i)
-                log_density = log_density_of_reference(fn)
-                sample.pred_instances = self.candidates(found, log_density)
+                boxes, labels = [found.bboxes.float() * scale], [found.labels]
+                _, (here,) = self.find_modes(feats, boxes, labels, evaluate_only, first_image=i)
+                sample.pred_instances = self.candidates(found, here.log_density)
         found = [sample.pred_instances for sample in samples]
-        fn = self._log_density_fn(feats, found, scales)
-        result = None
-        if self.refiner is None:
-            offsets = torch.zeros_like(fn.reference)
-            log_density = log_density_of_reference(fn)
-            accepted = torch.zeros(len(offsets), dtype=torch.long, device=offsets.device)
-        else:
-            result = self.refiner(fn, torch.zeros_like(fn.reference), found)
-            offsets, log_density, accepted = result.y, result.log_density, result.accepted
-        refined = decode_boxes(offsets, fn.reference)
-
-        start = 0
-        for sample, instances, scale in zip(samples, found, scales):
-            rows = slice(start, start + len(instances))
-            start = rows.stop
-            # Through the scale and back would round boxes that did not move: write only others.
-            moved = (offsets[rows] != 0).any(dim=1, keepdim=True)
-            boxes = torch.where(moved, refined[rows].to(scale) / scale, instances.bboxes)
-            if self.clip_boxes:
-                boxes = clip_to_image(boxes, sample.metainfo, scale)
-            instances.bboxes = boxes
-            instances.log_density = log_density[rows]
-            instances.accepted_steps = accepted[rows].long()
-            reference = fn.reference[rows]
-            if getattr(result, "covariance", None) is not None:
-                covariance = change_reference(result.covariance[rows], reference, boxes * scale)
-                instances.box_cov = covariance
-                instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
-                instances.side_std = decode_side_std(boxes, covariance)
-                instances.ess, instances.log_prob = result.ess[rows], result.log_prob[rows]
-                if result.samples is not None:
-                    drawn = decode_boxes(result.samples[rows], reference.unsqueeze(1))
-                    instances.box_samples = drawn.to(scale) / scale
-            elif "box_cov" in instances:
-                covariance = change_reference(instances.box_cov, reference, boxes * scale)
-                instances.box_cov = covariance
-                instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
-            elif "box_std" in instances:
-                covariance = torch.diag_embed(instances.box_std.square())
-                covariance = change_reference(covariance, reference, boxes * scale)
-                instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
+        references, results = self.find_modes(
+            feats,
+            [each.bboxes.float() * scale for each, scale in zip(found, scales)],
+            [each.labels for each in found],
+            refiner or self.refiner,
+            [detector_covariance(each) for each in found],
+        )
+        for sample, scale, reference, result in zip(samples, scales, references, results):
+            self._write(sample, scale, reference, result)
         return samples
 
-    def _log_density_fn(
-        self,
-        feats: Sequence[Tensor],
-        found: Sequence[InstanceData],
-        scales: Sequence[Tensor],
-        first_image: int = 0,
-    ):
-        boxes = torch.cat([inst.bboxes * scale for inst, scale in zip(found, scales)])
-        labels = torch.cat([inst.labels for inst in found])
-        counts = torch.tensor([len(inst) for inst in found], device=boxes.device)
-        images = torch.arange(len(found), device=boxes.device) + first_image
-        batch_index = images.repeat_interleave(counts)
-        return self.energy_head.log_density_fn(feats, boxes, batch_index, labels)
+    def _write(self, sample, scale: Tensor, reference: Tensor, result: RefinementResult) -> None:
+        """Hand the results of an image over to its sample.
 
-    def _forward(self, batch_inputs: Tensor, batch_data_samples=None):
-        return self.detector._forward(batch_inputs, batch_data_samples)
+        Args:
+            sample: whose ``pred_instances`` are changed.
+            scale: (4,) network-input pixels per pixel of its boxes.
+            reference: (n, 4) the boxes in network-input pixels, before refinement.
+            result: offsets from them.
+        """
+        instances = sample.pred_instances
+        # Through the scale and back would round boxes that did not move: write only others.
+        moved = (result.y != 0).any(dim=1, keepdim=True)
+        refined = decode_boxes(result.y, reference) / scale
+        boxes = torch.where(moved, refined, instances.bboxes.to(refined.dtype))
+        if self.clip_boxes:
+            boxes = clip_to_image(boxes, sample.metainfo, scale)
+        instances.bboxes = boxes
+        instances.log_density = result.log_density
+        instances.accepted_steps = result.accepted.long()
+        covariance = result.covariance
+        if covariance is not None:
+            instances.ess, instances.log_prob = result.ess, result.log_prob
+            if result.samples is not None:
+                drawn = decode_boxes(result.samples, reference.unsqueeze(1))
+                instances.box_samples = drawn / scale
+        else:
+            covariance = detector_covariance(instances)
+        if covariance is not None:
+            covariance = change_reference(covariance, reference, boxes * scale)
+            instances.box_cov = covariance
+            instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
+            sample.pred_instances = UncertainInstances.of(instances)
+
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList | None = None):
+        """What the networks compute, for ``mode='tensor'`` and for counters of operations.
+
+        Returns:
+            What the detector returns in this mode, and f (B, 100) of 100 boxes for each image, as
+            many as a COCO detector returns.
+        """
+        with self.capture_features() as features:
+            outputs = self.detector._forward(batch_inputs, batch_data_samples)
+        size = batch_inputs.shape[-2:]
+        feats = self.energy_head.prepare(features(), input_shape=size)
+        images = torch.arange(len(batch_inputs), device=batch_inputs.device)
+        whole = torch.tensor([0.0, 0.0, size[1], size[0]], device=batch_inputs.device)
+        boxes = whole.expand(len(images), _TENSOR_MODE_BOXES, 4)
+        return outputs, self.energy_head.log_density(feats, boxes, images, torch.zeros_like(images))
+
+
+_TENSOR_MODE_BOXES = 100
+
+
+def _annotation(sample, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Boxes (n, 4) float32 and labels (n,) of an image."""
+    truth = sample.gt_instances
+    boxes = getattr(truth.bboxes, "tensor", truth.bboxes)
+    return boxes.to(device).float().reshape(-1, 4), truth.labels.to(device)
 
 
 def _scale_factor(sample, rescale: bool) -> Tensor:
-    """(4,) network-input pixels per pixel of the predicted boxes."""
+    """(4,) float32 network-input pixels per pixel of the predicted boxes."""
     width, height = sample.metainfo.get("scale_factor", (1.0, 1.0)) if rescale else (1.0, 1.0)
-    return sample.pred_instances.bboxes.new_tensor([width, height, width, height])
+    device = sample.pred_instances.bboxes.device
+    return torch.tensor([width, height, width, height], dtype=torch.float32, device=device)
 
 
 def clip_to_image(boxes: Tensor, metainfo: dict, scale: Tensor | float = 1.0) -> Tensor:

@@ -3,67 +3,109 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from mmengine.logging import print_log
 from torch import nn
 
-__all__ = ["adapt_plain_checkpoints"]
+__all__ = ["CheckpointOfChild"]
 
 
-def adapt_plain_checkpoints(
-    wrapper: nn.Module, child: str, after: Callable[[], str] | None = None
-) -> None:
-    """Make ``wrapper`` accept checkpoints of its ``child`` alone.
+@dataclass
+class _Loading:
+    """What is known of a state dict between its arrival and the report."""
+
+    plain: bool
+    """Whether it is one of the child alone."""
+    total: int
+    """Tensors of the child."""
+    found: int
+    """How many of them are there, in the right shape."""
+    other_shape: list[str] = field(default_factory=list)
+    """Names of those that are there in another shape, and are therefore not loaded."""
+
+
+class CheckpointOfChild:
+    """Mixin for a module that accepts checkpoints of the module that it wraps.
 
     A checkpoint in which no key starts with ``child.`` although keys of the child are there is a
-    plain one: its keys get the prefix, the wrapper's other parts keep their values, and ``after``
-    runs. Our own checkpoints load unchanged. Works for ``load_state_dict`` and for mmengine's
-    loader (``load_from``, ``--resume``, ``init_detector``), which read the same hooks.
+    plain one: its keys get the prefix, the wrapper's other parts keep their values, and
+    :meth:`after_plain_checkpoint` runs. Our own checkpoints load unchanged. Works for
+    ``load_state_dict`` and for mmengine's loader (``load_from``, ``--resume``, ``init_detector``).
 
-    One message tells what did not match, grouped by module. For a plain checkpoint the wrapper's
-    own parts do not count as missing.
-
-    Args:
-        wrapper: module that holds the child.
-        child: attribute name of the child.
-        after: called once a plain checkpoint is in place; returns a clause for the message.
+    One message says what did not match, grouped by module. For a plain checkpoint the wrapper's own
+    parts do not count as missing.
     """
-    prefix = f"{child}."
-    plain = False
 
-    def rename(module, state_dict, outer, *_) -> None:
-        nonlocal plain
-        own = {key[len(outer) :] for key in state_dict if key.startswith(outer)}
-        known = getattr(module, child).state_dict().keys()
-        plain = not any(key.startswith(prefix) for key in own) and bool(own & known)
+    child: str
+    """Attribute name of the wrapped module."""
+
+    def report_loading(self) -> None:
+        """Ask for the message; called once, in ``__init__``.
+
+        The hook is a function of this module, and not a closure: a model can be pickled, and
+        loading into its deep copy changes the copy alone.
+        """
+        self.register_load_state_dict_post_hook(_report)
+
+    def after_plain_checkpoint(self) -> str:
+        """Called once a plain checkpoint is in place; returns a clause for the message."""
+        return ""
+
+    def after_own_checkpoint(self, missing: Iterable[str]) -> None:
+        """Called once a checkpoint of the wrapper is in place; ``missing`` are keys not found."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        # The root is asked before its children: what is renamed here is what they find.
+        own = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
+        wanted = getattr(self, self.child).state_dict()
+        inner = f"{self.child}."
+        plain = not any(key.startswith(inner) for key in own) and bool(own & wanted.keys())
         if plain:
             for key in own:
-                state_dict[outer + prefix + key] = state_dict.pop(outer + key)
-            _rename_metadata(getattr(state_dict, "_metadata", None), outer, child)
+                state_dict[prefix + inner + key] = state_dict.pop(prefix + key)
+            _rename_metadata(getattr(state_dict, "_metadata", None), prefix, self.child)
+        loading = _Loading(plain, len(wanted), 0)
+        for key, value in wanted.items():
+            given = state_dict.get(prefix + inner + key)
+            if given is not None and getattr(given, "shape", None) != getattr(value, "shape", None):
+                loading.other_shape.append(f"{inner}{key}")
+            elif given is not None:
+                loading.found += 1
+        self.__dict__["_loading"] = loading
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def report(module, incompatible) -> None:
-        missing, unexpected = incompatible.missing_keys, incompatible.unexpected_keys
-        if plain:
-            # In place: the caller raises, or prints, what is left in these lists.
-            missing[:] = [key for key in missing if prefix in key]
-        total = len(getattr(module, child).state_dict())
-        absent = sum(prefix in key for key in missing)
-        clauses = [f"{total - absent} of {total} tensors of the {child} found"]
-        if missing:
-            clauses.append("missing (keep their initial values): " + _summary(missing))
-        if unexpected:
-            clauses.append("not used: " + _summary(unexpected))
-        if plain and after is not None:
-            clauses.append(after())
-        if plain or missing or unexpected:
-            kind = (
-                f"plain {child} checkpoint" if plain else f"checkpoint of {type(module).__name__}"
-            )
-            print_log(f"Loaded a {kind}: " + "; ".join(clauses) + ".", logger="current")
 
-    wrapper.register_load_state_dict_pre_hook(rename)
-    wrapper.register_load_state_dict_post_hook(report)
+def _report(module: nn.Module, incompatible) -> None:
+    """Post-hook of ``load_state_dict``: say what was found and what was not."""
+    loading: _Loading | None = module.__dict__.pop("_loading", None)
+    if loading is None:
+        return
+    missing, unexpected = incompatible.missing_keys, incompatible.unexpected_keys
+    inner = f"{module.child}."
+    if loading.plain:
+        # In place: the caller raises, or prints, what is left in these lists.
+        missing[:] = [key for key in missing if inner in key]
+    clauses = [f"{loading.found} of {loading.total} tensors of the {module.child} found"]
+    if loading.other_shape:
+        clauses.append("in another shape (not loaded): " + _summary(loading.other_shape))
+    if missing:
+        clauses.append("missing (keep their initial values): " + _summary(missing))
+    if unexpected:
+        clauses.append("not used: " + _summary(unexpected))
+    if loading.plain:
+        clauses.append(module.after_plain_checkpoint())
+    else:
+        module.after_own_checkpoint(missing)
+    if loading.plain or loading.other_shape or missing or unexpected:
+        kind = (
+            f"plain {module.child} checkpoint"
+            if loading.plain
+            else f"checkpoint of {type(module).__name__}"
+        )
+        text = "; ".join(clause for clause in clauses if clause)
+        print_log(f"Loaded a {kind}: {text}.", logger="current")
 
 
 def _rename_metadata(metadata: dict | None, outer: str, child: str) -> None:

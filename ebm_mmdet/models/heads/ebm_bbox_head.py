@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
 import torch
-from mmdet.registry import MODELS, TASK_UTILS
-from mmengine.model import BaseModule
+from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ebm_ops import prroi_pool
 
-from .box_log_density import BoxLogDensity
+from ...energy.old_names import refuse
+from ..box_coding import decode_boxes
+from .energy_head import EnergyHead
 from .feature_standardizer import FeatureStandardizer
 
 __all__ = ["EBMBBoxHead"]
 
 
 @MODELS.register_module()
-class EBMBBoxHead(BaseModule):
+@refuse("min_gt_size", lambda value: f"min_gt_size is called min_box_size={value} now")
+class EBMBBoxHead(EnergyHead):
     r"""Energy head on Precise-RoI-pooled neck features.
 
     ``f(x, y, c) = MLP(PrRoIPool(x, y))_c``: pooling, a shared fully connected trunk, and one
@@ -53,7 +54,7 @@ class EBMBBoxHead(BaseModule):
             box, so it wants a smooth one (``dict(type='SiLU')``).
         class_agnostic: one output for all classes instead of one per class.
         objective: how f is trained, a registered objective (``NCEObjective``).
-        min_gt_size: ground-truth boxes with a side below this many pixels are not trained on.
+        min_box_size: annotated boxes with a side below this many pixels are not trained on.
         loss_weight: factor on the loss.
         init_cfg: mmengine's. Default: Kaiming-uniform trunk, output N(0, 0.001), biases 0.
 
@@ -62,6 +63,8 @@ class EBMBBoxHead(BaseModule):
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297) and BMVC 2020 (2005.01698).
     """
+
+    dim = 4
 
     def __init__(
         self,
@@ -78,11 +81,13 @@ class EBMBBoxHead(BaseModule):
         fc_channels: Sequence[int] = (1024, 1024),
         act_cfg: dict | None = None,
         class_agnostic: bool = False,
-        min_gt_size: float = 1.0,
+        min_box_size: float = 1.0,
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(
+            num_classes, objective, act_cfg, class_agnostic, min_box_size, loss_weight, init_cfg
+        )
         if level_rule not in ("assign", "concat"):
             raise ValueError(f"level_rule={level_rule!r} is unknown; use 'assign' or 'concat'")
         levels = tuple(range(len(strides)) if feature_levels is None else feature_levels)
@@ -91,7 +96,6 @@ class EBMBBoxHead(BaseModule):
                 f"{len(levels)} feature_levels {levels} but {len(strides)} strides "
                 f"{tuple(strides)}; give one stride for every level that is used"
             )
-        self.num_classes, self.class_agnostic = num_classes, class_agnostic
         self.in_channels = (
             (in_channels,) * len(levels) if isinstance(in_channels, int) else tuple(in_channels)
         )
@@ -105,40 +109,23 @@ class EBMBBoxHead(BaseModule):
         self.strides, self.feature_levels = tuple(strides), levels
         self.level_rule, self.finest_scale = level_rule, float(finest_scale)
         self.pool_size, self.roi_shift = pool_size, float(roi_shift)
-        self.min_gt_size, self.loss_weight = min_gt_size, loss_weight
 
         self.standardizers = nn.ModuleList(
             FeatureStandardizer(c) for c in (self.in_channels if standardize else ())
         )
         channels = sum(self.in_channels) if level_rule == "concat" else self.in_channels[0]
-        widths = [channels * pool_size**2, *fc_channels]
-        self.trunk = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
-        self.activation = MODELS.build(act_cfg or dict(type="ReLU", inplace=True))
-        self.fc_energy = nn.Linear(widths[-1], 1 if class_agnostic else num_classes)
-        self._reset_parameters()
-
-        objective = dict(objective)
-        if isinstance(objective.get("noise"), dict):
-            objective["noise"] = TASK_UTILS.build(objective["noise"])
-        self.objective = TASK_UTILS.build(objective)
-
-    def _reset_parameters(self) -> None:
-        for layer in self.trunk:
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.fc_energy.weight, std=0.001)
-        nn.init.zeros_(self.fc_energy.bias)
+        self.build_trunk(channels * pool_size**2, fc_channels)
 
     def prepare(
         self,
-        neck_outputs: Sequence[Tensor],
+        maps: Sequence[Tensor],
         detach: bool = True,
         input_shape: Sequence[int] | None = None,
     ) -> list[Tensor]:
         """Make the maps that :meth:`log_density` reads; once per batch of images.
 
         Args:
-            neck_outputs: maps (B, C, H, W) that the detector gives, every level.
+            maps: (B, C, H, W) every level that the detector gives.
             detach: cut the graph to the detector (frozen features).
             input_shape: (height, width) of the network's input, to check the strides by.
 
@@ -149,18 +136,18 @@ class EBMBBoxHead(BaseModule):
             ValueError: if the neck has fewer levels, other channels or other strides than
                 configured.
         """
-        if max(self.feature_levels) >= len(neck_outputs):
+        if max(self.feature_levels) >= len(maps):
             raise ValueError(
                 f"feature_levels={self.feature_levels} but the detector gives "
-                f"{len(neck_outputs)} maps; choose indices below {len(neck_outputs)}"
+                f"{len(maps)} maps; choose indices below {len(maps)}"
             )
-        feats = [neck_outputs[level] for level in self.feature_levels]
+        feats = [maps[level] for level in self.feature_levels]
         for level, feat, channels in zip(self.feature_levels, feats, self.in_channels):
             if feat.shape[1] != channels:
                 raise ValueError(
                     f"level {level} of the features has {feat.shape[1]} channels, expected "
                     f"{channels} of in_channels={self.in_channels}; set energy_head.in_channels="
-                    f"{[neck_outputs[used].shape[1] for used in self.feature_levels]}"
+                    f"{[maps[used].shape[1] for used in self.feature_levels]}"
                 )
         if input_shape is not None:
             self._check_strides(feats, input_shape)
@@ -168,6 +155,10 @@ class EBMBBoxHead(BaseModule):
         if self.standardizers:
             feats = [norm(feat) for norm, feat in zip(self.standardizers, feats)]
         return [feat.contiguous(memory_format=torch.channels_last) for feat in feats]
+
+    def decode(self, offsets: Tensor, reference: Tensor) -> Tensor:
+        """See :func:`~ebm_mmdet.models.box_coding.decode_boxes`."""
+        return decode_boxes(offsets, reference)
 
     def _check_strides(self, feats: Sequence[Tensor], input_shape: Sequence[int]) -> None:
         """ValueError if a map is more than a cell larger or smaller than its stride says."""
@@ -183,13 +174,13 @@ class EBMBBoxHead(BaseModule):
                     f"{self.feature_levels}, about {input_shape[0] / found[0]:.0f} here"
                 )
 
-    def _assign_levels(self, boxes: Tensor) -> Tensor:
+    def assign_levels(self, boxes: Tensor) -> Tensor:
         """(R, 4) -> (R,) int64: level k from area (finest_scale 2^k)^2 on; NaN to the coarsest."""
         area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
         steps = [self.finest_scale * (2**k - 1e-6) for k in range(1, len(self.strides))]
         return torch.bucketize(area, area.new_tensor(steps).square(), right=True)
 
-    def _pool(
+    def pool(
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
     ) -> tuple[Tensor, Tensor | slice]:
         """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features.
@@ -211,7 +202,7 @@ class EBMBBoxHead(BaseModule):
         if len(levels) == 1:
             return pool(0, everything), everything
         with torch.no_grad():
-            assigned = self._assign_levels(boxes)
+            assigned = self.assign_levels(boxes)
             members = [torch.nonzero(assigned == level).squeeze(1) for level in levels]
         occupied = [level for level in levels if len(members[level])]
         if len(occupied) <= 1:
@@ -219,88 +210,7 @@ class EBMBBoxHead(BaseModule):
         pooled = torch.cat([pool(level, members[level]) for level in occupied])
         return pooled, torch.argsort(torch.cat([members[level] for level in occupied]))
 
-    def _embed(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
-    ) -> tuple[Tensor, Tensor | slice]:
-        """Pool and pass through the trunk: (R, fc_channels[-1]), and the index of :meth:`_pool`."""
-        x, unsort = self._pool(feats, boxes, batch_index)
-        for layer in self.trunk:
-            x = self.activation(layer(x))
-        return x, unsort
-
-    def log_density(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
-    ) -> Tensor:
-        """f(x, y, c) of S boxes for each of N objects.
-
-        Args:
-            feats: what :meth:`prepare` returned.
-            boxes: (N, S, 4) float, ``(x1, y1, x2, y2)`` in network-input pixels.
-            batch_index: (N,) image of each object, int64.
-            labels: (N,) class of each object, int64 in ``[0, num_classes)``.
-
-        Returns:
-            (N, S) float32, also under autocast; differentiable with respect to ``boxes``.
-
-        Raises:
-            ValueError: if a label or a batch index is out of range.
-        """
-        num, samples = boxes.shape[:2]
-        if num and not self.class_agnostic:
-            low, high = int(labels.min()), int(labels.max())
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(
-                    f"labels lie in [{low}, {high}], expected [0, {self.num_classes - 1}]; set "
-                    "energy_head.num_classes to the detector's number of classes"
-                )
-        flat = boxes.float().reshape(num * samples, 4)
-        finite = torch.isfinite(flat).all(dim=1)
-        x, unsort = self._embed(feats, flat, batch_index.repeat_interleave(samples))
-        energies = self.fc_energy(x).float()[unsort].unflatten(0, (num, samples))
-        if self.class_agnostic:
-            f = energies[..., 0]
-        else:
-            f = energies.gather(2, labels.view(num, 1, 1).expand(-1, samples, 1)).squeeze(2)
-        return f.masked_fill(~finite.view(num, samples), float("-inf"))
-
-    def log_density_fn(
-        self, feats: Sequence[Tensor], reference: Tensor, batch_index: Tensor, labels: Tensor
-    ) -> BoxLogDensity:
-        """The log-density as a function of offsets from reference boxes (N, 4), see the design.
-
-        Arguments are those of :meth:`log_density`; tensors made under ``inference_mode`` are
-        cloned, because autograd cannot record operations on them.
-        """
-        return BoxLogDensity.recordable(self, feats, reference, batch_index, labels)
-
-    def loss(
-        self,
-        feats: Sequence[Tensor],
-        gt_boxes: Tensor,
-        batch_index: Tensor,
-        labels: Tensor,
-        avg_factor: float | Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Training loss of the objective, averaged over ground-truth boxes.
-
-        Args:
-            feats: what :meth:`prepare` returned.
-            gt_boxes: (N, 4), ``(x1, y1, x2, y2)`` in network-input pixels; N may be 0, the loss
-                is then a zero connected to the parameters. See :meth:`is_trainable_box`.
-            batch_index: (N,) int64.
-            labels: (N,) int64.
-            avg_factor: divisor of the summed loss; N if None. Across processes: the mean N.
-
-        Returns:
-            ``loss_energy`` and the objective's diagnostics as ``energy_<name>``.
-        """
-        fn = self.log_density_fn(feats, gt_boxes, batch_index, labels)
-        # Encoded relative to itself, every target is the origin.
-        out = self.objective(fn, torch.zeros_like(fn.reference), avg_factor=avg_factor)
-        losses = {f"energy_{name}": value for name, value in out.items() if name != "loss"}
-        return {"loss_energy": self.loss_weight * out["loss"], **losses}
-
     def is_trainable_box(self, boxes: Tensor) -> Tensor:
-        """(N, 4) -> (N,) bool: finite, and both sides at least ``min_gt_size`` pixels."""
+        """(N, 4) -> (N,) bool: finite, and both sides at least ``min_box_size`` pixels."""
         sides = boxes[:, 2:] - boxes[:, :2]
-        return torch.isfinite(boxes).all(dim=1) & (sides >= self.min_gt_size).all(dim=1)
+        return torch.isfinite(boxes).all(dim=1) & (sides >= self.min_box_size).all(dim=1)

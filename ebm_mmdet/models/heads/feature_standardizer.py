@@ -32,8 +32,10 @@ class FeatureStandardizer(nn.Module):
         """(B, C, H, W) -> (B, C, H, W); in training mode the statistics are updated first."""
         if self.training:
             self._update(x)
-        std = (self.mean_square - self.mean**2).clamp(min=1e-8).sqrt()
-        return (x - self.mean[:, None, None]) / std[:, None, None]
+        # A model in half precision keeps its buffers in it: the difference needs more digits.
+        mean, mean_square = self.mean.float(), self.mean_square.float()
+        std = (mean_square - mean**2).clamp(min=1e-8).sqrt()
+        return (x - mean[:, None, None]) / std[:, None, None]
 
     @torch.no_grad()
     def _update(self, x: Tensor) -> None:
@@ -45,5 +47,5 @@ class FeatureStandardizer(nn.Module):
             return
         self.num_batches += 1
         weight = 1.0 / min(int(self.num_batches), self.window)
-        self.mean.lerp_(moments[0], weight)
-        self.mean_square.lerp_(moments[1], weight)
+        self.mean.copy_(self.mean.float().lerp(moments[0], weight))
+        self.mean_square.copy_(self.mean_square.float().lerp(moments[1], weight))

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ...energy import MixtureDensity, MixtureDensityHead
 from ..box_coding import decode_boxes, encode_boxes
-from .ebm_bbox_head import BoxLogDensity, EBMBBoxHead
+from .ebm_bbox_head import EBMBBoxHead
+from .energy_head import BoxLogDensity, Float32Linear
 from .feature_standardizer import FeatureStandardizer
 
 __all__ = ["ProposalBoxLogDensity", "ProposalEBMBBoxHead"]
@@ -82,7 +83,7 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
         self.proposal = nn.Sequential(
             FeatureStandardizer(pooled // self.pool_size**2),
             nn.Flatten(),
-            nn.Linear(pooled, width),
+            Float32Linear(pooled, width),
             nn.ReLU(),
             MixtureDensityHead(width, 4, **settings),
         )
@@ -101,39 +102,27 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
             N mixtures over R^4, differentiable in the parameters of ``proposal`` only.
         """
         with torch.no_grad():
-            x, unsort = self._pool(feats, reference.nan_to_num(0, 0, 0), batch_index)
-        return self.proposal(x[unsort].unflatten(1, (-1, self.pool_size, self.pool_size)))
+            x, restore = self.pool(feats, reference.nan_to_num(0, 0, 0), batch_index)
+        return self.proposal(x[restore].unflatten(1, (-1, self.pool_size, self.pool_size)))
 
     def log_density_fn(
         self, feats: Sequence[Tensor], reference: Tensor, batch_index: Tensor, labels: Tensor
     ) -> ProposalBoxLogDensity:
         """As in ``EBMBBoxHead``; the function also has a ``proposal()``."""
-        fn = super().log_density_fn(feats, reference, batch_index, labels)
-        return ProposalBoxLogDensity(self, fn.feats, fn.reference, fn.batch_index, fn.labels)
+        self.check_labels(labels)
+        return ProposalBoxLogDensity.recordable(self, feats, reference, batch_index, labels)
 
-    def loss(
-        self,
-        feats: Sequence[Tensor],
-        gt_boxes: Tensor,
-        batch_index: Tensor,
-        labels: Tensor,
-        avg_factor: float | Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Training loss of f and of the proposal; signature of :meth:`EBMBBoxHead.loss`.
-
-        The loss may be negative: J_KL estimates log Z and not a divergence.
-        """
+    def training_problem(
+        self, feats: Sequence[Tensor], gt_boxes: Tensor, batch_index: Tensor, labels: Tensor
+    ) -> tuple[ProposalBoxLogDensity, Tensor]:
+        """F around jittered annotations, and the annotations relative to them, see the class."""
         gt_boxes = gt_boxes.float()
         reference = self._jitter(gt_boxes, self.reference_noise)
         target = gt_boxes
         if self.target_noise is not None:
             target = self._jitter(gt_boxes, self.target_noise)
         fn = self.log_density_fn(feats, reference, batch_index, labels)
-        out = self.objective(
-            fn, encode_boxes(target, reference), proposal=fn.proposal(), avg_factor=avg_factor
-        )
-        losses = {f"energy_{name}": value for name, value in out.items() if name != "loss"}
-        return {"loss_energy": self.loss_weight * out["loss"], **losses}
+        return fn, encode_boxes(target, reference)
 
     @staticmethod
     def _jitter(boxes: Tensor, noise) -> Tensor:

@@ -1,6 +1,8 @@
 """Parts chosen by config, registered in mmdet's ``TASK_UTILS``.
 
 The mathematics in ``ebm_mmdet.energy`` knows nothing of registries, so it is registered here.
+``TRAINING_AND_REFINEMENT_PARTS`` are those that do not depend on the dimension of a box;
+``ebm_mmdet3d`` registers the same ones with mmdet3d.
 """
 
 from mmdet.registry import TASK_UTILS
@@ -22,7 +24,7 @@ from .importance_refiner import ImportanceMeanRefiner
 from .proposal_refiner import ProposalRefiner
 from .variance_voting import variance_vote
 
-for _part in (
+_MATHEMATICS = (
     DSMObjective,
     GaussianMixtureNoise,
     KLDISObjective,
@@ -31,10 +33,19 @@ for _part in (
     NCEObjective,
     ProposalObjective,
     ScoreMatchingObjective,
-):
+)
+for _part in _MATHEMATICS:
     TASK_UTILS.register_module(module=_part)
 
+TRAINING_AND_REFINEMENT_PARTS: tuple[type, ...] = (
+    *_MATHEMATICS,
+    GradientAscentRefiner,
+    ImportanceMeanRefiner,
+    ProposalRefiner,
+)
+
 __all__ = [
+    "TRAINING_AND_REFINEMENT_PARTS",
     "DeltaXYXYBBoxCoder",
     "EnergyGuidedNMS",
     "GradientAscentRefiner",

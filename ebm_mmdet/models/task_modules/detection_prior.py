@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from mmengine.structures import InstanceData
 from torch import Tensor
 
 __all__ = ["DetectionPrior"]
@@ -24,7 +23,8 @@ class DetectionPrior:
 
     std: Sequence[float] | str
     """Standard deviations of the residuals, (D,); or ``'per_box'``, the detector's own uncertainty:
-    the covariance ``pred_instances.box_cov`` (n, D, D), or else ``box_std`` (n, D)."""
+    the covariance ``pred_instances.box_cov`` (n, D, D), or else ``box_std`` (n, D), which counts as
+    independent errors."""
     bias: float | Sequence[float] = 0.0
     """Typical residual, a number or (D,): detectors tend to be off in one direction."""
     scale: float = 1.0
@@ -66,35 +66,31 @@ class DetectionPrior:
         """
         return y0 + _fitting("bias", self.bias, y0)
 
-    def scaled_std(self, y0: Tensor, found: Sequence[InstanceData]) -> Tensor:
+    def scaled_std(self, y0: Tensor, covariance: Tensor | None = None) -> Tensor:
         """``scale std`` for detections ``y0``, as ``with_gaussian_prior`` takes it.
 
         Args:
             y0: (N, D) encoded detections.
-            found: the same detections, image by image, N in total; read with ``'per_box'``.
+            covariance: (N, D, D) of the same detections; read with ``'per_box'``.
 
         Returns:
-            (D,); with ``'per_box'`` the lower triangle L (N, D, D) of ``L Lᵀ = scale² box_cov``, or
-            (N, D) of a detector that gives ``box_std`` alone. Like ``y0``.
+            (D,); with ``'per_box'`` the lower triangle L (N, D, D) of ``L Lᵀ = scale² covariance``.
+            Like ``y0``.
 
         Raises:
-            ValueError: ``std`` has another length than D; or it is ``'per_box'``, and the
-                detections have neither field, or one that is no covariance.
+            ValueError: ``std`` has another length than D; or it is ``'per_box'``, and there is no
+                covariance, or something that is none.
         """
         if self.std != "per_box":
             return self.scale * _fitting("std", self.std, y0)
-        # A detector without any proposal returns empty instances that lack most fields.
-        found = [instances for instances in found if len(instances)]
-        if not found:
+        if not len(y0):
             return torch.ones_like(y0)
-        if all("box_cov" in instances for instances in found):
-            return self.scale * _lower_triangle(torch.cat([each.box_cov for each in found])).to(y0)
-        if all("box_std" in instances for instances in found):
-            return self.scale * torch.cat([each.box_std for each in found]).to(y0)
-        raise ValueError(
-            "prior.std='per_box' needs pred_instances.box_cov (n, 4, 4) or box_std (n, 4), which "
-            "this detector does not predict; give fixed standard deviations instead"
-        )
+        if covariance is None:
+            raise ValueError(
+                "prior.std='per_box' needs pred_instances.box_cov (n, D, D) or box_std (n, D), "
+                "which this detector does not predict; give fixed standard deviations instead"
+            )
+        return self.scale * _lower_triangle(covariance).to(y0)
 
 
 def _are_positive(values: object) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 
 import torch
 from mmcv.ops import nms
@@ -40,28 +39,31 @@ class EnergyGuidedNMS:
         self.score_thr, self.iou_threshold = float(score_thr), float(iou_threshold)
         self.max_per_img = int(max_per_img)
 
-    @contextmanager
-    def all_boxes(self, detector: nn.Module) -> Iterator[None]:
-        """While active, the detector returns every box above ``score_thr``, without its NMS.
+    def without_nms(self, detector: nn.Module) -> nn.Module:
+        """A detector that returns every box above ``score_thr`` and shares everything else.
+
+        The given one does not change, and may predict at the same time in another thread. Only the
+        module that reads the test config, and the way to it, are copied; no tensor is.
 
         Raises:
             ValueError: the detector has no NMS to replace (no ``test_cfg`` with ``nms`` on its
                 RoI head or dense head); leave ``candidates=None`` for such detectors.
         """
-        head = getattr(detector, "roi_head", None) or getattr(detector, "bbox_head", None)
+        name = "roi_head" if getattr(detector, "roi_head", None) is not None else "bbox_head"
+        head = getattr(detector, name, None)
         test_cfg = getattr(head, "test_cfg", None)
         if test_cfg is None or "nms" not in test_cfg:
             raise ValueError(
                 f"{type(detector).__name__} has no NMS that EnergyGuidedNMS could replace; set "
                 "candidates=None to refine its final detections"
             )
+        head, view = copy.copy(head), copy.copy(detector)
         head.test_cfg = type(test_cfg)(
             {**test_cfg, "score_thr": self.score_thr, "nms": None, "max_per_img": _NO_LIMIT}
         )
-        try:
-            yield
-        finally:
-            head.test_cfg = test_cfg
+        # A shallow copy shares the table of children.
+        view.__dict__["_modules"] = {**detector._modules, name: head}
+        return view
 
     def __call__(self, instances: InstanceData, log_density: Tensor) -> InstanceData:
         """Select survivors.

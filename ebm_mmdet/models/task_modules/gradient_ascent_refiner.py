@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from mmdet.registry import TASK_UTILS
-from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ...energy import (
@@ -64,14 +63,17 @@ class GradientAscentRefiner:
         self,
         log_density_fn: LogDensityFn,
         y0: Tensor,
-        found: Sequence[InstanceData] = (),
+        *,
+        covariance: Tensor | None = None,
+        num_per_image: Sequence[int] | None = None,
     ) -> RefinementResult:
         """Climb from ``y0``.
 
         Args:
             log_density_fn: f of the N boxes.
             y0: (N, D) encoded detections ŷ, where the climb starts.
-            found: the detections of each image, N in total; read with ``prior.std='per_box'``.
+            covariance: (N, D, D) of the detector, encoded; read with ``prior.std='per_box'``.
+            num_per_image: not read: boxes do not know of each other.
 
         Returns:
             See :class:`~ebm_mmdet.energy.RefinementResult`; ``log_density`` is that of f alone,
@@ -79,7 +81,7 @@ class GradientAscentRefiner:
         """
         step_size, climbed = self.step_size, log_density_fn
         if self.prior is not None:
-            std = self.prior.scaled_std(y0, found)
+            std = self.prior.scaled_std(y0, covariance)
             climbed = with_gaussian_prior(
                 log_density_fn, self.prior.mean(y0), std, temperature=self.prior.temperature
             )

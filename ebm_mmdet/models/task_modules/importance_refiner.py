@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from mmdet.registry import TASK_UTILS
-from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ...energy import (
     LogDensityFn,
-    RefinementTrace,
+    RefinementResult,
     importance_covariance,
     importance_mean,
     importance_weights,
 )
+from ...energy.log_density import evaluate_finite
 from ...energy.priors import gaussian_log_density
 from .detection_prior import DetectionPrior
 
-__all__ = ["ImportanceMeanRefiner", "PosteriorResult"]
-
-
-class PosteriorResult(NamedTuple):
-    """A :class:`~ebm_mmdet.energy.RefinementResult` that also knows how sure it is."""
-
-    y: Tensor
-    """(N, D) refined points, encoded coordinates."""
-    log_density: Tensor
-    """(N,) f at ``y``, unnormalised, without a prior; -inf where f is not finite."""
-    accepted: Tensor
-    """(N,) int64, 1 where the point moved (of a climb: its steps)."""
-    trace: RefinementTrace | None
-    """None."""
-    covariance: Tensor
-    """(N, D, D) second moment of the posterior about ``y``, encoded coordinates."""
-    ess: Tensor
-    """(N,) effective sample size in [1, M]; 0 where f is finite at no sample."""
-    log_prob: Tensor
-    """(N,) normalised log-density of the posterior at ``y``, in nats; -inf where it is unknown."""
-    samples: Tensor | None = None
-    """(N, S, D) approximate samples of the posterior."""
+__all__ = ["ImportanceMeanRefiner"]
 
 
 @TASK_UTILS.register_module()
@@ -88,52 +66,44 @@ class ImportanceMeanRefiner:
         self,
         log_density_fn: LogDensityFn,
         y0: Tensor,
-        found: Sequence[InstanceData] = (),
-    ) -> PosteriorResult:
+        *,
+        covariance: Tensor | None = None,
+        num_per_image: Sequence[int] | None = None,
+    ) -> RefinementResult:
         """Average around ``y0``.
 
         Args:
             log_density_fn: f of the N boxes.
             y0: (N, D) encoded detections ŷ.
-            found: detections of each image, N in total; read with ``prior.std='per_box'``.
+            covariance: (N, D, D) of the detector, encoded; read with ``prior.std='per_box'``.
+            num_per_image: not read: ε are the same for every box.
 
         Raises:
             ValueError: too few samples for D coordinates.
         """
-        std, centre = self.prior.scaled_std(y0, found), self.prior.mean(y0)
+        std, centre = self.prior.scaled_std(y0, covariance), self.prior.mean(y0)
         noise = antithetic_normal(self.num_samples, y0.shape[1], self.seed).to(y0)
         offsets = noise @ std.mT if std.dim() == 3 else std.expand_as(y0).unsqueeze(1) * noise
         samples = centre.unsqueeze(1) + offsets
         tau = self.prior.temperature
 
-        f = score_points(log_density_fn, samples)
+        f = evaluate_finite(log_density_fn, samples)
         log_q = gaussian_log_density(samples, centre, std)
         w = importance_weights(tau * f + log_q, log_q)
         alive = w.ess > 0
         found_mean = importance_mean(samples, w.weights)
         mean = found_mean.where(alive.unsqueeze(1), y0)
-        at_mean = score_points(log_density_fn, mean.unsqueeze(1))
+        at_mean = evaluate_finite(log_density_fn, mean.unsqueeze(1))
         log_posterior = tau * at_mean + gaussian_log_density(mean.unsqueeze(1), centre, std)
-        return PosteriorResult(
+        return RefinementResult(
             y=mean,
             log_density=at_mean.squeeze(1),
             accepted=(mean != y0).any(1).long(),
-            trace=None,
             # About the mean also where the box stays, which is not there if the prior has a bias.
             covariance=importance_covariance(samples, w.weights, found_mean),
             ess=w.ess,
             log_prob=(log_posterior.squeeze(1) - w.log_z).where(alive, -torch.inf),
         )
-
-
-def score_points(log_density_fn: LogDensityFn, y: Tensor) -> Tensor:
-    """Evaluate f at (N, S, D): (N, S) float32, -inf where it is not finite. N may be 0."""
-    if y.numel() == 0:
-        return y.new_zeros(y.shape[:-1])
-    # Weights compare differences of f, which half precision cannot resolve.
-    with torch.autocast(y.device.type, enabled=False):
-        f = log_density_fn(y)
-    return f.where(f.isfinite(), -torch.inf)
 
 
 def antithetic_normal(num_samples: int, dim: int, seed: int) -> Tensor:

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 import torch
 from mmdet.registry import TASK_UTILS
-from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ...energy import (
     MixtureDensity,
+    ProposalLogDensityFn,
+    RefinementResult,
     gradient_ascent,
     importance_covariance,
     importance_mean,
     importance_weights,
     resample,
 )
-from ..heads.proposal_ebm_bbox_head import ProposalBoxLogDensity
-from .importance_refiner import PosteriorResult, score_points
+from ...energy.log_density import evaluate_finite
 
 __all__ = ["ProposalRefiner"]
 
@@ -76,21 +76,24 @@ class ProposalRefiner:
     @torch.no_grad()
     def __call__(
         self,
-        log_density_fn: ProposalBoxLogDensity,
+        log_density_fn: ProposalLogDensityFn,
         y0: Tensor,
-        found: Sequence[InstanceData] = (),
-    ) -> PosteriorResult:
+        *,
+        covariance: Tensor | None = None,
+        num_per_image: Sequence[int] | None = None,
+    ) -> RefinementResult:
         """Predict N boxes.
 
         Args:
             log_density_fn: f with a ``proposal()``.
             y0: (N, D) encoded detections.
-            found: detections of each image, N in total; by default all belong to one image.
+            covariance: not read: the proposal knows better.
+            num_per_image: detections of each image; by default all belong to one image.
 
         Raises:
             ValueError: the log-density has no proposal.
         """
-        if not hasattr(log_density_fn, "proposal"):
+        if not isinstance(log_density_fn, ProposalLogDensityFn):
             raise ValueError(
                 "ProposalRefiner needs an energy head with a learned proposal; use "
                 "energy_head.type='ProposalEBMBBoxHead', or ImportanceMeanRefiner, which does "
@@ -98,16 +101,16 @@ class ProposalRefiner:
             )
         proposal = log_density_fn.proposal()
         images = torch.arange(len(y0), device=y0.device)
-        images = images.split([len(image) for image in found] or len(y0) or 1)
+        images = images.split(list(num_per_image or ()) or len(y0) or 1)
         samples = torch.cat([self._draw(proposal.select(rows)) for rows in images])
-        f = score_points(log_density_fn, samples)
+        f = evaluate_finite(log_density_fn, samples)
         w = importance_weights(f, proposal.log_prob(samples))
         alive = w.ess > 0
         if self.climb:
             y, log_density, steps = self._highest(log_density_fn, y0, samples, f)
         else:
             y = importance_mean(samples, w.weights).where(alive.unsqueeze(1), y0)
-            log_density = score_points(log_density_fn, y.unsqueeze(1)).squeeze(1)
+            log_density = evaluate_finite(log_density_fn, y.unsqueeze(1)).squeeze(1)
             steps = (y != y0).any(1).long()
         draws = None
         if self.num_resampled:
@@ -119,11 +122,10 @@ class ProposalRefiner:
                     for rows in images
                 ]
             )
-        return PosteriorResult(
+        return RefinementResult(
             y=y,
             log_density=log_density,
             accepted=steps,
-            trace=None,
             covariance=importance_covariance(samples, w.weights, y),
             ess=w.ess,
             log_prob=(log_density - w.log_z).where(alive, -torch.inf),
@@ -138,7 +140,7 @@ class ProposalRefiner:
         return torch.Generator(like.device).manual_seed(self.seed)
 
     def _highest(
-        self, log_density_fn: ProposalBoxLogDensity, y0: Tensor, samples: Tensor, f: Tensor
+        self, log_density_fn: ProposalLogDensityFn, y0: Tensor, samples: Tensor, f: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best end of all climbs: y (N, D), f (N,), and the steps there, or 1 if it jumped."""
         best = [

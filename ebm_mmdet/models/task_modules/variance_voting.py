@@ -11,7 +11,8 @@ from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ..side_uncertainty import encode_side_std
+from ..side_uncertainty import side_std_to_covariance
+from ..uncertain_instances import UncertainInstances
 
 __all__ = ["check_var_vote", "select_detections", "variance_vote"]
 
@@ -159,7 +160,7 @@ def select_detections(candidates: Sequence[InstanceData], cfg: Mapping) -> list[
 
         - ``side_std`` (k, 4): of x1, y1, x2, y2, in the unit of ``bboxes``;
         - ``box_cov`` (k, 4, 4), ``box_std`` (k, 4): the same in encoded coordinates relative to the
-          box, see :func:`~ebm_mmdet.models.side_uncertainty.encode_side_std`.
+          box, see :func:`~ebm_mmdet.models.side_uncertainty.side_std_to_covariance`.
 
     Raises:
         ValueError: see :func:`check_var_vote`.
@@ -176,9 +177,10 @@ def select_detections(candidates: Sequence[InstanceData], cfg: Mapping) -> list[
         _vote(candidates, picks, found, nms, options)
     for image in found:
         image.pop("alpha")
-        image.box_cov = encode_side_std(image.bboxes, image.side_std)
+        image.box_cov = side_std_to_covariance(image.bboxes, image.side_std)
         image.box_std = image.box_cov.diagonal(dim1=1, dim2=2).sqrt()
-    return found
+    # From here on boxes may be rescaled by others, and side_std has to follow them.
+    return [UncertainInstances.of(image) for image in found]
 
 
 def _suppress(image: InstanceData, nms: Mapping | None, limit: int) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,5 @@
 """Heads, registered in mmdet3d's ``MODELS``."""
 
-from .ebm3d_refine_head import Box3DLogDensity, EBM3DRefineHead
+from .ebm3d_refine_head import EBM3DRefineHead
 
-__all__ = ["Box3DLogDensity", "EBM3DRefineHead"]
+__all__ = ["EBM3DRefineHead"]

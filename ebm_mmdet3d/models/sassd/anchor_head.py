@@ -72,21 +72,35 @@ class SASSDHead(Anchor3DHead):
         occupied: Tensor,
         gt_boxes: Sequence[Tensor],
         gt_labels: Sequence[Tensor],
-    ) -> dict[str, list[Tensor]]:
+    ) -> dict[str, Tensor]:
         """``loss_cls``, ``loss_bbox`` and ``loss_dir`` of the anchors that count.
+
+        Each loss is the mean over frames of the sum over the frame's anchors divided by the number
+        of its positive ones (at least 1), as in the released code:
+
+            loss = 1/B sum_b 1/max(P_b, 1) sum_a loss_ba
+
+        (mmdet3d's ``Anchor3DHead`` divides the sum over the whole batch by all its positives.)
 
         Args:
             outs: what ``forward`` returned.
             occupied: (B, A) bool.
             gt_boxes: (n, 7) of each frame.
-            gt_labels: (n,) of each frame, zeros.
+            gt_labels: (n,) integers of each frame, zeros.
+
+        Returns:
+            Scalars; without any positive anchor, ``loss_bbox`` and ``loss_dir`` are a zero that is
+            connected to the maps.
         """
-        instances = [
-            InstanceData(bboxes_3d=boxes, labels_3d=labels)
-            for boxes, labels in zip(gt_boxes, gt_labels)
-        ]
-        metas = [dict(occupied_anchors=mask) for mask in occupied]
-        return self.loss_by_feat(*outs, instances, metas)
+        sums: dict[str, Tensor] = {}
+        for i, (boxes, labels) in enumerate(zip(gt_boxes, gt_labels)):
+            of_frame = [[level[i : i + 1] for level in levels] for levels in outs]
+            # Assigners index with labels; data sets may bring int32.
+            objects = InstanceData(bboxes_3d=boxes, labels_3d=labels.long())
+            losses = self.loss_by_feat(*of_frame, [objects], [dict(occupied_anchors=occupied[i])])
+            for name, values in losses.items():
+                sums[name] = sums.get(name, 0) + sum(values)
+        return {name: value / len(gt_boxes) for name, value in sums.items()}
 
     def anchor_target_single_assigner(
         self,

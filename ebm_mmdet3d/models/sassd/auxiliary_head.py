@@ -11,7 +11,8 @@ from mmdet3d.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ... import cpu_support
+from ...compat import cpu_ops
+from ..connected_zero import connected_zero
 
 __all__ = ["PointLevel", "SASSDAuxiliaryHead", "interpolate_nearest"]
 
@@ -109,7 +110,7 @@ class SASSDAuxiliaryHead(BaseModule):
             gt_boxes: (n, 7) of each frame.
         """
         if not levels:  # no points
-            nothing = sum(weight.sum() for weight in self.parameters()) * 0
+            nothing = connected_zero(self.parameters())
             return {"loss_aux_cls": nothing, "loss_aux_reg": nothing}
         logits, offsets = self(points, batch_index, levels)
         foreground, targets = self.targets(points, batch_index, gt_boxes)
@@ -139,7 +140,7 @@ class SASSDAuxiliaryHead(BaseModule):
             Foreground (N,) bool, and offsets (N, 3) ``point - centre`` in metres, 0 elsewhere; of
             several objects around a point the first one counts.
         """
-        ops = mmcv.ops if points.is_cuda else cpu_support
+        ops = mmcv.ops if points.is_cuda else cpu_ops
         foreground = torch.zeros_like(batch_index, dtype=torch.bool)
         offsets = torch.zeros_like(points)
         for frame, boxes in enumerate(gt_boxes):
@@ -172,7 +173,7 @@ def interpolate_nearest(points: Tensor, batch_index: Tensor, level: PointLevel) 
     Returns:
         (N, C) float32.
     """
-    ops = mmcv.ops if points.is_cuda else cpu_support
+    ops = mmcv.ops if points.is_cuda else cpu_ops
     weight = points.new_zeros(len(points), 3)
     nearest = torch.zeros(len(points), 3, dtype=torch.long, device=points.device)
     for frame in batch_index.unique():

@@ -129,8 +129,12 @@ class SASSDPaper(SingleStage3DDetector):
 
     def loss(
         self, batch_inputs_dict: dict, batch_data_samples: SampleList, **kwargs
-    ) -> dict[str, Tensor | list[Tensor]]:
-        """Losses of the proposals, the second scores and the auxiliary network."""
+    ) -> dict[str, Tensor]:
+        """Losses of the proposals, the second scores and the auxiliary network.
+
+        Frames without points, also a batch of nothing else, are trained on: their losses are those
+        of an empty map, and are connected to every parameter.
+        """
         features, coors, levels, parts, outs, occupied = self._run(batch_inputs_dict)
         gt_boxes, gt_labels = self._ground_truth(batch_data_samples, parts.device)
         losses = self.bbox_head.masked_loss(outs, occupied, gt_boxes, gt_labels)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = ["count_points"]
 
+_TOLERANCE = 1e-3  # voxels
+
 
 def count_points(
     coors: Tensor,
@@ -18,7 +20,17 @@ def count_points(
     voxel_size: Sequence[float],
     origin: Sequence[float],
 ) -> Tensor:
-    """Count the points whose pillar of voxels has its centre in a footprint.
+    """Count the points in the columns of voxels that belong to a footprint.
+
+    A column belongs to a footprint ``(x1, y1, x2, y2)`` if the lower corner of its voxels lies in
+    ``(x1, x2] x (y1, y2]``, the rule of the released code: of two columns whose lower corners are
+    the two edges of a footprint, the upper one belongs to it. An edge below the first column counts
+    as an edge on it, so the first column belongs to no footprint, as in the released code, where
+    the sum up to the first column is subtracted.
+
+    An edge within a thousandth of a voxel of a corner counts as lying on it. The edges of SA-SSD's
+    anchors all lie on corners, up to rounding; the released code compares what float32 arithmetic
+    makes of them, so there some 5 % of the edges fall one column lower.
 
     By an integral image, so the cost does not depend on the size of the footprints.
 
@@ -32,6 +44,8 @@ def count_points(
 
     Returns:
         (B, A) int64.
+
+    Source: He et al., CVPR 2020, released code (``fused_get_anchors_area``).
     """
     height, width = grid
     b, _, y, x = coors.long().unbind(1)
@@ -41,8 +55,10 @@ def count_points(
 
     size = footprints.new_tensor([voxel_size[0], voxel_size[1]] * 2)
     low = footprints.new_tensor([origin[0], origin[1]] * 2)
-    # Voxel i has its centre above an edge e if i + 1/2 >= e, that is from ceil(e - 1/2) on.
-    edges = ((footprints - low) / size - 0.5).ceil().long()
-    x1, x2 = edges[:, 0].clamp(0, width), edges[:, 2].clamp(0, width)
-    y1, y2 = edges[:, 1].clamp(0, height), edges[:, 3].clamp(0, height)
+    edges = (footprints - low) / size
+    corner = edges.round()
+    edges = torch.where((edges - corner).abs() < _TOLERANCE, corner, edges).floor().long()
+    # Columns edge1 < i <= edge2; column i is at i + 1 of the integral image.
+    x1, x2 = (edges[:, k].clamp(0, width - 1) + 1 for k in (0, 2))
+    y1, y2 = (edges[:, k].clamp(0, height - 1) + 1 for k in (1, 3))
     return integral[:, y2, x2] - integral[:, y1, x2] - integral[:, y2, x1] + integral[:, y1, x1]

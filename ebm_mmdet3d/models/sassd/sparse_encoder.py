@@ -12,6 +12,8 @@ from mmdet3d.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..connected_zero import connected_zero
+
 if IS_SPCONV2_AVAILABLE:
     from spconv.pytorch import SparseConvTensor, SubMConv3d
 
@@ -39,10 +41,11 @@ class SASSDSparseEncoder(BaseModule):
         y_i = W_0 x_i + [i = last(v(i))] \sum_{o != 0} W_o \sum_{j: v(j) = v(i) + o} x_j
 
     and the first convolution of stride 2 reads the sum over the points of a voxel. That is what
-    spconv 1.0 computes, in which SA-SSD was trained; there "last" is so on the CPU, and any on the
-    GPU. spconv 2 accepts several sites in a voxel, but takes half of the kernel's pairs to mirror
-    the other half, which they then do not; so here it gets the sum over each voxel, and what
-    belongs to its points is put in afterwards.
+    spconv 1.0 computes, in which SA-SSD was trained. Which point is the one is verified against
+    the released code on a CPU, where it is the last; on a GPU, where spconv 1.0 lets threads race,
+    it may be any one. spconv 2 accepts several sites in a voxel but assumes that half of a kernel's
+    pairs mirror the other half, which is not so then; so here it gets the sum over each voxel, and
+    what belongs to the single points is added afterwards.
 
     Args:
         in_channels: per point, ``(x, y, z, reflectance)``.
@@ -148,12 +151,15 @@ class SASSDSparseEncoder(BaseModule):
 
         Returns:
             The map (B, out_channels * D', H', W') with (D', H', W') = :attr:`out_shape`, and the
-            sparse tensors behind the stages. Without points: zeros, and no tensors.
+            sparse tensors behind the stages. Without points: zeros that are connected to the
+            parameters, so that every process of a distributed training has all gradients, and no
+            tensors.
         """
         if not len(features):
             depth, height, width = self.out_shape
             shape = (batch_size, self.out_channels * depth, height, width)
-            return features.new_zeros(shape, dtype=torch.float32), []
+            nothing = connected_zero(self.parameters())
+            return features.new_zeros(shape, dtype=torch.float32) + nothing, []
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             voxel, last = self._group(coors)

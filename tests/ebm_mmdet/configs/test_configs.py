@@ -107,7 +107,7 @@ def test_one_training_step_and_one_prediction(path):
 
 @pytest.mark.parametrize("path", EBM_CONFIGS)
 def test_the_papers_numbers(path):
-    """Schedule, samples and steps of the fact sheet (2.2, 2.3, 4.2, 5)."""
+    """Schedule, samples and steps of the BMVC 2020 paper and its released code."""
     cfg = load(path)
     assert cfg.train_cfg.max_iters == 60000
     warmup, decay = cfg.param_scheduler
@@ -132,9 +132,9 @@ NARROW, WIDE = [0.0375, 0.075, 0.15], [0.075, 0.15, 0.3]
 @pytest.mark.parametrize(
     ("method", "numbers"),
     [
-        ("nceplus", dict(type="NCEObjective", num_samples=128, beta=0.1, sigmas=WIDE)),
-        ("nce", dict(type="NCEObjective", num_samples=128, beta=0.0, sigmas=WIDE)),
-        ("mlis", dict(type="MLISObjective", num_samples=128, sigmas=NARROW)),
+        ("nceplus", dict(type="NCEObjective", num_noise=127, beta=0.1, sigmas=WIDE)),
+        ("nce", dict(type="NCEObjective", num_noise=127, beta=0.0, sigmas=WIDE)),
+        ("mlis", dict(type="MLISObjective", num_noise=127, sigmas=NARROW)),
         ("kldis", dict(type="KLDISObjective", num_samples=128, sigmas=NARROW, label_sigma=0.0225)),
         ("mlmcmc", dict(type="MCMCObjective", num_steps=8)),
         ("dsm", dict(type="DSMObjective", sigma=0.075)),

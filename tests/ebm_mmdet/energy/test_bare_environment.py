@@ -40,7 +40,7 @@ for objective in (
 ):
     assert objective(f, torch.zeros(2, 4))["loss"].isfinite()
 proposal = energy.MixtureDensityHead(3, 4, 2)(torch.zeros(2, 3))
-assert energy.ProposalObjective()(f, torch.zeros(2, 4), proposal)["loss"].isfinite()
+assert energy.ProposalObjective()(f, torch.zeros(2, 4), proposal=proposal)["loss"].isfinite()
 y, log_q = proposal.sample(64)
 weights = energy.importance_weights(f(y), log_q).weights
 assert energy.importance_mean(y, weights).isfinite().all()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ebm_mmdet.energy import hessian_trace, score
+from ebm_mmdet.energy import grad_log_density, hessian_trace
 
 
 def seeded(seed=0):
@@ -36,7 +36,7 @@ def network(dim=3):
 def test_quadratic_in_closed_form(dim):
     matrix, vector, y = symmetric(dim), normal(dim), normal(4, 5, dim, seed=1)
     f = quadratic(matrix, vector)
-    torch.testing.assert_close(score(f, y), vector - y @ matrix, rtol=0, atol=1e-10)
+    torch.testing.assert_close(grad_log_density(f, y), vector - y @ matrix, rtol=0, atol=1e-10)
     grad, trace = hessian_trace(f, y)
     torch.testing.assert_close(grad, vector - y @ matrix, rtol=0, atol=1e-10)
     expected = -matrix.trace().expand(4, 5)
@@ -105,7 +105,7 @@ def test_affine_f_has_no_curvature():
     assert (trace == 0).all()
 
 
-@pytest.mark.parametrize("function", [score, hessian_trace])
+@pytest.mark.parametrize("function", [grad_log_density, hessian_trace])
 def test_without_graph_everything_is_detached_and_no_grad_is_touched(function):
     net, f = network()
     y = normal(2, 3, 3).requires_grad_()
@@ -116,7 +116,7 @@ def test_without_graph_everything_is_detached_and_no_grad_is_touched(function):
     assert all(p.grad is None for p in net.parameters())
 
 
-@pytest.mark.parametrize("function", [score, hessian_trace])
+@pytest.mark.parametrize("function", [grad_log_density, hessian_trace])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_works_in_any_mode(function, mode):
     _, f = network()
@@ -131,13 +131,16 @@ def test_autocast_is_off_inside():
     net, f = network()
     net.float()
     y = normal(2, 3, 3).float()
-    expected = score(f, y)
+    expected = grad_log_density(f, y)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(score(f, y), expected)
+        assert torch.equal(grad_log_density(f, y), expected)
 
 
 def test_half_precision_points_become_float32():
-    assert score(lambda y: y.square().sum(-1), normal(1, 2, 3).bfloat16()).dtype == torch.float32
+    assert (
+        grad_log_density(lambda y: y.square().sum(-1), normal(1, 2, 3).bfloat16()).dtype
+        == torch.float32
+    )
 
 
 def test_no_points():
@@ -151,7 +154,7 @@ def test_no_points():
 def test_refuses_what_cannot_be_differentiated():
     y = normal(2, 3, 3)
     with pytest.raises(RuntimeError, match="remove the no_grad"):
-        score(lambda y: y.detach().sum(-1), y)
+        grad_log_density(lambda y: y.detach().sum(-1), y)
     with pytest.raises(RuntimeError, match="remove the no_grad"):
         hessian_trace(lambda y: torch.zeros(2, 3, requires_grad=True) + 1, y)
     with pytest.raises(ValueError, match="'sliced' is unknown"):

@@ -167,9 +167,9 @@ def test_refuses_bad_arguments():
     y0 = torch.zeros(2, 3, 2)
     cases = [
         ((y0[0], 0.1, 1), r"expected starts \(N, S, D\)"),
-        ((y0, (0.1,) * 3, 1), "step of shape"),
-        ((y0, -0.1, 1), "step must be finite"),
-        ((y0, math.nan, 1), "step must be finite"),
+        ((y0, (0.1,) * 3, 1), "step_size of shape"),
+        ((y0, -0.1, 1), "step_size must be finite"),
+        ((y0, math.nan, 1), "step_size must be finite"),
         ((y0, 0.1, -1), "num_steps=-1"),
         ((y0, 0.1, 1, 0.0), "grad_clip=0.0"),
         ((y0, 0.1, 1, None, None, 4), "one start per target"),

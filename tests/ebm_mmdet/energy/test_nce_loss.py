@@ -138,13 +138,15 @@ def test_reductions():
     assert each.shape == (4,)
     close(nce_loss(log_f, log_q), each.mean())
     close(nce_loss(log_f, log_q, reduction="sum"), each.sum())
-    close(nce_loss(log_f, log_q, weight, reduction="none"), weighted)
-    close(nce_loss(log_f, log_q, weight, reduction="none", avg_factor=3.0), weighted)
-    close(nce_loss(log_f, log_q, weight, reduction="sum"), weighted.sum())
-    close(nce_loss(log_f, log_q, weight), weighted.sum() / 4)
+    close(nce_loss(log_f, log_q, weight=weight, reduction="none"), weighted)
+    close(nce_loss(log_f, log_q, weight=weight, reduction="none", avg_factor=3.0), weighted)
+    close(nce_loss(log_f, log_q, weight=weight, reduction="sum"), weighted.sum())
+    close(nce_loss(log_f, log_q, weight=weight), weighted.sum() / 4)
     mean = weighted.sum() / 3
-    close(nce_loss(log_f, log_q, weight, avg_factor=3.0), mean, rtol=1e-6, atol=0)
-    close(nce_loss(log_f, log_q, weight, avg_factor=torch.tensor(3.0)), mean, rtol=1e-6, atol=0)
+    close(nce_loss(log_f, log_q, weight=weight, avg_factor=3.0), mean, rtol=1e-6, atol=0)
+    close(
+        nce_loss(log_f, log_q, weight=weight, avg_factor=torch.tensor(3.0)), mean, rtol=1e-6, atol=0
+    )
 
 
 def test_weight_zero_leaves_no_gradient():

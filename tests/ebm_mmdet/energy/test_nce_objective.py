@@ -44,7 +44,7 @@ def test_scores_every_point_in_one_call_with_the_target_first():
 def test_exchangeable_form_is_softmax_of_f_among_points_around_one_centre(beta):
     """Var(y_m) = Var(ν) + 2 Var(δ), and all y_m of a target share the centre."""
     f, variance = Recorder(), NOISE.sigmas.square().mean().item()
-    objective = NCEObjective(NOISE, num_samples=3, beta=beta, exchangeable=True)
+    objective = NCEObjective(NOISE, num_noise=2, beta=beta, exchangeable=True)
     result = objective(f, torch.zeros(50_000, 4), generator=seeded())
     (points,) = f.calls
     log_f = Recorder()(points)
@@ -59,7 +59,7 @@ def test_exchangeable_form_is_softmax_of_f_among_points_around_one_centre(beta):
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_loss_weighs_every_point_with_the_unscaled_noise(beta):
     f, targets = Recorder(), some_targets(dtype=torch.float64)
-    loss = NCEObjective(NOISE, num_samples=16, beta=beta)(f, targets, generator=seeded())["loss"]
+    loss = NCEObjective(NOISE, num_noise=15, beta=beta)(f, targets, generator=seeded())["loss"]
     (points,) = f.calls
     logits = Recorder()(points) - NOISE.log_prob(points - targets[:, None])
     torch.testing.assert_close(loss, (logits.logsumexp(1) - logits[:, 0]).mean())
@@ -67,7 +67,7 @@ def test_loss_weighs_every_point_with_the_unscaled_noise(beta):
 
 def test_positive_of_nce_plus_is_perturbed_by_the_scaled_mixture():
     f = Recorder()
-    NCEObjective(NOISE, num_samples=2, beta=0.1)(f, torch.zeros(40_000, 4), generator=seeded())
+    NCEObjective(NOISE, num_noise=1, beta=0.1)(f, torch.zeros(40_000, 4), generator=seeded())
     nu = f.calls[0][:, 0]
     variance = 0.01 * NOISE.sigmas.square().mean().item()
     squares = nu.square().mean(1)
@@ -114,7 +114,7 @@ def test_target_centred_noise_is_biased_for_one_sample():
     """Documents the definition: data N(0, 1), noise N(y*, 1.5²), M = 1, d/da at a = 1."""
     data = torch.randn(200_000, 1, generator=seeded(), dtype=torch.float64)
     a = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-    objective = NCEObjective(GaussianMixtureNoise([1.5], dim=1), num_samples=2)
+    objective = NCEObjective(GaussianMixtureNoise([1.5], dim=1), num_noise=1)
     loss = objective(lambda y: -0.5 * a * y.squeeze(-1).square(), data, generator=seeded(1))["loss"]
     (gradient,) = torch.autograd.grad(loss, a)
     assert gradient.item() == pytest.approx(-0.0596, abs=0.005)
@@ -124,7 +124,7 @@ def test_tends_to_the_negative_log_likelihood():
     """J - log M - log q(0) → NLL; f = -y²/2, target 0, q = N(0, 1.5²), M = 4096."""
     noise = GaussianMixtureNoise([1.5], dim=1)
     targets = torch.zeros(64, 1, dtype=torch.float64)
-    objective = NCEObjective(noise, num_samples=4097)
+    objective = NCEObjective(noise, num_noise=4096)
     loss = objective(lambda y: -0.5 * y.squeeze(-1).square(), targets, generator=seeded())["loss"]
     nll = loss - math.log(4096) - noise.log_prob(torch.zeros(1, dtype=torch.float64))
     assert nll.item() == pytest.approx(0.5 * math.log(2 * math.pi), abs=5e-3)
@@ -212,9 +212,9 @@ def test_a_learned_density_gets_no_gradient_from_nce():
 
 
 def test_refuses_bad_settings_and_bad_functions():
-    for num_samples in (0, 1):
-        with pytest.raises(ValueError, match=f"num_samples={num_samples}"):
-            NCEObjective(NOISE, num_samples=num_samples)
+    for num_noise in (-1, 0):
+        with pytest.raises(ValueError, match=f"num_noise={num_noise}"):
+            NCEObjective(NOISE, num_noise=num_noise)
     for beta in (-0.1, math.inf, math.nan):
         with pytest.raises(ValueError, match="beta="):
             NCEObjective(NOISE, beta=beta)

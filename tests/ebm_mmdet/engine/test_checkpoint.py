@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import datetime
+import enum
+import logging
 import os
+import pathlib
 import pickle
+import re
 import subprocess
 import sys
 import time
+from collections import OrderedDict, defaultdict, deque
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config, ConfigDict
 from mmengine.fileio import get_file_backend
-from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.logging import HistoryBuffer, MessageHub, MMLogger
+from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import CheckpointLoader, load_checkpoint
 
-from ebm_mmdet.engine import find_resumable_checkpoint
+from ebm_mmdet.engine import (
+    CheckpointError,
+    ReadableCheckpointHook,
+    find_resumable_checkpoint,
+    read_checkpoint,
+)
+
+
+@pytest.fixture
+def messages(caplog):
+    """Lines that mmengine's logger emits (it does not propagate to the root logger)."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.WARNING)
+    yield lambda: [record.getMessage() for record in caplog.records]
+    logger.removeHandler(caplog.handler)
 
 
 def atomic():
@@ -127,3 +151,247 @@ def test_resumes_from_the_newest_checkpoint_that_is_whole(tmp_path):
     save(tmp_path / "best_bbox_mAP_iter_2.pth", {"state_dict": {}}, age=0)  # no optimizer state
     (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_3.pth"))
     assert find_resumable_checkpoint(tmp_path) == str(tmp_path / "iter_2.pth")
+
+
+# What a data set's `metainfo` may hold, and what mmengine's parts put into a checkpoint.
+METAINFO = {
+    "config": ConfigDict(classes=("a", "b"), nested=ConfigDict(palette=[(1, 2, 3)])),
+    "whole config": Config(dict(a=dict(b=1))),
+    "numpy scalars": [np.dtype(kind).type(1) for kind in "?bhilqBHILQefdgFD"],
+    "numpy arrays": [np.ones(2, kind) for kind in "?bhilqBHILQefdgFD"],
+    "numpy strings": [np.str_("x"), np.bytes_(b"x"), np.array(["a", "bc"]), np.array([b"a"])],
+    "numpy times": [np.datetime64("2020-01-01"), np.array(["2020-01-01"], "M8[D]")],
+    "numpy objects": np.array(["a", None], dtype=object),
+    "big-endian": np.arange(3, dtype=">i4"),
+    "dates": [
+        datetime.date(2020, 1, 2),
+        datetime.datetime(2020, 1, 2, 3, tzinfo=datetime.timezone.utc),
+        datetime.time(1, 2),
+        datetime.timedelta(days=1),
+    ],
+    "paths": [pathlib.Path("a b/c"), pathlib.PurePosixPath("/x"), pathlib.PureWindowsPath("c:/x")],
+    "containers": [{1, 2}, frozenset("a"), (1, (2,)), OrderedDict(a=1), slice(1, 2), range(3)],
+    "numbers": [True, 1 << 80, 1.5, 1j, b"bytes", bytearray(b"x"), None],
+}
+
+
+@pytest.mark.parametrize("name", METAINFO)
+def test_what_training_writes_is_read_back(name, tmp_path):
+    torch.save({"meta": METAINFO[name]}, tmp_path / "x.pth")
+    state = read_checkpoint(tmp_path / "x.pth")["meta"]
+    assert type(state) is type(METAINFO[name])
+    expected = pickle.loads(pickle.dumps(METAINFO[name]))  # numpy turns bytes round, for one
+    assert repr(state) == repr(expected)
+
+
+@pytest.mark.parametrize("name", METAINFO)
+def test_what_can_be_read_is_written_unchanged(name):
+    checkpoint = {"meta": {"dataset_meta": METAINFO[name]}}
+    before = pickle.dumps(checkpoint["meta"]["dataset_meta"])
+    ReadableCheckpointHook().before_save_checkpoint(None, checkpoint)
+    after = checkpoint["meta"]["dataset_meta"]
+    if name not in ("whole config", "numpy objects"):  # become a ConfigDict, a list
+        assert repr(after) == repr(METAINFO[name])
+        # What mmengine compares when it resumes, to warn of another data set.
+        assert len(pickle.dumps(after)) == len(before)
+
+
+class Colour(enum.Enum):
+    RED = (255, 0, 0)
+
+
+class Name(str):
+    pass
+
+
+class Unknown:
+    def __repr__(self):
+        return "<Unknown>"
+
+
+def test_what_could_not_be_read_is_written_as_what_it_stands_for(tmp_path, messages):
+    checkpoint = {
+        "meta": {
+            "dataset_meta": {
+                "queue": deque([1, 2], maxlen=2),
+                "default": defaultdict(list, a=[Name("x")]),
+                "colour": Colour.RED,
+                "strange": [1, Unknown()],
+            }
+        },
+        "state_dict": {"w": torch.ones(1)},
+    }
+    weights = checkpoint["state_dict"]
+    ReadableCheckpointHook().before_save_checkpoint(None, checkpoint)
+    torch.save(checkpoint, tmp_path / "x.pth")
+    state = read_checkpoint(tmp_path / "x.pth")
+    assert state["meta"]["dataset_meta"] == {
+        "queue": [1, 2],
+        "default": {"a": ["x"]},
+        "colour": (255, 0, 0),
+        "strange": [1, "<Unknown>"],
+    }
+    (line,) = messages()
+    assert "meta.dataset_meta.strange.1" in line
+    assert "Unknown" in line
+    assert checkpoint["state_dict"] is weights
+
+
+def schedulers():
+    """Every scheduler of mmengine for the learning rate, as a training has them."""
+    common = dict(begin=0, end=5)
+    special = dict(
+        ConstantLR=dict(factor=0.5, **common),
+        CosineAnnealingLR=dict(eta_min=0.1, **common),
+        CosineRestartLR=dict(periods=[2, 3], restart_weights=[1, 1], eta_min=0.1),
+        ExponentialLR=dict(gamma=0.9, **common),
+        LinearLR=dict(start_factor=0.1, **common),
+        MultiStepLR=dict(milestones=[1, 2], **common),
+        OneCycleLR=dict(eta_max=1.0, total_steps=5),
+        PolyLR=dict(**common),
+        ReduceOnPlateauLR=dict(monitor="loss"),
+        StepLR=dict(step_size=2, **common),
+    )
+    return [pytest.param(name, options, id=name) for name, options in special.items()]
+
+
+@pytest.mark.parametrize(("name", "options"), schedulers())
+def test_the_state_of_every_scheduler_is_read_back(name, options, tmp_path):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    scheduler = PARAM_SCHEDULERS.build(
+        dict(type=name, **options), default_args=dict(optimizer=optimizer)
+    )
+    checkpoint = {"param_schedulers": [scheduler.state_dict()]}
+    ReadableCheckpointHook().before_save_checkpoint(None, checkpoint)
+    torch.save(checkpoint, tmp_path / "x.pth")
+    (state,) = read_checkpoint(tmp_path / "x.pth")["param_schedulers"]
+    assert state.keys() == scheduler.state_dict().keys()
+    assert state.get("anneal_func") is scheduler.state_dict().get("anneal_func")
+
+
+def test_names_of_other_versions_are_read(tmp_path):
+    """Files of numpy 1 under numpy 2 and the reverse, and of Python 3.13's pathlib."""
+    value = {"array": np.arange(3), "scalar": np.float64(1.5), "path": pathlib.Path("a/b")}
+    torch.save(value, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "x.pth").read_bytes()
+    other = {
+        b"numpy.core.multiarray": b"numpy._core.multiarray",
+        b"numpy._core.multiarray": b"numpy.core.multiarray",
+        b"cpathlib\n": b"cpathlib._local\n",
+        b"cpathlib._local\n": b"cpathlib\n",
+    }
+    pattern = re.compile(b"|".join(re.escape(name) for name in sorted(other, key=len)[::-1]))
+    content, replaced = pattern.subn(lambda match: other[match.group()], content)
+    assert replaced >= 3
+    (tmp_path / "x.pth").write_bytes(content)
+    state = read_checkpoint(tmp_path / "x.pth")
+    assert repr(state) == repr(value)
+    content = content.replace(b"PosixPath", b"WindowsPath")
+    (tmp_path / "x.pth").write_bytes(content)
+    if os.name != "nt":
+        assert read_checkpoint(tmp_path / "x.pth")["path"] == pathlib.PureWindowsPath("a/b")
+
+
+def test_reading_survives_lists_that_others_allow_for_a_while(tmp_path):
+    """As the maintained mmengine does at every load; torch takes its entries away at the end."""
+    torch.save(full_state(), tmp_path / "x.pth")
+    theirs = [getattr, np.ndarray, np.dtype, HistoryBuffer, type(np.dtype("f8")), slice]
+    theirs.append(np.zeros(0).__reduce__()[0])
+    with torch.serialization.safe_globals(theirs):
+        torch.load(tmp_path / "x.pth", weights_only=True)
+    torch.load(tmp_path / "x.pth", weights_only=True)
+
+
+@pytest.mark.parametrize("how", ["load_checkpoint", "CheckpointLoader"])
+def test_mmengine_reads_through_the_same_door(how, tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
+    path, marker = tmp_path / "x.pth", tmp_path / "ran"
+    torch.save({"state_dict": {}, "x": Payload(os.system, f"touch '{marker}'")}, path)
+
+    def load():
+        if how == "load_checkpoint":
+            return load_checkpoint(torch.nn.Linear(1, 1), str(path))
+        return CheckpointLoader.load_checkpoint(str(path))
+
+    with pytest.raises(CheckpointError, match=r"x\.pth was not read: .*posix\.system"):
+        load()
+    assert not marker.exists()
+    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
+        CheckpointLoader.load_checkpoint("nowhere.pth")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # the remedy that is named
+    load()
+    assert marker.exists()
+
+
+def test_a_refused_type_stops_the_search_and_is_named(tmp_path):
+    save(tmp_path / "iter_1.pth", full_state(), age=20)
+    save(tmp_path / "iter_2.pth", {**full_state(), "mine": Unknown()}, age=10)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError, match=r"iter_2\.pth was not read: .*Unknown") as raised:
+        find_resumable_checkpoint(tmp_path)
+    assert "add_safe_globals" in str(raised.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_legacy_file_is_neither_damaged_nor_absent(tmp_path):
+    path = tmp_path / "iter_1.pth"
+    torch.save(full_state(), path, _use_new_zipfile_serialization=False)
+    assert find_resumable_checkpoint(tmp_path) == str(path)
+    torch.save({"x": Unknown()}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"iter_1\.pth was not read: .*Unknown"):
+        find_resumable_checkpoint(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_stops_the_search(tmp_path):
+    save(tmp_path / "iter_1.pth", full_state(), age=20)
+    (tmp_path / "iter_1.pth").chmod(0)
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        find_resumable_checkpoint(tmp_path)
+
+
+def test_an_error_while_reading_stops_the_search(tmp_path, monkeypatch):
+    save(tmp_path / "iter_1.pth", full_state(), age=20)
+
+    def broken(*_, **__):
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr(torch, "load", broken)
+    with pytest.raises(CheckpointError, match=r"iter_1\.pth cannot be read: Input/output"):
+        find_resumable_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\0" * 5000], ids=["empty", "cut", "0"])
+def test_only_damaged_files_are_not_a_beginning(content, tmp_path):
+    (tmp_path / "iter_1.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: iter_1\.pth"):
+        find_resumable_checkpoint(tmp_path)
+    assert (tmp_path / "iter_1.pth").read_bytes() == content
+
+
+def test_a_training_that_was_saved_without_its_optimizer_is_not_begun_again(tmp_path):
+    state = full_state()
+    del state["optimizer"]
+    save(tmp_path / "iter_1.pth", state, age=20)
+    with pytest.raises(CheckpointError, match=r"save_optimizer=False.*--work-dir"):
+        find_resumable_checkpoint(tmp_path)
+
+
+def test_weights_alone_are_nothing_to_resume(tmp_path):
+    save(tmp_path / "downloaded.pth", {"state_dict": {}, "meta": {"epoch": 12}}, age=1)
+    save(tmp_path / "plain.pth", {"w": torch.ones(1)}, age=0)
+    assert find_resumable_checkpoint(tmp_path) is None
+
+
+def test_a_checkpoint_in_another_folder_is_found(tmp_path):
+    work_dir, elsewhere = tmp_path / "work", tmp_path / "else where"
+    work_dir.mkdir()
+    elsewhere.mkdir()
+    save(elsewhere / "iter_4.pth", full_state(), age=1)
+    (work_dir / "last_checkpoint").write_text(str(elsewhere / "iter_4.pth"))
+    assert find_resumable_checkpoint(work_dir) == str(elsewhere / "iter_4.pth")
+    (work_dir / "last_checkpoint").write_text("s3://bucket/iter_4.pth")
+    with pytest.raises(CheckpointError, match=r"names s3://bucket/iter_4\.pth"):
+        find_resumable_checkpoint(work_dir)
+    (work_dir / "last_checkpoint").write_text("")
+    assert find_resumable_checkpoint(work_dir) is None

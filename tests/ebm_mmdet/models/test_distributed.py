@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 
 import torch
@@ -30,7 +31,9 @@ def make_model():
     cfg = ebm_cfg(head=dict(standardize=True))
     cfg["energy_head"]["objective"]["beta"] = 0.0
     model = build(cfg).train()
-    model.energy_head.objective.noise = SameForEveryTarget(model.energy_head.objective.noise)
+    objective = model.energy_head.objective
+    noise = SameForEveryTarget(objective.noise)
+    model.energy_head.objective = dataclasses.replace(objective, noise=noise)
     return model
 
 

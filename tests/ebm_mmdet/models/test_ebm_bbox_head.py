@@ -239,9 +239,9 @@ def test_levels_may_differ_in_channels_where_all_are_pooled():
         make_head(in_channels=c, strides=[s], level_rule="concat") for c, s in ((3, 4), (5, 8))
     ]
     boxes = torch.tensor([[4.0, 5, 40, 50]])
-    pooled, _ = head._pool(maps, boxes, torch.zeros(1, dtype=torch.long))
+    pooled, _ = head.pool(maps, boxes, torch.zeros(1, dtype=torch.long))
     expected = [
-        h._pool([m], boxes, torch.zeros(1, dtype=torch.long))[0] for h, m in zip(apart, maps)
+        h.pool([m], boxes, torch.zeros(1, dtype=torch.long))[0] for h, m in zip(apart, maps)
     ]
     assert torch.equal(pooled, torch.cat(expected, dim=1))
     label = torch.zeros(1, dtype=torch.long)

@@ -16,6 +16,7 @@ from mmdet.structures.bbox import bbox_overlaps
 
 from ebm_mmdet.datasets.shapes import CLASSES, write_coco
 from ebm_mmdet.models import EBMDetector
+from ebm_mmdet.models.detectors import detector_wrapper
 from ebm_ops import PrRoIPool, prroi_pool
 from tests.ebm_mmdet.models.toys import NUM_CLASSES, batch, build, ebm_cfg
 
@@ -84,7 +85,7 @@ def test_log_density_is_that_of_the_returned_box():
     data = batch(model)
     found = predict(model, data, rescale=False)
     with torch.no_grad():
-        feats = model.energy_head.prepare(model.extract_neck(data["inputs"]))
+        feats = model.energy_head.prepare(model.extract_maps(data["inputs"]))
     for i, inst in enumerate(found):
         index = torch.full((len(inst),), i)
         f = model.energy_head.log_density(feats, inst.bboxes[:, None], index, inst.labels)
@@ -112,12 +113,12 @@ def test_features_are_computed_once():
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_prediction_leaves_no_gradient_and_no_hook(context):
+def test_prediction_leaves_no_gradient_and_no_features(context):
     model = build(ebm_cfg())
     with context():
         model(**batch(model), mode="predict")
     assert all(p.grad is None for p in model.parameters())
-    assert not model.detector.neck._forward_hooks
+    assert detector_wrapper._listeners.get() == ()
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -155,6 +156,18 @@ def test_images_without_ground_truth(num_items):
     assert all(p.grad is not None for p in model.energy_head.parameters())
 
 
+def trained_on(model, data) -> tuple:
+    """Boxes, image index and labels that the energy head's loss is given."""
+    given = []
+    loss = model.energy_head.loss
+    model.energy_head.loss = lambda feats, *args, **kwargs: (
+        given.append(args) or loss(feats, *args, **kwargs)
+    )
+    model.loss(**rename(data))
+    del model.energy_head.loss
+    return given[0]
+
+
 def test_ignored_and_degenerate_boxes_are_not_trained_on():
     model = build(ebm_cfg()).train()
     data = batch(model, num_items=(3,), training=True)
@@ -162,7 +175,7 @@ def test_ignored_and_degenerate_boxes_are_not_trained_on():
     sample.ignored_instances = sample.gt_instances[[0]]
     sample.gt_instances.bboxes[1, 2] = sample.gt_instances.bboxes[1, 0] + 0.5
     sample.gt_instances.bboxes[2, 3] = float("nan")
-    boxes, index, labels = model._ground_truth([sample], torch.device("cpu"))
+    boxes, index, labels = trained_on(model, data)
     assert torch.equal(boxes, sample.gt_instances.bboxes[:1])
     assert index.tolist() == [0]
     assert torch.equal(labels, sample.gt_instances.labels[:1])
@@ -184,7 +197,7 @@ def test_a_crowd_of_the_annotations_is_not_trained_on(tmp_path):
     model = build(ebm_cfg()).train()
     data = model.data_preprocessor({key: [value] for key, value in dataset[0].items()}, True)
     count = len(content["annotations"])
-    boxes, *_ = model._ground_truth(data["data_samples"], torch.device("cpu"))
+    boxes, *_ = trained_on(model, data)
     assert len(boxes) == count - 1 > 0
     crowd = torch.tensor(content["annotations"][1]["bbox"])
     assert (boxes[:, :2] - crowd[:2]).abs().sum(1).min() > 1
@@ -290,12 +303,12 @@ def test_wrong_strides_are_named_with_what_was_found(training):
 def test_features_of_several_modules_follow_one_another():
     model = build(ebm_cfg(feature_source=["neck", "backbone.layer1"])).eval()
     images = torch.randn(1, 3, 64, 96)
-    maps = model.extract_neck(images)
+    maps = model.extract_maps(images)
     neck = model.detector.extract_feat(images)
     assert len(maps) == len(neck) + 1
     assert all(torch.equal(a, b) for a, b in zip(maps, neck))
     assert maps[-1].shape[2:] == (16, 24)
-    assert not model.detector.backbone.layer1._forward_hooks
+    assert detector_wrapper._listeners.get() == ()
 
 
 def test_our_pooling_fits_the_roi_extractors_of_mmdet():

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mmengine.structures import InstanceData
 
 from ebm_mmdet.models import GradientAscentRefiner
-from ebm_mmdet.models.side_uncertainty import encode_side_std
+from ebm_mmdet.models.side_uncertainty import side_std_to_covariance
 
 MODE = torch.tensor([[0.2, -0.1, 0.3, 0.0], [-0.4, 0.1, 0.0, 0.2]])
 WIDTH = 0.1
@@ -54,18 +53,18 @@ def test_bias_moves_the_centre_of_the_prior_but_not_the_start():
 
 def test_a_prior_per_box_needs_nothing_where_nothing_was_detected():
     refiner = GradientAscentRefiner(prior=dict(std="per_box"))
-    result = refiner(lambda u: -u.square().sum(-1), torch.zeros(0, 4), [InstanceData()])
+    result = refiner(lambda u: -u.square().sum(-1), torch.zeros(0, 4))
     assert result.y.shape == (0, 4)
 
 
 def test_a_prior_per_box_is_read_from_the_detections():
     std = torch.tensor([[0.01, 0.01, 0.01, 0.01], [0.2, 0.2, 0.2, 0.2]])
-    found = [InstanceData(box_std=std[:1]), InstanceData(box_std=std[1:])]
+    covariance = torch.diag_embed(std.square())
     refiner = GradientAscentRefiner(num_steps=60, prior=dict(std="per_box"))
-    result = refiner(log_density, torch.zeros(2, 4), found)
+    result = refiner(log_density, torch.zeros(2, 4), covariance=covariance)
     torch.testing.assert_close(result.y, posterior_mode(std, 1.0, 1.0), atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="box_std"):
-        refiner(log_density, torch.zeros(2, 4), [InstanceData(scores=torch.ones(2))])
+        refiner(log_density, torch.zeros(2, 4))
 
 
 BOXES = torch.tensor([[10.0, 20, 50, 70], [0, 0, 30, 20]])
@@ -75,12 +74,11 @@ SIDE_STD = torch.tensor([[4.0, 1, 1, 4], [0.5, 2, 2, 3]])
 @pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (0.5, 2.0)])
 def test_the_prior_per_box_is_the_whole_covariance_of_the_detector(scale, temperature):
     """argmax τ f(y) + log N(y; ŷ, s² Σ) = (τA + P)⁻¹ (τA m + P ŷ),  P = (s² Σ)⁻¹."""
-    covariance = encode_side_std(BOXES, SIDE_STD)
+    covariance = side_std_to_covariance(BOXES, SIDE_STD)
     std = covariance.diagonal(dim1=1, dim2=2).sqrt()
-    found = [InstanceData(box_cov=covariance[i : i + 1], box_std=std[i : i + 1]) for i in (0, 1)]
     prior = dict(std="per_box", scale=scale, temperature=temperature)
     result = GradientAscentRefiner(num_steps=200, prior=prior)(
-        log_density, torch.zeros(2, 4), found
+        log_density, torch.zeros(2, 4), covariance=covariance
     )
     pull = temperature / WIDTH**2 * torch.eye(4).double()
     precision = torch.linalg.inv(scale**2 * covariance.double())
@@ -94,9 +92,9 @@ def test_the_prior_per_box_is_the_whole_covariance_of_the_detector(scale, temper
 def test_one_side_may_be_known_much_better_than_the_other(ratio):
     """Covariances that float32 cannot tell from singular ones are priors too."""
     side_std = torch.tensor([[1.0, 1, ratio, ratio], [1, ratio, 1, 1 / ratio]])
-    found = [InstanceData(box_cov=encode_side_std(BOXES, side_std))]
+    covariance = side_std_to_covariance(BOXES, side_std)
     refiner = GradientAscentRefiner(prior=dict(std="per_box"))
-    result = refiner(log_density, torch.zeros(2, 4), found)
+    result = refiner(log_density, torch.zeros(2, 4), covariance=covariance)
     assert result.y.isfinite().all()
     assert (result.log_density >= log_density(torch.zeros(2, 1, 4))[:, 0]).all()
 
@@ -105,7 +103,7 @@ def test_what_is_no_covariance_is_refused():
     for broken in (torch.full((2, 4, 4), torch.nan), -torch.eye(4).expand(2, 4, 4)):
         refiner = GradientAscentRefiner(prior=dict(std="per_box"))
         with pytest.raises(ValueError, match="box_cov of 2 of 2"):
-            refiner(log_density, torch.zeros(2, 4), [InstanceData(box_cov=broken)])
+            refiner(log_density, torch.zeros(2, 4), covariance=broken)
 
 
 def test_messages():

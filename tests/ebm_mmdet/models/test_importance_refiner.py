@@ -9,11 +9,10 @@ import warnings
 import pytest
 import torch
 from mmdet.registry import METRICS
-from mmengine.structures import InstanceData
 
 from ebm_mmdet.energy import importance
 from ebm_mmdet.models import ImportanceMeanRefiner, change_reference, decode_boxes, encode_boxes
-from ebm_mmdet.models.side_uncertainty import encode_side_std
+from ebm_mmdet.models.side_uncertainty import side_std_to_covariance
 from tests.ebm_mmdet.models.toys import NUM_CLASSES, batch, build, ebm_cfg
 
 STD = [0.05, 0.05, 0.1, 0.1]
@@ -36,8 +35,9 @@ def quadratic(mode, width):
     return lambda u: -0.5 * ((u - mode[:, None]) / width).square().sum(-1)
 
 
-def refine(f, n=2, prior=PRIOR, num_samples=32, found=(), **kwargs):
-    return ImportanceMeanRefiner(prior, num_samples, **kwargs)(f, torch.zeros(n, 4), found)
+def refine(f, n=2, prior=PRIOR, num_samples=32, covariance=None, **kwargs):
+    refiner = ImportanceMeanRefiner(prior, num_samples, **kwargs)
+    return refiner(f, torch.zeros(n, 4), covariance=covariance)
 
 
 def gaussian_product(mode, width, sigma, tau=1.0):
@@ -93,28 +93,25 @@ def test_the_samples_of_a_box_are_scored_at_once():
 
 def test_a_prior_per_box():
     per_box = torch.tensor([STD, [2 * s for s in STD]])
-    found = [InstanceData(box_std=per_box[:1]), InstanceData(box_std=per_box[1:])]
-    result = refine(lambda u: 0 * u.sum(-1), prior={**PRIOR, "std": "per_box"}, found=found)
+    covariance = torch.diag_embed(per_box.square())
+    prior = {**PRIOR, "std": "per_box"}
+    result = refine(lambda u: 0 * u.sum(-1), prior=prior, covariance=covariance)
     torch.testing.assert_close(result.covariance[1], 4 * result.covariance[0])
     with pytest.raises(ValueError, match="box_std"):
-        refine(
-            lambda u: 0 * u.sum(-1),
-            prior=dict(std="per_box"),
-            found=[InstanceData(x=torch.ones(2))],
-        )
+        refine(lambda u: 0 * u.sum(-1), prior=dict(std="per_box"))
 
 
 def test_a_prior_per_box_draws_from_the_whole_covariance():
     """Where f is flat: mean ŷ, covariance s² Σ, to rounding. Else: (τA + P)⁻¹, P = (s² Σ)⁻¹."""
     boxes = torch.tensor([[10.0, 20, 50, 70], [0, 0, 30, 20]])
-    covariance = encode_side_std(boxes, torch.tensor([[4.0, 1, 1, 4], [0.5, 2, 2, 3]]))
-    found, prior = [InstanceData(box_cov=covariance)], dict(std="per_box", scale=0.5)
-    flat = refine(lambda u: 0 * u.sum(-1), prior=prior, found=found)
+    covariance = side_std_to_covariance(boxes, torch.tensor([[4.0, 1, 1, 4], [0.5, 2, 2, 3]]))
+    prior = dict(std="per_box", scale=0.5)
+    flat = refine(lambda u: 0 * u.sum(-1), prior=prior, covariance=covariance)
     torch.testing.assert_close(flat.covariance, 0.25 * covariance, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(flat.y, torch.zeros(2, 4), rtol=0, atol=1e-7)
 
     mode, width = torch.tensor([[0.03, -0.02, 0.05, 0.0], [-0.02, 0.0, -0.05, 0.1]]), 0.06
-    bent = refine(quadratic(mode, width), prior=prior, num_samples=20000, found=found)
+    bent = refine(quadratic(mode, width), prior=prior, num_samples=20000, covariance=covariance)
     precision = torch.linalg.inv(0.25 * covariance) + torch.eye(4) / width**2
     expected = torch.linalg.inv(precision)
     torch.testing.assert_close(bent.covariance, expected, rtol=0.1, atol=5e-5)
@@ -150,7 +147,8 @@ def test_where_f_is_nowhere_finite_the_box_stays(value):
     assert found.accepted.tolist() == [0, 1]
     assert found.log_density[0] == found.log_prob[0] == -torch.inf
     torch.testing.assert_close(found.covariance[0], torch.diag(SIGMA**2))
-    assert all(found[i][1].isfinite().all() for i in (0, 1, 4, 5, 6))
+    values = (found.y, found.log_density, found.covariance, found.ess, found.log_prob)
+    assert all(value[1].isfinite().all() for value in values)
 
 
 def test_samples_without_a_finite_f_are_left_out():

@@ -11,7 +11,7 @@ from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import HorizontalBoxes
 
 from ebm_mmdet.evaluation.gaussian_scores import side_covariance
-from ebm_mmdet.models import DeltaXYXYBBoxCoder, encode_boxes, encode_side_std
+from ebm_mmdet.models import DeltaXYXYBBoxCoder, encode_boxes, side_std_to_covariance
 from tests.tolerances import TOLERANCE
 
 
@@ -83,7 +83,7 @@ def test_no_proposals():
     coder = DeltaXYXYBBoxCoder()
     assert coder.decode(torch.zeros(0, 4), torch.zeros(0, 12)).shape == (0, 12)
     assert coder.encode(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0, 4)
-    assert encode_side_std(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0, 4, 4)
+    assert side_std_to_covariance(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0, 4, 4)
 
 
 def test_bad_stds_are_refused():
@@ -93,7 +93,7 @@ def test_bad_stds_are_refused():
 
 def test_encoded_covariance_gives_the_sides_back():
     boxes, std = random_boxes(6), 0.1 + 3 * torch.rand(6, 4)
-    covariance = encode_side_std(boxes, std)
+    covariance = side_std_to_covariance(boxes, std)
     found = side_covariance(boxes.numpy(), covariance.double().numpy())
     expected = np.stack([np.diag(row) for row in std.double().square().numpy()])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -104,13 +104,17 @@ def test_encoded_covariance_is_that_of_samples():
     box, std = torch.tensor([[10.0, 20, 60, 50]]), torch.tensor([[0.5, 1.0, 1.5, 0.25]])
     sides = box + std * torch.randn(40000, 4)
     u = encode_boxes(sides, box)
-    torch.testing.assert_close(torch.cov(u.T), encode_side_std(box, std)[0], rtol=0.05, atol=2e-5)
+    torch.testing.assert_close(
+        torch.cov(u.T), side_std_to_covariance(box, std)[0], rtol=0.05, atol=2e-5
+    )
 
 
 def test_encoded_covariance_knows_no_scale_and_no_bounds():
     boxes, std = random_boxes(3), 1 + torch.rand(3, 4)
     torch.testing.assert_close(
-        encode_side_std(4 * boxes, 4 * std), encode_side_std(boxes, std), **TOLERANCE[torch.float32]
+        side_std_to_covariance(4 * boxes, 4 * std),
+        side_std_to_covariance(boxes, std),
+        **TOLERANCE[torch.float32],
     )
     sliver = torch.tensor([[5.0, 5, 5, 9]])
-    assert torch.isfinite(encode_side_std(sliver, torch.ones(1, 4))).all()
+    assert torch.isfinite(side_std_to_covariance(sliver, torch.ones(1, 4))).all()

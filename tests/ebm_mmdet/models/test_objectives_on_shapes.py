@@ -17,13 +17,13 @@ from ebm_mmdet.models import decode_boxes
 
 NOISE = dict(type="GaussianMixtureNoise", sigmas=[0.05, 0.1, 0.2], dim=4)
 OBJECTIVES = {
-    "nce": dict(type="NCEObjective", num_samples=16, noise=NOISE),
-    "nceplus": dict(type="NCEObjective", num_samples=16, beta=0.1, noise=NOISE),
-    "mlis": dict(type="MLISObjective", num_samples=16, noise=NOISE),
+    "nce": dict(type="NCEObjective", num_noise=15, noise=NOISE),
+    "nceplus": dict(type="NCEObjective", num_noise=15, beta=0.1, noise=NOISE),
+    "mlis": dict(type="MLISObjective", num_noise=15, noise=NOISE),
     "kldis": dict(type="KLDISObjective", num_samples=16, label_sigma=0.05, noise=NOISE),
     "mlmcmc": dict(
         type="MCMCObjective",
-        step=0.02,
+        step_size=0.02,
         num_steps=8,
         num_samples=8,
         grad_clip=100.0,

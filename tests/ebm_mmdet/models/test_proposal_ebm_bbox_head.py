@@ -16,7 +16,7 @@ PROPOSAL = dict(
     type="ProposalEBMBBoxHead",
     proposal=dict(num_components=2, hidden=16),
     reference_noise=REFERENCE_NOISE,
-    objective=dict(type="ProposalObjective", num_samples=16),
+    objective=dict(type="ProposalObjective", num_noise=15),
 )
 
 
@@ -133,9 +133,7 @@ def test_no_objects_give_a_zero_connected_to_every_parameter():
 class Recorder:
     """Stands in for the objective and keeps what it is asked."""
 
-    num_samples = 2
-
-    def __call__(self, fn, targets, proposal, avg_factor=None):
+    def __call__(self, fn, targets, avg_factor=None):
         self.fn, self.targets = fn, targets
         return {"loss": targets.sum() * 0}
 
@@ -171,7 +169,7 @@ def test_the_proposal_learns_where_the_object_is(proposal_weight, nll_weight):
         target_noise=dict(type="GaussianMixtureNoise", sigmas=[[0.02] * 4]),
         objective=dict(
             type="ProposalObjective",
-            num_samples=64,
+            num_noise=63,
             proposal_weight=proposal_weight,
             nll_weight=nll_weight,
         ),

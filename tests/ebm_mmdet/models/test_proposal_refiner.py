@@ -7,7 +7,6 @@ import warnings
 
 import pytest
 import torch
-from mmengine.structures import InstanceData
 
 from ebm_mmdet.energy import MixtureDensity
 from ebm_mmdet.models import GradientAscentRefiner, ProposalRefiner
@@ -96,11 +95,10 @@ def test_climbing_never_ends_below_the_climb_from_the_box(seed):
 
 def test_images_do_not_know_of_each_other():
     toy = Toy(gaussian, MODE, 0.2)
-    images = [InstanceData(scores=torch.ones(1)), InstanceData(scores=torch.ones(1))]
     refiner = ProposalRefiner(num_samples=16, num_resampled=5)
-    together = refiner(toy, torch.zeros(2, 4), images)
+    together = refiner(toy, torch.zeros(2, 4), num_per_image=[1, 1])
     toy = Toy(lambda u: -0.5 * ((u - MODE[1:, None]) / WIDTH).square().sum(-1), MODE[1:], 0.2)
-    alone = refiner(toy, torch.zeros(1, 4), images[1:])
+    alone = refiner(toy, torch.zeros(1, 4), num_per_image=[1])
     torch.testing.assert_close(alone.y, together.y[1:])
     torch.testing.assert_close(alone.samples, together.samples[1:])
 

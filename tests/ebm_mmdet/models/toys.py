@@ -55,7 +55,7 @@ def energy_head_cfg(**overrides) -> dict:
         "num_classes": NUM_CLASSES,
         "in_channels": 16,
         "fc_channels": [32, 32],
-        "objective": dict(type="NCEObjective", num_samples=16, beta=0.1, noise=noise),
+        "objective": dict(type="NCEObjective", num_noise=15, beta=0.1, noise=noise),
         **overrides,
     }
 

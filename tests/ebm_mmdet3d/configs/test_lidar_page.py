@@ -37,7 +37,7 @@ def table_row(start: str) -> list[str]:
 
 @pytest.mark.parametrize("name", BASES)
 def test_the_config_of_the_page_wraps(name):
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
+    block = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)[0]
     source, channels, origin, cell_size, _ = table_row(name)
     origin = [float(value) for value in origin.split(",")]
     changes = {
@@ -61,7 +61,7 @@ def test_the_config_of_the_page_wraps(name):
     model.energy_head.prepare(maps, point_cloud_range=place)
     neck = model.detector.get_submodule(source)
     assert sum(block[0].out_channels for block in neck.deblocks) == int(channels)
-    assert model.energy_head.objective.num_samples == 129
+    assert model.energy_head.objective.num_noise == 128
 
 
 def test_offsets_are_half_a_voxel():

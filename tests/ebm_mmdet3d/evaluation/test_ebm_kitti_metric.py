@@ -345,3 +345,12 @@ def test_arguments(tmp_path):
         build(tmp_path, [], iou_thresholds=[70])
     with pytest.raises(ValueError, match="recall_positions: 12"):
         build(tmp_path, [], recall_positions=[12])
+
+
+def test_a_misspelt_class_is_refused_before_the_evaluation(tmp_path):
+    dump(dict(metainfo=dict(categories=CATEGORIES), data_list=[]), tmp_path / "infos.pkl")
+    metric = METRICS.build(dict(type="EBMKittiMetric", ann_file=str(tmp_path / "infos.pkl")))
+    metric.dataset_meta = dict(classes=CLASSES)
+    with pytest.raises(ValueError, match=r"1 of the 2 classes .*'Cra'; did you mean 'Car'\?"):
+        metric.dataset_meta = dict(classes=("Van", "Cra"))
+    assert metric.dataset_meta == dict(classes=CLASSES)

@@ -151,7 +151,7 @@ def energy_model(**overrides):
         in_channels=24,
         origin=RANGE[:2],
         cell_size=0.4,
-        objective=dict(type="NCEObjective", num_samples=9, noise=noise_cfg()),
+        objective=dict(type="NCEObjective", num_noise=8, noise=noise_cfg()),
     )
     return build(ebm_cfg(sassd_cfg(), head, feature_source="backbone.conv6", **overrides))
 
@@ -182,3 +182,30 @@ def test_a_checkpoint_of_the_detector_loads_into_the_wrapper(learned):
     model.load_state_dict(learned[0].state_dict(), strict=False)
     for name, value in model.detector.state_dict().items():
         assert torch.equal(value, learned[0].state_dict()[name]), name
+
+
+# --------------------------------------------------------------------------- frames without points
+
+
+@pytest.mark.parametrize("voxel_type", ["dynamic", "hard"])
+@pytest.mark.parametrize("boxes", [CARS, CARS[:0]])
+def test_a_batch_without_points_gives_every_parameter_a_gradient(voxel_type, boxes):
+    """Otherwise the next step of a distributed training would stop at unused parameters."""
+    cfg = sassd_cfg()
+    if voxel_type == "hard":
+        cfg.voxel_encoder = dict(type="HardSimpleVFE")
+        cfg.data_preprocessor.voxel_type = "hard"
+        cfg.data_preprocessor.voxel_layer.update(max_num_points=5, max_voxels=(2000, 2000))
+    model = build(cfg).train()
+    frames = [(points[:0], sample) for points, sample in (car_frame(boxes), car_frame(CARS[:0]))]
+    losses = losses_of(model, frames)
+    assert losses["loss_aux_cls"] == losses["loss_aux_reg"] == 0
+    sum(losses.values()).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert not without
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert not model.middle_encoder.stem[0].conv.weight.grad.any()
+    model.eval()
+    for found in predict(model, frames):
+        assert found.bboxes_3d.tensor.shape == (0, 7)
+        assert found.labels_3d.dtype == torch.int64

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from mmdet3d.models.dense_heads import Anchor3DHead
@@ -66,20 +69,64 @@ def test_anchors_lie_in_the_centres_of_cells():
     torch.testing.assert_close(anchors[7, 2, :, 6], expected)
 
 
-def test_occupancy_equals_loops():
+def released_area(coors, footprints, batch_size, grid, voxel_size, origin):
+    """Points in footprints as the released code counts them, with exact arithmetic."""
+    height, width = grid
+    maps = np.zeros((batch_size, height, width), int)
+    for b, _, row, column in coors.tolist():
+        maps[b, row, column] += 1
+    maps = maps.cumsum(1).cumsum(2)
+    counts = []
+    for x1, y1, x2, y2 in footprints:
+        i1 = max(math.floor((x1 - Fraction(origin[0])) / Fraction(voxel_size[0])), 0)
+        j1 = max(math.floor((y1 - Fraction(origin[1])) / Fraction(voxel_size[1])), 0)
+        i2 = min(math.floor((x2 - Fraction(origin[0])) / Fraction(voxel_size[0])), width - 1)
+        j2 = min(math.floor((y2 - Fraction(origin[1])) / Fraction(voxel_size[1])), height - 1)
+        counts.append(maps[:, j2, i2] - maps[:, j2, i1] - maps[:, j1, i2] + maps[:, j1, i1])
+    return torch.from_numpy(np.stack(counts, axis=1))
+
+
+def test_occupancy_is_that_of_the_released_code():
+    """Half of the edges lie on corners of voxels, where (x1, x2] and [x1, x2) differ."""
+    rng = random.Random(3)
+    grid, voxel_size, origin = (12, 10), ("0.5", "0.25"), ("-1", "0.5")
     g = torch.Generator().manual_seed(3)
-    grid = (12, 10)
-    coors = torch.stack([torch.randint(0, n, (60,), generator=g) for n in (2, 4, *grid)], dim=1)
-    corner = torch.rand(20, 2, generator=g) * 8 - 2
-    footprints = torch.cat((corner, corner + 4 * torch.rand(20, 2, generator=g)), dim=1)
-    counts = count_points(coors, footprints, 2, grid, (0.5, 0.25), (-1.0, 0.5))
-    for frame in range(2):
-        for a, (x1, y1, x2, y2) in enumerate(footprints.tolist()):
-            inside = 0
-            for b, _, row, column in coors.tolist():
-                x, y = -1.0 + 0.5 * (column + 0.5), 0.5 + 0.25 * (row + 0.5)
-                inside += b == frame and x1 <= x < x2 and y1 <= y < y2
-            assert counts[frame, a] == inside
+    coors = torch.stack([torch.randint(0, n, (300,), generator=g) for n in (2, 4, *grid)], dim=1)
+    footprints = []
+    for i in range(200):
+        steps = [Fraction(1), Fraction(1, 16)][i % 2]
+        low = [Fraction(rng.randint(-3, 9)), Fraction(rng.randint(-3, 11))]
+        low = [value + steps * rng.randint(0, 8) for value in low]
+        high = [value + steps * rng.randint(8, 48) for value in low]
+        # At least partly inside the grid, as anchors are; the released code reads elsewhere else.
+        if min(high) >= 0 and low[0] < grid[1] and low[1] < grid[0]:
+            footprints.append(
+                [
+                    Fraction(origin[k % 2]) + value * Fraction(voxel_size[k % 2])
+                    for k, value in enumerate((*low, *high))
+                ]
+            )
+    assert len(footprints) > 100
+    numbers = [[float(v) for v in values] for values in (voxel_size, origin)]
+    expected = released_area(coors, footprints, 2, grid, voxel_size, origin)
+    # Rounded as float32 rounds them; none of that may matter.
+    for shift in (0.0, 1e-5, -1e-5):
+        boxes = torch.tensor([[float(v) + shift for v in box] for box in footprints])
+        assert torch.equal(count_points(coors, boxes, 2, grid, *numbers), expected)
+    assert expected.max() > 20
+
+
+def test_a_column_belongs_to_the_footprint_below_it():
+    """(x1, x2]: of two touching footprints, a column on their common edge belongs to the first."""
+    grid, numbers = (8, 8), ((0.5, 0.5), (0.0, 0.0))
+    footprints = torch.tensor([[1.0, 1.0, 2.0, 3.0], [2.0, 1.0, 3.0, 3.0], [-9.0, -9.0, 9.0, 9.0]])
+    for column, expected in [(2, 0), (3, 1), (4, 1), (5, 2), (6, 2), (7, 0)]:
+        counts = count_points(torch.tensor([[0, 0, 4, column]]), footprints, 1, grid, *numbers)
+        assert counts[0].tolist() == [expected == 1, expected == 2, 1]
+    # The first column and the first row belong to none.
+    for row, column in [(0, 4), (4, 0)]:
+        counts = count_points(torch.tensor([[0, 0, row, column]]), footprints, 1, grid, *numbers)
+        assert not counts.any()
 
 
 def test_an_anchor_needs_two_points():
@@ -90,29 +137,57 @@ def test_an_anchor_needs_two_points():
     assert not model.occupied_anchors(SIZE, coors, *args).any()
     occupied = model.occupied_anchors(SIZE, coors.repeat(2, 1), *args)[0]
     assert occupied.any()
-    x, y = 0.05 * 120.5, -6.4 + 0.05 * 100.5
+    # (x1, x2], for the lower corner of the column; away from edges that are rounded.
+    x, y = 0.05 * 120 - 1e-3, -6.4 + 0.05 * 100 - 1e-3
     near = LiDARInstance3DBoxes(anchors).nearest_bev
-    over = (near[:, 0] <= x) & (x < near[:, 2]) & (near[:, 1] <= y) & (y < near[:, 3])
+    over = (near[:, 0] < x) & (x <= near[:, 2]) & (near[:, 1] < y) & (y <= near[:, 3])
     assert torch.equal(occupied, over)
 
 
-def test_with_all_anchors_the_loss_is_mmdet3ds():
-    model = head()
-    outs = model((torch.randn(2, 24, *SIZE),))
-    labels = [torch.zeros(2, dtype=torch.long)] * 2
-    everything = torch.ones(2, 2 * SIZE[0] * SIZE[1], dtype=torch.bool)
-    ours = model.masked_loss(outs, everything, [CARS, CARS + 0.1], labels)
+def anchor_head() -> Anchor3DHead:
+    """mmdet3d's head of the same config."""
     cfg = sassd_cfg().bbox_head
     for name in ("type", "min_points"):
         cfg.pop(name)
-    theirs = Anchor3DHead(**cfg, train_cfg=sassd_cfg().train_cfg)
-    gt = [
-        InstanceData(bboxes_3d=LiDARInstance3DBoxes(b), labels_3d=label)
-        for b, label in zip([CARS, CARS + 0.1], labels)
-    ]
-    expected = theirs.loss_by_feat(*outs, gt, [{}, {}])
-    for name, value in expected.items():
+    return Anchor3DHead(**cfg, train_cfg=sassd_cfg().train_cfg)
+
+
+def test_of_one_frame_with_all_anchors_the_loss_is_mmdet3ds():
+    model, theirs = head(), anchor_head()
+    outs = model((torch.randn(1, 24, *SIZE),))
+    everything = torch.ones(1, 2 * SIZE[0] * SIZE[1], dtype=torch.bool)
+    labels = torch.zeros(2, dtype=torch.int32)
+    ours = model.masked_loss(outs, everything, [CARS], [labels])
+    gt = InstanceData(bboxes_3d=LiDARInstance3DBoxes(CARS), labels_3d=labels.long())
+    expected = theirs.loss_by_feat(*outs, [gt], [{}])
+    assert expected.keys() == ours.keys()
+    for name, (value,) in expected.items():
         torch.testing.assert_close(ours[name], value)
+
+
+def test_losses_are_normalised_by_frame():
+    """loss = 1/B sum_b 1/max(P_b, 1) sum_a loss_ba; mmdet3d divides by the positives of all."""
+    model, theirs = head(), anchor_head()
+    frames = [CARS, CARS[:1], CARS[:0]]
+    labels = [torch.zeros(len(cars), dtype=torch.long) for cars in frames]
+    outs = model((torch.randn(3, 24, *SIZE),))
+    everything = torch.ones(3, 2 * SIZE[0] * SIZE[1], dtype=torch.bool)
+    batch = model.masked_loss(outs, everything, frames, labels)
+    alone = [
+        model.masked_loss(
+            [[level[0][i : i + 1]] for level in outs], everything[i : i + 1], [cars], [label]
+        )
+        for i, (cars, label) in enumerate(zip(frames, labels))
+    ]
+    gt = [
+        InstanceData(bboxes_3d=LiDARInstance3DBoxes(cars), labels_3d=label)
+        for cars, label in zip(frames, labels)
+    ]
+    over_batch = theirs.loss_by_feat(*outs, gt, [{}] * 3)
+    for name, value in batch.items():
+        assert value.shape == ()
+        torch.testing.assert_close(value, sum(losses[name] for losses in alone) / 3)
+        assert abs(value - over_batch[name][0]) > 0.01 * value, "the frames are too much alike"
 
 
 def test_masked_anchors_are_neither_trained_nor_proposed():
@@ -123,7 +198,7 @@ def test_masked_anchors_are_neither_trained_nor_proposed():
     view = occupied.view(*SIZE, 2)
     view[16:26, 5:16] = True
     losses = model.masked_loss(outs, occupied, [CARS], [torch.zeros(2, dtype=torch.long)])
-    sum(v[0] for v in losses.values()).backward()
+    sum(losses.values()).backward()
     for level in outs:
         grad = level[0].grad[0].abs().sum(0)
         assert grad[16:26, 5:16].any()
@@ -134,7 +209,7 @@ def test_masked_anchors_are_neither_trained_nor_proposed():
     none = torch.zeros_like(occupied)
     assert len(model.guided_boxes(outs, none, 0.0)[0]) == 0
     losses = model.masked_loss(outs, none, [CARS], [torch.zeros(2, dtype=torch.long)])
-    assert sum(v[0] for v in losses.values()) == 0
+    assert sum(losses.values()) == 0
 
 
 @pytest.mark.parametrize("yaw", [0.3, 0.3 + math.pi, -1.4, 2.9, math.pi / 2 + 0.01])

@@ -32,7 +32,7 @@ def noise_cfg(**overrides) -> dict:
 
 
 def head_cfg(**overrides) -> dict:
-    objective = dict(type="NCEObjective", num_samples=17, noise=noise_cfg())
+    objective = dict(type="NCEObjective", num_noise=16, noise=noise_cfg())
     return {
         "type": "EBM3DRefineHead",
         "num_classes": 3,

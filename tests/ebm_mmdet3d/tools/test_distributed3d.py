@@ -33,7 +33,7 @@ load_from = None
 model = dict(
     detector=dict(test_cfg=dict(score_thr=0.0, max_num=5)),
     energy_head=dict(
-        fc_channels=[16], objective=dict(num_samples=8, noise=dict(type='FixedNoise'))))
+        fc_channels=[16], objective=dict(num_noise=7, noise=dict(type='FixedNoise'))))
 # Nothing at random: every process must see what one process sees.
 train_dataloader = dict(
     batch_size=1, num_workers=0, persistent_workers=False,

@@ -115,6 +115,9 @@ def test_miniature_run_on_a_users_folder(tmp_path, capsys):
         content = json.loads(file.read_text())
         for category in content["categories"]:
             category["name"] = f"my {category['name']}"
+        for annotation in content["annotations"]:  # as many programs write them
+            del annotation["iscrowd"]
+            annotation["area"] = 0
         file.write_text(json.dumps(content))
     out = run_demo(CONFIGS, tmp_path / "out", data=tmp_path / "mine", overrides=OVERRIDES)
     assert "read the differences" in capsys.readouterr().out
@@ -155,6 +158,16 @@ def test_folder_messages_name_what_is_missing(tmp_path):
     val.write_text(json.dumps({**content, "annotations": []}))
     with pytest.raises(DataError, match="'annotations'"):
         check_folder(tmp_path)
+    for part, key, wrong in (
+        ("images", "id", "1"),
+        ("images", "height", None),
+        ("annotations", "image_id", "1"),
+        ("annotations", "bbox", [1, 2]),
+    ):
+        first = {**content[part][0], key: wrong}
+        val.write_text(json.dumps({**content, part: [first, *content[part][1:]]}))
+        with pytest.raises(DataError, match=rf"val\.json: {part}\[0\].*'{key}' is"):
+            check_folder(tmp_path)
     val.write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
         check_folder(tmp_path)

@@ -21,7 +21,7 @@ from lab.regression1d.methods import (
     method_config,
 )
 from lab.regression1d.study import read_config
-from lab.regression1d.training import Interrupted, Settings, train
+from lab.regression1d.training import Interrupted, Settings, load_checkpoint, train
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "regression1d"
 
@@ -138,6 +138,14 @@ def test_resumed_run_gives_the_same_numbers(tmp_path, name):
     assert torch.equal(found["kl"], expected["kl"])
     for key, value in straight.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_absent(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match=r"checkpoint\.pth cannot be read .*It is kept"):
+        load_checkpoint(path, None)
+    assert path.read_bytes() == b"PK\x03\x04"
 
 
 def test_stops_when_asked_and_goes_on(tmp_path):
@@ -289,3 +297,6 @@ def test_unknown_names():
     wrong = {"type": "NCEObjective", "noise": {"type": "Cauchy"}}
     with pytest.raises(ValueError, match="Cauchy"):
         build_trainee({"objective": wrong}, load_dataset("1"), [0], 0)
+    old = {"type": "ProposalObjective", "num_samples": 257}
+    with pytest.raises(ValueError, match="counted the target too; give num_noise=256"):
+        build_trainee({"objective": old}, load_dataset("1"), [0], 0)

@@ -27,7 +27,7 @@ HEAD = dict(
     standardize=True,
     objective=dict(
         type="NCEObjective",
-        num_samples=16,
+        num_noise=15,
         noise=dict(type="GaussianMixtureNoise", sigmas=[0.1, 0.2], dim=4),
     ),
 )

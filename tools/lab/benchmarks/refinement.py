@@ -78,7 +78,7 @@ def papers_loop(
     def f(u: torch.Tensor) -> torch.Tensor:
         current = decode_boxes(u, boxes)
         with torch.no_grad():
-            level = head._assign_levels(current)
+            level = head.assign_levels(current)
         members = [torch.nonzero(level == k).squeeze(1) for k in range(len(STRIDES))]
         pooled = [
             dense_pool(maps[k][0], current[m] / STRIDES[k], 7)
@@ -123,7 +123,7 @@ def main() -> None:
 
     def pooling() -> None:
         rois = torch.cat((index[:, None], boxes), 1)
-        level = head._assign_levels(boxes)
+        level = head.assign_levels(boxes)
         for step in range(args.steps + 1):
             rois.requires_grad_(step < args.steps)
             for k, stride in enumerate(STRIDES):

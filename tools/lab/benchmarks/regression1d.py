@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable
 
 import torch
@@ -21,6 +20,7 @@ from ..regression1d.data import load_dataset
 from ..regression1d.fused import kernel_is_available
 from ..regression1d.methods import SWEPT_METHODS, build_trainee, method_config
 from ..regression1d.network import EnergyEnsemble
+from ..timing import take_turns
 
 MODELS, TARGETS, SAMPLES = 20, 32, 1024
 STEPS = 75 * 63
@@ -69,12 +69,10 @@ def main() -> None:
     print(f"fused kernel: {'yes' if kernel_is_available() else 'no'}")
     candidates = {"network, fused": network_pass(False), "network, plain": network_pass(True)}
     candidates |= {method: training_step(method) for method in (*SWEPT_METHODS, *OTHERS)}
-    best = dict.fromkeys(candidates, float("inf"))
-    for _ in range(args.repeats + 1):
-        for name, candidate in candidates.items():
-            start = time.perf_counter()
-            candidate()
-            best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
+    turns = [lambda _, run=run: run() for run in candidates.values()]
+    # The first round warms up, and cannot be the minimum.
+    seconds = take_turns(turns, range(args.repeats + 1)).min(axis=1)
+    best = {name: 1e3 * value for name, value in zip(candidates, seconds)}
     for name, ms in best.items():
         print(f"{name:18}{ms:8.1f} ms")
     cores = os.cpu_count() or 1

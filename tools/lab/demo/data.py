@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ebm_mmdet.datasets import write_coco
+from ebm_mmdet.datasets import AnnotationError, write_coco
+from ebm_mmdet.datasets.coco_check import complete_annotations
 
 LAYOUT = (
     "expected layout: DIR/annotations/train.json and DIR/annotations/val.json in COCO format, "
@@ -76,6 +77,10 @@ def check_folder(root: Path) -> DemoData:
         for key in ("images", "annotations", "categories"):
             if not isinstance(content, dict) or not content.get(key):
                 raise DataError(f"{file} has no {key!r}, or an empty list of them; {LAYOUT}")
+        try:
+            complete_annotations(content, str(file))
+        except AnnotationError as error:
+            raise DataError(str(error)) from error
         absent = [
             image["file_name"]
             for image in content["images"]

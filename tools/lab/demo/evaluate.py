@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,9 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ebm_mmdet.box_iou import box_iou
+from ebm_mmdet.datasets import use_checked_annotations
 from ebm_mmdet.energy import RefinementResult
+from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.models import EBMDetector, decode_boxes, encode_boxes
 from ebm_mmdet.models.detectors.ebm_detector import clip_to_image
+
+from ..timing import median_milliseconds
 
 METRICS_SHOWN = {
     "AP": "bbox_mAP",
@@ -37,14 +39,13 @@ def load_model(cfg: Config, checkpoint: str) -> EBMDetector:
     """Build the model of a config in eval mode with all parameters of a checkpoint."""
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
-    model.load_state_dict(
-        torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    )
+    model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
     return model.eval()
 
 
 def val_loader(cfg: Config) -> DataLoader:
     """Build the loader of the validation images, one image per batch."""
+    use_checked_annotations()
     return Runner.build_dataloader(cfg.val_dataloader, seed=0)
 
 
@@ -72,17 +73,23 @@ def time_per_image(model: EBMDetector, loader: DataLoader, count: int) -> tuple[
     Returns:
         Milliseconds.
     """
-    refiner, seconds = model.refiner, ([], [])
+    kept = model.refiner
+
+    def with_refiner(refiner) -> Callable[[dict], None]:
+        @torch.inference_mode()
+        def run(batch: dict) -> None:
+            model.refiner = refiner
+            model.test_step(batch)
+
+        return run
+
     try:
-        for batch in itertools.islice(loader, count):
-            for turn, model.refiner in zip(seconds, (None, refiner)):
-                start = time.perf_counter()
-                with torch.inference_mode():
-                    model.test_step(copy.deepcopy(batch))
-                turn.append(time.perf_counter() - start)
+        before, after = median_milliseconds(
+            [with_refiner(None), with_refiner(kept)], itertools.islice(loader, count)
+        )
     finally:
-        model.refiner = refiner
-    return 1000 * float(np.median(seconds[0])), 1000 * float(np.median(seconds[1]))
+        model.refiner = kept
+    return before, after
 
 
 class Climb(NamedTuple):

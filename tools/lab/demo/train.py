@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ebm_mmdet.engine import find_resumable_checkpoint
+from ebm_mmdet.datasets import use_checked_annotations
+from ebm_mmdet.engine import ReadableCheckpointHook, find_resumable_checkpoint
 
 
 class ProgressHook(Hook):
@@ -70,7 +71,9 @@ def train_stage(cfg: Config, name: str, say: Callable[[str], None]) -> Path:
     # The demo evaluates at the end in its own way; a runner with these would do it too.
     cfg = copy.deepcopy(cfg)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    use_checked_annotations()
     runner = Runner.from_cfg(cfg)
+    runner.register_hook(ReadableCheckpointHook())
     runner.register_hook(ProgressHook(name, say), priority="VERY_LOW")
     runner.train()
     say(f"  {name}: done in {time.monotonic() - start:.0f} s")

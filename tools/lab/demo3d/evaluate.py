@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,6 +18,7 @@ from ebm_mmdet3d.evaluation import box_iou_3d
 from ebm_mmdet3d.models import EBM3DDetector
 
 from ..demo.evaluate import RecordingRefiner, log_density_at
+from ..timing import median_milliseconds
 
 __all__ = [
     "MEAN_IOU",
@@ -160,15 +159,19 @@ def time_per_frame(
         count: How many frames to time; the turns on a frame follow each other, so that other
             work on the machine meets all alike.
     """
-    own_steps, seconds = model.refiner.num_steps, [[] for _ in steps]
+    own_steps = model.refiner.num_steps
+
+    def climbing(num_steps: int) -> Callable[[dict], None]:
+        @torch.inference_mode()
+        def run(batch: dict) -> None:
+            model.refiner.num_steps = num_steps
+            model.test_step(batch)
+
+        return run
+
     try:
-        for batch in itertools.islice(loader, count):
-            for turn, model.refiner.num_steps in zip(seconds, steps):
-                fresh = copy.deepcopy(batch)
-                start = time.perf_counter()
-                with torch.inference_mode():
-                    model.test_step(fresh)
-                turn.append(time.perf_counter() - start)
+        return median_milliseconds(
+            [climbing(num_steps) for num_steps in steps], itertools.islice(loader, count)
+        )
     finally:
         model.refiner.num_steps = own_steps
-    return [1000 * float(np.median(turn)) for turn in seconds]

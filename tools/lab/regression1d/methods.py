@@ -84,7 +84,7 @@ def method_config(name: str, dataset: str, num_samples: int) -> dict:
         return {"num_samples": 0, "mixture": {"num_components": size, "standalone": True}}
     config: dict = {"num_samples": m}
     if family == "ml-is":
-        config["objective"] = {"type": "MLISObjective", "noise": is_noise, "num_samples": 1 + m}
+        config["objective"] = {"type": "MLISObjective", "noise": is_noise, "num_noise": m}
     elif family == "kld-is":
         config["objective"] = {
             "type": "KLDISObjective",
@@ -97,7 +97,7 @@ def method_config(name: str, dataset: str, num_samples: int) -> dict:
         config["objective"] = {
             "type": "NCEObjective",
             "noise": nce_noise,
-            "num_samples": 1 + m,
+            "num_noise": m,
             "beta": beta,
         }
     elif family == "dsm":
@@ -106,13 +106,13 @@ def method_config(name: str, dataset: str, num_samples: int) -> dict:
     elif family == "ml-mcmc":
         config["objective"] = {
             "type": "MCMCObjective",
-            "step": _MCMC_STEP[dataset],
+            "step_size": _MCMC_STEP[dataset],
             "num_steps": size,
             "num_samples": m,
         }
     else:
         teacher = family == "mdn-teacher"
-        config["objective"] = {"type": "ProposalObjective", "num_samples": 1 + m}
+        config["objective"] = {"type": "ProposalObjective", "num_noise": m}
         if family == "ml-is-mdn":
             config["objective"]["form"] = "ml-is"
         if teacher:

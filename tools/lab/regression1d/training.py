@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from ebm_mmdet.files import open_atomic
 
 from .data import Dataset
 from .evaluation import Grid, kl_to_truth
@@ -123,18 +124,26 @@ def save_checkpoint(
     path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, history: dict
 ) -> None:
     """Write everything that a run needs to go on; the file is whole or the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     state = {"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "history": history}, partial)
-    os.replace(partial, path)
+    with open_atomic(path) as file:
+        torch.save({**state, "history": history}, file)
 
 
 def load_checkpoint(
     path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer | None = None
 ) -> dict[str, list[Tensor]]:
-    """Restore the networks (and the optimiser), and return the history so far."""
-    state = torch.load(path, weights_only=True)
+    """Restore the networks (and the optimiser), and return the history so far.
+
+    Raises:
+        ValueError: the file cannot be read. It is not taken for absent.
+    """
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:  # every way in which a file is no checkpoint
+        raise ValueError(
+            f"{path} cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}). It "
+            "is kept; remove it to have this run trained again"
+        ) from error
     trainee.load_state_dict(state["trainee"])
     if optimizer is not None:
         optimizer.load_state_dict(state["optimizer"])

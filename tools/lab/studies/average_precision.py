@@ -11,6 +11,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ebm_mmdet.box_iou import box_iou
+
 __all__ = ["IOU_THRESHOLDS", "METRICS", "MatchedDetections", "coco_results"]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -119,8 +121,11 @@ def _collect(records: list[dict | None], ground_truth: COCO, found: COCO) -> _Cl
         hits.append(matched & ~ignored)
         misses.append(~matched & ~ignored)
         for detection, annotation, hit in zip(record["dtIds"], record["dtMatches"][0], hits[-1][0]):
-            pair = found.anns[detection]["bbox"], ground_truth.anns.get(int(annotation), {})
-            ious.append(_iou(pair[0], pair[1]["bbox"]) if hit else np.nan)
+            if hit:
+                pair = found.anns[detection]["bbox"], ground_truth.anns[int(annotation)]["bbox"]
+                ious.append(float(box_iou(*(_corners(box) for box in pair))))
+            else:
+                ious.append(np.nan)
     # Stable, as in COCO: equal scores keep the order of images.
     order = np.argsort(-np.concatenate(scores), kind="mergesort")
     return _Class(
@@ -148,8 +153,7 @@ def _average_precision(c: _Class, weights: np.ndarray) -> np.ndarray:
     )
 
 
-def _iou(a: Sequence[float], b: Sequence[float]) -> float:
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    overlap = max(width, 0.0) * max(height, 0.0)
-    return overlap / (a[2] * a[3] + b[2] * b[3] - overlap)
+def _corners(box: Sequence[float]) -> tuple[float, float, float, float]:
+    """``x, y, width, height`` to ``x1, y1, x2, y2``."""
+    x, y, width, height = box
+    return x, y, x + width, y + height

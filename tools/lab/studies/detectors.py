@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
@@ -15,13 +14,15 @@ from mmdet.registry import DATASETS, METRICS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import load_checkpoint
-from pycocotools.coco import COCO
 from torch import nn
 
 from ebm_mmdet.apis.frozen_detector import load_frozen_detector
+from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
+from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.files import read_json, write_csv, write_json
 
 from ..demo.train import train_stage
+from ..timing import median_milliseconds
 from .average_precision import MatchedDetections, coco_results
 from .bootstrap import bootstrap_weights
 from .heads import TrainedHeads, training_views
@@ -104,8 +105,9 @@ class _Study:
         images = cfgs[rows[0].config].val_dataloader.dataset
         for row in rows:
             self._check(row, images)
+        use_checked_annotations()
         self.test_set = DATASETS.build(images)
-        self.truth = COCO(self.test_set.ann_file)
+        self.truth = CheckedCOCO(self.test_set.ann_file)
 
     def run(self) -> dict:
         seeds = self.settings.seeds
@@ -239,16 +241,11 @@ class _Study:
             return stored
         self.say("timing")
         models = {row.config: self._trained(row, self.settings.seeds[0])[0] for row in self.rows}
-        seconds = {name: [] for name in models}
-        for index in range(min(TIMED_IMAGES, len(self.test_set))):
-            batch = pseudo_collate([self.test_set[index]])
-            for name, model in models.items():
-                turn = copy.deepcopy(batch)
-                start = time.perf_counter()
-                with torch.inference_mode():
-                    model.test_step(turn)
-                seconds[name].append(time.perf_counter() - start)
-        result = {name: round(1e3 * float(np.median(s)), 1) for name, s in seconds.items()}
+        count = min(TIMED_IMAGES, len(self.test_set))
+        batches = (pseudo_collate([self.test_set[index]]) for index in range(count))
+        with torch.inference_mode():
+            times = median_milliseconds([model.test_step for model in models.values()], batches)
+        result = {name: round(value, 1) for name, value in zip(models, times)}
         write_json(path, result)
         return result
 
@@ -259,6 +256,6 @@ def _has_head(cfg: Config) -> bool:
 
 def _training_seconds(checkpoint: Path) -> float:
     """Sum of the times of all iterations, also of those before an interruption."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    state = read_checkpoint(checkpoint, mmap=True)
     steps, _ = state["message_hub"]["log_scalars"]["train/time"].data
     return round(float(np.sum(steps)), 1)

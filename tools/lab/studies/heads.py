@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from mmengine.config import Config
 from torch import nn
 
 from ebm_mmdet.apis.feature_cache import TrainingView, cache_training_views
-from ebm_mmdet.engine import AtomicLocalBackend
+from ebm_mmdet.engine import read_checkpoint
+from ebm_mmdet.files import open_atomic
 from ebm_mmdet.models.detectors import EBMDetector
 from ebm_mmdet.models.detectors.trunk_init import copy_trunk_from_box_head
 
@@ -66,7 +66,7 @@ class TrainedHeads:
         """The head in eval mode, the seconds its training took, and its losses."""
         path = self.folder / f"{kind}_{seed}.pth"
         if path.exists():
-            head, stored = self._build(kind), torch.load(path, weights_only=True)
+            head, stored = self._build(kind), read_checkpoint(path)
             head.load_state_dict(stored["state_dict"])
             return Trained(head.eval(), stored["seconds"], stored["losses"])
         views = self.views()
@@ -90,6 +90,5 @@ class TrainedHeads:
 
 
 def _save(path: Path, state: dict) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    AtomicLocalBackend().put(buffer.getvalue(), path)
+    with open_atomic(path) as file:
+        torch.save(state, file)

@@ -83,7 +83,7 @@ def refine_jittered_boxes(
                     labels_3d=labels.repeat_interleave(num_copies),
                 )
                 truths.append((truth, moved))
-            feats = model.prepare(model.extract_bev(data["inputs"], samples), samples)
+            feats = model.prepare(model.extract_maps(data["inputs"], samples), samples)
             model.refine(feats, samples)
         for sample, (truth, moved) in zip(samples, truths):
             if len(truth):

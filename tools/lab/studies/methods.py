@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from mmdet.registry import TASK_UTILS
+from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from ebm_mmdet.apis.feature_cache import TestImage
 from ebm_mmdet.models.detectors import EBMDetector
 
+from ..timing import timed
 from .average_precision import coco_results
 from .rivals import EnergyEnsemble, FixedOffset, RandomNudge, RegressionStep
 
@@ -143,14 +144,16 @@ def apply(
         detector.candidates = None
     detector.eval()
     records, seconds = [], []
+
+    def refine(neck: Sequence[Tensor], source: DetDataSample) -> list[DetDataSample]:
+        return detector.refine(detector.energy_head.prepare(neck), [source], rescale=True)
+
     try:
         with torch.no_grad():
             for image in images:
                 source = image.detections if detector.candidates is None else image.candidates
-                source, start = copy.deepcopy(source), time.perf_counter()
-                feats = detector.energy_head.prepare(image.neck)
-                (sample,) = detector.refine(feats, [source], rescale=True)
-                seconds.append(time.perf_counter() - start)
+                (sample,), took = timed(refine, image.neck, copy.deepcopy(source))
+                seconds.append(took)
                 found = sample.pred_instances
                 records += coco_results(
                     sample.img_id, found.bboxes, found.scores, found.labels, category_ids

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
-from pycocotools.coco import COCO
 
 from ebm_mmdet.apis.feature_cache import cache_test_images
 from ebm_mmdet.apis.frozen_detector import load_frozen_detector
+from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.files import write_csv, write_json
 
 from .average_precision import MatchedDetections
@@ -60,10 +60,11 @@ def compare_recipes(
                     "and the same images. Let all of them inherit from one config"
                 )
         claim_folder(out / name, cfg, settings)
+    use_checked_annotations()
     detector = load_frozen_detector(first)
     std, shift = residual_prior(first, detector, out / "prior.json", say)
     test_set = DATASETS.build(first.val_dataloader.dataset)
-    truth, images = COCO(test_set.ann_file), cache_test_images(detector, test_set)
+    truth, images = CheckedCOCO(test_set.ann_file), cache_test_images(detector, test_set)
     weights = bootstrap_weights(len(truth.imgs), settings.resamples)
     views = training_views(first, detector, settings.rounds, say)
 

@@ -35,12 +35,12 @@ class BoxRegressor(EBMBBoxHead):
 
     def offsets(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
         """Where the object is: boxes (R, 4) -> offsets (R, 4) relative to them."""
-        x, unsort = self._embed(feats, boxes, batch_index)
+        x, unsort = self.embed(feats, boxes, batch_index)
         return self.fc_energy(x)[unsort]
 
     def loss(self, feats, gt_boxes, batch_index, labels, avg_factor=None) -> dict[str, Tensor]:
         """Mean L1 distance; signature of :meth:`EBMBBoxHead.loss`."""
-        number, samples = len(gt_boxes), self.objective.num_samples
+        number, samples = len(gt_boxes), 1 + self.objective.num_noise
         jitter, _ = self.objective.noise.sample(number, samples)
         boxes = decode_boxes(jitter, gt_boxes[:, None]).reshape(-1, 4)
         targets = encode_boxes(gt_boxes.repeat_interleave(samples, 0), boxes)

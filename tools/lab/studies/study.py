@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
-from pycocotools.coco import COCO
 from torch import Tensor
 
 from ebm_mmdet.apis.feature_cache import cache_test_images
 from ebm_mmdet.apis.frozen_detector import load_frozen_detector
 from ebm_mmdet.apis.residuals import detector_residuals
+from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.energy import fit_residual_std
-from ebm_mmdet.files import write_csv, write_json
+from ebm_mmdet.files import read_json, write_csv, write_json
 from ebm_mmdet.models.detectors import EBMDetector
 
 from .average_precision import METRICS, MatchedDetections
@@ -76,11 +76,12 @@ def run_study(
         FileExistsError: ``out`` holds a study with other settings.
     """
     claim_folder(out, cfg, settings)
+    use_checked_annotations()
     detector = load_frozen_detector(cfg)
     std, shift = residual_prior(cfg, detector, out / "prior.json", say)
     say("detecting on the test images")
     test_set = DATASETS.build(cfg.val_dataloader.dataset)
-    truth = COCO(test_set.ann_file)
+    truth = CheckedCOCO(test_set.ann_file)
     images = cache_test_images(detector, test_set)
     views = training_views(cfg, detector, settings.rounds, say)
     heads = TrainedHeads(cfg, detector, out / "heads", views, settings.boxes_per_iteration, say)
@@ -131,7 +132,7 @@ def residual_prior(
         # Plain: matching at IoU 0.5 bounds the residuals, and k is usually stated for this one.
         std, median = fit_residual_std(residuals, robust=None), residuals.median(0).values
         write_json(path, dict(std=std.tolist(), median=median.tolist(), boxes=len(residuals)))
-    stored = json.loads(path.read_text())
+    stored = read_json(path)
     say(f"residuals: {stored}")
     return torch.tensor(stored["std"]), torch.tensor(stored["median"])
 
@@ -224,13 +225,12 @@ def claim(out: Path, wanted: dict) -> None:
         FileExistsError: it is not; the message names the entries that differ.
     """
     path = out / "settings.json"
-    if path.exists():
-        stored = json.loads(path.read_text())
-        if stored != wanted:
-            changed = sorted(key for key in wanted if stored.get(key) != wanted[key])
-            raise FileExistsError(
-                f"{out} holds a study with another {', '.join(changed)}; give a new --out folder "
-                "or remove this one"
-            )
-    else:
+    stored = read_json(path)
+    if stored is None:
         write_json(path, wanted)
+    elif stored != wanted:
+        changed = sorted(key for key in wanted if stored.get(key) != wanted[key])
+        raise FileExistsError(
+            f"{out} holds a study with another {', '.join(changed)}; give a new --out folder or "
+            "remove this one"
+        )

@@ -13,7 +13,9 @@ pytest.importorskip("mmdet3d", reason="3D needs mmdet3d: pip install 'ebm-mmdet[
 import mmcv.ops
 from mmdet3d.structures import LiDARInstance3DBoxes
 
-from ebm_mmdet3d import cpu_support
+import ebm_mmdet3d  # noqa: F401  makes the repairs
+from ebm_mmdet3d.compat import cpu_ops
+from ebm_mmdet3d.compat.without_cuda import patch_mmcv, patch_spconv
 from tests.ebm_mmdet3d.models.toys import boxes
 from tests.tolerances import TOLERANCE
 
@@ -25,7 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_importing_the_models_fills_the_gaps_wherever_they_were_imported():
+def test_importing_the_package_fills_the_gaps_wherever_they_were_imported():
     holders = {
         "three_nn": ["mmcv.ops", "mmdet3d.models.middle_encoders.sparse_encoder"],
         "three_interpolate": ["mmcv.ops", "mmdet3d.models.layers.pointnet_modules.point_fp_module"],
@@ -35,21 +37,21 @@ def test_importing_the_models_fills_the_gaps_wherever_they_were_imported():
     }
     for name, modules in holders.items():
         for module in modules:
-            assert getattr(importlib.import_module(module), name) is getattr(cpu_support, name)
+            assert getattr(importlib.import_module(module), name) is getattr(cpu_ops, name)
     focal = importlib.import_module("mmdet.models.losses.focal_loss")
-    assert focal._sigmoid_focal_loss is cpu_support.sigmoid_focal_loss
+    assert focal._sigmoid_focal_loss is cpu_ops.sigmoid_focal_loss
 
 
 def test_a_second_call_changes_nothing():
     before = mmcv.ops.three_nn
-    assert cpu_support.enable_cpu_support() == []
+    assert patch_mmcv() == patch_spconv() == []
     assert mmcv.ops.three_nn is before
 
 
 def test_nothing_is_touched_where_cuda_is_present(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(mmcv.ops, "three_nn", "the original")
-    assert cpu_support.enable_cpu_support() == []
+    assert patch_mmcv() == patch_spconv() == []
     assert mmcv.ops.three_nn == "the original"
 
 
@@ -67,7 +69,7 @@ def test_neighbours_are_of_the_same_frame():
     frame, of_source = torch.arange(30) % 2, torch.arange(40) % 2
     target = torch.cat((frame[:, None].float(), xyz), 1)[None]
     source = torch.cat((of_source[:, None].float(), other), 1)[None]
-    dist, index = cpu_support.three_nn(target, source)
+    dist, index = cpu_ops.three_nn(target, source)
     far = torch.cdist(xyz, other) + 1e3 * (frame[:, None] != of_source[None])
     expected, nearest = far.topk(3, largest=False)
     torch.testing.assert_close(dist[0], expected, rtol=1e-4, atol=1e-5)
@@ -76,12 +78,12 @@ def test_neighbours_are_of_the_same_frame():
 
 @pytest.mark.parametrize("num", [0, 1, 2])
 def test_neighbours_that_do_not_exist_are_infinitely_far(num):
-    dist, index = cpu_support.three_nn(torch.rand(1, 4, 3), torch.rand(1, num, 3))
+    dist, index = cpu_ops.three_nn(torch.rand(1, 4, 3), torch.rand(1, num, 3))
     assert torch.isfinite(dist[..., :num]).all()
     assert torch.isinf(dist[..., num:]).all()
     assert (index[..., num:] == 0).all()
     with pytest.raises(ValueError, match=r"target \(1, 4, 2\).*expected \(B, N, 3\)"):
-        cpu_support.three_nn(torch.rand(1, 4, 2), torch.rand(1, 4, 2))
+        cpu_ops.three_nn(torch.rand(1, 4, 2), torch.rand(1, 4, 2))
 
 
 def test_three_interpolate_is_the_weighted_sum_and_differentiable():

@@ -1,23 +1,11 @@
-"""Fills the gaps that mmcv, mmdet3d and spconv leave on a machine without CUDA.
+"""Operators of mmcv that have no CPU version, written for the CPU; the contracts are mmcv's.
 
-    spconv 2     backward pass       asks for the current CUDA stream before its CPU branch
-                 scatter_add_cpu     wrong sums with more than one OpenMP thread (spconv issue 679):
-                                     its threads share the two pointers of the inner loop
-    mmcv         three_nn            no CPU kernel (auxiliary network of SASSD, PointNet++)
-                 three_interpolate   no CPU kernel
-                 sigmoid_focal_loss  no CPU kernel (auxiliary loss of SASSD)
-                 points_in_boxes_all, points_in_boxes_part
-                                     ask for the CUDA device first; the CPU kernel exists
-
-Importing :mod:`ebm_mmdet3d.models` fills them where CUDA is absent; where it is present nothing is
-touched. Functions are replaced wherever OpenMMLab's packages have imported them already.
+Each works on CPU tensors whether or not it is put in mmcv's place (:mod:`.without_cuda` does that).
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -26,77 +14,12 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 __all__ = [
-    "enable_cpu_support",
     "points_in_boxes_all",
     "points_in_boxes_part",
     "sigmoid_focal_loss",
     "three_interpolate",
     "three_nn",
 ]
-
-
-def enable_cpu_support() -> list[str]:
-    """Fill the gaps, once; a second call, and one where CUDA is present, changes nothing.
-
-    Returns:
-        Names of what was replaced by this call.
-    """
-    if torch.cuda.is_available():
-        return []
-    return _patch_spconv() + _patch_mmcv()
-
-
-def _patch_spconv() -> list[str]:
-    try:
-        ops = importlib.import_module("spconv.pytorch.ops")
-    except ImportError:
-        return []
-    if ops.get_current_stream is _no_stream:
-        return []
-    ops.get_current_stream = _no_stream
-
-    class SpconvOps(ops.SpconvOps):
-        scatter_add_cpu = staticmethod(_scatter_add)
-
-    ops.SpconvOps = SpconvOps
-    return ["spconv.pytorch.ops.get_current_stream", "spconv.pytorch.ops.SpconvOps.scatter_add_cpu"]
-
-
-def _no_stream() -> int:
-    """The null stream, which CPU code receives and ignores."""
-    return 0
-
-
-def _scatter_add(out, rows, indices) -> None:
-    """``out[indices] += rows`` in place, for arrays of spconv; further rows are spare room."""
-    sums, rows, indices = (torch.from_numpy(x.numpy_view()) for x in (out, rows, indices))
-    sums.index_add_(0, indices, rows[: len(indices)])
-
-
-def _patch_mmcv() -> list[str]:
-    mmcv_ops = importlib.import_module("mmcv.ops")
-    replaced = []
-    for ours in (
-        three_nn,
-        three_interpolate,
-        sigmoid_focal_loss,
-        points_in_boxes_all,
-        points_in_boxes_part,
-    ):
-        original = getattr(mmcv_ops, ours.__name__)
-        if original is not ours:
-            _rebind(original, ours)
-            replaced.append(f"mmcv.ops.{ours.__name__}")
-    return replaced
-
-
-def _rebind(original: Callable, replacement: Callable) -> None:
-    """Replace ``original`` in every loaded module of mmcv, mmdet and mmdet3d, by any name."""
-    for module_name, module in list(sys.modules.items()):
-        if module_name.split(".")[0] in ("mmcv", "mmdet", "mmdet3d"):
-            for name, value in list(vars(module).items()):
-                if value is original:
-                    setattr(module, name, replacement)
 
 
 @torch.no_grad()

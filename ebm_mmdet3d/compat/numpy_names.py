@@ -7,11 +7,13 @@ can train.
 
 from __future__ import annotations
 
+import importlib
+from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
 
-__all__ = ["give_database_sampler_its_names"]
+__all__ = ["patch_database_sampler"]
 
 
 class _NumpyWithLong(ModuleType):
@@ -23,16 +25,18 @@ class _NumpyWithLong(ModuleType):
         return getattr(np, name)
 
 
-def give_database_sampler_its_names() -> bool:
+def patch_database_sampler() -> list[str]:
     """Put ``np.long`` into mmdet3d's module where numpy has none; numpy itself is left alone.
 
     Returns:
-        Whether this call changed anything.
+        Names of what this call added: nothing where mmdet3d is not installed, where numpy has
+        ``long``, and from the second call on.
     """
-    from mmdet3d.datasets.transforms import dbsampler
-
+    if not find_spec("mmdet3d"):
+        return []
+    dbsampler = importlib.import_module("mmdet3d.datasets.transforms.dbsampler")
     # Not hasattr: numpy warns about names that it is going to have.
     if "long" in vars(np) or isinstance(dbsampler.np, _NumpyWithLong):
-        return False
+        return []
     dbsampler.np = _NumpyWithLong("numpy")
-    return True
+    return ["mmdet3d.datasets.transforms.dbsampler.np.long"]

@@ -1,0 +1,313 @@
+"""Annotation files in COCO format, looked at before minutes or days are spent on them.
+
+mmdet and pycocotools read what they need when they need it: a key that is missing is a KeyError
+without the name of a file, after the first epoch as often as before it, and an annotation that they
+leave out is left out silently.
+
+What has one obvious value is filled in, in memory and with a message:
+
+- ``iscrowd`` missing: 0, a single object;
+- ``area`` missing, or 0 for every box: width times height of the box;
+- annotation ids missing, not integers, or used twice: numbered from 1. Nothing refers to them.
+
+Everything else is an error that names the file, the entry and the key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.api_wrappers import COCO
+from mmdet.evaluation.metrics import coco_metric
+from mmengine.logging import print_log
+
+__all__ = [
+    "AnnotationError",
+    "CheckedCOCO",
+    "check_class_names",
+    "complete_annotations",
+    "use_checked_annotations",
+]
+
+
+class AnnotationError(ValueError):
+    """An annotation file is not as expected; the message names file, entry, key and remedy."""
+
+
+class CheckedCOCO(COCO):
+    """mmdet's reader of annotation files in COCO format, with the checks of this module.
+
+    Args:
+        annotation_file: JSON file; None for an empty object, as in pycocotools.
+
+    Raises:
+        AnnotationError: the file is not as expected.
+    """
+
+    with_images = False
+    """Whether the images themselves will be read, by their paths and sizes in the file."""
+
+    def __init__(self, annotation_file: str | None = None) -> None:
+        self.source = str(annotation_file)
+        try:
+            super().__init__(annotation_file)
+        except AnnotationError:
+            raise
+        except ValueError as error:  # also of the text's encoding
+            raise AnnotationError(f"{self.source} is not valid JSON: {error}") from error
+        except AssertionError:
+            raise AnnotationError(
+                f"{self.source} holds a list or a single value; expected an object with 'images', "
+                "'annotations' and 'categories'"
+            ) from None
+
+    def createIndex(self) -> None:
+        """Check and complete the content, then make pycocotools' tables of it."""
+        for line in complete_annotations(self.dataset, self.source, self.with_images):
+            print_log(line, logger="current", level=30)
+        super().createIndex()
+
+    def get_cat_ids(
+        self, cat_names: Sequence[str] = (), sup_names: Sequence = (), cat_ids: Sequence = ()
+    ) -> list[int]:
+        """Category ids, in the order of the file.
+
+        Raises:
+            AnnotationError: a name is not in the file. pycocotools leaves it out, whereupon all
+                labels after it mean other classes.
+        """
+        check_class_names(self.dataset, cat_names, self.source)
+        return super().get_cat_ids(list(cat_names), list(sup_names), list(cat_ids))
+
+
+class _CheckedDatasetCOCO(CheckedCOCO):
+    """What a data set reads with."""
+
+    with_images = True
+
+
+def use_checked_annotations() -> None:
+    """Let mmdet's ``CocoDataset`` and ``CocoMetric`` read through :class:`CheckedCOCO`.
+
+    For this process, and for the data sets and metrics that are built from now on; subclasses with
+    a reader of their own (LVIS, panoptic) keep it. The command-line tools, the demos and the
+    studies do this; importing ``ebm_mmdet`` alone changes nothing in mmdet.
+    """
+    CocoDataset.COCOAPI = _CheckedDatasetCOCO
+    coco_metric.COCO = CheckedCOCO
+
+
+def check_class_names(content: dict, names: Sequence[str], source: str) -> None:
+    """Make sure that the classes of a data set are categories of an annotation file.
+
+    Args:
+        content: an annotation file.
+        names: the data set's ``metainfo['classes']``, or a single name.
+        source: name of the file, for messages.
+
+    Raises:
+        AnnotationError: one is not. The message names the category that it may stand for.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    known = [category["name"] for category in content.get("categories", ())]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        close = difflib.get_close_matches(str(unknown[0]), known, 1)
+        raise AnnotationError(
+            f"{len(unknown)} of the {len(names)} classes are not among the categories of {source}, "
+            f"the first of them is {unknown[0]!r}"
+            + (f"; did you mean {close[0]!r}? " if close else "; ")
+            + f"The file has {_some(known)}: say metainfo=dict(classes=(...)) with names of it, "
+            "for the data sets and with as many num_classes of the heads"
+        )
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise AnnotationError(f"the data set names its class {repeated[0]!r} twice")
+
+
+def complete_annotations(content: dict, source: str, with_images: bool = True) -> list[str]:
+    """Check the content of an annotation file, and fill in, in place, what can be filled in.
+
+    Args:
+        content: ``images``, ``categories`` and, unless it is a test set without, ``annotations``.
+        source: name of the file, for messages.
+        with_images: also check path and size of the images, which a data set needs and a metric
+            does not.
+
+    Returns:
+        One sentence for each kind of value that was filled in, or of annotation that mmdet will
+        leave out.
+
+    Raises:
+        AnnotationError: the content is not what mmdet and pycocotools need, or there are
+            annotations and none of them is an object to train on.
+    """
+    images, categories = (_entries(content, key, source) for key in ("images", "categories"))
+    annotations = _entries(content, "annotations", source) if "annotations" in content else []
+    integer = "an integer (a string is none)"
+    check = _Checker(source)
+    check(images, "images", "id", _is_integer, integer)
+    if with_images:
+        check(images, "images", "file_name", lambda value: isinstance(value, str), "a path")
+    for key in ("height", "width") if with_images else ():
+        expected = "the size of the image in pixels, as it is on the disk"
+        check(images, "images", key, lambda value: _is_number(value) and value > 0, expected)
+    check(categories, "categories", "id", _is_integer, integer)
+    check(categories, "categories", "name", lambda v: isinstance(v, str) and v != "", "a name")
+    check.unique(images, "images", "id")
+    check.unique(categories, "categories", "id")
+    check.unique(categories, "categories", "name")
+    check(annotations, "annotations", "image_id", _is_integer, integer)
+    check(annotations, "annotations", "category_id", _is_integer, integer)
+    check(annotations, "annotations", "bbox", _is_box, "[x, y, width, height], finite numbers")
+    return [
+        *_complete_crowds(annotations, check),
+        *_complete_areas(annotations, check),
+        *_complete_ids(annotations, source),
+        *_left_out(images, categories, annotations, source),
+    ]
+
+
+def _entries(content: dict, key: str, source: str) -> list[dict]:
+    entries = content.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        found = "no" if key not in content else "something else as"
+        raise AnnotationError(
+            f"{source} has {found} {key!r}; expected a list of objects in COCO format: 'images' "
+            "with id, file_name, height, width; 'categories' with id, name; 'annotations' with id, "
+            "image_id, category_id, bbox, area, iscrowd"
+        )
+    return entries
+
+
+def _is_integer(value: object) -> bool:
+    # 1.0 finds what has the number 1, a string does not.
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 4 and all(map(_is_number, value))
+
+
+class _Checker:
+    """Finds the entries of a file whose value of some key is not as expected."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def __call__(
+        self,
+        entries: Sequence[dict],
+        name: str,
+        key: str,
+        valid: Callable[[object], bool],
+        expected: str,
+    ) -> None:
+        wrong = [i for i, entry in enumerate(entries) if key not in entry or not valid(entry[key])]
+        if not wrong:
+            return
+        first = entries[wrong[0]]
+        found = f"{key!r} is {first[key]!r:.60}" if key in first else f"there is no {key!r}"
+        label = next(
+            (f" ({k} {first[k]!r})" for k in ("file_name", "name", "id") if k in first), ""
+        )
+        raise AnnotationError(
+            f"{self.source}: {name}[{wrong[0]}]{label}: {found}; expected {expected}. This is so "
+            f"in {len(wrong)} of {len(entries)} {name}"
+        )
+
+    def unique(self, entries: Sequence[dict], name: str, key: str) -> None:
+        counts = Counter(entry[key] for entry in entries)
+        value, count = next(iter(counts.most_common(1)), (None, 1))
+        if count > 1:
+            raise AnnotationError(
+                f"{self.source}: {count} of the {name} have the {key} {value!r}; expected another "
+                "one for each"
+            )
+
+
+def _complete_crowds(annotations: Sequence[dict], check: _Checker) -> list[str]:
+    missing = [entry for entry in annotations if entry.get("iscrowd") is None]
+    for entry in missing:
+        entry["iscrowd"] = 0
+    check(annotations, "annotations", "iscrowd", lambda value: value in (0, 1), "0 or 1")
+    if not missing:
+        return []
+    return [f"{check.source}: {len(missing)} annotations without 'iscrowd' count as single objects"]
+
+
+def _complete_areas(annotations: Sequence[dict], check: _Checker) -> list[str]:
+    missing = [entry for entry in annotations if entry.get("area") is None]
+    for entry in missing:
+        entry["area"] = entry["bbox"][2] * entry["bbox"][3]
+    check(annotations, "annotations", "area", _is_number, "the area in square pixels")
+    lines = []
+    if missing:
+        lines.append(f"{len(missing)} annotations without 'area' get that of their box")
+    boxes = [entry for entry in annotations if min(entry["bbox"][2:]) >= 1]
+    if boxes and all(entry["area"] <= 0 for entry in boxes):
+        for entry in boxes:
+            entry["area"] = entry["bbox"][2] * entry["bbox"][3]
+        lines.append(
+            f"'area' is 0 in all {len(boxes)} annotations, which mmdet would leave out: each gets "
+            "that of its box"
+        )
+    return [f"{check.source}: {line}" for line in lines]
+
+
+def _complete_ids(annotations: Sequence[dict], source: str) -> list[str]:
+    ids = [entry.get("id") for entry in annotations]
+    if all(map(_is_integer, ids)) and len(set(ids)) == len(ids):
+        return []
+    for number, entry in enumerate(annotations, start=1):
+        entry["id"] = number
+    return [
+        f"{source}: 'id' is missing in some annotations, no integer, or used twice: all "
+        f"{len(annotations)} are numbered from 1"
+    ]
+
+
+def _left_out(
+    images: Iterable[dict], categories: Iterable[dict], annotations: Sequence[dict], source: str
+) -> list[str]:
+    """What mmdet leaves out silently; an error if nothing is left."""
+    image_ids = {entry["id"] for entry in images}
+    category_ids = {entry["id"] for entry in categories}
+    reasons: Counter[str] = Counter()
+    for entry in annotations:
+        if entry["iscrowd"] or entry.get("ignore"):
+            reasons["crowds or to be ignored"] += 1
+        elif entry["image_id"] not in image_ids:
+            reasons["of an image that is not in the file"] += 1
+        elif entry["category_id"] not in category_ids:
+            reasons["of a category that is not in the file"] += 1
+        elif min(entry["bbox"][2:]) < 1:
+            reasons["less than a pixel wide or high (boxes are x, y, width, height in pixels)"] += 1
+        elif entry["area"] <= 0:
+            reasons["without an area"] += 1
+    faults = {reason: n for reason, n in reasons.items() if not reason.startswith("crowds")}
+    if not faults:
+        return []
+    text = "; ".join(f"{count} are {reason}" for reason, count in faults.items())
+    if sum(reasons.values()) == len(annotations):
+        raise AnnotationError(
+            f"{source}: none of the {len(annotations)} annotations can be used: {text}"
+        )
+    return [
+        f"{source}: {sum(faults.values())} of {len(annotations)} annotations are left out: {text}"
+    ]
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + rest

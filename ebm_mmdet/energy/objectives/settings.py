@@ -1,0 +1,46 @@
+"""Settings of objectives: numbers per coordinate, and why an old name is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Numbers", "numbers", "replaced_by_num_noise"]
+
+Numbers = float | tuple[float, ...]
+"""One number for all encoded coordinates, or one for each."""
+
+
+def numbers(
+    name: str, value: float | Sequence[float] | Tensor, allow_zero: bool = False
+) -> Numbers:
+    """A setting as plain positive numbers, which can be compared, pickled and printed.
+
+    Args:
+        name: of the setting, for the message.
+        value: a number, or D of them.
+        allow_zero: some of them, but not all, may be zero.
+
+    Raises:
+        ValueError: a number is outside its range, or there is none.
+    """
+    table = torch.as_tensor(value, dtype=torch.float64)
+    sound = ((table >= 0) if allow_zero else (table > 0)) & table.isfinite()
+    if table.dim() > 1 or not sound.all() or not table.any():
+        raise ValueError(
+            f"{name}={value} must be positive and finite: one number, or one for each encoded "
+            "coordinate."
+        )
+    return float(table) if table.dim() == 0 else tuple(table.tolist())
+
+
+def replaced_by_num_noise(value: Any) -> str:
+    """Why ``num_samples`` is refused where the target is scored beside the samples."""
+    remedy = value - 1 if isinstance(value, int) else "num_samples - 1"
+    return (
+        f"num_samples={value} counted the target too; give num_noise={remedy}, the number of "
+        "samples besides the target."
+    )

@@ -1,0 +1,321 @@
+"""What every energy head is: pooled features in, a scalar log-density f of any box out."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from mmdet.registry import MODELS, TASK_UTILS
+from mmengine.model import BaseModule
+from mmengine.registry import Registry
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...energy import Objective
+
+__all__ = ["BoxLogDensity", "EnergyHead", "Float32Linear"]
+
+
+class EnergyHead(BaseModule):
+    r"""An energy head: ``f(x, y, c) = MLP(pool(x, y))_c`` for features x, a box y and a class c.
+
+    This base has the MLP (a trunk of fully connected layers and one output per class, or one for
+    all), the function of boxes that objectives and refiners take, and the training loss. A subclass
+    says what a box is and how it is pooled:
+
+    - :attr:`dim`, the number of encoded coordinates, and :meth:`decode`;
+    - :meth:`prepare`, from the detector's maps to what :meth:`pool` reads;
+    - :meth:`pool`, from boxes to features, whose number ``__init__`` gives to :meth:`build_trunk`;
+    - :meth:`is_trainable_box`.
+
+    ``f`` is an unnormalised log-density of the box in encoded coordinates; it is defined up to a
+    constant for each object. Every box has a value: a box with a coordinate that is not finite has
+    ``f = -inf`` and no gradient.
+
+    Weights in half precision (``model.half()``, ``model.bfloat16()``) are multiplied in float32,
+    since refinement compares differences of f that half precision cannot resolve.
+
+    Args:
+        num_classes: number of foreground classes.
+        objective: how f is trained, config of a registered :class:`~ebm_mmdet.energy.Objective`.
+        act_cfg: activation, ReLU by default. Score matching differentiates f twice with respect to
+            the box, so it needs a smooth one (``dict(type='SiLU')``).
+        class_agnostic: one output for all classes instead of one per class.
+        min_box_size: smallest size of a box, in the unit of the boxes; see the subclass.
+        loss_weight: factor on the loss.
+        init_cfg: mmengine's. Default: Kaiming-uniform trunk with biases 0, output N(0, 0.001).
+
+    Source: Gustafsson et al., ECCV 2020 (arXiv:1909.12297).
+    """
+
+    dim: int
+    """D, the number of encoded coordinates of a box."""
+    task_utils: Registry = TASK_UTILS
+    """Where objectives and noise distributions are looked up."""
+    always_float32: bool = False
+    """Whether autocast is switched off while f is evaluated."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        objective: dict,
+        act_cfg: dict | None = None,
+        class_agnostic: bool = False,
+        min_box_size: float = 1.0,
+        loss_weight: float = 1.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.num_classes, self.class_agnostic = num_classes, class_agnostic
+        self.min_box_size, self.loss_weight = float(min_box_size), loss_weight
+        self.activation = MODELS.build(act_cfg or dict(type="ReLU", inplace=True))
+        objective = dict(objective)
+        if isinstance(objective.get("noise"), dict):
+            objective["noise"] = self.task_utils.build(objective["noise"])
+        self.objective: Objective = self.task_utils.build(objective)
+
+    def build_trunk(self, in_features: int, fc_channels: Sequence[int]) -> None:
+        """Make the trunk and the output layer for ``in_features`` pooled features of a box."""
+        widths = [in_features, *fc_channels]
+        self.trunk = nn.ModuleList(Float32Linear(i, o) for i, o in itertools.pairwise(widths))
+        self.fc_energy = Float32Linear(widths[-1], 1 if self.class_agnostic else self.num_classes)
+        for layer in self.trunk:
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.fc_energy.weight, std=0.001)
+        nn.init.zeros_(self.fc_energy.bias)
+
+    @abstractmethod
+    def prepare(self, maps: Sequence[Tensor], detach: bool = True, **kwargs) -> list[Tensor]:
+        """Make what :meth:`pool` reads out of the detector's maps; once per batch of images.
+
+        Args:
+            maps: feature maps (B, C, H, W) of the detector.
+            detach: cut the graph to the detector (frozen features).
+            **kwargs: what the subclass checks the maps by.
+        """
+
+    @abstractmethod
+    def decode(self, offsets: Tensor, reference: Tensor) -> Tensor:
+        """Boxes at encoded offsets (..., D) from reference boxes (..., D)."""
+
+    @abstractmethod
+    def pool(
+        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
+    ) -> tuple[Tensor, Tensor | slice]:
+        """Features of R boxes.
+
+        Args:
+            feats: what :meth:`prepare` returned.
+            boxes: (R, D), finite.
+            batch_index: (R,) image of each box, int64.
+
+        Returns:
+            (R, C) float32, in an order of the head's choice, and the index that restores the order
+            of the boxes. Applied after the trunk it moves one number for each box, not thousands.
+        """
+
+    def embed(
+        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
+    ) -> tuple[Tensor, Tensor | slice]:
+        """Pool, and pass through the trunk: (R, fc_channels[-1]), and the index of :meth:`pool`."""
+        x, restore = self.pool(feats, boxes, batch_index)
+        for layer in self.trunk:
+            x = self.activation(layer(x))
+        return x, restore
+
+    @abstractmethod
+    def is_trainable_box(self, boxes: Tensor) -> Tensor:
+        """(N, D) annotated boxes -> (N,) bool: finite, and large enough to train on."""
+
+    def log_density(
+        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
+    ) -> Tensor:
+        """f(x, y, c) of S boxes for each of N objects.
+
+        Args:
+            feats: what :meth:`prepare` returned.
+            boxes: (N, S, D) float, in the format of the subclass.
+            batch_index: (N,) image of each object, int64.
+            labels: (N,) class of each object, int64 in ``[0, num_classes)``.
+
+        Returns:
+            (N, S) float32, also under autocast; differentiable with respect to ``boxes``.
+
+        Raises:
+            ValueError: a label or a batch index is out of range.
+        """
+        self.check_labels(labels)
+        return self.evaluate(feats, boxes, batch_index, labels)
+
+    def evaluate(
+        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
+    ) -> Tensor:
+        """:meth:`log_density` for labels that were checked, which reads values from the device."""
+        num, samples = boxes.shape[:2]
+        flat = boxes.float().reshape(num * samples, self.dim)
+        finite = torch.isfinite(flat).all(dim=1, keepdim=True)
+        # NaN times a zero gradient would still be NaN, in the weights.
+        flat = flat.where(finite, 0)
+        float32 = torch.autocast(boxes.device.type, enabled=False)
+        with float32 if self.always_float32 else contextlib.nullcontext():
+            x, restore = self.embed(feats, flat, batch_index.repeat_interleave(samples))
+            energies = self.fc_energy(x).float()[restore].unflatten(0, (num, samples))
+        if self.class_agnostic:
+            f = energies[..., 0]
+        else:
+            column = labels.long().view(num, 1, 1).expand(-1, samples, 1)
+            f = energies.gather(2, column).squeeze(2)
+        return f.masked_fill(~finite.view(num, samples), float("-inf"))
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise ``ValueError`` unless all labels lie in ``[0, num_classes)``."""
+        if self.class_agnostic or not len(labels):
+            return
+        low, high = labels.aminmax()
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(
+                f"labels lie in [{int(low)}, {int(high)}], expected [0, {self.num_classes - 1}]; "
+                "set energy_head.num_classes to the detector's number of classes"
+            )
+
+    def log_density_fn(
+        self, feats: Sequence[Tensor], reference: Tensor, batch_index: Tensor, labels: Tensor
+    ) -> BoxLogDensity:
+        """The log-density as a function of encoded offsets from reference boxes.
+
+        Args:
+            feats: what :meth:`prepare` returned.
+            reference: (N, D) boxes.
+            batch_index: (N,) image of each box, int64.
+            labels: (N,) class of each box, integers in ``[0, num_classes)``.
+
+        Raises:
+            ValueError: a label is out of range.
+        """
+        self.check_labels(labels)
+        return BoxLogDensity.recordable(self, feats, reference, batch_index, labels)
+
+    def loss(
+        self,
+        feats: Sequence[Tensor],
+        gt_boxes: Tensor,
+        batch_index: Tensor,
+        labels: Tensor,
+        avg_factor: float | Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Training loss of the objective, averaged over the annotated boxes of the batch.
+
+        Args:
+            feats: what :meth:`prepare` returned.
+            gt_boxes: (N, D) annotated boxes, see :meth:`is_trainable_box`; N may be 0, the loss is
+                then a zero connected to the parameters.
+            batch_index: (N,) int64.
+            labels: (N,) int64.
+            avg_factor: divisor of the summed loss; N if None. Across processes: the mean N.
+
+        Returns:
+            ``loss_energy`` and the objective's diagnostics as ``energy_<name>``.
+        """
+        fn, targets = self.training_problem(feats, gt_boxes, batch_index, labels)
+        if getattr(getattr(self.objective, "noise", None), "shared", False):
+            out = self._loss_by_image(fn, targets, avg_factor)
+        else:
+            out = self.objective(fn, targets, avg_factor=avg_factor)
+        losses = {f"energy_{name}": value for name, value in out.items() if name != "loss"}
+        return {"loss_energy": self.loss_weight * out["loss"], **losses}
+
+    def training_problem(
+        self, feats: Sequence[Tensor], gt_boxes: Tensor, batch_index: Tensor, labels: Tensor
+    ) -> tuple[BoxLogDensity, Tensor]:
+        """What the objective is given: f of the N objects, and their encoded targets (N, D)."""
+        fn = self.log_density_fn(feats, gt_boxes, batch_index, labels)
+        # Relative to itself, every annotation is the origin.
+        return fn, torch.zeros_like(fn.reference)
+
+    def _loss_by_image(
+        self, fn: BoxLogDensity, targets: Tensor, avg_factor: float | Tensor | None
+    ) -> dict[str, Tensor]:
+        """The objective image by image, for noise that is shared within one call."""
+        total = max(len(targets), 1)
+        # A batch without boxes is one image without boxes: the loss must reach the parameters.
+        images = fn.batch_index.unique().tolist() or [-1]
+        sums: dict[str, Tensor] = {}
+        for image in images:
+            rows = torch.nonzero(fn.batch_index == image).squeeze(1)
+            factor = total if avg_factor is None else avg_factor
+            out = self.objective(fn.select(rows), targets[rows], avg_factor=factor)
+            for name, value in out.items():
+                share = value if name == "loss" else value * (len(rows) / total)
+                sums[name] = sums[name] + share if name in sums else share
+        return sums
+
+
+class BoxLogDensity:
+    """``LogDensityFn`` of a batch of boxes: encoded offsets (N, S, D) -> f (N, S), float32.
+
+    Made by :meth:`EnergyHead.log_density_fn`; offsets are relative to ``reference`` (N, D).
+    """
+
+    def __init__(
+        self,
+        head: EnergyHead,
+        feats: Sequence[Tensor],
+        reference: Tensor,
+        batch_index: Tensor,
+        labels: Tensor,
+    ) -> None:
+        self.head, self.feats = head, feats
+        self.reference, self.batch_index, self.labels = reference, batch_index, labels
+
+    @classmethod
+    def recordable(
+        cls,
+        head: EnergyHead,
+        feats: Sequence[Tensor],
+        reference: Tensor,
+        batch_index: Tensor,
+        labels: Tensor,
+    ) -> BoxLogDensity:
+        """The same of tensors made in any mode: autograd cannot record those of inference mode."""
+
+        def usable(x: Tensor) -> Tensor:
+            return x.clone() if x.is_inference() else x
+
+        with torch.inference_mode(False):
+            return cls(
+                head,
+                [usable(feat) for feat in feats],
+                usable(reference).detach().float(),
+                usable(batch_index),
+                usable(labels),
+            )
+
+    def __call__(self, offsets: Tensor) -> Tensor:
+        boxes = self.head.decode(offsets, self.reference[:, None, :])
+        return self.head.evaluate(self.feats, boxes, self.batch_index, self.labels)
+
+    def select(self, index: Tensor) -> BoxLogDensity:
+        """The same function for a subset of its targets, ``index`` (n,) int64."""
+        return type(self)(
+            self.head,
+            self.feats,
+            self.reference[index],
+            self.batch_index[index],
+            self.labels[index],
+        )
+
+
+class Float32Linear(nn.Linear):
+    """``nn.Linear`` that multiplies in float32, also where its weights have half precision.
+
+    Under autocast it does what autocast does.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        bias = None if self.bias is None else self.bias.float()
+        return functional.linear(x.float(), self.weight.float(), bias)
