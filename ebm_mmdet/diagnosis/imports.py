@@ -23,7 +23,8 @@ def check_imports(
 ) -> tuple[list[tuple[str, str]], list[Finding]]:
     """Import the packages that have compiled parts, or that refuse each other when imported."""
     loads, findings, rows = {}, [], []
-    line = find_line(versions) or OPENMMLAB
+    found = find_line(versions)
+    line = found or OPENMMLAB
     mmcv = line.install("mmcv")
     wheel = line.distributions["mmcv"].replace("-", "_")
     remedies = {
@@ -35,7 +36,7 @@ def check_imports(
         "mmdet": "see the message; usually the version of mmcv or numpy",
         "ebm_mmdet.models": "see the message",
     }
-    if line is OPENMMLAB:
+    if found is OPENMMLAB:
         remedies["pkg_resources"] = 'pip install "setuptools<81"'
     if versions.get("torchvision"):
         remedies["torchvision"] = "nothing here needs it: pip uninstall torchvision"
