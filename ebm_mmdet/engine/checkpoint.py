@@ -288,6 +288,8 @@ class ReadableCheckpointHook(Hook):
 def _readable(value: object, where: str, known: set[type]) -> object:
     """``value`` if it can be read again, else the plain value that stands for it."""
     kind = type(value)
+    if isinstance(value, (torch.dtype, torch.device, torch.Size)):
+        return value
     if isinstance(value, enum.Enum):
         return _readable(value.value, where, known)
     if isinstance(value, Config):

@@ -171,6 +171,7 @@ METAINFO = {
     ],
     "paths": [pathlib.Path("a b/c"), pathlib.PurePosixPath("/x"), pathlib.PureWindowsPath("c:/x")],
     "containers": [{1, 2}, frozenset("a"), (1, (2,)), OrderedDict(a=1), slice(1, 2), range(3)],
+    "torch": [torch.float16, torch.device("cpu"), torch.ones(2).shape],
     "numbers": [True, 1 << 80, 1.5, 1j, b"bytes", bytearray(b"x"), None],
 }
 
