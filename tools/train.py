@@ -40,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.amp and not torch.cuda.is_available():
         parser.error("--amp needs a GPU, and torch sees none: leave it out")
-    if args.resume not in (None, "auto") and not Path(args.resume).is_file():
+    if args.resume not in (None, "auto") and not Path(args.resume).exists():
         parser.error(f"--resume: there is no file {args.resume}; `--resume` alone finds the newest")
     return args
 

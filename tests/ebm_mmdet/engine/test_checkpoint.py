@@ -378,6 +378,12 @@ def test_a_training_that_was_saved_without_its_optimizer_is_not_begun_again(tmp_
         find_resumable_checkpoint(tmp_path)
 
 
+def test_a_folder_with_the_name_of_a_checkpoint_is_not_absent(tmp_path):
+    (tmp_path / "iter_1.pth").mkdir()
+    with pytest.raises(CheckpointError, match=r"iter_1\.pth is a folder, as DeepSpeed"):
+        find_resumable_checkpoint(tmp_path)
+
+
 def test_weights_alone_are_nothing_to_resume(tmp_path):
     save(tmp_path / "downloaded.pth", {"state_dict": {}, "meta": {"epoch": 12}}, age=1)
     save(tmp_path / "plain.pth", {"w": torch.ones(1)}, age=0)
