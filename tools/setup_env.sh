@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Prepares everything `make demo` and `make test` need, from nothing, and does nothing when it is
+# Prepares everything the targets of the Makefile need, from nothing, and does nothing when it is
 # already there. Called by the Makefile; may be called by hand.
 #
-#   tools/setup_env.sh              use the active virtual or conda environment, or create .venv
-#   tools/setup_env.sh --with-3d    also mmdet3d and what it needs, some 2 GB more
-#   tools/setup_env.sh --force      run every step again
+#   tools/setup_env.sh                  use the active virtual or conda environment, or create .venv
+#   tools/setup_env.sh --with-3d        also mmdet3d and what it needs, some 2 GB more
+#   tools/setup_env.sh --ops-only       only what the operators and their tests need: torch
+#   tools/setup_env.sh --stack onedl    OneDL's line of the OpenMMLab packages, in .venv-onedl
+#   tools/setup_env.sh --force          run every step again
 #
 # Which registry, proxy and cache pip uses stays the user's business (pip.conf, PIP_*).
 set -euo pipefail
@@ -14,18 +16,40 @@ cd "$repo"
 step="start"
 remedy=""
 log=""
-with_3d=""
+level="2d"
+stack="openmmlab"
 force=""
-for option in "$@"; do
-    case $option in
-    --with-3d) with_3d=1 ;;
+usage() {
+    echo "tools/setup_env.sh: $1; there are --with-3d, --ops-only, --stack openmmlab|onedl, --force" >&2
+    exit 2
+}
+while (($#)); do
+    case $1 in
+    --with-3d) level="3d" ;;
+    --ops-only) level="ops" ;;
     --force) force=1 ;;
-    *)
-        echo "tools/setup_env.sh: $option is unknown; there are --with-3d and --force" >&2
-        exit 2
+    --stack)
+        stack=${2-}
+        (($# < 2)) || shift
         ;;
+    *) usage "$1 is unknown" ;;
     esac
+    shift
 done
+case $stack in
+# What the two lines of the OpenMMLab packages differ in: names of the distributions, the pinned
+# versions, and the environment. They share their module names, so one environment holds one line.
+openmmlab)
+    mmcv_name=mmcv mmdet_name=mmdet rival=onedl-mmcv
+    constraints_file=requirements/constraints.txt own_env=.venv
+    ;;
+onedl)
+    mmcv_name=onedl-mmcv mmdet_name=onedl-mmdetection rival=mmcv
+    constraints_file=requirements/constraints-onedl.txt own_env=.venv-onedl
+    [[ $level != 3d ]] || usage "--with-3d: mmdet3d exists on the line openmmlab only"
+    ;;
+*) usage "--stack \"$stack\" is unknown" ;;
+esac
 heartbeat=""
 
 # --- saying what happens --------------------------------------------------------------------------
@@ -34,7 +58,9 @@ say() { printf '[setup] %s\n' "$*"; }
 
 stop_heartbeat() {
     if [[ -n $heartbeat ]]; then
-        kill "$heartbeat" 2>/dev/null || true
+        # Not TERM: right after the fork the loop still has the traps of this script, takes the
+        # signal for its own, and goes on; the `wait` would then never return.
+        kill -KILL "$heartbeat" 2>/dev/null || true
         wait "$heartbeat" 2>/dev/null || true
         heartbeat=""
     fi
@@ -86,7 +112,7 @@ logged() { # run a command with its output in the log, and a sign of life every 
     return "$status"
 }
 
-pinned() { sed -n "s/^$1==\\([^ #]*\\).*/\\1/p" requirements/constraints.txt; }
+pinned() { sed -n "s/^$1==\\([^ #]*\\).*/\\1/p" "$constraints_file"; }
 
 # --- 1. an environment ----------------------------------------------------------------------------
 
@@ -96,15 +122,22 @@ active=${VIRTUAL_ENV:-}
 if [[ -z $active && ${CONDA_DEFAULT_ENV:-base} != base ]]; then
     active=${CONDA_PREFIX:-}
 fi
-env_dir=${active:-$repo/.venv}
+env_dir=${active:-$repo/$own_env}
 python=$env_dir/bin/python
-stamp=$env_dir/.ebm-mmdet-ready
+# One stamp for each level that was reached, from the least to the most.
+stamp_ops=$env_dir/.ebm-mmdet-ops-ready
+stamp_2d=$env_dir/.ebm-mmdet-ready
 stamp_3d=$env_dir/.ebm-mmdet-3d-ready
+case $level in
+ops) stamps=("$stamp_ops") enough=("$stamp_ops" "$stamp_2d" "$stamp_3d") ;;
+2d) stamps=("$stamp_ops" "$stamp_2d") enough=("$stamp_2d" "$stamp_3d") ;;
+3d) stamps=("$stamp_ops" "$stamp_2d" "$stamp_3d") enough=("$stamp_3d") ;;
+esac
 
 # What the environment was made from, and which checkout it belongs to.
 fingerprint() {
     {
-        printf '%s\n' "$repo" "${EBM_OPS_BUILD:-1}"
+        printf '%s\n' "$repo" "$stack" "${EBM_OPS_BUILD:-1}"
         cat requirements/*.txt setup.py pyproject.toml ebm_mmdet/version.py tools/setup_env.sh
         find ops -path ops/tests -prune -o \( -name '*.cpp' -o -name '*.h' -o -name '*.toml' \
             -o -name version.py -o -name setup.py -o -name build_extension.py \) -print |
@@ -113,21 +146,24 @@ fingerprint() {
     } | sha256sum | cut -d' ' -f1
 }
 
-wanted_stamp=${with_3d:+$stamp_3d}
-wanted_stamp=${wanted_stamp:-$stamp}
-if [[ -z $force && -f $wanted_stamp && -x $python && $(<"$wanted_stamp") == "$(fingerprint)" ]]; then
-    exit 0
+if [[ -z $force && -x $python ]]; then
+    now=$(fingerprint)
+    for stamp in "${enough[@]}"; do
+        if [[ -f $stamp && $(<"$stamp") == "$now" ]]; then
+            exit 0
+        fi
+    done
 fi
 
 if [[ -n $active ]]; then
     begin "using the active environment $env_dir" ""
     [[ -x $python ]] ||
-        fail "the active environment $env_dir has no bin/python: \`deactivate\` it (or \`unset VIRTUAL_ENV\`) and run again to get a fresh .venv"
+        fail "the active environment $env_dir has no bin/python: \`deactivate\` it (or \`unset VIRTUAL_ENV\`) and run again to get a fresh $own_env"
     found=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     [[ $found == "$wanted" ]] ||
         say "    it has Python $found; the pinned versions are tested with $wanted only"
 elif ! "$python" -m pip --version >/dev/null 2>&1; then
-    begin "creating the virtual environment .venv (Python $wanted)" \
+    begin "creating the virtual environment $own_env (Python $wanted)" \
         "on Debian or Ubuntu: sudo apt-get install python$wanted-venv, then run again"
     base=$(command -v "python$wanted" || true)
     # A python3 that is 3.11 will do; a pyenv shim may exist without a Python behind it.
@@ -144,17 +180,24 @@ elif ! "$python" -m pip --version >/dev/null 2>&1; then
     # --clear: an interrupted run may have left half an environment.
     "$base" -m venv --clear "$env_dir"
 fi
+# Installing one line over the other would replace single files of packages under the same names.
+if "$python" -c "import importlib.metadata as m; m.version('$rival')" 2>/dev/null; then
+    step="looking for the other line of the OpenMMLab packages"
+    fail "$env_dir holds $rival, which is not of the line $stack: \`deactivate\` it and run again to get a fresh $own_env"
+fi
 log=$env_dir/ebm-mmdet-setup.log
 : >>"$log"
 say "details go to $log"
 
 # --- 2. what a compilation needs, said before the long steps --------------------------------------
 
-begin "checking the compiler" "on Debian or Ubuntu: sudo apt-get install g++ make python$wanted-dev"
-cxx=${CXX:-g++}
-command -v "${cxx%% *}" >/dev/null || { step="looking for a C++ compiler ($cxx)"; exit 1; }
-header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
-[[ -f $header ]] || { step="looking for Python's headers ($header)"; exit 1; }
+if [[ $level != ops ]]; then # the operators alone do without, more slowly
+    begin "checking the compiler" "on Debian or Ubuntu: sudo apt-get install g++ make python$wanted-dev"
+    cxx=${CXX:-g++}
+    command -v "${cxx%% *}" >/dev/null || { step="looking for a C++ compiler ($cxx)"; exit 1; }
+    header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
+    [[ -f $header ]] || { step="looking for Python's headers ($header)"; exit 1; }
+fi
 
 # --- 3. packages ----------------------------------------------------------------------------------
 
@@ -163,7 +206,7 @@ export PYTHONUNBUFFERED=1
 
 # As a variable and not as an option, so that it also holds in pip's isolated build environments;
 # as a URL, because pip splits the variable at spaces.
-constraints=$("$python" -c 'import pathlib; print(pathlib.Path("requirements/constraints.txt").resolve().as_uri())')
+constraints=$("$python" -c "import pathlib; print(pathlib.Path('$constraints_file').resolve().as_uri())")
 export PIP_CONSTRAINT="${PIP_CONSTRAINT:+$PIP_CONSTRAINT }$constraints"
 
 # The wheel of mmcv must survive in a cache, or every new environment compiles it again.
@@ -181,7 +224,19 @@ begin "installing torch $(pinned torch)" "$network. Without a GPU a CPU build is
 logged pip install "torch==$(pinned torch)"
 
 begin "installing the build tools" "$network"
-logged pip install -r requirements/build.txt "numpy==$(pinned numpy)"
+logged pip install -r requirements/build.txt
+
+if [[ $level == ops ]]; then
+    begin "installing ebm_ops from this folder, with its C++ operators, and its tests' tools" "$network"
+    logged pip install --no-build-isolation --editable './ops[test]'
+    begin "checking the result" "the message is in the log"
+    "$python" -c 'import ebm_ops; print(ebm_ops.backend_info())' >>"$log" 2>&1
+    fingerprint >"$stamp_ops"
+    say "ready for the operators; ebm_mmdet itself is not installed."
+    exit 0
+fi
+
+logged pip install "numpy==$(pinned numpy)" # mmcv is built against it
 
 begin "installing OpenCV" "$network"
 logged pip install "opencv-python==$(pinned opencv-python)"
@@ -193,37 +248,41 @@ if ! "$python" -c 'import cv2' >>"$log" 2>&1; then
     "$python" -c 'import cv2' >>"$log" 2>&1
 fi
 
-mmcv=$(pinned mmcv)
+mmcv=$(pinned "$mmcv_name")
 jobs=${MAX_JOBS:-$(nproc)}
 
 # CFLAGS replaces the flags Python was built with, so -O3 must be said again. -g0: debug information
 # doubles the time of every file.
 install_mmcv() {
     CFLAGS="-O3 -g0 ${CFLAGS:-}" MAX_JOBS=$jobs MMCV_WITH_OPS=1 \
-        logged pip install --no-build-isolation "mmcv==$mmcv" "$@"
+        logged pip install --no-build-isolation "$mmcv_name==$mmcv" "$@"
 }
 
-if ! "$python" -c "import importlib.metadata as m, sys; sys.exit(m.version('mmcv') != '$mmcv')" 2>/dev/null ||
+if ! "$python" -c "import importlib.metadata as m, sys; sys.exit(m.version('$mmcv_name') != '$mmcv')" 2>/dev/null ||
     ! "$python" -c 'import mmcv._ext' >>"$log" 2>&1; then
-    if pip cache list mmcv 2>/dev/null | grep -q "mmcv-$mmcv-.*cp${wanted/./}"; then
-        begin "installing mmcv $mmcv from the wheel in pip's cache" ""
+    wheel=${mmcv_name//-/_} # as the file is called
+    tag=$("$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+    if pip cache list "$wheel" 2>/dev/null | grep -q "$wheel-$mmcv-.*$tag"; then
+        begin "installing $mmcv_name $mmcv from the wheel in pip's cache" ""
     else
-        begin "compiling mmcv $mmcv with $jobs jobs: about $((14 / jobs + 1)) minutes, once; pip's wheel cache is used afterwards" ""
+        begin "compiling $mmcv_name $mmcv with $jobs jobs: about $((18 / jobs + 1)) minutes, once; pip's wheel cache is used afterwards" ""
     fi
-    remedy="the compiler's message is in the log; out of memory: run again with MAX_JOBS=1. A wheel built against another torch: \`$python -m pip cache remove mmcv\`, then run again"
+    remedy="the compiler's message is in the log; out of memory: run again with MAX_JOBS=1. A wheel built against another torch: \`$python -m pip cache remove $wheel\`, then run again"
     install_mmcv
     "$python" -c 'import mmcv._ext' >>"$log" 2>&1 || {
         # A wheel in the cache that was built without operators, or against another torch.
-        begin "compiling mmcv $mmcv again: the wheel found does not fit this torch" "$remedy"
+        begin "compiling $mmcv_name $mmcv again: the wheel found does not fit this torch" "$remedy"
         install_mmcv --no-deps --force-reinstall --no-cache-dir
         "$python" -c 'import mmcv._ext' >>"$log" 2>&1
     }
 fi
 
 begin "installing mmdet and the other libraries" "$network"
-logged pip install -r requirements/runtime.txt -r requirements/openmmlab.txt -r requirements/test.txt
+# OneDL's mmdet comes as a source whose set-up imports torch.
+logged pip install --no-build-isolation "$mmdet_name==$(pinned "$mmdet_name")"
+logged pip install -r requirements/runtime.txt -r "requirements/$stack.txt" -r requirements/test.txt
 
-if [[ -n $with_3d ]]; then
+if [[ $level == 3d ]]; then
     begin "installing mmdet3d and its libraries: some 2 GB, once" "$network"
     logged pip install -r requirements/3d.txt
 fi
@@ -234,6 +293,8 @@ logged pip install --no-build-isolation --no-deps --editable ./ops --editable .
 begin "checking the result" "\`$python -m ebm_mmdet\` names what does not fit and the remedy"
 "$python" -m ebm_mmdet >>"$log" 2>&1
 
-fingerprint >"$stamp"
-[[ -z $with_3d ]] || fingerprint >"$stamp_3d"
+now=$(fingerprint)
+for stamp in "${stamps[@]}"; do
+    printf '%s\n' "$now" >"$stamp"
+done
 say "ready. \`$python -m ebm_mmdet\` prints a diagnosis."

@@ -15,10 +15,10 @@ model = dict(
         _delete_=True,
         type='CascadeRoIHead',
         num_stages=3,
-        stage_loss_weights=_base_.cascade_stage_loss_weights,
+        stage_loss_weights=_base_.cascade.stage_loss_weights,
         bbox_roi_extractor=single_stage.bbox_roi_extractor,
         bbox_head=[
             dict(head, in_channels=48, fc_out_channels=256, num_classes=len(_base_.classes))
-            for head in _base_.cascade_bbox_heads
+            for head in _base_.cascade.bbox_heads
         ]),
-    train_cfg=dict(rcnn=[dict(cascade_training, assigner=assigner) for assigner in _base_.cascade_assigners]))
+    train_cfg=dict(rcnn=[dict(cascade_training, assigner=assigner) for assigner in _base_.cascade.assigners]))

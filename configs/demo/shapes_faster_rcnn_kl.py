@@ -7,8 +7,8 @@ Hardware: 2 CPU cores. The variants with voting and soft-NMS are tested on the s
 
 _base_ = ['./shapes_faster_rcnn.py', '../_base_/kl_recipe.py']
 
-model = dict(roi_head=dict(bbox_head=_base_.kl_bbox_head))
-visualizer = dict(**_base_.kl_visualizer)
+model = dict(roi_head=dict(bbox_head=_base_.kl.bbox_head))
+visualizer = dict(**_base_.kl.visualizer)
 val_evaluator = [
     _base_.val_evaluator,
     dict(type='ProbabilisticBoxMetric', ann_file=_base_.val_evaluator.ann_file)

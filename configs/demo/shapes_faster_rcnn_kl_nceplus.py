@@ -12,6 +12,6 @@ load_from = f'work_dirs/shapes_faster_rcnn_kl/iter_{_base_.max_iters}.pth'
 
 model = dict(
     detector=dict(
-        roi_head=dict(bbox_head=_base_.kl_bbox_head), test_cfg=dict(rcnn=dict(var_vote=_base_.kl_var_vote))),
-    refiner=dict(_delete_=True, **_base_.kl_refiner))
-visualizer = dict(**_base_.kl_visualizer)
+        roi_head=dict(bbox_head=_base_.kl.bbox_head), test_cfg=dict(rcnn=dict(var_vote=_base_.kl.var_vote))),
+    refiner=dict(_delete_=True, **_base_.kl.refiner))
+visualizer = dict(**_base_.kl.visualizer)

@@ -5,4 +5,4 @@ python tools/test.py configs/demo/shapes_faster_rcnn_kl_varvote.py work_dirs/sha
 
 _base_ = './shapes_faster_rcnn_kl.py'
 
-model = dict(test_cfg=dict(rcnn=dict(var_vote=_base_.kl_var_vote)))
+model = dict(test_cfg=dict(rcnn=dict(var_vote=_base_.kl.var_vote)))

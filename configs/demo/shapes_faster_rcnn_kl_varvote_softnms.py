@@ -7,4 +7,4 @@ CKPT is work_dirs/shapes_faster_rcnn_kl/iter_500.pth.
 
 _base_ = './shapes_faster_rcnn_kl_varvote.py'
 
-model = dict(test_cfg=dict(rcnn=dict(nms=dict(_delete_=True, **_base_.kl_soft_nms))))
+model = dict(test_cfg=dict(rcnn=dict(nms=dict(_delete_=True, **_base_.kl.soft_nms))))

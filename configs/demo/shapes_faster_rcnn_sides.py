@@ -10,5 +10,5 @@ _base_ = ['./shapes_faster_rcnn.py', '../_base_/kl_recipe.py']
 model = dict(
     roi_head=dict(
         bbox_head=dict(
-            bbox_coder=dict(_delete_=True, **_base_.kl_bbox_head.bbox_coder),
+            bbox_coder=dict(_delete_=True, **_base_.kl.bbox_head.bbox_coder),
             loss_bbox=dict(_delete_=True, type='SmoothL1Loss', beta=1.0, loss_weight=1.0))))

@@ -5,4 +5,4 @@ python tools/test.py configs/demo/shapes_faster_rcnn_softnms.py work_dirs/shapes
 
 _base_ = ['./shapes_faster_rcnn.py', '../_base_/kl_recipe.py']
 
-model = dict(test_cfg=dict(rcnn=dict(nms=dict(_delete_=True, **_base_.kl_soft_nms))))
+model = dict(test_cfg=dict(rcnn=dict(nms=dict(_delete_=True, **_base_.kl.soft_nms))))

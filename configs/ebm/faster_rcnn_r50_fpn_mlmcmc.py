@@ -1,10 +1,14 @@
 """As faster_rcnn_r50_fpn_nceplus.py, trained by maximum likelihood with Langevin chains (ML-MCMC-8).
 
-    tools/dist_train.sh configs/ebm/faster_rcnn_r50_fpn_mlmcmc.py 8
+    tools/dist_train.sh configs/ebm/faster_rcnn_r50_fpn_mlmcmc.py 8        # 8 GPUs x 2 images
+    tools/dist_test.sh  configs/ebm/faster_rcnn_r50_fpn_mlmcmc.py CKPT 8 --eval bbox
 
-Costs about 13 times the training of NCE (published), for 8 gradients with respect to every box. The published result
-(36.4 AP on test-dev, below the detector's 37.2) is no aim: with the released step of 1e-5 chains do not move, and
-nothing is learned. Not trained on COCO here; on small data see docs/results.md.
+Hardware and data: as for faster_rcnn_r50_fpn_nceplus.py. Training costs about 13 times that of NCE (published), because
+each box needs 8 gradients.
+
+Expected: not trained on COCO here; docs/results.md has results on small data. The published result (36.4 AP on
+test-dev, below the 37.2 of the detector) is not what to aim at: with the released step of 1e-5 the chains do not move,
+and nothing is learned.
 """
 
 _base_ = './faster_rcnn_r50_fpn_nceplus.py'
@@ -14,12 +18,14 @@ model = dict(
         objective=dict(
             _delete_=True,
             type='MCMCObjective',
-            # 8 steps of 0.02 leave chains 0.057 from the annotation, about the width of the density, and stay below
-            # twice its standard deviation, beyond which they diverge. The log shows chain_distance.
+            # 8 steps of 0.02 end 0.057 from the annotation, which is about the width of the density. The step has to
+            # stay below twice the standard deviation of the density; above, chains diverge. The log shows
+            # chain_distance.
             step_size=0.02,
             num_steps=8,
             num_samples=32,  # chains per object; the released code has 128
-            grad_clip=100.0,  # a drift of half a step^2 x 100 = 0.02 at most: one chain cannot run away
-            # Not in the papers, whose f stays flat: without it f sharpens until chains overshoot, and diverges.
+            grad_clip=100.0,  # at most 100 x step^2 / 2 = 0.02 per step: no single chain can run away
+            # Not in the papers, whose f stays flat. Without it f sharpens until chains overshoot, and training
+            # diverges.
             magnitude_weight=0.1)),
-    refiner=dict(step_size=[4e-4, 4e-4, 1.6e-3, 1.6e-3]))  # of the other objectives; the papers' are for f = 0
+    refiner=dict(step_size=[4e-4, 4e-4, 1.6e-3, 1.6e-3]))  # as the other objectives; the papers' suit f = 0

@@ -3,25 +3,20 @@
     tools/dist_train.sh configs/ebm3d/sassd_paper_car_kitti.py 1
     tools/dist_test.sh  configs/ebm3d/sassd_paper_car_kitti.py CKPT 1
 
-Or convert what its authors published instead of training:
+Instead of training, you can convert the weights that its authors published:
 
     tools/model_converters/sassd_to_ebm_mmdet3d.py epoch_50.pth work_dirs/sassd_paper_car_kitti/epoch_80.pth
 
-Hardware: one GPU with 11 GB; 1,856 iterations of two frames per epoch. Data: as sassd_car_kitti.py, cars and vans.
+Hardware: one GPU with 11 GB; 1,856 iterations of two frames per epoch. Data: as for sassd_car_kitti.py, cars and vans.
 
-Expected: the energy head's authors have 93.14 / 84.65 / 81.86 AP (easy, moderate, hard; 3D IoU 0.7, validation split,
-41 positions) with the published weights. Not trained here.
+Expected: not trained here. The authors of the energy head have 93.14 / 84.65 / 81.86 AP (easy, moderate, hard; 3D IoU
+0.7, validation split, 41 positions) with the published weights.
 """
 
-_base_ = ['./sassd_car_kitti.py', './_base_/sassd_paper.py']
+_base_ = ['./sassd_car_kitti.py', './_base_/sassd_paper.py', './_base_/ebm3d_recipe.py']
 
-model = dict(_delete_=True, **_base_.sassd_paper)
+model = dict(_delete_=True, **_base_.pop('sassd_paper'))
 
-# The last version of the released config: the one cycle over 80 epochs that the energy head has too. The checkpoint
-# that its authors published is called epoch_50.
-train_dataloader = _base_.kitti_schedule.train_dataloader
-train_cfg = _base_.kitti_schedule.train_cfg
-optim_wrapper = dict(_delete_=True, **_base_.kitti_schedule.optim_wrapper)
-param_scheduler = _base_.kitti_schedule.param_scheduler
-default_hooks = _base_.kitti_schedule.default_hooks
-auto_scale_lr = dict(base_batch_size=2)
+# Trained as in the last version of the released config: one cycle over 80 epochs, as the energy head has it too. (The
+# checkpoint that its authors published is called epoch_50.)
+_base_.merge(_base_.pop('ebm3d').training)

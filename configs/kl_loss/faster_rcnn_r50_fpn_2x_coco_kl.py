@@ -13,11 +13,11 @@ _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py', '../_base_/kl_rec
 
 custom_imports = dict(imports=['ebm_mmdet'], allow_failed_imports=False)
 
-model = dict(roi_head=dict(bbox_head=_base_.kl_bbox_head))
-default_hooks = dict(checkpoint=dict(backend_args=dict(backend='atomic')))
-visualizer = dict(**_base_.kl_visualizer)
+model = dict(roi_head=dict(bbox_head=_base_.kl.bbox_head))
 val_evaluator = [
     dict(_base_.val_evaluator, type='HighIoUCocoMetric'),
     dict(type='ProbabilisticBoxMetric', ann_file=_base_.val_evaluator.ann_file)
 ]
 test_evaluator = val_evaluator
+
+_base_.merge(_base_.pop('kl').training)

@@ -17,9 +17,9 @@ model = dict(
         _delete_=True,
         type='CascadeRoIHead',
         num_stages=3,
-        stage_loss_weights=_base_.cascade_stage_loss_weights,
+        stage_loss_weights=_base_.cascade.stage_loss_weights,
         bbox_roi_extractor=single_stage.bbox_roi_extractor,
         bbox_head=[
-            dict(head, in_channels=64, fc_out_channels=256, num_classes=1) for head in _base_.cascade_bbox_heads
+            dict(head, in_channels=64, fc_out_channels=256, num_classes=1) for head in _base_.cascade.bbox_heads
         ]),
-    train_cfg=dict(rcnn=[dict(cascade_training, assigner=assigner) for assigner in _base_.cascade_assigners]))
+    train_cfg=dict(rcnn=[dict(cascade_training, assigner=assigner) for assigner in _base_.cascade.assigners]))

@@ -9,8 +9,8 @@ base in the coordinates of boxes too; how to tell the two apart is in docs/kl_lo
 
 _base_ = ['./faster_rcnn_mobilenetv2_fpn_nuclei.py', '../_base_/kl_recipe.py']
 
-model = dict(roi_head=dict(bbox_head=_base_.kl_bbox_head))
-visualizer = dict(**_base_.kl_visualizer)
+model = dict(roi_head=dict(bbox_head=_base_.kl.bbox_head))
+visualizer = dict(**_base_.kl.visualizer)
 val_evaluator = [
     _base_.val_evaluator,
     dict(type='ProbabilisticBoxMetric', ann_file=_base_.nuclei_val_annotations)

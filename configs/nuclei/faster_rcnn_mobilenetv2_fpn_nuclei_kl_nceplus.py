@@ -13,7 +13,7 @@ load_from = 'work_dirs/faster_rcnn_mobilenetv2_fpn_nuclei_kl/iter_300.pth'
 
 model = dict(
     detector=dict(
-        roi_head=dict(bbox_head=_base_.kl_bbox_head), test_cfg=dict(rcnn=dict(var_vote=_base_.kl_var_vote))),
-    refiner=dict(_delete_=True, **_base_.kl_refiner),
+        roi_head=dict(bbox_head=_base_.kl.bbox_head), test_cfg=dict(rcnn=dict(var_vote=_base_.kl.var_vote))),
+    refiner=dict(_delete_=True, **_base_.kl.refiner),
     candidates=None)  # the detections after voting
-visualizer = dict(**_base_.kl_visualizer)
+visualizer = dict(**_base_.kl.visualizer)

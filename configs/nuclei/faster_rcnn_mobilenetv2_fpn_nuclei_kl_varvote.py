@@ -7,4 +7,4 @@ CKPT is work_dirs/faster_rcnn_mobilenetv2_fpn_nuclei_kl/iter_300.pth.
 
 _base_ = './faster_rcnn_mobilenetv2_fpn_nuclei_kl.py'
 
-model = dict(test_cfg=dict(rcnn=dict(var_vote=_base_.kl_var_vote)))
+model = dict(test_cfg=dict(rcnn=dict(var_vote=_base_.kl.var_vote)))

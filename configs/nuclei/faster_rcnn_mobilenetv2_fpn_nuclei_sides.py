@@ -12,5 +12,5 @@ _base_ = ['./faster_rcnn_mobilenetv2_fpn_nuclei.py', '../_base_/kl_recipe.py']
 model = dict(
     roi_head=dict(
         bbox_head=dict(
-            bbox_coder=dict(_delete_=True, **_base_.kl_bbox_head.bbox_coder),
+            bbox_coder=dict(_delete_=True, **_base_.kl.bbox_head.bbox_coder),
             loss_bbox=dict(_delete_=True, type='SmoothL1Loss', beta=1.0, loss_weight=1.0))))

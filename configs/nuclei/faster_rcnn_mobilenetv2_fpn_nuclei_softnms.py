@@ -7,4 +7,4 @@ CKPT is work_dirs/faster_rcnn_mobilenetv2_fpn_nuclei/iter_300.pth. What soft-NMS
 
 _base_ = ['./faster_rcnn_mobilenetv2_fpn_nuclei.py', '../_base_/kl_recipe.py']
 
-model = dict(test_cfg=dict(rcnn=dict(nms=dict(_delete_=True, **_base_.kl_soft_nms))))
+model = dict(test_cfg=dict(rcnn=dict(nms=dict(_delete_=True, **_base_.kl.soft_nms))))

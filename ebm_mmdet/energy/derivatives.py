@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -59,8 +59,9 @@ def hessian_trace(
         exact        Σ_d ∂²f/∂y_d²                       D backward passes
         hutchinson   mean_p v_pᵀ (∇²f) v_p,  v_d = ±1     one per probe, unbiased
 
-    With Rademacher probes v the diagonal of the Hessian enters without error, and the variance is
-    2 Σ_{i≠j} H_ij² / probes: none for D = 1. Everything else is as in :func:`value_and_grad`.
+    With Rademacher probes v the diagonal of the Hessian adds no error, and the variance is
+    2 Σ_{i≠j} H_ij² / probes, which is 0 for D = 1. Everything else is as in
+    :func:`value_and_grad`.
 
     Source: Hutchinson, Communications in Statistics 1990.
 
@@ -104,7 +105,7 @@ def value_grad_and_trace(
                 for d in range(y.shape[-1])
             ]
         else:
-            options = {"generator": generator, "device": y.device}
+            options: dict[str, Any] = {"generator": generator, "device": y.device}
             signs = [
                 2 * torch.randint(2, y.shape, **options).to(y.dtype) - 1 for _ in range(probes)
             ]
@@ -118,7 +119,7 @@ def value_grad_and_trace(
 
 
 def check_trace_method(method: str, probes: int) -> None:
-    """Raise ``ValueError`` where there is no such estimate of the trace."""
+    """Raise ``ValueError`` if the method is unknown or there are no probes."""
     if method not in ("exact", "hutchinson"):
         raise ValueError(f"trace method {method!r} is unknown; use 'exact' or 'hutchinson'.")
     if probes < 1:
@@ -127,7 +128,7 @@ def check_trace_method(method: str, probes: int) -> None:
 
 @contextlib.contextmanager
 def differentiable(y: Tensor) -> Iterator[None]:
-    """Gradients on, inference mode and autocast off: what differentiating f at ``y`` asks for."""
+    """Gradients on, inference mode and autocast off, as differentiating f at ``y`` requires."""
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -162,7 +163,7 @@ def _leaf(y: Tensor) -> Tensor:
 
 
 def _hessian_product(grad: Tensor, y: Tensor, v: Tensor, create_graph: bool) -> Tensor:
-    """(∇²f) v, zeros where ∇f does not depend on y."""
+    """(∇²f) v; zeros if ∇f does not depend on y."""
     product = None
     if grad.requires_grad:
         (product,) = torch.autograd.grad(

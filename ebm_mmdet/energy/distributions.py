@@ -1,9 +1,10 @@
-"""Distributions of offsets around a target: where the training objectives look."""
+"""Distributions of offsets around a target, from which the training objectives draw points."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +19,12 @@ class GaussianMixtureNoise:
 
         q(δ) = 1/K Σ_k Π_d N(δ_d; 0, σ_kd²)
 
-    All D coordinates of a sample come from the same component. The density is taken in encoded
-    coordinates: no Jacobian to pixels or metres.
+    All D coordinates of a sample come from the same component. The density is that of encoded
+    coordinates, without a Jacobian to pixels or metres.
 
-    A plain object and not an ``nn.Module``: nothing in it is trained, and what a config states
-    must not be overridden by a checkpoint. The few numbers follow the device and dtype of use.
+    This is a plain object and not an ``nn.Module``: it has nothing to train, and a checkpoint must
+    not override what a config states. Its few numbers are moved to the device and dtype of each
+    call.
 
     Source: Gustafsson et al., "How to Train Your Energy-Based Model for Regression", BMVC 2020
     (arXiv:2005.01698), noise distribution of NCE; for boxes σ = (0.075, 0.15, 0.3).
@@ -31,13 +33,14 @@ class GaussianMixtureNoise:
         sigmas: standard deviations, either K numbers shared by all coordinates (``dim`` is then
             required) or K rows of D numbers.
         dim: D, the number of encoded coordinates.
-        shared: draw one set of offsets and use it for all targets, as the released code does. Just
-            as unbiased for every target, and cheap, but all targets share the luck of the draw.
-        antithetic: draw offsets in pairs δ, -δ: s and s + ⌈S/2⌉ are a pair, and for odd S the
-            offset ⌈S/2⌉ - 1 has no partner. Odd functions then average to zero exactly.
+        shared: draw one set of offsets and use it for all targets, as the released code does. This
+            is cheap, and unbiased for every target, but the errors of all targets are then
+            correlated.
+        antithetic: draw offsets in pairs δ, -δ: offsets s and s + ⌈S/2⌉ are a pair, and for odd S
+            the offset ⌈S/2⌉ - 1 has no partner. Over pairs, odd functions average to zero exactly.
 
     Raises:
-        ValueError: a σ is not positive and finite, or D is unknown or contradicted.
+        ValueError: a σ is not positive and finite, or D is unknown, or ``dim`` contradicts it.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class GaussianMixtureNoise:
     def scaled(self, beta: float) -> GaussianMixtureNoise:
         """The same density with every standard deviation (not variance) multiplied by ``beta``.
 
-        Its samples are independent, also where these are shared or antithetic.
+        Its samples are independent, even if those of this density are shared or antithetic.
         """
         return GaussianMixtureNoise(self.sigmas * beta)
 
@@ -102,7 +105,7 @@ class GaussianMixtureNoise:
         if device is None:
             device = generator.device if generator is not None else "cpu"
         sigmas = self.sigmas.to(device=device, dtype=dtype)
-        options = {"generator": generator, "device": device}
+        options: dict[str, Any] = {"generator": generator, "device": device}
         rows = 1 if self.shared else n
         drawn = (num_samples + 1) // 2 if self.antithetic else num_samples
         component = torch.randint(len(sigmas), (rows, drawn), **options)

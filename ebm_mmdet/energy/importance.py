@@ -5,10 +5,10 @@ For samples y_1..y_M ~ q of one target, with logits u_m = f(y_m) - log q(y_m):
     w = softmax(u)                      weights
     E_p[g] ≈ Σ_m w_m g(y_m)             any moment; biased O(1/M)
     log Z ≈ logsumexp(u) - log M        hence log p(y) ≈ f(y) - log Z, normalised
-    ESS = 1 / Σ_m w_m²                  in [1, M]: how many samples from p they are worth
+    ESS = 1 / Σ_m w_m²                  in [1, M]: the number of samples from p they are worth
 
-A mode of p that the proposal never samples does not exist for the estimate, and the effective
-sample size does not tell.
+The estimate ignores a mode of p that the proposal never samples, and the effective sample size does
+not reveal it.
 
 Source: Gustafsson et al., "Learning Proposals for Practical Energy-Based Regression", AISTATS 2022
 (arXiv:2110.11948), section on sampling; effective sample size: Kong, 1992.
@@ -33,12 +33,12 @@ __all__ = [
     "resample",
 ]
 
-# With fewer than two effective samples the estimate is one sample, whichever weighs most.
+# With fewer than two effective samples, the estimate is that of the one sample with most weight.
 MIN_EFFECTIVE_SAMPLES = 2.0
 
 
 class ImportanceWeights(NamedTuple):
-    """What importance sampling says about N targets, float32 or better."""
+    """Weights and normalisers of N targets, float32 or better."""
 
     weights: Tensor
     """(N, M) w, not negative, sum 1 over the samples of a target."""
@@ -57,11 +57,11 @@ class _Warned:
 def importance_weights(log_f: Tensor, log_q: Tensor) -> ImportanceWeights:
     """Weights, log Z and effective sample size of M samples for each of N targets.
 
-    A sample whose logit is not finite has weight 0. Where that is every sample of a target, the
-    weights are 1/M (moments are those of the proposal), log Z is -inf and ESS is 0.
+    A sample whose logit is not finite has weight 0. If a target has no sample with a finite logit,
+    its weights are 1/M (so its moments are those of the proposal), log Z is -inf and ESS is 0.
 
-    Warns once per process (``RuntimeWarning``) where a target with M ≥ 2 has an effective sample
-    size below 2, too small to mean anything.
+    Warns once per process (``RuntimeWarning``) if a target with M ≥ 2 has an effective sample size
+    below 2, which is too small for moments to mean anything.
 
     Args:
         log_f: (N, M) unnormalised log-densities f at the samples, M ≥ 1.
@@ -71,7 +71,7 @@ def importance_weights(log_f: Tensor, log_q: Tensor) -> ImportanceWeights:
         Weights through which gradients flow to both inputs; see :class:`ImportanceWeights`.
 
     Raises:
-        ValueError: the shapes are no such shapes.
+        ValueError: the shapes are not those given above.
     """
     if log_f.dim() != 2 or log_f.shape != log_q.shape or log_f.shape[1] == 0:
         raise ValueError(
@@ -133,13 +133,14 @@ def importance_covariance(
 ) -> Tensor:
     """Weighted covariance  Σ_m w_m (y_m - μ)(y_m - μ)ᵀ: symmetric, positive semi-definite.
 
-    There is no correction for few effective samples: an ESS of 1 gives zeros.
+    A small effective sample size is not corrected for: with an ESS of 1 the covariance is zero.
 
     Args:
         y: (N, M, D) samples.
         weights: (N, M), sum 1 over M.
         mean: (N, D) μ, from :func:`importance_mean`.
-        periodic: (D,) bool as there; those differences are wrapped to [-π, π].
+        periodic: (D,) bool, as in :func:`importance_mean`; their differences are wrapped to
+            [-π, π].
 
     Returns:
         (N, D, D).
@@ -149,7 +150,7 @@ def importance_covariance(
     if periodic is not None:
         wrapped = torch.remainder(difference + math.pi, 2 * math.pi) - math.pi
         difference = wrapped.where(periodic.to(y.device), difference)
-    # Not a product of half-precision matrices, also under autocast.
+    # Autocast would multiply the matrices in half precision.
     with torch.autocast(y.device.type, enabled=False):
         covariance = (w * difference).mT @ difference
     return 0.5 * (covariance + covariance.mT)
@@ -178,10 +179,10 @@ def resample(
 
 @torch.no_grad()
 def importance_diagnostics(log_f: Tensor, log_q: Tensor) -> dict[str, Tensor]:
-    """What objectives log about samples (N, M), means over targets:
+    """Values for the log of an objective, from samples (N, M), as means over targets:
     ``logit_max``, ``ess_ratio`` and ``log_z``.
 
-    Nothing is warned about: a small effective sample size is expected while training begins.
+    There is no warning: a small effective sample size is expected at the beginning of training.
     """
     logits = log_f.detach() - log_q.detach()
     count = max(len(logits), 1)
@@ -193,7 +194,7 @@ def importance_diagnostics(log_f: Tensor, log_q: Tensor) -> dict[str, Tensor]:
 
 
 def ess_ratio(logits: Tensor) -> Tensor:
-    """ESS / M (N,), in [1/M, 1], of logits f - log q (N, M), M ≥ 1; NaN where one of them is."""
+    """ESS / M (N,), in [1/M, 1], of logits f - log q (N, M), M ≥ 1; NaN if a logit is NaN."""
     return (2 * logits.logsumexp(1) - (2 * logits).logsumexp(1)).exp() / logits.shape[1]
 
 

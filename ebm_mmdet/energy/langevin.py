@@ -30,12 +30,12 @@ def langevin(
 
     On a Gaussian mode of variance s² the stationary variance is s² / (1 - λ²/(4 s²)), and the
     chains diverge for λ > 2 s. The state is detached at every step: no gradient flows through a
-    chain, none is computed for the parameters of f, and the mode of the caller (``no_grad``,
+    chain, and no gradient of the parameters of f is computed. The mode of the caller (``no_grad``,
     ``inference_mode``, autocast) does not matter. Cost: ``num_steps`` evaluations of f, each with a
     backward pass to y.
 
     A chain whose next state is not finite is stopped and returned as NaN; f is never evaluated
-    there, and other chains do not notice.
+    there, and other chains are not affected.
 
     Source: Gustafsson et al., "How to Train Your Energy-Based Model for Regression", BMVC 2020
     (arXiv:2005.01698), ML-MCMC; the papers' step λ is this λ.
@@ -44,14 +44,14 @@ def langevin(
         log_density_fn: f; entry (n, s) must depend on point (n, s) only.
         y0: (N, S, D) starts, encoded coordinates.
         step_size: λ, a number or (D,), the standard deviation of one step; not negative.
-        num_steps: L, 0 returns the starts.
-        grad_clip: longest allowed ‖∇f‖₂ of a chain; longer gradients are shortened to it.
+        num_steps: L; 0 returns the starts.
+        grad_clip: largest allowed ‖∇f‖₂ of a chain; longer gradients are shortened to this length.
         generator: source of randomness, on the device of ``y0``.
-        num_chains: run so many chains from each start, for S = 1. They share the first gradient,
-            which is then computed once.
+        num_chains: number of chains to run from each start; needs S = 1. The chains share the first
+            gradient, which is computed once.
 
     Returns:
-        (N, S, D) last states, detached, float32 or better; with ``num_chains`` that is S.
+        (N, S, D) last states, detached, float32 or better; S is ``num_chains`` where it is given.
 
     Raises:
         ValueError: an argument is outside the range or shape given above.
@@ -70,7 +70,7 @@ def langevin(
                 drift = _clipped(drift, grad_clip)
             noise = torch.randn(shape, dtype=y.dtype, device=y.device, generator=generator)
             proposal = (y + half_square * drift).addcmul(noise, step_size)
-            # The sum of everything is finite while no chain is lost, and cheap to look at.
+            # The sum of all states is cheap to check, and finite as long as no chain is lost.
             if lost is not None or not proposal.sum().isfinite():
                 finite = proposal.isfinite().all(-1, keepdim=True)
                 lost = ~finite if lost is None else lost | ~finite
@@ -80,15 +80,16 @@ def langevin(
 
 
 def _clipped(vectors: Tensor, longest: float) -> Tensor:
-    """Shorten vectors (..., D) to the given length; squares of large ones would overflow."""
+    """Shorten vectors (..., D) to at most the given length, without overflow of their squares."""
     tiny = torch.finfo(vectors.dtype).tiny
     peak = vectors.abs().amax(-1, keepdim=True).clamp(min=tiny)
     direction = vectors / peak
-    return vectors * (longest / peak / direction.norm(dim=-1, keepdim=True)).clamp(max=1)
+    factor: Tensor = longest / peak / direction.norm(dim=-1, keepdim=True)
+    return vectors * factor.clamp(max=1)
 
 
 def check_langevin(num_steps: int, grad_clip: float | None) -> None:
-    """Raise ``ValueError`` for settings that are no chain."""
+    """Raise ``ValueError`` for settings that do not describe a chain."""
     if num_steps < 0:
         raise ValueError(f"num_steps={num_steps} must be 0 (only the starts) or more.")
     if grad_clip is not None and not grad_clip > 0:

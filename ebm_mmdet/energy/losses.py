@@ -1,15 +1,10 @@
 """Loss functions of log-densities: pure tensor arithmetic, no model and no sampling inside.
 
 Every function body is the equation of one target, computed in float32 or better, also under
-autocast. The decorator :func:`.reduction.weighted` adds what mmdet's losses have too:
-
-    weight (N,)   factor per target
-    reduction     ``"mean"``, ``"sum"`` or ``"none"``, which returns (N,)
-    avg_factor    divisor that replaces N in the mean, for example the number of targets averaged
-                  over all processes
-
-For N = 0 the scalar is a zero connected to the graph of the
-inputs. Every loss raises ``ValueError`` where shapes do not agree or the reduction is unknown.
+autocast. The decorator :func:`.reduction.weighted` adds what mmdet's losses have too, ``weight``,
+``reduction`` and ``avg_factor``, described in :class:`.reduction.Weighting`. For N = 0 the scalar
+is a zero connected to the graph of the inputs. Every loss raises ``ValueError`` where shapes do not
+agree or the reduction is unknown.
 
 All but NCE and DSM may be negative, since a density may exceed one: that is not an error.
 """

@@ -1,7 +1,7 @@
 """A Gaussian prior around the first estimate, which turns refinement into maximum a posteriori.
 
-Without a prior, climbing to the top forgets the detection that the climb started from, and the
-answer depends on where the climb is stopped. With one it does not:
+Without a prior, a climb to the top forgets the detection that it started from, and the result
+depends on where the climb is stopped. With a prior it does not:
 
     argmax_y  τ f(x, y) + log N(y; ŷ, (s Σ)²)
 
@@ -13,6 +13,7 @@ sure it is gives a covariance L Lᵀ for each box instead, and the prior is N(y;
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -38,8 +39,8 @@ def with_gaussian_prior(
 ) -> LogDensityFn:
     """The log-density  y ↦ τ f(x, y) + log N(y; mean, (scale · std)²).
 
-    It goes wherever f goes, so ``gradient_ascent`` needs no change, and offers ``select`` if f
-    does. The normaliser of the Gaussian is included, that of f cannot be.
+    The result can be used wherever f can, for example in ``gradient_ascent``, and offers ``select``
+    if f does. It includes the normaliser of the Gaussian, but not that of f, which is unknown.
 
     Args:
         log_density_fn: f over N targets.
@@ -59,26 +60,40 @@ def with_gaussian_prior(
             f"scale={scale} must be positive and temperature={temperature} not negative, both "
             "finite; to switch the prior off, do not wrap the log-density."
         )
-    # Made in inference mode, the product could not be saved for the gradients of a climb.
+    # A product that is made in inference mode could not be saved for the gradients of a climb.
     with torch.inference_mode(False):
-        return _Posterior(log_density_fn, mean, scale * std, temperature)
+        return _posterior(log_density_fn, mean, scale * std, temperature)
 
 
+def _posterior(likelihood: LogDensityFn, mean: Tensor, std: Tensor, tau: float) -> LogDensityFn:
+    if isinstance(likelihood, SelectableLogDensityFn):
+        return _SelectablePosterior(likelihood, mean, std, tau)
+    return _Posterior(likelihood, mean, std, tau)
+
+
+@dataclass(frozen=True, eq=False)
 class _Posterior:
-    """τ f + log N(y; mean, std²), narrowed together with f by ``select``."""
+    """τ f + log N(y; mean, std²)."""
 
-    def __init__(self, likelihood: LogDensityFn, mean: Tensor, std: Tensor, tau: float) -> None:
-        self.likelihood, self.mean, self.std, self.tau = likelihood, mean, std, tau
-        if isinstance(likelihood, SelectableLogDensityFn):
-            self.select = self._select
+    likelihood: LogDensityFn
+    mean: Tensor
+    std: Tensor
+    tau: float
 
     def __call__(self, y: Tensor) -> Tensor:
         log_prior = gaussian_log_density(y, self.mean, self.std)
         return self.tau * evaluate(self.likelihood, y) + log_prior
 
-    def _select(self, index: Tensor) -> LogDensityFn:
+
+@dataclass(frozen=True, eq=False)
+class _SelectablePosterior(_Posterior):
+    """The same, narrowed together with f."""
+
+    likelihood: SelectableLogDensityFn
+
+    def select(self, index: Tensor) -> LogDensityFn:
         mean, std = (p[index] if p.dim() > 1 else p for p in (self.mean, self.std))
-        return _Posterior(self.likelihood.select(index), mean, std, self.tau)
+        return _posterior(self.likelihood.select(index), mean, std, self.tau)
 
 
 def gaussian_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -102,22 +117,23 @@ def gaussian_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     else:
         std = std.unsqueeze(1) if std.dim() == 2 else std
         z, log_std = difference / std, std.log()
-    return -(0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+    terms: Tensor = 0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)
+    return -terms.sum(-1)
 
 
 def prior_step_size(std: Tensor, scale: float = 1.0, factor: float = 1.0) -> Tensor:
     """Step sizes for climbing a log-density with a prior:  λ_d = factor · scale² / P_dd.
 
     P is the inverse of the prior's covariance, hence 1 / P_dd = std_d² for independent coordinates.
-    With factor 1 this is Newton's step of the prior: where f is flat it lands on the mean at once,
-    or, with coordinates that depend on each other in pairs of correlation ρ (centre and size of a
-    box along one axis), leaves |ρ| of the way at each step. Where f is more curved than the prior
-    it overshoots, and the shrinking of failed steps finds the right length. No step size is left to
-    tune.
+    With factor 1 this is the Newton step of the prior. Where f is flat, one step reaches the mean;
+    if coordinates are correlated in pairs, with correlation ρ (centre and size of a box along one
+    axis), a share |ρ| of the way is left after each step. Where f is more curved than the prior,
+    the step overshoots, and the shrinking of failed steps finds the right length. No step size
+    remains to be tuned.
 
     Args:
         std: (D,), (N, D) or L (N, D, D), as in :func:`with_gaussian_prior`.
-        scale: s, as there.
+        scale: s, as in :func:`with_gaussian_prior`.
         factor: below 1 for shorter steps.
 
     Returns:
@@ -135,7 +151,7 @@ def fit_residual_std(residuals: Tensor, robust: Literal["clip", "mad"] | None = 
     The spread is measured about zero, not about the mean residual: the prior is centred on the
     detection, so a systematic error of the detector is part of its inaccuracy. Residuals of matched
     detections have heavy tails (wrong matches, truncated objects), which a plain root mean square
-    takes for inaccuracy of every detection. All three agree, within 1 %, on Gaussian residuals:
+    would attribute to every detection. On Gaussian residuals the three estimates agree within 1 %:
 
         None    sqrt(mean r²)
         "mad"   m = 1.4826 median |r|

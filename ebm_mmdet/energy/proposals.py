@@ -1,9 +1,10 @@
-"""Learned proposals q(y | x; φ): where to look, in training and at test time."""
+"""Learned proposals q(y | x; φ), from which points are drawn in training and at test time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class MixtureDensity:
         q_n(y) = Σ_k π_nk Π_d N(y_d; μ_nkd, σ_nkd²)
 
     Samples never carry a gradient (they are not reparameterised), whereas ``log_prob`` is
-    differentiable in the parameters: see :func:`proposal_kl_loss` for why that matters.
+    differentiable in the parameters; :func:`proposal_kl_loss` explains why that matters.
 
     Args:
         log_weights: (N, K) log π, normalised over K.
@@ -64,14 +65,18 @@ class MixtureDensity:
 
     @torch.no_grad()
     def draw(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw samples (N, S, D) without gradient: first the component, then from that alone.
+        """Draw samples (N, S, D) without gradient: first a component, then a point from it.
 
         Args:
             num_samples: S.
             generator: source of randomness, on the device of the parameters.
         """
         n, k, dim = self.means.shape
-        options = {"generator": generator, "device": self.means.device, "dtype": self.means.dtype}
+        options: dict[str, Any] = {
+            "generator": generator,
+            "device": self.means.device,
+            "dtype": self.means.dtype,
+        }
         level = torch.rand((n, num_samples), **options)
         component = torch.searchsorted(self.log_weights.exp().cumsum(1), level, right=True)
         # Rounding may leave the last cumulative weight below the level.
@@ -95,8 +100,8 @@ class MixtureDensity:
 
         log q(y) = logsumexp_k( log π_k - ½ Σ_d ((y_d - μ_kd)/σ_kd)² - Σ_d log σ_kd ) - D/2 log 2π
 
-        Differentiable in the parameters, and in y where y requires a gradient; any number of
-        times in the latter case, once otherwise.
+        If y requires a gradient, the result is differentiable in y and in the parameters, any
+        number of times; otherwise it is differentiable in the parameters, once.
         """
         if y.dim() != 3 or y.shape[0] != len(self) or y.shape[2] != self.means.shape[2]:
             raise ValueError(
@@ -119,7 +124,8 @@ class MixtureDensity:
         constant = 0.5 * y.shape[2] * math.log(2 * math.pi)
         if not y.requires_grad:
             parameters = (p.to(y.dtype) for p in (log_factors, means, scales))
-            return _LogSumOfGaussians.apply(*parameters, y) - constant
+            log_sum: Tensor = _LogSumOfGaussians.apply(*parameters, y)  # type: ignore[no-untyped-call]
+            return log_sum - constant
         log_components = log_factors
         for coordinate, mean, scale in zip(y.unbind(-1), means, scales):
             log_components = log_components - ((coordinate - mean) * scale).square()
@@ -129,12 +135,12 @@ class MixtureDensity:
 class _LogSumOfGaussians(torch.autograd.Function):
     """logsumexp_k( a_kn - Σ_d ((y_nsd - μ_dkn) c_dkn)² ), with gradients in a, μ and c only.
 
-    Three times faster than the same by autograd, which writes every step to fresh memory. Shapes:
+    Three times as fast as autograd, which writes the result of every step to new memory. Shapes:
     a (K, N, 1), μ and c (D, K, N, 1), y (N, S, D); the result is (N, S).
     """
 
     @staticmethod
-    def forward(ctx, log_factors: Tensor, means: Tensor, scales: Tensor, y: Tensor) -> Tensor:
+    def forward(ctx: Any, log_factors: Tensor, means: Tensor, scales: Tensor, y: Tensor) -> Tensor:
         terms = log_factors.expand(*log_factors.shape[:2], y.shape[1])
         for coordinate, mean, scale in zip(y.unbind(-1), means, scales):
             z = torch.sub(coordinate, mean).mul_(scale)
@@ -149,7 +155,7 @@ class _LogSumOfGaussians(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         terms, total, means, scales, y = ctx.saved_tensors
         # Nothing is learned from a point whose density is zero in this precision.
         shares = terms * (grad / total).where(total > 0, 0)
@@ -165,17 +171,18 @@ class _LogSumOfGaussians(torch.autograd.Function):
 class MixtureDensityHead(nn.Module):
     """Mixture density network: features -> :class:`MixtureDensity`.
 
-    Three two-layer perceptrons (Linear, ReLU, Linear) for log weights, means and log σ. They work
-    on standardised targets t = (y - target_mean) / target_std; the density returned is that of y,
+    Three two-layer perceptrons (Linear, ReLU, Linear) predict log weights, means and log σ. They
+    work on standardised targets t = (y - target_mean) / target_std; the density returned is that of
+    y,
 
         log q(y) = log q_t(t) - Σ_d log target_std_d
 
-    so it can be compared between choices of the scale. Differences to the released code, which
-    needs a first epoch of maximum likelihood to survive its start: everything stays in logarithms,
+    so it can be compared between choices of the scale. The released code needs a first epoch of
+    maximum likelihood to train stably. It differs in this: here everything stays in logarithms,
     targets are standardised, log σ has limits, and initial means are spread (normal quantiles,
     shuffled per coordinate) instead of all being near zero.
 
-    Detach the features where the proposal must not train the backbone (J_KL never may).
+    Detach the features if the proposal must not train the backbone. With J_KL it never may.
 
     Source: Gustafsson et al., "Learning Proposals for Practical Energy-Based Regression", AISTATS
     2022 (arXiv:2110.11948); structure of the network as released.
@@ -188,12 +195,15 @@ class MixtureDensityHead(nn.Module):
         target_mean: a number or (D,), mean of the targets; kept as a buffer.
         target_std: a number or (D,), standard deviation of the targets; kept as a buffer.
         log_sigma_range: limits of log σ of standardised targets, see :func:`.recoverable_clamp`.
-            The lower one is the variance floor: without it the likelihood of one target that a
-            component hits is unbounded.
+            The lower one is the variance floor: without it, the likelihood is unbounded if a
+            component is centred on a target.
 
     Raises:
         ValueError: a size is below 1, a scale is not positive and finite, or the range is empty.
     """
+
+    target_mean: Tensor
+    target_std: Tensor
 
     def __init__(
         self,
@@ -225,14 +235,9 @@ class MixtureDensityHead(nn.Module):
         self.register_buffer("target_mean", mean)
         self.register_buffer("target_std", std)
 
-        def perceptron(out_features: int) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features)
-            )
-
-        self.weights = perceptron(num_components)
-        self.means = perceptron(num_components * dim)
-        self.log_sigmas = perceptron(num_components * dim)
+        self.weights = _perceptron(in_features, hidden, num_components)
+        self.means = _perceptron(in_features, hidden, num_components * dim)
+        self.log_sigmas = _perceptron(in_features, hidden, num_components * dim)
         self._spread_means()
 
     @torch.no_grad()
@@ -241,7 +246,7 @@ class MixtureDensityHead(nn.Module):
         k = self.num_components
         quantiles = math.sqrt(2) * torch.erfinv((2 * torch.arange(k) + 1) / k - 1)
         columns = [quantiles[torch.randperm(k)] for _ in range(self.dim)]
-        self.means[-1].bias.copy_(torch.stack(columns, dim=1).flatten())
+        self.means.get_parameter("2.bias").copy_(torch.stack(columns, dim=1).flatten())
 
     def forward(self, x: Tensor) -> MixtureDensity:
         """Predict the density of each target from features x (N, H); float32 or better."""
@@ -256,6 +261,10 @@ class MixtureDensityHead(nn.Module):
             self.target_std.log()
             + recoverable_clamp(log_sigmas.view(shape), *self.log_sigma_range),
         )
+
+
+def _perceptron(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features))
 
 
 def _row(value: float | Sequence[float] | Tensor, dim: int) -> Tensor:

@@ -26,7 +26,7 @@ def evaluate_only(
     covariance: Tensor | None = None,
     num_per_image: Sequence[int] | None = None,
 ) -> RefinementResult:
-    """The refiner that moves nothing: y0 (N, D) and f at y0, "before" in every comparison.
+    """The refiner that moves nothing: returns y0 (N, D) and f at y0, for comparisons.
 
     Arguments are those of every :class:`Refiner`; the optional ones are not read.
     """
@@ -46,24 +46,25 @@ def gradient_ascent(
 ) -> RefinementResult:
     """Climb f from y0 by gradient steps that shrink when they fail.
 
-    Independently for every point, with its own vector λ of step sizes, ``num_steps`` times:
+    Every point has its own vector λ of step sizes. For each, independently, ``num_steps`` times:
 
         y' = project(y + λ ⊙ ∇f(y))
         f(y') ≥ f(y):   y ← y'          (a tie is accepted)
         otherwise:      λ ← decay · λ   (y and its gradient stay; NaN and ±inf always fail)
 
     Hence f(y) never decreases, and a point that no step moved keeps every bit of y0. Points do not
-    know of each other: batch composition and order change a result only as far as they change f.
+    influence each other: batch composition and order change a result only as far as they change f.
 
     Cost: ``num_steps + 1`` evaluations of f and at most ``num_steps`` backward passes, because the
     evaluation that accepts a step is the starting point of the next. Backward passes go to y only:
-    no ``.grad`` of any parameter is touched and no gradient of weights is computed. Targets none of
-    whose points can move any more (y' equals y, or the gradient is not finite) are left out of
-    later evaluations if the function offers ``select``, and the climb ends when none is left.
+    no ``.grad`` of any parameter is touched and no gradient of weights is computed. If the function
+    offers ``select``, later evaluations leave out targets of which no point can move any more (y'
+    equals y, or the gradient is not finite). The climb ends when no target is left.
 
-    Works in any mode of the caller, ``no_grad``, ``inference_mode`` and autocast included: f is
-    evaluated with gradients on and the other two off, since a climb compares differences of f that
-    half precision cannot resolve. See :class:`LogDensityFn` for what this asks of the function.
+    Works in any mode of the caller, including ``no_grad``, ``inference_mode`` and autocast: f is
+    evaluated with gradients on and with inference mode and autocast off, because a climb compares
+    differences of f that half precision cannot resolve. :class:`LogDensityFn` says what this
+    requires of the function.
 
     Source: Gustafsson et al., "Energy-Based Models for Deep Probabilistic Regression", ECCV 2020
     (arXiv:1909.12297), Algorithm 1; the published form evaluates f twice per step, shrinks λ in the
@@ -95,7 +96,7 @@ def gradient_ascent(
         y = y0.detach().to(at_least_float32(y0.dtype), copy=True)
         y = y if y.dim() == 3 else y.unsqueeze(1)
         steps = _step_sizes(step_size, y)
-        states = []
+        states: list[tuple[Tensor, Tensor, Tensor]] = []
         accepted = y.new_zeros(y.shape[:-1], dtype=torch.int64)
         for state in _climb(log_density_fn, y, steps, num_steps, decay, project):
             accepted += state[-1]
@@ -129,7 +130,7 @@ def _climb(
     """Yield y (N, S, D), f (N, S) and which points moved (N, S): at the start and after each step.
 
     Only the evaluation of f is narrowed to the targets that are still live; all other arithmetic
-    runs on everything, where it costs nothing and cannot depend on who is still climbing.
+    runs on all targets, which costs little and cannot depend on which of them are still climbing.
     """
     live, live_fn = torch.arange(len(y), device=y.device), log_density_fn
     f, gradient = _value_and_slope(live_fn, y)
@@ -147,7 +148,7 @@ def _climb(
         if project is not None:
             proposal = project(proposal)
 
-        # A proposal equal to y would be proposed, and accepted as a tie, for ever.
+        # A proposal equal to y would be accepted as a tie, and proposed again, in every step.
         active = active & slope.isfinite().all(-1) & (proposal != y).any(-1)
         sound = active & proposal.isfinite().all(-1)
         moved = torch.zeros_like(active)

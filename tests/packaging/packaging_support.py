@@ -1,22 +1,24 @@
-"""A copy of the sources and environments to install them into."""
+"""A copy of the sources, and environments to install them into."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-FOLDERS = ("configs", "ebm_mmdet", "ops", "requirements", "tools")
+FOLDERS = ("configs", "ebm_mmdet", "ebm_mmdet3d", "ops", "requirements", "tools")
 FILES = ("LICENSE", "MANIFEST.in", "README.md", "model-index.yml", "pyproject.toml", "setup.py")
 
 
 def copy_sources(target: Path) -> Path:
     """What a clone holds, without anything built."""
-    ignore = shutil.ignore_patterns(".mim", "*.so", "__pycache__", "*.egg-info")
+    ignore = shutil.ignore_patterns(".mim", "*.so", "__pycache__", "*.egg-info", "build")
     for name in FOLDERS:
         shutil.copytree(REPO / name, target / name, ignore=ignore)
     for name in FILES:
@@ -48,12 +50,50 @@ def new_environment(folder: Path) -> Path:
     Returns:
         Its Python.
     """
-    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
-    packages = sysconfig.get_path("purelib")
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python = empty_environment(folder)
     # A plain path: the .pth files over there, among them our editable install, are not read.
-    (folder / "lib" / version / "site-packages" / "outer.pth").write_text(packages + "\n")
+    (site_packages(folder) / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def environment_with(folder: Path, *names: str) -> Path:
+    """A virtual environment with these distributions of this one and what they require, no more.
+
+    Returns:
+        Its Python.
+    """
+    python = empty_environment(folder)
+    for found in closure(*names):
+        for top in {file.parts[0] for file in found.files if file.parts[0] not in ("..", "bin")}:
+            link = site_packages(folder) / top
+            if not link.is_symlink():
+                link.symlink_to(found.locate_file(top))
+    return python
+
+
+def closure(*names: str) -> list[Distribution]:
+    """These installed distributions and all that they require, without extras."""
+    waiting, found = list(names), {}
+    while waiting:
+        name = re.match(r"[\w.-]+", waiting.pop()).group().lower()
+        if name not in found:
+            try:
+                found[name] = distribution(name)
+            except PackageNotFoundError:  # for another platform
+                continue
+            required = found[name].requires or []
+            waiting += [line for line in required if "extra ==" not in line]
+    return list(found.values())
+
+
+def empty_environment(folder: Path) -> Path:
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     return folder / "bin" / "python"
+
+
+def site_packages(folder: Path) -> Path:
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return folder / "lib" / version / "site-packages"
 
 
 def pip_install(python: Path, *arguments: object, cwd: Path, **variables: str):

@@ -1,7 +1,7 @@
 """SA-SSD for cars as its paper has it: every point a site, 320 channels, one scale, part-sensitive warping.
 
-Numbers are those of the released code (He et al., CVPR 2020), unless a comment says otherwise. Names do not clash with
-mmdet3d's base files, so a config lists both as bases and takes `sassd_paper`.
+Numbers are those of the released code (He et al., CVPR 2020), unless a comment says otherwise. A recipe lists this file
+among its bases and takes `_base_.pop('sassd_paper')`.
 """
 
 sassd_paper = dict(
@@ -43,8 +43,8 @@ sassd_paper = dict(
             iou_calculator=dict(type='BboxOverlapsNearest3D'),
             pos_iou_thr=0.6,
             neg_iou_thr=0.45,
-            # The best anchor of a car counts however little it overlaps; min_pos_iou=0.45 of the released config is
-            # not read by its code.
+            # The best anchor of a car counts, however little it overlaps: the released config has min_pos_iou=0.45,
+            # which its code does not read.
             min_pos_iou=1e-3,
             ignore_iof_thr=-1),
         allowed_border=0,

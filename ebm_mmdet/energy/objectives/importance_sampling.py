@@ -13,7 +13,8 @@ from ..distributions import GaussianMixtureNoise
 from ..importance import importance_diagnostics
 from ..log_density import at_least_float32, evaluate
 from ..losses import kld_is_loss, ml_is_loss
-from .settings import numbers, refuse, replaced_by_num_noise
+from ..old_names import refuse
+from .settings import numbers, replaced_by_num_noise
 
 __all__ = ["KLDISObjective", "MLISObjective"]
 
@@ -26,8 +27,8 @@ class MLISObjective:
         y_m = y* + δ_m,   δ_1..δ_M ~ q
         L = logsumexp_m(f(y_m) - log q(δ_m)) - log M - f(y*)
 
-    L estimates -log p(y* | x), and may be negative. The estimate of Z is good where the effective
-    sample size is large, so q has to reach wherever f has mass.
+    L estimates -log p(y* | x), and may be negative. The estimate of Z is good if the effective
+    sample size is large, so q has to cover the region where exp f has its mass.
 
     Source: Gustafsson et al., ECCV 2020 (arXiv:1909.12297) and BMVC 2020 (arXiv:2005.01698); for
     boxes σ = (0.0375, 0.075, 0.15) and 128 points per target, which is M = 127.
@@ -62,8 +63,8 @@ class MLISObjective:
 
         Returns:
             ``loss``: scalar.
-            ``logit_max``: mean of the largest f - log q of a target's samples, in nats; log M above
-                ``log_z`` where one sample decides alone.
+            ``logit_max``: mean of the largest f - log q of a target's samples, in nats; it is log M
+                above ``log_z`` if a single sample has all the weight.
             ``ess_ratio``: mean effective sample size divided by M, in (0, 1].
             ``log_z``: mean estimate of log Z, in nats; f is defined up to a constant only.
         """
@@ -90,8 +91,8 @@ class KLDISObjective:
         L = logsumexp_m(f(y_m) - log q(δ_m)) - log M - 1/M Σ_m f(y_m) p_σ(δ_m) / q(δ_m)
 
     The minimiser is the density of the data smoothed by p_σ, as for noisy labels. With
-    ``self_normalize`` the weights p_σ/q of a target sum to one: less variance, and a constant added
-    to f no longer changes L.
+    ``self_normalize`` the weights p_σ/q of a target sum to one, which reduces the variance, and a
+    constant added to f no longer changes L.
 
     Source: Gustafsson et al., BMVC 2020 (arXiv:2005.01698); for boxes q with
     σ = (0.0375, 0.075, 0.15), label σ 0.0225 and 128 points per target.

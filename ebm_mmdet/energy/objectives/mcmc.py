@@ -12,8 +12,9 @@ from ..contracts import LogDensityFn
 from ..langevin import check_langevin, langevin
 from ..log_density import at_least_float32, evaluate
 from ..losses import mcmc_loss
+from ..old_names import refuse
 from ..reduction import Weighting
-from .settings import numbers, refuse
+from .settings import numbers
 
 __all__ = ["MCMCObjective"]
 
@@ -46,7 +47,7 @@ class MCMCObjective:
     """
 
     step_size: float | Sequence[float]
-    """λ, encoded coordinates, a number or D of them."""
+    """λ, encoded coordinates, a number or D of them; 0 for a coordinate that stays as it is."""
     num_steps: int = 16
     """L."""
     num_samples: int = 128
@@ -57,7 +58,7 @@ class MCMCObjective:
     """w, not negative; 0 as published."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "step_size", numbers("step_size", self.step_size))
+        object.__setattr__(self, "step_size", numbers("step_size", self.step_size, allow_zero=True))
         check_langevin(self.num_steps, self.grad_clip)
         if self.num_steps < 1 or self.num_samples < 1:
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch import Tensor
 from ..contracts import Density, LogDensityFn
 from ..log_density import at_least_float32, evaluate
 from ..losses import nce_loss
-from .settings import refuse, replaced_by_num_noise
+from ..old_names import refuse
+from .settings import replaced_by_num_noise
 
 __all__ = ["NCEObjective", "ScalableDensity"]
 
@@ -34,14 +35,15 @@ class NCEObjective:
         y_0 = y* + ν,   ν = 0, or ν ~ q with every σ times β  positive
         L = logsumexp_m(f(y_m) - log q(δ_m)) - (f(y_0) - log q(ν))
 
-    The positive of NCE+ is weighted by the unscaled q. β models the inaccuracy of annotation and
+    The positive of NCE+ is weighted by the unscaled q. β models the inaccuracy of annotations and
     multiplies standard deviations. Noise is drawn before ν, so one seed gives the same noise for
-    every β, and ν is independent between targets even where noise is shared.
+    every β, and ν is independent between targets even if the noise is shared.
 
-    Noise centred on the target tells which point is the target, so the minimiser differs from the
-    density of the data by a bias that fades as M grows (M = 1: strong, M = 64: below 1 %). The
-    exchangeable form has none for any M: noise is drawn around a centre, which is itself drawn
-    around the positive, so that every point is equally far from the centre.
+    Noise that is centred on the target reveals which point is the target, so the minimiser differs
+    from the density of the data by a bias that vanishes as M grows (M = 1: strong, M = 64: below
+    1 %). The exchangeable form has no bias for any M: noise is drawn around a centre that is itself
+    drawn around the positive, so that the distances of all points to the centre have the same
+    distribution.
 
         c = y_0 + δ_c,   y_m = c + δ_m,   δ_c, δ_m ~ q symmetric,   L = logsumexp_m f(y_m) - f(y_0)
 
@@ -122,7 +124,11 @@ class NCEObjective:
         """Points (N, 1+M, D), positive first, and what to subtract from f there (N, 1+M)."""
         n = len(targets)
         targets = targets.to(at_least_float32(targets.dtype))
-        options = {"generator": generator, "device": targets.device, "dtype": targets.dtype}
+        options: dict[str, Any] = {
+            "generator": generator,
+            "device": targets.device,
+            "dtype": targets.dtype,
+        }
         offsets, log_q = self.noise.sample(n, self.num_noise, **options)
         nu = torch.zeros_like(targets).unsqueeze(1)
         if self._positive_noise is not None:
@@ -133,5 +139,5 @@ class NCEObjective:
         points = targets.unsqueeze(1) + torch.cat([nu, offsets], dim=1)
         if self.exchangeable:
             return points, torch.zeros_like(points[..., 0])
-        # q is a constant of this objective, also where it is learned.
+        # q is constant in this objective, even if it is learned.
         return points, torch.cat([self.noise.log_prob(nu), log_q], dim=1).detach()

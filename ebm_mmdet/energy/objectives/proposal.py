@@ -12,8 +12,9 @@ from ..contracts import LogDensityFn, Proposal, ProposalLogDensityFn
 from ..importance import importance_diagnostics
 from ..log_density import at_least_float32, evaluate
 from ..losses import ml_is_loss, nce_loss, proposal_kl_loss
+from ..old_names import refuse
 from ..reduction import reduce_loss
-from .settings import refuse, replaced_by_num_noise
+from .settings import replaced_by_num_noise
 
 __all__ = ["ProposalObjective"]
 
@@ -32,13 +33,13 @@ class ProposalObjective:
         "ml-is"   L = logsumexp_{m=1..M} u_m - log M - f(y*) + v NLL     both f and φ learn from u
 
     with w = ``proposal_weight`` and v = ``nll_weight``; in "ml-is" w scales the gradient that φ
-    gets from u, and not the value. Since q does not depend on y*, J_NCE has no bias at finite M.
+    gets from u, but not the value. Since q does not depend on y*, J_NCE has no bias at finite M.
 
         joint training (the papers)       w = 1, v = 0
         MDN taught by f and by the data   w = v = 1/2: :func:`mdn_teacher_loss`, plus J_NCE for f
         warm-up of φ by the data alone    w = 0, v = 1
 
-    The gradient of J_KL is blind to modes that q never samples: start broad, and watch
+    The gradient of J_KL does not see modes that q never samples: start with a broad q, and watch
     ``ess_ratio`` and ``proposal_nll``.
 
     Source: Gustafsson et al., "Learning Proposals for Practical Energy-Based Regression", AISTATS

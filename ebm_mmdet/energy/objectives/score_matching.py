@@ -1,4 +1,4 @@
-"""Score matching: fit the derivatives of f, and never its normaliser."""
+"""Score matching: fit the derivatives of f, which do not depend on its normaliser."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class DSMObjective:
         ỹ_m = y* + ε_m,   ε_1..ε_M ~ N(0, diag σ²)
         L = mean_m Σ_d (∇f(ỹ_m)_d + ε_md / σ_d²)²
 
-    The minimiser is the density of the data smoothed by N(0, diag σ²). L is about Σ_d σ_d^-2 for a
-    constant f and never much smaller than its noise; ``scale_by_sigma`` multiplies every term by
-    σ_d², which changes the size, D for a constant f, and not the minimiser.
+    The minimiser is the density of the data smoothed by N(0, diag σ²). For a constant f, L is about
+    Σ_d σ_d^-2, and it never falls much below its noise. ``scale_by_sigma`` multiplies every term by
+    σ_d²: this changes the size of L (D for a constant f), but not the minimiser.
 
     Source: Vincent, Neural Computation 2011; Gustafsson et al., "How to Train Your Energy-Based
     Model for Regression", BMVC 2020 (arXiv:2005.01698); for boxes σ = 0.075.
@@ -113,8 +113,8 @@ class DSMObjective:
         Returns:
             ``loss``: scalar.
             ``grad_norm``: root mean square of ‖∇f‖ at the noisy targets.
-            ``alignment``: cosine between ∇f and the way back, -ε, over all of them together, in
-            [-1, 1].
+            ``alignment``: cosine between ∇f and -ε, the direction back to the target, over all
+                noisy targets together, in [-1, 1].
         """
         targets = targets.detach()
         targets = targets.to(at_least_float32(targets.dtype))
@@ -124,8 +124,12 @@ class DSMObjective:
             raise ValueError(
                 f"sigma={self.sigma} for targets of {dim} coordinates; give one number or {dim}."
             )
-        options = {"generator": generator, "dtype": targets.dtype, "device": targets.device}
-        noise = sigma * torch.randn((n, self.num_samples, dim), **options)
+        noise = sigma * torch.randn(
+            (n, self.num_samples, dim),
+            generator=generator,
+            dtype=targets.dtype,
+            device=targets.device,
+        )
         f, grad = value_and_grad(log_density_fn, targets.unsqueeze(1) + noise, create_graph=True)
         loss = dsm_loss(
             grad,
@@ -147,7 +151,7 @@ class DSMObjective:
 def _connected(loss: Tensor, f: Tensor) -> Tensor:
     """The same loss, from which every parameter of f gets a gradient.
 
-    Parameters that only move f as a whole (the last bias) have none in ∇f, and distributed training
-    would wait for it for ever. Theirs is zero.
+    Parameters that only shift f as a whole (the last bias) have no gradient from ∇f, and
+    distributed training would wait for it for ever. Here their gradient is zero.
     """
     return loss + 0 * f.where(f.isfinite(), 0).sum()

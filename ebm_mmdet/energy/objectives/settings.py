@@ -1,65 +1,40 @@
-"""Settings of objectives: numbers per coordinate, and names that are no longer accepted."""
+"""Settings of objectives: numbers per coordinate, and why an old name is refused."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Numbers", "numbers", "refuse", "replaced_by_num_noise"]
+__all__ = ["Numbers", "numbers", "replaced_by_num_noise"]
 
 Numbers = float | tuple[float, ...]
 """One number for all encoded coordinates, or one for each."""
 
-_T = TypeVar("_T")
 
-
-def numbers(name: str, value: float | Sequence[float] | Tensor) -> Numbers:
+def numbers(
+    name: str, value: float | Sequence[float] | Tensor, allow_zero: bool = False
+) -> Numbers:
     """A setting as plain positive numbers, which can be compared, pickled and printed.
 
     Args:
         name: of the setting, for the message.
         value: a number, or D of them.
+        allow_zero: some of them, but not all, may be zero.
 
     Raises:
-        ValueError: a number is not positive and finite, or there is none.
+        ValueError: a number is outside its range, or there is none.
     """
     table = torch.as_tensor(value, dtype=torch.float64)
-    if table.dim() > 1 or table.numel() == 0 or not ((table > 0) & table.isfinite()).all():
+    sound = ((table >= 0) if allow_zero else (table > 0)) & table.isfinite()
+    if table.dim() > 1 or not sound.all() or not table.any():
         raise ValueError(
             f"{name}={value} must be positive and finite: one number, or one for each encoded "
             "coordinate."
         )
     return float(table) if table.dim() == 0 else tuple(table.tolist())
-
-
-def refuse(name: str, explain: Callable[[Any], str]) -> Callable[[type[_T]], type[_T]]:
-    """Decorate a class so that an argument it no longer has is refused with an explanation.
-
-    A config that inherits from one of ours may still set it. Without the explanation the error
-    would be "unexpected keyword argument", which does not tell what to write instead.
-
-    Args:
-        name: the keyword argument.
-        explain: the message, from the value that was given.
-    """
-
-    def decorate(cls: type[_T]) -> type[_T]:
-        init = cls.__init__
-
-        @functools.wraps(init)
-        def __init__(self: _T, *args: Any, **kwargs: Any) -> None:
-            if name in kwargs:
-                raise ValueError(f"{cls.__name__}: {explain(kwargs[name])}")
-            init(self, *args, **kwargs)
-
-        cls.__init__ = __init__  # type: ignore[method-assign, assignment]
-        return cls
-
-    return decorate
 
 
 def replaced_by_num_noise(value: Any) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ebm_ops import prroi_pool
 
+from ...energy.old_names import refuse
 from ..box_coding import decode_boxes
 from .energy_head import EnergyHead
 from .feature_standardizer import FeatureStandardizer
@@ -19,6 +20,7 @@ __all__ = ["EBMBBoxHead"]
 
 
 @MODELS.register_module()
+@refuse("min_gt_size", lambda value: f"min_gt_size is called min_box_size={value} now")
 class EBMBBoxHead(EnergyHead):
     r"""Energy head on Precise-RoI-pooled neck features.
 

@@ -6,18 +6,17 @@ import inspect
 from collections.abc import Sequence
 
 import torch
-from mmdet.utils import reduce_mean
 from mmdet3d.models.detectors import Base3DDetector
 from mmdet3d.registry import MODELS, TASK_UTILS
 from mmdet3d.structures import Det3DDataSample
 from mmdet3d.structures.bbox_3d import limit_period
 from mmdet3d.structures.det3d_data_sample import SampleList
 from mmengine.config import ConfigDict
-from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ebm_mmdet.models.detectors.detector_wrapper import DetectorWrapper, log_density_of_reference
+from ebm_mmdet.energy import RefinementResult, Refiner
+from ebm_mmdet.models.detectors.detector_wrapper import DetectorWrapper, detector_covariance
 
 from ..connected_zero import connected_zero
 from .frames import occupied_frames, select_frames
@@ -59,8 +58,8 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
             by the batch and update their running statistics, as the paper's code does. The
             detector then drifts: compare with ``refiner=None`` of the same checkpoint.
         data_preprocessor: by default the detector's own.
-        train_cfg: unused, accepted for the signature every detector has.
-        test_cfg: unused, likewise.
+        train_cfg: refused unless empty: the wrapper has none, the detector inside has.
+        test_cfg: likewise.
         init_cfg: mmengine's.
 
     Raises:
@@ -92,7 +91,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         inner = MODELS.build(ConfigDict(detector))
         super().__init__(data_preprocessor or inner.data_preprocessor, init_cfg)
         self.bn_train_mode = bn_train_mode
-        self.wrap(inner, feature_source, freeze_detector)
+        self.wrap(inner, feature_source, freeze_detector, train_cfg, test_cfg)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
 
@@ -112,7 +111,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         inputs = [batch_inputs_dict]
         if "batch_input_metas" in inspect.signature(self.detector.extract_feat).parameters:
             inputs.append([sample.metainfo for sample in batch_data_samples])
-        return self.extract_features(*inputs)
+        return super().extract_maps(*inputs)
 
     def extract_feat(self, batch_inputs_dict: dict, *args):
         """The detector's own features."""
@@ -129,7 +128,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         """
         inputs, samples, _ = _with_points(batch_inputs_dict, batch_data_samples)
         # First, because mmdet3d's heads replace the boxes in the samples by bare tensors.
-        boxes, batch_index, labels = self._ground_truth(samples)
+        annotated = [self._annotation(sample) for sample in samples]
         losses: dict[str, Tensor] = {}
         if not samples:
             maps = self._no_maps()
@@ -140,11 +139,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
                 losses.update(self.detector.loss(inputs, samples, **kwargs))
             maps = features()
         feats = self.prepare(maps, samples, detach=self.freeze_detector)
-        # As in mmdet: divide by the mean count per process, so that gradients averaged over
-        # processes equal those of one process with all frames. It may be below 1, and 0 where no
-        # process has a box: the objectives' mean is defined there.
-        count = reduce_mean(boxes.new_tensor(float(len(boxes))))
-        losses.update(self.energy_head.loss(feats, boxes, batch_index, labels, avg_factor=count))
+        losses.update(self.energy_losses(feats, annotated))
         if not samples and not self.freeze_detector:
             # The detector did not run here, but may have in another process.
             losses["loss_energy"] = losses["loss_energy"] + connected_zero(
@@ -166,41 +161,32 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         place = getattr(voxels, "point_cloud_range", None) if samples else None
         return self.energy_head.prepare(maps, detach=detach, point_cloud_range=place)
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self.energy_head.parameters()).device
-
-    def _ground_truth(self, samples: SampleList) -> tuple[Tensor, Tensor, Tensor]:
-        device = self._device
-        boxes = [torch.zeros(0, 7, device=device)]
-        labels = [torch.zeros(0, dtype=torch.long, device=device)]
-        index = labels[:]
-        for i, sample in enumerate(samples):
-            gt = sample.gt_instances_3d
-            box = gt.bboxes_3d.tensor[:, :7].to(device).float()
-            label = gt.labels_3d.to(device).long()
-            # -1 are objects of other classes.
-            keep = self.energy_head.is_trainable_box(box) & (label >= 0)
-            boxes.append(box[keep])
-            labels.append(label[keep])
-            index.append(torch.full_like(label[keep], i))
-        return torch.cat(boxes), torch.cat(index), torch.cat(labels)
+    def _annotation(self, sample: Det3DDataSample) -> tuple[Tensor, Tensor]:
+        """Boxes (n, 7) float32 and labels (n,) of a frame; -1 are objects of other classes."""
+        truth = sample.gt_instances_3d
+        boxes = truth.bboxes_3d.tensor[:, :7].to(self._device).float()
+        return boxes, truth.labels_3d.to(self._device)
 
     def predict(
-        self, batch_inputs_dict: dict, batch_data_samples: SampleList, **kwargs
+        self,
+        batch_inputs_dict: dict,
+        batch_data_samples: SampleList,
+        refiner: Refiner | None = None,
+        **kwargs,
     ) -> SampleList:
         """Detect, then refine. See the class for what each ``pred_instances_3d`` carries.
 
         Args:
             batch_inputs_dict: what the data preprocessor gives.
             batch_data_samples: the data samples of the frames.
+            refiner: for this call, see :meth:`refine`.
             **kwargs: of the detector's ``predict``.
         """
         inputs, samples, occupied = _with_points(batch_inputs_dict, batch_data_samples)
         if samples:
             with self.capture_features() as features:
                 samples = self.detector.predict(inputs, samples, **kwargs)
-            self.refine(self.prepare(features(), samples), samples)
+            self.refine(self.prepare(features(), samples), samples, refiner)
 
         results = list(batch_data_samples)
         if len(occupied) < len(results):
@@ -235,44 +221,44 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
             inputs["voxels"] = self.data_preprocessor.voxelize([point], [sample])
         return self.predict(inputs, [sample], **kwargs)[0]
 
-    def refine(self, feats: Sequence[Tensor], samples: SampleList) -> SampleList:
+    def refine(
+        self, feats: Sequence[Tensor], samples: SampleList, refiner: Refiner | None = None
+    ) -> SampleList:
         """Refine the ``pred_instances_3d`` of a batch in place.
 
         Args:
             feats: what ``energy_head.prepare`` returned for these frames.
             samples: data samples with predictions, in the coordinates of the map.
+            refiner: for this call, instead of the model's own.
+                :func:`~ebm_mmdet.energy.evaluate_only` leaves the boxes where they are.
         """
         if not samples:
             return samples
         found = [sample.pred_instances_3d for sample in samples]
-        fn = self._log_density_fn(feats, found)
-        result = None
-        if self.refiner is None:
-            offsets = torch.zeros_like(fn.reference)
-            log_density = log_density_of_reference(fn)
-            accepted = torch.zeros(len(offsets), dtype=torch.long, device=offsets.device)
-        else:
-            result = self.refiner(fn, torch.zeros_like(fn.reference), found)
-            offsets, log_density, accepted = result.y, result.log_density, result.accepted
-        refined = self._export(fn.reference + offsets)
-
-        start = 0
-        for instances in found:
-            rows = slice(start, start + len(instances))
-            start = rows.stop
-            boxes = instances.bboxes_3d.tensor
-            moved = (offsets[rows] != 0).any(dim=1, keepdim=True)
-            seven = torch.where(moved, refined[rows].to(boxes), boxes[:, :7])
-            instances.bboxes_3d = instances.bboxes_3d.new_box(
-                torch.cat((seven, boxes[:, 7:]), dim=1)
-            )
-            instances.log_density = log_density[rows]
-            instances.accepted_steps = accepted[rows].long()
-            if getattr(result, "covariance", None) is not None:
-                instances.box_cov = result.covariance[rows]
-                instances.box_std = result.covariance[rows].diagonal(dim1=1, dim2=2).sqrt()
-                instances.ess, instances.log_prob = result.ess[rows], result.log_prob[rows]
+        references, results = self.find_modes(
+            feats,
+            [each.bboxes_3d.tensor[:, :7] for each in found],
+            [each.labels_3d for each in found],
+            refiner or self.refiner,
+            [detector_covariance(each) for each in found],
+        )
+        for sample, reference, result in zip(samples, references, results):
+            self._write(sample, reference, result)
         return samples
+
+    def _write(self, sample: Det3DDataSample, reference: Tensor, result: RefinementResult) -> None:
+        """Hand the results of a frame, offsets from ``reference`` (n, 7), over to its sample."""
+        instances = sample.pred_instances_3d
+        boxes = instances.bboxes_3d.tensor
+        moved = (result.y != 0).any(dim=1, keepdim=True)
+        seven = torch.where(moved, self._export(reference + result.y).to(boxes), boxes[:, :7])
+        instances.bboxes_3d = instances.bboxes_3d.new_box(torch.cat((seven, boxes[:, 7:]), dim=1))
+        instances.log_density = result.log_density
+        instances.accepted_steps = result.accepted.long()
+        if result.covariance is not None:
+            instances.box_cov = result.covariance
+            instances.box_std = result.covariance.diagonal(dim1=1, dim2=2).sqrt()
+            instances.ess, instances.log_prob = result.ess, result.log_prob
 
     def _export(self, boxes: Tensor) -> Tensor:
         """(N, 7) boxes with sizes floored and yaw in [-π, π)."""
@@ -280,15 +266,26 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         yaw = limit_period(boxes[:, 6:], offset=0.5, period=2 * torch.pi)
         return torch.cat((boxes[:, :3], sizes, yaw), dim=1)
 
-    def _log_density_fn(self, feats: Sequence[Tensor], found: Sequence[InstanceData]):
-        boxes = torch.cat([inst.bboxes_3d.tensor[:, :7] for inst in found])
-        labels = torch.cat([inst.labels_3d for inst in found]).long()  # CenterPoint's are int32
-        counts = torch.tensor([len(inst) for inst in found], device=boxes.device)
-        batch_index = torch.arange(len(found), device=boxes.device).repeat_interleave(counts)
-        return self.energy_head.log_density_fn(feats, boxes, batch_index, labels)
-
     def _forward(self, batch_inputs_dict: dict, batch_data_samples=None, **kwargs):
-        return self.detector(batch_inputs_dict, batch_data_samples, mode="tensor", **kwargs)
+        """What the networks compute, for ``mode='tensor'`` and for counters of operations.
+
+        Returns:
+            What the detector returns in this mode, and f (B, 50) of 50 boxes for each frame, as
+            many as a detector on KITTI returns.
+        """
+        with self.capture_features() as features:
+            outputs = self.detector(batch_inputs_dict, batch_data_samples, mode="tensor", **kwargs)
+        feats = self.energy_head.prepare(features())
+        device = self._device
+        frames = torch.arange(len(feats[0]), device=device)
+        # A car at the first cell of the map: what a box costs does not depend on its place.
+        car = torch.tensor([*self.energy_head.origin, 0.0, 3.9, 1.6, 1.56, 0.0], device=device)
+        boxes = car.expand(len(frames), _TENSOR_MODE_BOXES, 7)
+        labels = torch.zeros_like(frames)
+        return outputs, self.energy_head.log_density(feats, boxes, frames, labels)
+
+
+_TENSOR_MODE_BOXES = 50
 
 
 def _with_points(batch_inputs_dict: dict, samples: SampleList) -> tuple[dict, list, list[int]]:

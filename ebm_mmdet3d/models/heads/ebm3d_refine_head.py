@@ -8,6 +8,7 @@ import torch
 from mmdet3d.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
+from ebm_mmdet.energy.old_names import refuse
 from ebm_mmdet.models.heads import EnergyHead, FeatureStandardizer
 from ebm_mmdet.models.heads.energy_head import Float32Linear
 from ebm_ops import rotated_grid_pool
@@ -15,7 +16,12 @@ from ebm_ops import rotated_grid_pool
 __all__ = ["EBM3DRefineHead"]
 
 
+def _shared_noise(value: bool) -> str:
+    return f"shared_noise belongs to the noise distribution: objective.noise.shared={value}"
+
+
 @MODELS.register_module()
+@refuse("shared_noise", _shared_noise)
 class EBM3DRefineHead(EnergyHead):
     r"""Energy head on bird's-eye-view features sampled on a grid that turns with the box.
 

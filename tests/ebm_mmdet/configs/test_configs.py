@@ -107,7 +107,7 @@ def test_one_training_step_and_one_prediction(path):
 
 @pytest.mark.parametrize("path", EBM_CONFIGS)
 def test_the_papers_numbers(path):
-    """Schedule, samples and steps of the fact sheet (2.2, 2.3, 4.2, 5)."""
+    """Schedule, samples and steps of the BMVC 2020 paper and its released code."""
     cfg = load(path)
     assert cfg.train_cfg.max_iters == 60000
     warmup, decay = cfg.param_scheduler

@@ -39,7 +39,7 @@ def check_signature(protocol: Callable[..., Any], method: Callable[..., Any]) ->
     assert all(p.default is not p.empty for p in found[len(wanted) :])
 
 
-def check_log_density_fn(fn: LogDensityFn, y: Tensor, **tolerance: float) -> None:
+def check_log_density_fn(fn: LogDensityFn, y: Tensor, **tolerance: Any) -> None:
     """fn(y) is (N, S), and entry (n, s) depends on y[n, s] alone."""
     f = fn(y)
     assert f.shape == y.shape[:-1]
@@ -52,7 +52,7 @@ def check_log_density_fn(fn: LogDensityFn, y: Tensor, **tolerance: float) -> Non
     assert not slope.any(), "f of one point has a gradient at another"
 
 
-def check_select(fn: SelectableLogDensityFn, y: Tensor, **tolerance: float) -> None:
+def check_select(fn: SelectableLogDensityFn, y: Tensor, **tolerance: Any) -> None:
     """fn.select(i)(y[i]) == fn(y)[i], for any index, in any order, repeated or empty."""
     n = len(y)
     f = fn(y)
@@ -140,15 +140,15 @@ def check_objective(
 
     n = len(targets)
     each = torch.stack([run(row, 1.0)["loss"].detach() for row in torch.eye(n)])
-    close = {"rtol": 1e-4, "atol": 1e-5}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(result["loss"].detach(), each.mean(), **close)
     weight = torch.linspace(0, 2, n)
     for avg_factor in (5.0, torch.tensor(5.0)):
         found = run(weight, avg_factor)["loss"].detach()
         torch.testing.assert_close(found, (weight * each).sum() / 5, **close)
 
-    for avg_factor in (None, 0.0, 3.0):
-        nothing = objective(empty_fn, targets[:0], None, avg_factor, seeded())
+    for divisor in (None, 0.0, 3.0):
+        nothing = objective(empty_fn, targets[:0], None, divisor, seeded())
         assert nothing.keys() == result.keys()
         assert all(value == 0 for value in nothing.values())
         gradients = torch.autograd.grad(nothing["loss"], parameters)

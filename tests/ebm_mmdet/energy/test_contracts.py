@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ OBJECTIVES: dict[str, Objective] = {
     "sm": ScoreMatchingObjective(),
     "sm_hutchinson": ScoreMatchingObjective("hutchinson", probes=2),
     "dsm": DSMObjective(0.2, 16),
-    "dsm_scaled": DSMObjective(torch.tensor([0.1, 0.1, 0.2]), 16, scale_by_sigma=True),
+    "dsm_scaled": DSMObjective((0.1, 0.1, 0.2), 16, scale_by_sigma=True),
     "proposal_nce": ProposalObjective(15, nll_weight=0.3),
     "proposal_ml_is": ProposalObjective(15, form="ml-is"),
 }
@@ -151,6 +152,24 @@ def test_density_can_be_copied_and_pickled(name):
         torch.testing.assert_close(copied.sample(3, 5, seeded()), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", DENSITIES)
+def test_density_keeps_nothing_of_a_call(name):
+    check_threads(lambda i: DENSITIES[name].sample(1 + i % 5, i % 7, seeded(i)))
+
+
+def test_proposal_keeps_nothing_of_a_call():
+    network = Network()
+
+    def call(i: int) -> list[Tensor]:
+        proposal = bound(1 + i % 5, network).proposal()
+        y = proposal.draw(4, seeded(i))
+        log_q = proposal.log_prob(y)
+        gradients = torch.autograd.grad(log_q.sum(), list(network.q.parameters()))
+        return [y, log_q.detach(), *gradients]
+
+    check_threads(call)
+
+
 def test_proposal_of_parameters():
     parameters = [torch.zeros(4, 2), points(4, 2), torch.zeros(4, 2, DIM)]
     parameters = [p.requires_grad_() for p in parameters]
@@ -190,7 +209,7 @@ def test_objectives_are_interchangeable():
 
 @every_objective
 def test_objective_is_frozen_and_says_what_it_is(name):
-    objective = OBJECTIVES[name]
+    objective: Any = OBJECTIVES[name]
     names = [field.name for field in dataclasses.fields(objective) if field.init]
     assert names
     for field in names:
@@ -297,3 +316,48 @@ def test_refiner_keeps_nothing_of_a_call(name):
         return [result.y, result.log_density, result.accepted]
 
     check_threads(call)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in OBJECTIVES if hasattr(OBJECTIVES[name], "noise")]
+)
+def test_a_noise_of_ones_own_may_pass_its_options_on(name):
+    """What follows the generator is given by name, so ``**options`` is enough to wrap a density."""
+
+    class Wrapper:
+        def __init__(self, noise: Any) -> None:
+            self.noise, self.shared = noise, noise.shared
+
+        def sample(
+            self,
+            n: int,
+            num_samples: int,
+            generator: torch.Generator | None = None,
+            **options: Any,
+        ) -> tuple[Tensor, Tensor]:
+            assert options.keys() == {"device", "dtype"}
+            return self.noise.sample(n, num_samples, generator, **options)
+
+        def log_prob(self, offsets: Tensor) -> Tensor:
+            return self.noise.log_prob(offsets)
+
+        def scaled(self, beta: float) -> Any:
+            return Wrapper(self.noise.scaled(beta))
+
+    objective: Any = OBJECTIVES[name]
+    wrapped = dataclasses.replace(objective, noise=Wrapper(objective.noise))
+    found, expected = (o(bound(4), points(4), generator=seeded()) for o in (wrapped, objective))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_nce_plus_explains_what_its_noise_has_to_offer():
+    class Fixed:
+        def sample(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+            return NOISE.sample(*arguments, **options)
+
+        def log_prob(self, offsets: Tensor) -> Tensor:
+            return NOISE.log_prob(offsets)
+
+    NCEObjective(Fixed())
+    with pytest.raises(ValueError, match=r"beta=0.1 needs a noise with a method scaled\(beta\)"):
+        NCEObjective(Fixed(), beta=0.1)

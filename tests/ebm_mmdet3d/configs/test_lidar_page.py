@@ -37,7 +37,7 @@ def table_row(start: str) -> list[str]:
 
 @pytest.mark.parametrize("name", BASES)
 def test_the_config_of_the_page_wraps(name):
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
+    block = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)[0]
     source, channels, origin, cell_size, _ = table_row(name)
     origin = [float(value) for value in origin.split(",")]
     changes = {

@@ -13,6 +13,7 @@ from mmdet3d.registry import MODELS
 from mmengine.config import ConfigDict
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ebm_mmdet.models.detectors import detector_wrapper
 from tests.ebm_mmdet3d.models.toys import (
     REAL_HEAD,
     batch,
@@ -183,7 +184,7 @@ class UphillByConstruction:
     def __init__(self, offset):
         self.offset = torch.tensor(offset)
 
-    def __call__(self, fn, y0, found):
+    def __call__(self, fn, y0, **_):
         from ebm_mmdet.energy import RefinementResult
 
         y = y0 + self.offset
@@ -243,12 +244,12 @@ def test_features_are_computed_once(name):
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_prediction_leaves_no_gradient_and_no_hook(context):
+def test_prediction_leaves_no_gradient_and_no_features(context):
     model = build(ebm_cfg())
     with context():
         model(**batch(model, two_frames()), mode="predict")
     assert all(p.grad is None for p in model.parameters())
-    assert not model.detector.neck._forward_hooks
+    assert detector_wrapper._listeners.get() == ()
 
 
 @pytest.mark.parametrize(
@@ -320,8 +321,10 @@ def test_nothing_without_a_class_or_a_size_is_trained_on():
     gt = frames[0][1].gt_instances_3d
     gt.labels_3d[0] = -1
     gt.bboxes_3d.tensor[1, 4] = float("nan")
-    samples = [sample for _, sample in frames]
-    found, index, labels = model._ground_truth(samples)
+    given = []
+    model.energy_head.loss = lambda feats, *args, **_: given.append(args) or {}
+    loss(model, frames)
+    found, index, labels = given[0]
     assert index.tolist() == [0, 1, 1, 1]
     assert torch.equal(found[0], gt.bboxes_3d.tensor[2])
     assert labels.tolist() == [2, 0, 1, 2]

@@ -20,10 +20,13 @@ from tests.ebm_mmdet3d.models.toys import CELL, GRID, ORIGIN, SIGMAS, boxes, hea
 INDEX, LABELS = torch.tensor([0, 1, 1]), torch.tensor([0, 2, 1])
 
 
-def make_head(**overrides):
+def make_head(shared=False, **overrides):
     init_default_scope("mmdet3d")
     torch.manual_seed(0)
-    head = MODELS.build(head_cfg(**overrides))
+    cfg = head_cfg(**overrides)
+    if shared:
+        cfg["objective"]["noise"]["shared"] = True
+    head = MODELS.build(cfg)
     nn.init.normal_(head.fc_energy.weight, std=0.5)
     return head.eval()
 
@@ -88,14 +91,14 @@ def test_log_q_of_samples():
     torch.testing.assert_close(offsets[0].std(0), std, rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize("shared_noise", [False, True])
-def test_first_loss(shared_noise):
+@pytest.mark.parametrize("shared", [False, True])
+def test_first_loss(shared):
     """At f = 0 and M = 128 the loss of a box is 19.34 with a standard deviation of 1.31."""
     objective = dict(type="NCEObjective", num_noise=128, noise=noise_cfg())
-    head = make_head(objective=objective, shared_noise=shared_noise)
+    head = make_head(objective=objective, shared=shared)
     nn.init.zeros_(head.fc_energy.weight)
     n = 100
-    frames = 100 if shared_noise else 1  # one draw for each box either way
+    frames = 100 if shared else 1  # one draw for each box either way
     feats = head.prepare([torch.randn(frames, 8, *GRID)])
     torch.manual_seed(0)
     losses = head.loss(feats, boxes(n), torch.arange(n) % frames, torch.zeros(n).long())
@@ -291,17 +294,17 @@ def test_gradient_does_not_reach_frozen_features():
 
 def test_loss_of_no_ground_truth_is_a_zero_connected_to_the_parameters():
     none = torch.zeros(0).long()
-    for shared_noise in (False, True):
-        head = make_head(shared_noise=shared_noise).train()
+    for shared in (False, True):
+        head = make_head(shared=shared).train()
         loss = head.loss(head.prepare(make_maps()), torch.zeros(0, 7), none, none)["loss_energy"]
         assert loss.item() == 0
         loss.backward()
         assert all(p.grad is not None and not p.grad.any() for p in head.parameters())
 
 
-@pytest.mark.parametrize("shared_noise", [False, True])
-def test_avg_factor_divides_the_sum(shared_noise):
-    head = make_head(shared_noise=shared_noise)
+@pytest.mark.parametrize("shared", [False, True])
+def test_avg_factor_divides_the_sum(shared):
+    head = make_head(shared=shared)
     feats, gt = head.prepare(make_maps()), boxes(3)
 
     def loss(avg_factor):
@@ -322,17 +325,17 @@ class Recorder:
         return self.fn(y)
 
 
-@pytest.mark.parametrize("shared_noise", [False, True])
-def test_shared_noise_is_shared_within_a_frame_only(shared_noise, monkeypatch):
-    head = make_head(shared_noise=shared_noise)
+@pytest.mark.parametrize("shared", [False, True])
+def test_shared_noise_is_shared_within_a_frame_only(shared, monkeypatch):
+    head = make_head(shared=shared)
     asked = []
-    original = head.log_density
+    original = head.evaluate
 
     def spy(feats, many, batch_index, labels):
         asked.append((many.detach(), batch_index))
         return original(feats, many, batch_index, labels)
 
-    monkeypatch.setattr(head, "log_density", spy)
+    monkeypatch.setattr(head, "evaluate", spy)
     gt, index = boxes(4), torch.tensor([0, 1, 1, 0])
     head.loss(head.prepare(make_maps()), gt, index, torch.zeros(4).long())
     points = torch.cat([many for many, _ in asked])
@@ -342,12 +345,12 @@ def test_shared_noise_is_shared_within_a_frame_only(shared_noise, monkeypatch):
     same = torch.tensor(
         [[torch.allclose(offsets[i], offsets[j], atol=1e-5) for j in range(4)] for i in range(4)]
     )
-    expected = order[:, None] == order[None] if shared_noise else torch.eye(4, dtype=torch.bool)
+    expected = order[:, None] == order[None] if shared else torch.eye(4, dtype=torch.bool)
     assert torch.equal(same, expected)
 
 
 def test_diagnostics_of_shared_noise_are_means_over_boxes():
-    head = make_head(shared_noise=True)
+    head = make_head(shared=True)
     nn.init.zeros_(head.fc_energy.weight)
     nn.init.constant_(head.fc_energy.bias, 2.0)
     losses = head.loss(head.prepare(make_maps()), boxes(3), INDEX, LABELS)
@@ -435,8 +438,8 @@ def test_messages_name_value_and_remedy():
         head.log_density(
             head.prepare(make_maps()), boxes(2)[:, None], INDEX[:2], torch.tensor([0, 7])
         )
-    with pytest.raises(ValueError, match="ScoreMatchingObjective has no noise to share"):
-        make_head(objective=dict(type="ScoreMatchingObjective"), shared_noise=True)
+    with pytest.raises(ValueError, match="objective.noise.shared=True"):
+        make_head(shared_noise=True)
 
 
 def test_a_map_that_is_not_where_the_points_are():

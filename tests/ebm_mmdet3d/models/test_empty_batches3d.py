@@ -1,4 +1,4 @@
-"""Batches of frames without any point: joint training goes on, and results are of the usual kind."""
+"""Batches without any point: joint training goes on, and results are of the usual kind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cfg_of(name: str, **overrides) -> dict:
             num_classes=1,
             in_channels=24,
             origin=RANGE[:2],
-            objective=dict(type="NCEObjective", num_samples=9, noise=noise_cfg()),
+            objective=dict(type="NCEObjective", num_noise=8, noise=noise_cfg()),
         )
         detector = sassd_cfg()
         detector.test_cfg.update(guide_thr=0.0, score_thr=0.0, max_num=6)
@@ -103,8 +103,8 @@ def test_results_are_of_the_type_of_others(name, refiner):
         assert type(found.bboxes_3d) is type(usual.bboxes_3d)
         assert found.bboxes_3d.box_dim == usual.bboxes_3d.box_dim
         assert found.bboxes_3d.with_yaw == usual.bboxes_3d.with_yaw
-        for key in usual.keys():
-            one, other = found[key], usual[key]
+        for key, other in usual.items():
+            one = found[key]
             if key == "bboxes_3d":
                 one, other = one.tensor, other.tensor
             assert one.dtype == other.dtype, key
@@ -120,13 +120,13 @@ def test_labels_that_index_are_int64():
     """CenterPoint's are int32; before torch 2.8 `gather` takes int64 only."""
     model = build(cfg_of("centerpoint"))
     seen = []
-    inner = model.energy_head.log_density
+    inner = model.energy_head.evaluate
 
     def spy(feats, boxes, batch_index, labels):
         seen.append(labels.dtype)
         return inner(feats, boxes, batch_index, labels)
 
-    model.energy_head.log_density = spy
+    model.energy_head.evaluate = spy
     (found,) = predict(model, frames_of("centerpoint", (False,)))
     assert found.labels_3d.dtype == torch.int32, "what the detector gave stays what it is"
     frames = frames_of("centerpoint", (False,))
@@ -134,5 +134,5 @@ def test_labels_that_index_are_int64():
     gt.labels_3d = gt.labels_3d.int()
     model.train()
     model.loss(*batch(model, frames, training=True).values())["loss_energy"].backward()
-    assert len(seen) > 2
+    assert len(seen) > 1
     assert set(seen) == {torch.int64}

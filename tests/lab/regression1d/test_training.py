@@ -297,3 +297,6 @@ def test_unknown_names():
     wrong = {"type": "NCEObjective", "noise": {"type": "Cauchy"}}
     with pytest.raises(ValueError, match="Cauchy"):
         build_trainee({"objective": wrong}, load_dataset("1"), [0], 0)
+    old = {"type": "ProposalObjective", "num_samples": 257}
+    with pytest.raises(ValueError, match="counted the target too; give num_noise=256"):
+        build_trainee({"objective": old}, load_dataset("1"), [0], 0)
