@@ -316,3 +316,48 @@ def test_refiner_keeps_nothing_of_a_call(name):
         return [result.y, result.log_density, result.accepted]
 
     check_threads(call)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in OBJECTIVES if hasattr(OBJECTIVES[name], "noise")]
+)
+def test_a_noise_of_ones_own_may_pass_its_options_on(name):
+    """What follows the generator is given by name, so ``**options`` is enough to wrap a density."""
+
+    class Wrapper:
+        def __init__(self, noise: Any) -> None:
+            self.noise, self.shared = noise, noise.shared
+
+        def sample(
+            self,
+            n: int,
+            num_samples: int,
+            generator: torch.Generator | None = None,
+            **options: Any,
+        ) -> tuple[Tensor, Tensor]:
+            assert options.keys() == {"device", "dtype"}
+            return self.noise.sample(n, num_samples, generator, **options)
+
+        def log_prob(self, offsets: Tensor) -> Tensor:
+            return self.noise.log_prob(offsets)
+
+        def scaled(self, beta: float) -> Any:
+            return Wrapper(self.noise.scaled(beta))
+
+    objective: Any = OBJECTIVES[name]
+    wrapped = dataclasses.replace(objective, noise=Wrapper(objective.noise))
+    found, expected = (o(bound(4), points(4), generator=seeded()) for o in (wrapped, objective))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_nce_plus_explains_what_its_noise_has_to_offer():
+    class Fixed:
+        def sample(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+            return NOISE.sample(*arguments, **options)
+
+        def log_prob(self, offsets: Tensor) -> Tensor:
+            return NOISE.log_prob(offsets)
+
+    NCEObjective(Fixed())
+    with pytest.raises(ValueError, match=r"beta=0.1 needs a noise with a method scaled\(beta\)"):
+        NCEObjective(Fixed(), beta=0.1)
