@@ -15,7 +15,7 @@ CONFIGS = ROOT / "configs" / "demo"
 
 def load_tool(name: str):
     """The module of tools/NAME.py."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(Path(name).name, ROOT / "tools" / f"{name}.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     return tool

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ebm_mmdet3d.progress_bars import no_progress_bars
+from dataset_converters.progress_bars import no_progress_bars
 
 from .. import report
 from ..climb import Climb
