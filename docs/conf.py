@@ -37,7 +37,6 @@ NEEDS["ebm_mmdet3d"] = "mmdet3d"
 
 autodoc_member_order = "groupwise"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 80
 napoleon_use_rtype = False

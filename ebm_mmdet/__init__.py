@@ -1,29 +1,88 @@
 """Energy-based refinement of bounding boxes for mmdet detectors.
 
 Importing this package registers its parts with mmdet, which is what
-``custom_imports = dict(imports=['ebm_mmdet'])`` in a config does. The mathematics in
-:mod:`ebm_mmdet.energy` needs torch only and imports where mmdet is absent.
+``custom_imports = dict(imports=['ebm_mmdet'])`` in a config does. Every registered part is also an
+attribute, ``ebm_mmdet.EBMDetector``, so that a config may name it so.
+
+The mathematics in :mod:`ebm_mmdet.energy` needs torch only. Where the OpenMMLab packages are not
+installed, nothing is registered, and every name below raises an ImportError that says what to
+install. If they are installed but do not import, this package does not either, except for the
+diagnosis, ``python -m ebm_mmdet``.
 """
 
-from importlib.util import find_spec as _find_spec
-from warnings import warn as _warn
-
+from .requirements import diagnosis_is_asked_for as _diagnosis_is_asked_for
+from .requirements import explain_missing_names as _explain_missing_names
+from .requirements import missing_packages as _missing_packages
 from .version import __version__
 
-__all__ = ["__version__"]
+__all__ = [
+    "AtomicLocalBackend",
+    "DSMObjective",
+    "DeltaXYXYBBoxCoder",
+    "EBMBBoxHead",
+    "EBMDetector",
+    "EBMTTAModel",
+    "EnergyGuidedNMS",
+    "GaussianMixtureNoise",
+    "GradientAscentRefiner",
+    "HighIoUCocoMetric",
+    "ImportanceMeanRefiner",
+    "KLBBoxHead",
+    "KLDISObjective",
+    "KLLoss",
+    "KLRetinaHead",
+    "MCMCObjective",
+    "MLISObjective",
+    "NCEObjective",
+    "NormEvalHook",
+    "ProbabilisticBoxMetric",
+    "ProposalEBMBBoxHead",
+    "ProposalObjective",
+    "ProposalRefiner",
+    "ReadableCheckpointHook",
+    "ScoreMatchingObjective",
+    "ShapesDataset",
+    "UncertaintyVisualizer",
+    "__version__",
+]
 
-if all(_find_spec(name) for name in ("mmengine", "mmcv", "mmdet")):
+if _missing_packages():
+    __getattr__ = _explain_missing_names(__name__, __all__)
+else:
     try:
-        # Everything that a config may name is an attribute here too: `ebm_mmdet.EBMDetector`.
-        from . import datasets, energy, engine, evaluation, models, registry  # noqa: F401
-
-        for _module in (datasets, energy, engine, evaluation, models):
-            globals().update({name: getattr(_module, name) for name in _module.__all__})
-            __all__ += _module.__all__
-    except Exception as error:  # a broken stack must not keep `python -m ebm_mmdet` from saying why
-        _warn(
-            "ebm_mmdet registered nothing, because the OpenMMLab packages do not import: "
-            f"{type(error).__name__}: {error}. `python -m ebm_mmdet` names the remedy.",
-            RuntimeWarning,
-            stacklevel=2,
+        from . import registry as _registry  # noqa: F401  (makes `ebm_mmdet::` a scope)
+        from .datasets import ShapesDataset
+        from .energy import (
+            DSMObjective,
+            GaussianMixtureNoise,
+            KLDISObjective,
+            MCMCObjective,
+            MLISObjective,
+            NCEObjective,
+            ProposalObjective,
+            ScoreMatchingObjective,
         )
+        from .engine import AtomicLocalBackend, NormEvalHook, ReadableCheckpointHook
+        from .evaluation import HighIoUCocoMetric, ProbabilisticBoxMetric
+        from .models import (
+            DeltaXYXYBBoxCoder,
+            EBMBBoxHead,
+            EBMDetector,
+            EBMTTAModel,
+            EnergyGuidedNMS,
+            GradientAscentRefiner,
+            ImportanceMeanRefiner,
+            KLBBoxHead,
+            KLLoss,
+            KLRetinaHead,
+            ProposalEBMBBoxHead,
+            ProposalRefiner,
+        )
+        from .visualization import UncertaintyVisualizer
+    except Exception as error:  # a broken package of the stack raises about anything
+        if not _diagnosis_is_asked_for():
+            raise ImportError(
+                "ebm_mmdet does not import, because a package that it needs is broken: "
+                f"{type(error).__name__}: {error}. `python -m ebm_mmdet` names the remedy.",
+                name=__name__,
+            ) from error

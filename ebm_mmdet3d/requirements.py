@@ -8,37 +8,20 @@ The numbers behind the metric (:mod:`ebm_mmdet3d.evaluation`: numba), the genera
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from importlib.util import find_spec
+
+from ebm_mmdet import requirements
 
 __all__ = ["NEEDED", "explain_missing_names", "missing_packages"]
 
-NEEDED = ("mmengine", "mmcv", "mmdet", "mmdet3d")
+NEEDED = (*requirements.NEEDED, "mmdet3d")
+REMEDY = "`pip install 'ebm-mmdet[3d]'` installs what 3D needs"
 
 
 def missing_packages() -> list[str]:
     """Those of :data:`NEEDED` that are not installed. Nothing is imported."""
-    return [name for name in NEEDED if find_spec(name) is None]
+    return requirements.missing_packages(NEEDED)
 
 
 def explain_missing_names(module: str, names: Collection[str]) -> Callable[[str], object]:
-    """Make a module's ``__getattr__`` for names that exist only where all packages are installed.
-
-    Args:
-        module: name of the module.
-        names: the names that it would have.
-
-    Returns:
-        A function that raises ImportError, with the command that helps, for one of ``names``, and
-        AttributeError for any other name.
-    """
-
-    def getattr_of_module(name: str) -> object:
-        if name not in names:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        raise ImportError(
-            f"{module}.{name} needs {', '.join(missing_packages())}, which is not installed: "
-            "`pip install 'ebm-mmdet[3d]'` installs what 3D needs",
-            name=module,
-        )
-
-    return getattr_of_module
+    """See :func:`ebm_mmdet.requirements.explain_missing_names`."""
+    return requirements.explain_missing_names(module, names, NEEDED, REMEDY)

@@ -27,7 +27,7 @@ kl = dict(
     refiner=dict(
         type='GradientAscentRefiner', num_steps=10, decay=0.5, prior=dict(std='per_box', scale=1.0, temperature=1.0)),
     # Draws an error bar across every side.
-    visualizer=dict(type='ebm_mmdet.visualization.uncertainty.UncertaintyVisualizer'))
+    visualizer=dict(type='UncertaintyVisualizer'))
 kl['training'] = dict(
     # 'atomic': a checkpoint is written in full or not at all, whenever training is interrupted.
     default_hooks=dict(checkpoint=dict(backend_args=dict(backend='atomic'))),

@@ -42,6 +42,7 @@ def check_imports(
         remedies["torchvision"] = "nothing here needs it: pip uninstall torchvision"
     if versions.get("mmdet3d") and line is OPENMMLAB:
         remedies["mmdet3d"] = "in a clone: `make install3d`"
+        remedies["ebm_mmdet3d"] = "see the message"
     for name, remedy in remedies.items():
         loads[name], message = _try_import(name)
         rows.append((f"import {name}", message))

@@ -13,12 +13,14 @@ from .task_modules import (
     ProposalRefiner,
     variance_vote,
 )
+from .test_time_augs import EBMTTAModel
 from .uncertain_instances import UncertainInstances
 
 __all__ = [
     "DeltaXYXYBBoxCoder",
     "EBMBBoxHead",
     "EBMDetector",
+    "EBMTTAModel",
     "EnergyGuidedNMS",
     "EnergyHead",
     "GradientAscentRefiner",

@@ -36,8 +36,8 @@ def side_bars(
 class UncertaintyVisualizer(DetLocalVisualizer):
     """mmdet's visualiser; detections with ``side_std`` (n, 4) get an error bar across every side.
 
-    Use it by its full name, which needs no import:
-    ``visualizer = dict(type='ebm_mmdet.visualization.uncertainty.UncertaintyVisualizer')``.
+    In a config with ``custom_imports = dict(imports=['ebm_mmdet'])``:
+    ``visualizer = dict(type='UncertaintyVisualizer')``.
 
     Args:
         name: mmengine's.

@@ -3,7 +3,7 @@
     python    executed, in one namespace for each page and in a folder of its own
     python    after `<!-- config -->`: read by mmengine; its types exist and take these arguments
     bash      scripts, targets, configs and options exist, and argparse accepts the command line
-    text      formulas, listings and output: nothing to run
+    text      formulas, listings and output: nothing to run; latex is for citations
 
 `<!-- not run: reason -->` and `<!-- run by tests/... -->` before a block exempt it.
 """
@@ -91,7 +91,7 @@ def test_the_pages_have_blocks():
 @pytest.mark.parametrize("block", named(BLOCKS))
 def test_block_is_of_a_kind_that_is_checked(block):
     directive = block.language.startswith("{")
-    assert directive or block.language in ("python", "bash", "text"), (
+    assert directive or block.language in ("python", "bash", "text", "latex"), (
         f"{block.place}: a block of language {block.language!r}; use python, bash or text"
     )
     if block.remark.startswith("not run"):
@@ -171,10 +171,11 @@ def registered(name: str) -> type | None:
 
 
 def typed_dicts(value: Any) -> Iterator[dict]:
+    """Every dict with a type in it, but for the detector, which is mmdet's own."""
     if isinstance(value, dict):
         if isinstance(value.get("type"), str):
             yield value
-        value = list(value.values())
+        value = [part for key, part in value.items() if key != "detector"]
     if isinstance(value, list | tuple):
         for part in value:
             yield from typed_dicts(part)
@@ -190,17 +191,15 @@ def test_config_means_something(block, tmp_path):
         pytest.importorskip("mmdet3d", reason="the block needs mmdet3d")
     (tmp_path / "my_detector.py").write_text(user_detector(block))
     (tmp_path / "block.py").write_text(block.text)
-    Config.fromfile(tmp_path / "block.py")
-    # What the block itself says, not what it inherits.
-    stated = Config.fromstring(
-        re.sub(r"^_base_ = .*$", "", block.text, flags=re.M).replace("_base_.model", "None"), ".py"
-    )
-    for part in typed_dicts(stated._cfg_dict.to_dict()):
+    cfg = Config.fromfile(tmp_path / "block.py")
+    stated = [name for name in re.findall(r"^(\w+) *=", block.text, flags=re.M) if name in cfg]
+    assert stated, f"{block.place}: nothing is left of it"
+    for part in typed_dicts({name: cfg.to_dict()[name] for name in stated}):
         name = part["type"].rpartition(".")[2]
         found = registered(name)
         assert found is not None, f"{block.place}: no registry knows {name}"
         taken = arguments(found)
-        unknown = set() if taken is None else set(part) - taken - {"type", "_delete_"}
+        unknown = set() if taken is None else set(part) - taken - {"type", "_delete_", "_scope_"}
         assert not unknown, f"{block.place}: {name} takes no {sorted(unknown)}"
 
 

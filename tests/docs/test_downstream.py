@@ -97,6 +97,7 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_works_with_mmdets_own_tools(project, monkeypatch):
     log = run(
         *(project, MMDET_TOOLS / "train.py", "my_detector_ebm.py", "--cfg-options"),
@@ -117,7 +118,7 @@ def test_the_page_works_with_mmdets_own_tools(project, monkeypatch):
 
     # Section 4, as written but for the names of the files.
     monkeypatch.chdir(project)
-    script = python_blocks()[1].replace("iter_10000.pth", "iter_2.pth")
+    script = python_blocks()[-1].replace("iter_10000.pth", "iter_2.pth")
     values = {}
     exec(script.replace("picture.jpg", "data/1.png"), values)
     found = values["found"]

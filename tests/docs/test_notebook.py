@@ -28,6 +28,7 @@ def mean_ious(notebook) -> list[float]:
     return [float(value) for value in found.groups()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     paths = [str(REPO), str(REPO / "ops"), os.environ.get("PYTHONPATH", "")]

@@ -36,6 +36,7 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["nothing", "OpenMMLab"])
 def test_sphinx_builds_them(tmp_path, missing):
     """Also where only torch is there: the reference of the torch-only parts needs nothing else."""

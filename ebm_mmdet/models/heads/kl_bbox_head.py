@@ -75,19 +75,20 @@ class KLBBoxHead(Shared2FCBBoxHead):
     def loss(
         self,
         cls_score: Tensor,
-        bbox_pred: Tensor,
+        bbox_pred: Tensor | None,
         rois: Tensor,
         labels: Tensor,
         label_weights: Tensor,
-        bbox_targets: Tensor,
-        bbox_weights: Tensor,
+        bbox_targets: Tensor | None,
+        bbox_weights: Tensor | None,
         reduction_override: str | None = None,
     ) -> dict[str, Tensor]:
         """Mmdet's losses, with KL-Loss for the boxes; arguments are mmdet's.
 
         Returns:
-            ``loss_cls``, ``acc``, ``loss_bbox`` (which may be negative) and ``alpha``, the mean
-            log-variance of the foreground (0 without any), for the log.
+            ``loss_cls`` and ``acc``; unless ``bbox_pred`` is None also ``loss_bbox`` (which may be
+            negative) and ``alpha``, the mean log-variance of the foreground (0 without any), for
+            the log.
         """
         losses = super().loss(
             cls_score,
@@ -99,6 +100,8 @@ class KLBBoxHead(Shared2FCBBoxHead):
             bbox_weights,
             reduction_override,
         )
+        if bbox_pred is None:  # mmdet's OHEM sampler asks for the classification loss alone
+            return losses
         foreground = torch.nonzero((labels >= 0) & (labels < self.num_classes)).squeeze(1)
         column = torch.zeros_like(foreground) if self.reg_class_agnostic else labels[foreground]
         rows = bbox_pred.view(len(bbox_pred), 2, self.boxes_per_roi, 4)

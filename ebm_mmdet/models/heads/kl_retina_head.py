@@ -121,8 +121,9 @@ class KLRetinaHead(RetinaHead):
         cfg = dict(self.test_cfg if cfg is None else cfg)
         if not with_nms:
             cfg.update(nms=None, max_per_img=-1)
+        # Not in the dtype of the scores: under autocast, half precision moves anchors by pixels.
         priors = self.prior_generator.grid_priors(
-            [level.shape[-2:] for level in cls_scores], cls_scores[0].dtype, cls_scores[0].device
+            [level.shape[-2:] for level in cls_scores], torch.float32, cls_scores[0].device
         )
         candidates = [
             self._candidates(

@@ -1,0 +1,102 @@
+"""Test-time augmentation that keeps what is known of each box."""
+
+from __future__ import annotations
+
+import torch
+from mmcv.ops import batched_nms
+from mmdet.models.test_time_augs import DetTTAModel
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import bbox_flip
+from mmengine.structures import InstanceData
+
+from ..uncertain_instances import UncertainInstances
+
+__all__ = ["EBMTTAModel", "flip_back"]
+
+
+@MODELS.register_module()
+class EBMTTAModel(DetTTAModel):
+    """mmdet's ``DetTTAModel``, except that further fields of the boxes survive the merge.
+
+    Boxes, scores and labels are those of ``DetTTAModel``: all views of an image, flipped back, in
+    one NMS. The fields that our detectors add (``log_density``, ``accepted_steps``, ``box_cov``,
+    ``box_std``, ``side_std``, ``ess``, ``log_prob``, ``box_samples``), and those of any detector,
+    come from the box that the NMS has kept, flipped back with it (:func:`flip_back`). A field that
+    not every view has is left out.
+
+    Args:
+        tta_cfg: mmdet's: ``nms`` and ``max_per_img``.
+        kwargs: those of ``DetTTAModel``.
+    """
+
+    def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
+        """Merge the views of one image into the first of them; mmdet's name, and its contract."""
+        if any("masks" in sample.pred_instances for sample in data_samples):
+            raise NotImplementedError(
+                "test-time augmentation cannot merge masks; leave --tta out, or predict without "
+                "the mask head"
+            )
+        views = [
+            flip_back(sample.pred_instances, sample.metainfo)
+            for sample in data_samples
+            if len(sample.pred_instances)
+        ]
+        if not views:
+            return data_samples[0]
+        common = set.intersection(*(set(view.keys()) for view in views))
+        fields = {name: torch.cat([view[name] for view in views]) for name in sorted(common)}
+        kind = UncertainInstances if "box_cov" in fields else InstanceData
+        everything = kind(**fields)
+        kept, rows = batched_nms(
+            everything.bboxes.float(),
+            everything.scores.float(),
+            everything.labels,
+            self.tta_cfg["nms"],
+        )
+        most = self.tta_cfg["max_per_img"]
+        merged = everything[rows][:most]
+        merged.bboxes, merged.scores = kept[:most, :4], kept[:most, 4]
+        data_samples[0].pred_instances = merged
+        return data_samples[0]
+
+
+def flip_back(instances: InstanceData, metainfo: dict) -> InstanceData:
+    """Detections of a mirrored image, in the coordinates of the image itself.
+
+    Mirroring along x changes the sign of the encoded centre cx / w and swaps the left and the right
+    side, along y likewise:
+
+        box_cov   C' = S C S,   S = diag(-1, 1, 1, 1) along x, diag(1, -1, 1, 1) along y
+        side_std  (σ3, σ2, σ1, σ4) along x, (σ1, σ4, σ3, σ2) along y, where it is stored
+        boxes     mmdet's ``bbox_flip``, as for ``box_samples`` (n, S, 4)
+
+    Args:
+        instances: ``bboxes`` (n, 4) in pixels of the image before scaling, and any other fields;
+            not changed.
+        metainfo: ``flip``, ``flip_direction`` and ``ori_shape`` of the view.
+
+    Returns:
+        The same fields; those not named above have the same values.
+    """
+    if not metainfo.get("flip"):
+        return instances
+    direction, shape = metainfo["flip_direction"], metainfo["ori_shape"]
+    flipped = instances.clone()
+    flipped.bboxes = bbox_flip(instances.bboxes, shape, direction)
+    if "box_samples" in instances:
+        samples = instances.box_samples
+        flipped.box_samples = bbox_flip(samples.flatten(0, 1), shape, direction).view_as(samples)
+    if "box_cov" in instances:
+        sign = torch.ones(4).to(instances.box_cov)
+        sign[:2] = torch.tensor(
+            [
+                -1.0 if direction in ("horizontal", "diagonal") else 1.0,
+                -1.0 if direction in ("vertical", "diagonal") else 1.0,
+            ]
+        )
+        flipped.box_cov = sign[:, None] * instances.box_cov * sign
+    if "side_std" in instances.keys():  # noqa: SIM118  (stored, and not derived from box_cov)
+        order = {"horizontal": [2, 1, 0, 3], "vertical": [0, 3, 2, 1], "diagonal": [2, 3, 0, 1]}
+        flipped.side_std = instances.side_std[:, order[direction]]
+    return flipped
