@@ -9,28 +9,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from lab.demo.command import CONFIGS, demo_parser, run_command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: 1)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("work_dirs/demo3d"),
-        help="output folder (default: work_dirs/demo3d); a finished run in it is kept, and the "
-        "new one goes to a numbered folder beside it",
-    )
-    args = parser.parse_args(argv)
-    if args.seeds < 1:
-        parser.error(f"--seeds {args.seeds}: at least 1")
-    return args
+    return demo_parser("demo3d", __doc__).parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,20 +23,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
         from ebm_mmdet.engine import CheckpointError
-        from lab.demo3d import run_demo3d
+        from lab.demo.lidar import LidarWorld
+        from lab.demo.run import run_demo
     except ModuleNotFoundError as error:
         sys.exit(f"demo3d: {error}; `pip install 'ebm-mmdet[3d]'` installs what 3D needs")
-    try:
-        run_demo3d(
-            ROOT / "configs" / "demo",
-            args.out,
-            num_seeds=args.seeds,
-            results_page=ROOT / "docs" / "results.md",
-        )
-    except CheckpointError as error:
-        sys.exit(f"demo3d: {error}")
-    except KeyboardInterrupt:
-        sys.exit("demo3d: interrupted; the same command goes on from here")
+
+    def run() -> None:
+        run_demo(LidarWorld(), CONFIGS, args.out, args.seeds, args.page)
+
+    run_command("demo3d", run, CheckpointError)
 
 
 if __name__ == "__main__":

@@ -84,14 +84,18 @@ def mirrored(pipeline: Sequence[ConfigDict]) -> list[ConfigDict]:
 def use_test_time_augmentation(cfg: Config) -> None:
     """Wrap the model as the config's ``tta_model`` says; default: the image and its mirror image.
 
-    Every data set gets the config's ``tta_pipeline``, or else its own pipeline with the flip.
+    mmdet's ``DetTTAModel`` becomes ours, which merges the same boxes and keeps the other fields of
+    each. Every data set gets the config's ``tta_pipeline``, or else its own pipeline with the flip.
 
     Raises:
         UsageError: the pipeline of a data set has no place for the flip.
     """
     if "tta_model" not in cfg:
         nms = dict(type="nms", iou_threshold=0.5)
-        cfg.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+        cfg.tta_model = dict(type="EBMTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+    elif cfg.tta_model.type in ("DetTTAModel", "mmdet.DetTTAModel"):
+        # The same boxes, and the other fields of each box with them.
+        cfg.tta_model.type = "EBMTTAModel"
     for dataset in datasets_with_images(cfg.test_dataloader.dataset):
         dataset.pipeline = deepcopy(cfg.get("tta_pipeline")) or mirrored(dataset.pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

@@ -40,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.amp and not torch.cuda.is_available():
         parser.error("--amp needs a GPU, and torch sees none: leave it out")
-    if args.resume not in (None, "auto") and not Path(args.resume).is_file():
+    if args.resume not in (None, "auto") and not Path(args.resume).exists():
         parser.error(f"--resume: there is no file {args.resume}; `--resume` alone finds the newest")
     return args
 
@@ -75,14 +75,10 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
         cfg.load_from = args.resume
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
+def train(cfg: Config) -> int:
+    """Train as the config says; returns the status of the command."""
     try:
-        cfg = load_config(args)
-        apply_arguments(cfg, args)
         build_runner(cfg).train()
-    except (UsageError, AnnotationError, CheckpointError) as error:
-        sys.exit(f"train: {error}")
     except KeyboardInterrupt:
         print(
             f"\nInterrupted. The checkpoints in {cfg.work_dir} are whole; the same command with "
@@ -91,6 +87,16 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 130
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        cfg = load_config(args)
+        apply_arguments(cfg, args)
+        return train(cfg)
+    except (UsageError, AnnotationError, CheckpointError) as error:
+        sys.exit(f"train: {error}")
 
 
 if __name__ == "__main__":

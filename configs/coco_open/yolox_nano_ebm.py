@@ -1,18 +1,17 @@
 """Energy head on the frozen COCO-trained YOLOX-nano, photographs under open licences: function and speed.
 
-    export EBM_DATA_ROOT=/path/to/shared          # holds data/coco_open and weights
     python tools/train.py configs/coco_open/yolox_nano_ebm.py
     python tools/test.py configs/coco_open/yolox_nano_ebm.py work_dirs/yolox_nano_ebm/iter_400.pth
 
-Hardware: 2 CPU cores. Expected: no gain. 85 photographs with 66 classes are far too few to learn a density from: a
-head of this size knows them by heart (docs/results.md, section COCO photographs). For a gain train on COCO itself
-with configs/ebm/yolox_nano_nceplus.py.
+Data and weights: README.md of this folder. Hardware: 2 CPU cores. Expected: no gain. 85 photographs with 66 classes are
+far too few to learn a density from: a head of this size knows them by heart (docs/results.md, section COCO
+photographs). For a gain train on COCO itself with configs/ebm/yolox_nano_nceplus.py.
 """
 
 _base_ = ['../ebm/yolox_nano_nceplus.py']
 
-coco_open_root = '{{$EBM_DATA_ROOT:../shared}}/data/coco_open/'
-load_from = '{{$EBM_DATA_ROOT:../shared}}/weights/yolox_nano_coco_mmdet.pth'
+data_root = 'data/coco_open/'
+load_from = 'checkpoints/yolox_nano_coco_mmdet.pth'
 
 model = dict(
     energy_head=dict(
@@ -24,18 +23,18 @@ model = dict(
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
-    dataset=dict(data_root=coco_open_root, ann_file='annotations/train.json', data_prefix=dict(img='images/')))
+    dataset=dict(data_root=data_root, ann_file='annotations/train.json', data_prefix=dict(img='images/')))
 val_dataloader = dict(
     batch_size=1,
     num_workers=1,
-    dataset=dict(data_root=coco_open_root, ann_file='annotations/val.json', data_prefix=dict(img='images/')))
+    dataset=dict(data_root=data_root, ann_file='annotations/val.json', data_prefix=dict(img='images/')))
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=coco_open_root + 'annotations/val.json')
+val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
-# Read by tools/analysis_tools/fit_residual_prior.py and refinement_study.py.
+# Read by tools/analysis_tools/fit_residual_prior.py and tools/study.py.
 fit_dataset = dict(
     type='CocoDataset',
-    data_root=coco_open_root,
+    data_root=data_root,
     ann_file='annotations/train.json',
     data_prefix=dict(img='images/'),
     test_mode=True,

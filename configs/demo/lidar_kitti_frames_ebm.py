@@ -1,11 +1,12 @@
 """The energy head of lidar_ebm.py trained on a handful of real KITTI frames, on the detector trained on generated scenes.
 
     make demo3d                                                         # trains the detector
-    python tools/create_kitti_infos.py $EBM_DATA_ROOT/data/kitti_sample --out data/kitti_sample
+    python tools/dataset_converters/create_kitti_infos.py KITTI --out data/kitti_sample
     python tools/train.py configs/demo/lidar_kitti_frames_ebm.py
-    python tools/analysis_tools/jittered_boxes.py configs/demo/lidar_kitti_frames_ebm.py work_dirs/lidar_kitti_frames_ebm/iter_200.pth
+    python tools/study.py jittered configs/demo/lidar_kitti_frames_ebm.py work_dirs/lidar_kitti_frames_ebm/iter_200.pth
 
-Hardware: 2 CPU cores, some minutes. Result: docs/results.md, section Real LiDAR frames.
+KITTI is a folder in KITTI's own layout with frames 000000, 000001, 000003, 000006, 000009 (ImageSets/train.txt) and 000005,
+000008 (val.txt) of its training set. Hardware: 2 CPU cores, some minutes. Result: docs/results.md, section Real LiDAR frames.
 Five frames with nine cars cannot train a detector, and AP of two frames means nothing. What they can show is whether f,
 learned on some real cars, pulls boxes towards others: the last command moves true boxes at random and lets f mend them.
 """

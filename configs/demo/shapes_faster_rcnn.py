@@ -2,7 +2,7 @@
 
     make demo                                                   # draws work_dirs/demo/data
     python tools/train.py configs/demo/shapes_faster_rcnn.py
-    python tools/analysis_tools/detector_study.py configs/demo/kl_study.yaml --out work_dirs/kl_study_shapes
+    python tools/study.py detectors configs/demo/kl_study.yaml --out work_dirs/kl_study_shapes
 
 Hardware: 2 CPU cores, some three minutes. Images, backbone and neck are those of shapes_base.py; like that one it is
 stopped early. Everything else is mmdet's Faster R-CNN, made smaller.

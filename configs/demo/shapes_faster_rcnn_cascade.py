@@ -7,8 +7,6 @@ Hardware: 2 CPU cores. Everything but the stages, which are mmdet's, is that of 
 
 _base_ = ['./shapes_faster_rcnn.py', '../_base_/cascade_recipe.py']
 
-single_stage = _base_.model.roi_head
-cascade_training = _base_.model.train_cfg.rcnn
 model = dict(
     type='CascadeRCNN',
     roi_head=dict(
@@ -16,9 +14,11 @@ model = dict(
         type='CascadeRoIHead',
         num_stages=3,
         stage_loss_weights=_base_.cascade.stage_loss_weights,
-        bbox_roi_extractor=single_stage.bbox_roi_extractor,
+        bbox_roi_extractor=_base_.model.roi_head.bbox_roi_extractor,
         bbox_head=[
             dict(head, in_channels=48, fc_out_channels=256, num_classes=len(_base_.classes))
             for head in _base_.cascade.bbox_heads
         ]),
-    train_cfg=dict(rcnn=[dict(cascade_training, assigner=assigner) for assigner in _base_.cascade.assigners]))
+    train_cfg=dict(
+        rcnn=[dict(_base_.model.train_cfg.rcnn, assigner=assigner) for assigner in _base_.cascade.assigners]))
+_base_.pop('cascade')

@@ -3,8 +3,8 @@
     tools/dist_train.sh configs/ebm3d/sassd_car_kitti.py 1
     tools/dist_test.sh  configs/ebm3d/sassd_car_kitti.py CKPT 1
 
-Hardware: one GPU with 11 GB. Data: KITTI in data/kitti, prepared with tools/create_kitti_infos.py --database. mmdet3d
-publishes neither a config for cars alone nor weights.
+Hardware: one GPU with 11 GB. Data: KITTI in data/kitti, prepared with
+tools/dataset_converters/create_kitti_infos.py --database. mmdet3d publishes neither a config for cars alone nor weights.
 
 Expected: not trained here. mmdet3d's SA-SSD differs from the paper's (no part-sensitive warping, other encoder and BEV
 network), so do not expect the paper's 84.65 AP (moderate, 41 positions); sassd_paper_car_kitti.py is the paper's.

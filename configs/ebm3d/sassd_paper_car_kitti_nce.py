@@ -11,8 +11,8 @@ Hardware: one GPU with 11 GB; 148,480 iterations of two frames, with some 60 obj
 8,425,057 parameters. Data: as for sassd_car_kitti.py.
 
 Two habits of the released code are switched off here: it draws noise once for all cars of a frame
-(model.energy_head.objective.noise.shared=True), and the batch normalisations of its detector drift while the head is trained
-(model.bn_train_mode=True).
+(model.energy_head.objective.noise.shared=True), and the batch normalisations of its detector drift while the head is
+trained (model.bn_train_mode=True).
 
 Expected: not trained here. The paper has, at 3D IoU 0.7 / 0.8 / 0.9 (moderate, validation split, 41 positions),
 84.65 / 50.08 / 1.58 AP before and 86.83 / 54.32 / 2.74 after refinement.

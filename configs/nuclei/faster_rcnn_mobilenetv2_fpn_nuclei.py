@@ -1,9 +1,8 @@
 """A two-stage base for the nuclei: Faster R-CNN with MobileNetV2-FPN, ImageNet weights, a short training.
 
-    export EBM_DATA_ROOT=/path/to/shared          # holds data/nuclei_dsb2018 and weights
     python tools/train.py configs/nuclei/faster_rcnn_mobilenetv2_fpn_nuclei.py
 
-Hardware: 2 CPU cores. What it is: a small detector trained for 300 iterations of two crops, so that the papers' own pipeline (all
+Data and weights: README.md of this folder. Hardware: 2 CPU cores. What it is: a small detector trained for 300 iterations of two crops, so that the papers' own pipeline (all
 boxes, energy-guided NMS, class-specific head on the box head's layers) can be run on real images. It is not a
 strong nucleus detector: only its backbone has seen other images before, where YOLOX-nano brings a whole detector.
 """
@@ -14,18 +13,18 @@ _base_ = [
     './_base_/nuclei_dataset.py',
 ]
 
+data_root = _base_.nuclei.data_root
 custom_imports = dict(imports=['ebm_mmdet'], allow_failed_imports=False)
 
 model = dict(
-    data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5]),  # weights/SOURCE.md
+    data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5]),  # as the weights expect (README.md)
     backbone=dict(
         _delete_=True,
         type='MobileNetV2',
         out_indices=(2, 4, 6),  # strides 8, 16, 32: stride 4 would cost as much as all of these together
         frozen_stages=2,
         norm_eval=True,  # small batches; the re-created statistics are part of the weights
-        init_cfg=dict(
-            type='Pretrained', checkpoint='{{$EBM_DATA_ROOT:../shared}}/weights/mobilenet_v2_imagenet_mmdet.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/mobilenet_v2_imagenet_mmdet.pth')),
     # A quarter of the usual width: everything after the backbone starts from nothing.
     neck=dict(in_channels=[32, 96, 320], out_channels=64, num_outs=4),
     rpn_head=dict(
@@ -46,11 +45,10 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=_base_.nuclei_train_dataset)
-val_dataloader = dict(_base_.nuclei_val_dataloader)
-val_dataloader.pop('_delete_')
+    dataset=_base_.nuclei.train_dataset)
+val_dataloader = _base_.nuclei.val_dataloader
 test_dataloader = val_dataloader
-val_evaluator = dict(type='HighIoUCocoMetric', ann_file=_base_.nuclei_val_annotations)
+val_evaluator = dict(type='HighIoUCocoMetric', ann_file=_base_.nuclei.val_annotations)
 test_evaluator = val_evaluator
 
 max_iters = 300
@@ -71,3 +69,4 @@ default_hooks = dict(
     checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=1, backend_args=dict(backend='atomic')))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
+_base_.pop('nuclei')

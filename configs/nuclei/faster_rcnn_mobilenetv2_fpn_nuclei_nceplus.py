@@ -1,13 +1,14 @@
 """The papers' pipeline on the small two-stage nuclei detector: all boxes, energy-guided NMS, refinement.
 
-    export EBM_DATA_ROOT=/path/to/shared
     python tools/train.py configs/nuclei/faster_rcnn_mobilenetv2_fpn_nuclei.py      # first, the detector
     python tools/train.py configs/nuclei/faster_rcnn_mobilenetv2_fpn_nuclei_nceplus.py
 
 Hardware: 2 CPU cores. Results: docs/results.md, section Nuclei, two-stage.
 """
 
-_base_ = ['./faster_rcnn_mobilenetv2_fpn_nuclei.py', './_base_/ebm_head_schedule.py']
+_base_ = [
+    './faster_rcnn_mobilenetv2_fpn_nuclei.py', './_base_/nuclei_dataset.py', './_base_/ebm_head_schedule.py'
+]
 
 load_from = 'work_dirs/faster_rcnn_mobilenetv2_fpn_nuclei/iter_300.pth'
 detector = _base_.model
@@ -36,13 +37,12 @@ model = dict(
     candidates=dict(type='EnergyGuidedNMS', score_thr=0.05, iou_threshold=0.5, max_per_img=100))
 
 train_dataloader = dict(batch_size=2, num_workers=1)
-head_iters = 500  # half of the other recipe: the trunk starts from the box head
-train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=head_iters, val_interval=head_iters)
-optim_wrapper = dict(_delete_=True, **_base_.head_schedule.optim_wrapper)
+_base_.merge(_base_.pop('head_schedule'))
+max_iters = 500  # a third of the other recipe: the trunk starts from the box head
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=head_iters, T_max=head_iters, eta_min=1e-5)
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=max_iters, T_max=max_iters, eta_min=1e-5)
 ]
-default_hooks = _base_.head_schedule.default_hooks
-log_processor = _base_.head_schedule.log_processor
-# Read by tools/analysis_tools/fit_residual_prior.py and refinement_study.py.
-fit_dataset = _base_.nuclei_fit_dataset
+# Read by tools/analysis_tools/fit_residual_prior.py and tools/study.py.
+fit_dataset = _base_.nuclei.fit_dataset
+_base_.pop('nuclei')

@@ -1,18 +1,18 @@
 """The base detector of the nuclei study: YOLOX-nano, fine-tuned from COCO weights.
 
-    export EBM_DATA_ROOT=/path/to/shared          # holds data/nuclei_dsb2018 and weights
     python tools/train.py configs/nuclei/yolox_nano_nuclei.py
     python tools/test.py configs/nuclei/yolox_nano_nuclei.py work_dirs/yolox_nano_nuclei/epoch_25.pth
 
-Hardware: 2 CPU cores and 3 GB. Time and accuracy as measured: docs/results.md, section Nuclei.
+Data and weights: README.md of this folder. Hardware: 2 CPU cores and 3 GB. Time and accuracy as measured: docs/results.md, section Nuclei.
 """
 
 _base_ = ['mmdet::yolox/yolox_nano_8xb8-300e_coco.py', './_base_/nuclei_dataset.py']
 
+data_root = _base_.nuclei.data_root
 custom_imports = dict(imports=['ebm_mmdet'], allow_failed_imports=False)
-# 0.91 M parameters, 25.8 AP on COCO val2017 (weights/SOURCE.md). Its class layers have 80 outputs, which do not
+# 0.91 M parameters, 25.8 AP on COCO val2017 (README.md). Its class layers have 80 outputs, which do not
 # fit and start anew: the loading message says so.
-load_from = '{{$EBM_DATA_ROOT:../shared}}/weights/yolox_nano_coco_mmdet.pth'
+load_from = 'checkpoints/yolox_nano_coco_mmdet.pth'
 
 model = dict(
     data_preprocessor=dict(batch_augments=None),  # the base changes the image size every ten iterations
@@ -28,13 +28,13 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     # Nothing is mixed; the wrapper is what YOLOXModeSwitchHook expects.
     dataset=dict(
-        type='MultiImageMixDataset', dataset=_base_.nuclei_train_images, pipeline=_base_.nuclei_augment))
-val_dataloader = _base_.nuclei_val_dataloader
+        type='MultiImageMixDataset', dataset=_base_.nuclei.train_images, pipeline=_base_.nuclei.augment))
+val_dataloader = dict(_delete_=True, **_base_.nuclei.val_dataloader)
 test_dataloader = val_dataloader
-val_evaluator = dict(type='HighIoUCocoMetric', ann_file=_base_.nuclei_val_annotations)
+val_evaluator = dict(type='HighIoUCocoMetric', ann_file=_base_.nuclei.val_annotations)
 test_evaluator = val_evaluator
 
-# AdamW instead of the base's SGD: 325 iterations, and the re-created batch norms (weights/SOURCE.md) leave
+# AdamW instead of the base's SGD: 325 iterations, and the re-created batch norms (README.md) leave
 # gradients of very different size.
 optim_wrapper = dict(
     _delete_=True,
@@ -51,7 +51,7 @@ param_scheduler = [
 custom_hooks = [
     # L1 loss on the boxes from the first epoch on: the base is meant to be precise.
     dict(type='YOLOXModeSwitchHook', num_last_epochs=max_epochs, priority=48),
-    # The weights are the published network only with their running statistics (weights/SOURCE.md).
+    # The weights are the published network only with their running statistics (README.md).
     dict(type='NormEvalHook'),
 ]
 default_hooks = dict(
@@ -59,3 +59,4 @@ default_hooks = dict(
     checkpoint=dict(interval=10, max_keep_ckpts=1, backend_args=dict(backend='atomic')))
 auto_scale_lr = dict(_delete_=True, base_batch_size=8)
 randomness = dict(seed=0)
+_base_.pop('nuclei')

@@ -1,16 +1,15 @@
 """Energy head on the frozen nuclei detector, trained by NCE+; boxes climb a short way uphill.
 
-    export EBM_DATA_ROOT=/path/to/shared
     python tools/train.py configs/nuclei/yolox_nano_nuclei.py               # first, the detector
     python tools/train.py configs/nuclei/yolox_nano_nuclei_nceplus.py
     python tools/test.py configs/nuclei/yolox_nano_nuclei_nceplus.py work_dirs/yolox_nano_nuclei_nceplus/iter_1500.pth
 
-Several seeds, rivals and error bars: tools/analysis_tools/refinement_study.py with this config.
+Several seeds, rivals and error bars: tools/study.py refinement with this config. Other objectives: objective_study.yaml.
 Hardware: 2 CPU cores. Expected: +0.2 AP with these short steps, +0.5 AP and +2.7 AP90 with the prior of
-yolox_nano_nuclei_nceplus_prior.py (docs/results.md, section Nuclei).
+refinement_study.yaml (docs/results.md, section Nuclei).
 """
 
-_base_ = ['./yolox_nano_nuclei.py', './_base_/ebm_head_schedule.py']
+_base_ = ['./yolox_nano_nuclei.py', './_base_/nuclei_dataset.py', './_base_/ebm_head_schedule.py']
 
 load_from = 'work_dirs/yolox_nano_nuclei/epoch_25.pth'
 
@@ -49,12 +48,9 @@ train_dataloader = dict(
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=_base_.nuclei_train_dataset)
-train_cfg = dict(_delete_=True, **_base_.head_schedule.train_cfg)
-optim_wrapper = dict(_delete_=True, **_base_.head_schedule.optim_wrapper)
-param_scheduler = _base_.head_schedule.param_scheduler
-default_hooks = _base_.head_schedule.default_hooks
-log_processor = _base_.head_schedule.log_processor
+    dataset=_base_.nuclei.train_dataset)
+_base_.merge(_base_.pop('head_schedule'))
 custom_hooks = []  # nothing of the detector is trained
-# Read by tools/analysis_tools/fit_residual_prior.py and refinement_study.py.
-fit_dataset = _base_.nuclei_fit_dataset
+# Read by tools/analysis_tools/fit_residual_prior.py and tools/study.py.
+fit_dataset = _base_.nuclei.fit_dataset
+_base_.pop('nuclei')

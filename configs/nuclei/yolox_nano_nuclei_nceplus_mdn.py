@@ -1,6 +1,5 @@
 """As yolox_nano_nuclei_nceplus.py with a learned proposal (AISTATS 2022) instead of noise: boxes with uncertainty.
 
-    export EBM_DATA_ROOT=/path/to/shared
     python tools/train.py configs/nuclei/yolox_nano_nuclei_nceplus_mdn.py
     python tools/test.py configs/nuclei/yolox_nano_nuclei_nceplus_mdn.py CKPT
 
@@ -20,7 +19,7 @@ model = dict(
         # As for the paper's tasks of one target. Half the width of f's layers: 100 images.
         proposal=dict(num_components=4, hidden=128),
         # Stands in for the detector's errors while training: their standard deviations on the training images, which
-        # yolox_nano_nuclei_nceplus_prior.py has too (tools/analysis_tools/fit_residual_prior.py).
+        # refinement_study.yaml has too (tools/analysis_tools/fit_residual_prior.py).
         reference_noise=dict(type='GaussianMixtureNoise', sigmas=[[0.0448, 0.0448, 0.1069, 0.1036]]),
         # The positive of NCE+: a tenth (beta) of the base config's noise.
         target_noise=dict(type='GaussianMixtureNoise', sigmas=[0.00375, 0.0075, 0.015], dim=4),
@@ -38,6 +37,6 @@ model = dict(
 
 val_evaluator = [
     _base_.val_evaluator,
-    dict(type='ProbabilisticBoxMetric', ann_file=_base_.nuclei_val_annotations),
+    dict(type='ProbabilisticBoxMetric', ann_file=_base_.val_evaluator.ann_file),
 ]
 test_evaluator = val_evaluator

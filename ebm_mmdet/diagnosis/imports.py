@@ -23,7 +23,8 @@ def check_imports(
 ) -> tuple[list[tuple[str, str]], list[Finding]]:
     """Import the packages that have compiled parts, or that refuse each other when imported."""
     loads, findings, rows = {}, [], []
-    line = find_line(versions) or OPENMMLAB
+    found = find_line(versions)
+    line = found or OPENMMLAB
     mmcv = line.install("mmcv")
     wheel = line.distributions["mmcv"].replace("-", "_")
     remedies = {
@@ -35,12 +36,13 @@ def check_imports(
         "mmdet": "see the message; usually the version of mmcv or numpy",
         "ebm_mmdet.models": "see the message",
     }
-    if line is OPENMMLAB:
+    if found is OPENMMLAB:
         remedies["pkg_resources"] = 'pip install "setuptools<81"'
     if versions.get("torchvision"):
         remedies["torchvision"] = "nothing here needs it: pip uninstall torchvision"
     if versions.get("mmdet3d") and line is OPENMMLAB:
         remedies["mmdet3d"] = "in a clone: `make install3d`"
+        remedies["ebm_mmdet3d"] = "see the message"
     for name, remedy in remedies.items():
         loads[name], message = _try_import(name)
         rows.append((f"import {name}", message))

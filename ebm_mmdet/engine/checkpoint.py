@@ -221,7 +221,10 @@ def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
     damaged = []
     for path in sorted(files.values(), key=lambda path: path.stat().st_mtime, reverse=True):
         if not path.is_file():
-            raise CheckpointError(f"{path} is not a file. Nothing was changed; move it away.")
+            raise CheckpointError(
+                f"{path} is a folder, as DeepSpeed writes checkpoints: give the one to go on from "
+                "to --resume by name. Nothing was changed."
+            )
         if os.access(path, os.R_OK) and _is_cut_off(path):
             damaged.append(path)
             print_log(
@@ -288,6 +291,8 @@ class ReadableCheckpointHook(Hook):
 def _readable(value: object, where: str, known: set[type]) -> object:
     """``value`` if it can be read again, else the plain value that stands for it."""
     kind = type(value)
+    if isinstance(value, (torch.dtype, torch.device, torch.Size)):
+        return value
     if isinstance(value, enum.Enum):
         return _readable(value.value, where, known)
     if isinstance(value, Config):

@@ -121,7 +121,8 @@ def merge_options(
             name in the parts of the config that are read.
     """
     options = dict(options or {})
-    known = {*_runner_keys(cfg), *OTHER_KEYS, *read}
+    runner = options.get("runner_type", cfg.get("runner_type"))
+    known = {*_runner_keys(runner), *OTHER_KEYS, *read}
     for option in options:
         first = option.partition(".")[0]
         if first in known:
@@ -131,7 +132,11 @@ def merge_options(
             if first in cfg
             else f"the config has no {first!r}, and nothing would read it"
         )
-        meant = _same_name(cfg, option, known) or _close_name(option, known)
+        meant = (
+            _same_content(cfg, option, known)
+            or _same_name(cfg, option, known)
+            or _close_name(option, known)
+        )
         remedy = f"Did you mean {' or '.join(meant)}? " if meant else ""
         raise UsageError(
             f"--cfg-options {option}={options[option]}: no effect, since {is_there}. {remedy}"
@@ -143,46 +148,69 @@ def merge_options(
         import_modules_from_strings(**cfg.custom_imports)  # reading the file has imported its own
 
 
-def _runner_keys(cfg: Config) -> set[str]:
-    """Keys that the runner of a config takes, ``work_dir`` and ``model`` among them."""
+def _runner_keys(runner_type: str | None) -> set[str]:
+    """Keys of a config that a type of runner takes, ``work_dir`` and ``model`` among them."""
     from mmdet.registry import RUNNERS
 
-    kind = RUNNERS.get(cfg.runner_type) if "runner_type" in cfg else Runner
+    kind = (RUNNERS.get(runner_type) if runner_type else None) or Runner
     return {*inspect.signature(kind.__init__).parameters} - {"self", "cfg"}
 
 
-def _same_name(cfg: Config, option: str, known: Collection[str], most: int = 3) -> list[str]:
+def _same_content(cfg: Config, option: str, known: Collection[str]) -> list[str]:
+    """Where the part of a leftover variable that an option names went to, by its content."""
+    keys = option.split(".")
+    part, best = cfg._cfg_dict, []
+    for depth, key in enumerate(keys, start=1):
+        if not (isinstance(part, Mapping) and isinstance(part.get(key), Mapping)):
+            break
+        part = part[key]
+        same = [path for path, value in _parts(cfg, known) if part and value == part]
+        best = [path + keys[depth:] for path in same] or best
+    return _shown(best)
+
+
+def _same_name(cfg: Config, option: str, known: Collection[str]) -> list[str]:
     """Paths below the keys that are read which end as the option does, or whose parent does.
 
     The longest common ending wins: ``energy_head.pool_size`` finds ``model.energy_head.pool_size``
-    and not the ``pool_size`` of another part.
+    and not the ``pool_size`` of another part. A ``type`` alone says nothing.
     """
     wanted = option.split(".")
-    read = {key: value for key, value in cfg.items() if key in known}
-    paths = list(_paths(read))
+    paths = [path for path, _ in _parts(cfg, known)]
     for end, new in ((wanted, []), (wanted[:-1], wanted[-1:])):
         for start in range(len(end)):
-            found = [path for path in paths if path[-len(end[start:]) :] == end[start:]]
-            if found:
-                return [".".join(path + new) for path in sorted(found, key=len)[:most]]
+            tail = end[start:]
+            found = [path for path in paths if path[-len(tail) :] == tail]
+            if found and tail != ["type"]:
+                return _shown([path + new for path in found])
     return []
 
 
-def _paths(value: object) -> Iterator[list[str]]:
-    """Dotted paths, as lists of keys, of everything in nested dictionaries and lists."""
-    if isinstance(value, Mapping):
-        items = value.items()
-    else:
-        items = enumerate(value) if isinstance(value, (list, tuple)) else ()
-    for key, item in items:
-        yield [str(key)]
-        yield from ([str(key), *path] for path in _paths(item))
+def _shown(paths: list[list[str]], most: int = 3) -> list[str]:
+    return [".".join(path) for path in sorted(paths, key=len)[:most]]
+
+
+def _parts(cfg: Config, known: Collection[str]) -> Iterator[tuple[list[str], object]]:
+    """Path, as a list of keys, and value of everything below the keys that are read."""
+
+    def walk(value: object) -> Iterator[tuple[list[str], object]]:
+        if isinstance(value, Mapping):
+            items = value.items()
+        else:
+            items = enumerate(value) if isinstance(value, (list, tuple)) else ()
+        for key, item in items:
+            yield [str(key)], item
+            yield from (([str(key), *path], inner) for path, inner in walk(item))
+
+    return walk({key: value for key, value in cfg.items() if key in known})
 
 
 def _close_name(option: str, known: Collection[str]) -> list[str]:
     """The option with its first key spelt as one that is read, if it is nearly that."""
     first, dot, rest = option.partition(".")
-    return [name + dot + rest for name in difflib.get_close_matches(first, sorted(known), 1)]
+    return [
+        name + dot + rest for name in difflib.get_close_matches(first, sorted(known), 1, cutoff=0.8)
+    ]
 
 
 def build_runner(cfg: Config) -> Runner:

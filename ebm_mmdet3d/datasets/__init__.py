@@ -1,22 +1,17 @@
-"""Point clouds: generated scenes in KITTI's conventions, and KITTI itself.
+"""Point clouds: generated scenes in KITTI's conventions, and transforms that KITTI training needs.
 
 Generation needs numpy, scipy and OpenCV only.
 """
 
 from ..requirements import explain_missing_names as _explain_missing_names
 from ..requirements import missing_packages as _missing_packages
-from .kitti_preparation import KittiError, prepare_kitti
-from .kitti_writer import write_kitti
 from .lidar_scenes import Lidar, LidarScene, SceneOptions, render_scene
 
 __all__ = [
-    "KittiError",
     "Lidar",
     "LidarScene",
     "SceneOptions",
-    "prepare_kitti",
     "render_scene",
-    "write_kitti",
 ]
 
 if _missing_packages():

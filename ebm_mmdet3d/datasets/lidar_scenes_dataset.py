@@ -21,9 +21,9 @@ __all__ = ["LidarScenesDataset"]
 class LidarScenesDataset(Dataset):
     """Endless generated scenes: scene `i` is a function of ``(seed, i)`` and of nothing else.
 
-    What is asked for is what ``KittiDataset`` gives for the same scenes written by `write_kitti`
-    and prepared: the points inside the image, and the vehicles. No counter is involved, so the
-    scenes do not depend on the number of workers or on where a run was resumed.
+    Its items are what ``KittiDataset`` gives for the same scenes written to a folder and prepared
+    (``tools/dataset_converters``): the points inside the image, and the vehicles. No counter is
+    involved, so the scenes do not depend on the number of workers or on where a run was resumed.
 
     Args:
         num_scenes: Length of the set.

@@ -105,12 +105,23 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
             data_batch: not looked at.
             data_samples: each with ``sample_idx``, ``pred_instances_3d`` and, optionally,
                 ``pred_instances``, ``lidar_path`` and ``img_path``.
+
+        Raises:
+            ValueError: a label for which the data set has no class.
         """
+        classes = self.dataset_meta["classes"]
         for sample in data_samples:
             result = {"sample_idx": sample["sample_idx"], "frame": frame_name(sample)}
             for name, fields in (("pred_instances_3d", FIELDS_3D), ("pred_instances", FIELDS_2D)):
                 predicted = sample.get(name) or {}
                 result[name] = {key: predicted[key].to("cpu") for key in fields if key in predicted}
+                labels = result[name].get(fields[2])
+                if labels is not None and len(labels) and int(labels.max()) >= len(classes):
+                    raise ValueError(
+                        f"{name} has label {int(labels.max())}, but the data set has the classes "
+                        f"{list(classes)}; set num_classes of the detector's head to "
+                        f"{len(classes)}, or name all its classes in the data set's metainfo"
+                    )
             self.results.append(result)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:

@@ -49,6 +49,25 @@ def frame_numbers(infos: Sequence[Mapping]) -> list[int]:
     return numbers if usable else list(range(len(infos)))
 
 
+def _position(sample_idx: object, num_frames: int) -> int:
+    """What mmengine gives a sample as its number, checked.
+
+    Raises:
+        ValueError: it is something else than a position in the annotation file.
+    """
+    try:
+        position = int(sample_idx)
+    except (TypeError, ValueError):
+        position = -1
+    if not 0 <= position < num_frames:
+        raise ValueError(
+            f"a prediction has sample_idx={sample_idx!r}, expected its position in the annotation "
+            f"file (0 to {num_frames - 1}); let the pipeline pack 'lidar_path' or 'img_path' "
+            "(meta_keys), so that the name of the file tells the frame"
+        )
+    return position
+
+
 def annotated_rows(results: Sequence[Mapping], data_list: Sequence[Mapping]) -> list[int]:
     """Position in the annotation file of every result.
 
@@ -57,7 +76,8 @@ def annotated_rows(results: Sequence[Mapping], data_list: Sequence[Mapping]) -> 
         data_list: frames of the annotation file.
 
     Raises:
-        ValueError: there are no results, a result belongs to no frame, or two to the same.
+        ValueError: there are no results, a result belongs to no frame or cannot be told to which
+            one, or two belong to the same.
     """
     if not results:
         raise ValueError("there are no predictions to evaluate; is the data set empty?")
@@ -74,11 +94,16 @@ def annotated_rows(results: Sequence[Mapping], data_list: Sequence[Mapping]) -> 
         rows = [position[result["frame"]] for result in results]
     elif len(results) == len(data_list):
         # The data set has all the frames of the file.
-        rows = [int(result["sample_idx"]) for result in results]
+        rows = [_position(result["sample_idx"], len(data_list)) for result in results]
     else:
+        why = (
+            "several frames have files of the same name"
+            if len(position) < len(names)
+            else "no file names to tell which; let the pipeline pack 'lidar_path' or 'img_path' "
+            "(meta_keys)"
+        )
         raise ValueError(
-            f"{len(results)} predictions for {len(data_list)} annotated frames, and no file names "
-            "to tell which; let the pipeline pack 'lidar_path' or 'img_path' (meta_keys)."
+            f"{len(results)} predictions for {len(data_list)} annotated frames, and {why}."
         )
     if len(set(rows)) < len(rows):
         twice = next(k for k in rows if rows.count(k) > 1)

@@ -11,9 +11,7 @@ or infinite, overlaps nothing, itself included.
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -24,6 +22,7 @@ __all__ = ["bev_overlaps_camera", "box_iou_3d", "box_iou_bev", "iou_3d_camera"]
 # Clipping a convex polygon adds at most one vertex per side (4 + 4). With rounding, a sliver may
 # seem not convex; a third of the bound for any polygon (3/2 per side: 4, 6, 9, 13, 19) is enough.
 _MAX_VERTICES = 20
+_PAIRS_PER_THREAD = 10_000  # some milliseconds
 
 
 def box_iou_3d(boxes: ArrayLike, others: ArrayLike, aligned: bool = False) -> np.ndarray:
@@ -170,22 +169,23 @@ def _ratio(shared: np.ndarray, total: np.ndarray) -> np.ndarray:
 def _shared_areas(first: np.ndarray, second: np.ndarray, aligned: bool) -> np.ndarray:
     """Shared areas of footprints ``(x, y, l, w, angle)``: (N, K), or (N,) if aligned."""
     first, second = np.ascontiguousarray(first), np.ascontiguousarray(second)
-    with _threads_of_torch_kept():
-        return (_shared_areas_of_pairs if aligned else _shared_areas_of_all)(first, second)
+    kernel = _shared_areas_of_pairs if aligned else _shared_areas_of_all
+    shared = np.empty(len(first) if aligned else (len(first), len(second)))
+    parts = min(shared.size // _PAIRS_PER_THREAD, len(first), numba.config.NUMBA_NUM_THREADS)
+    if parts < 2:
+        kernel(first, second, shared)
+        return shared
+    rows = [slice(part[0], part[-1] + 1) for part in np.array_split(range(len(first)), parts)]
+    # Not numba's own threads: OpenMP's kill a process that was forked after they had been used (the
+    # workers of a data loader), and change the number of threads of torch.
+    with ThreadPoolExecutor(parts) as pool:
+        list(
+            pool.map(lambda r: kernel(first[r], second[r] if aligned else second, shared[r]), rows)
+        )
+    return shared
 
 
-@contextmanager
-def _threads_of_torch_kept() -> Iterator[None]:
-    """Numba's OpenMP sets the number of threads of the process, and with it torch's."""
-    torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch else 0
-    yield
-    if torch:
-        torch.set_num_threads(threads)
-
-
-_jit = numba.njit(error_model="numpy")
-_parallel_jit = numba.njit(error_model="numpy", parallel=True)
+_jit = numba.njit(error_model="numpy", nogil=True)
 
 
 @_jit
@@ -247,20 +247,16 @@ def _shared_area(a, b, polygon, scratch):
     return max(0.0, min(0.5 * twice, a[2] * a[3], b[2] * b[3]))
 
 
-@_parallel_jit
-def _shared_areas_of_all(first, second):
-    shared = np.empty((len(first), len(second)))
-    for i in numba.prange(len(first)):
-        polygon, scratch = np.empty((_MAX_VERTICES, 2)), np.empty((_MAX_VERTICES, 2))
+@_jit
+def _shared_areas_of_all(first, second, shared):
+    polygon, scratch = np.empty((_MAX_VERTICES, 2)), np.empty((_MAX_VERTICES, 2))
+    for i in range(len(first)):
         for j in range(len(second)):
             shared[i, j] = _shared_area(first[i], second[j], polygon, scratch)
-    return shared
 
 
-@_parallel_jit
-def _shared_areas_of_pairs(first, second):
-    shared = np.empty(len(first))
-    for i in numba.prange(len(first)):
-        polygon, scratch = np.empty((_MAX_VERTICES, 2)), np.empty((_MAX_VERTICES, 2))
+@_jit
+def _shared_areas_of_pairs(first, second, shared):
+    polygon, scratch = np.empty((_MAX_VERTICES, 2)), np.empty((_MAX_VERTICES, 2))
+    for i in range(len(first)):
         shared[i] = _shared_area(first[i], second[i], polygon, scratch)
-    return shared

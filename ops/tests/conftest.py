@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("operator_tester")
+pytest.register_assert_rewrite("operator_tester", "property_tester", "backend_tester")
 
 from ebm_ops import backend_info  # noqa: E402
-from operator_tester import HAS_CPP  # noqa: E402
+from surroundings import HAS_CPP  # noqa: E402
 
 
 @pytest.fixture(params=["cpp", "reference"])
@@ -16,3 +16,10 @@ def backend(request) -> str:
     if request.param == "cpp" and not HAS_CPP:
         pytest.skip(f"no C++ backend: {backend_info()['cpu'].why}")
     return request.param
+
+
+def pytest_generate_tests(metafunc) -> None:
+    """Give the tests of `OperatorTester` the values that the operator's class has for them."""
+    for name, values in getattr(metafunc.cls, "cases", {}).items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, values, ids=lambda value: str(value) or "-")

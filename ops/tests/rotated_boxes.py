@@ -36,6 +36,13 @@ def problem(seed: int, channels: int = 3, count: int = 6, dtype=torch.float64, m
     return bev, random_boxes(count, seed, margin).to(dtype), index
 
 
+def boxes_in_pixels(seed: int, height: int = 9, width: int = 11, count: int = 4) -> Tensor:
+    """Boxes of all sizes and directions, their centres up to 2 pixels off the map."""
+    r = torch.rand(count, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    scale = torch.tensor([width + 3.0, height + 3.0, 9.0, 5.0, 2 * math.pi])
+    return r * scale - torch.tensor([2.0, 2.0, -0.2, -0.2, math.pi])
+
+
 def official_positions(boxes: Tensor, grid=GRID) -> tuple[Tensor, Tensor]:
     """X, Y (N, A, B) in metres by the formula of the official code, in its angle `rotation_y`."""
     x, y, length, width, yaw = boxes.T[..., None, None]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from backend_tester import BackendTester
 from ebm_ops import RotatedGridPool, rotated_grid_pool
 from ebm_ops.rotated_grid_pool import reference
-from operator_tester import HAS_CPP
+from property_tester import INF, NAN
 from rotated_boxes import (
     GRID,
     SIZE,
     WHERE,
     away_from_kinks,
+    boxes_in_pixels,
     closed_form,
     official_positions,
     problem,
@@ -25,6 +28,173 @@ from rotated_boxes import (
 from tolerances import TOLERANCE
 
 PLACE = (*WHERE["origin"], WHERE["cell_size"], WHERE["pixel_offset"])
+WITHOUT_VALUE = {
+    "nan centre": (NAN, 4, 3, 2, 1),
+    "nan yaw": (4, 4, 3, 2, NAN),
+    "all nan": (NAN,) * 5,
+    "inf centre": (INF, 4, 3, 2, 1),
+    "-inf length": (4, 4, -INF, 2, 1),
+    "inf yaw": (4, 4, 3, 2, INF),
+    "left of the map": (-9, 4, 3, 2, 1),
+    "right of the map": (15, 4, 3, 2, 1),
+    "above the map": (4, -7, 3, 2, 1),
+    "below the map": (4, 14, 3, 2, 1),
+    "one cell outside": (11, 4, 0, 0, 1),
+    "far outside": (1e9, -1e9, 3, 2, 1),
+    "sides that leap over the map": (4, 4, 1e9, 1e9, 0.3),
+    "overflow": (1e308, -1e308, 1e308, 1e308, 1),
+}
+
+
+TRITON_IN_INTERPRETER = """
+import torch
+from ebm_ops.rotated_grid_pool import reference, triton
+from tolerances import TOLERANCE
+
+nan, inf = float("nan"), float("inf")
+boxes = [[1.2, -0.3, 1.1, 0.6, 0.4], [0.1, -0.8, 2.2, 0.9, -2.0], [1.2, nan, 1, 1, 1],
+         [1, 0, 1, 1, inf], [1, 0.07, -1.3, 0, 9], [1e30, 0, 1, 1, 0]]
+index = torch.tensor([1, 0, 1, 0, 1, 0])
+for dtype, channels, samples in ((torch.float64, 3, 0), (torch.float32, 1, 3)):
+    grid = reference.Grid(1, 2, samples, 0.3, -1.0, 0.4, 0.06)
+    where = torch.tensor(boxes, dtype=dtype)
+    bev = torch.randn(2, channels, 4, 5, dtype=dtype)
+    grad = torch.randn(len(boxes), channels, 1, 2, dtype=dtype)
+    for tangent in (None, torch.randn(len(boxes), 5, dtype=dtype)):
+        for name, arguments in (
+            ("forward", (bev, where, index, tangent, grid)),
+            ("grad_boxes", (grad, bev, where, index, tangent, grid)),
+            ("grad_bev", (grad, where, index, tangent, (2, 4, 5), grid)),
+        ):
+            found = getattr(triton, name)(*arguments)
+            expected = getattr(reference, name)(*arguments)
+            scale = expected.abs().max().clamp(min=1)
+            assert expected.abs().max() > 0
+            torch.testing.assert_close(found / scale, expected / scale, **TOLERANCE[dtype])
+try:
+    triton.forward(bev, where, index + 1, None, grid)
+except ValueError as error:
+    assert "batch_index[0]" in str(error)
+else:
+    raise SystemExit("a batch index out of range was accepted")
+for count in (0, 1):
+    found = triton.forward(bev[:, :0], where[:count], index[:count], None, grid)
+    assert found.shape == (count, 0, 1, 2)
+    empty = grad[:count, :0], bev[:, :0], where[:count], index[:count], None, grid
+    assert triton.grad_boxes(*empty).shape == (count, 5)
+print("ok")
+"""
+
+
+class TestRotatedGridPool(BackendTester):
+    name = "rotated_grid_pool"
+    gradients = ("bev", "boxes")
+    reference = reference
+    size = GRID
+    third_columns = (3, 4)
+    cases: ClassVar = {
+        "variant": [{"samples_per_bin": 0}, {"samples_per_bin": 2}],
+        "seed": [7],
+        "gradgrad_seed": [7],
+        "opcheck_case": [False, True],  # with a tangent
+        "bad_image": [2, -1, 2**40],
+        "odd_box": list(WITHOUT_VALUE),
+    }
+    odd_boxes = WITHOUT_VALUE
+    odd_index = r"batch_index\[4\]"
+    good_box = (4.2, 4.3, 3, 2, 0.3)
+    property_variants: ClassVar = [{"samples_per_bin": n} for n in range(3)]
+    has_second_derivatives = True
+    fast_gradcheck = ("channels_last", "strided", "transposed")
+    interpreter_script = TRITON_IN_INTERPRETER
+
+    def problem(self, seed, channels=3, count=6, dtype=torch.float64):
+        return problem(seed, channels, count, dtype)
+
+    def small_problem(self, seed, size, variant):
+        bev, boxes, index = problem(seed, channels=2, count=3)
+        boxes[:, :2] = boxes[:, :2] / 3 + torch.tensor([0.3, -2.7])
+        samples = max(1, variant["samples_per_bin"])
+        boxes = away_from_kinks(boxes, 1e-5, (samples * size[0], samples * size[1]))
+        return bev[..., :7, :8].contiguous(), boxes, index
+
+    def problem_of_backends(self, seed, channels, dtype, count=12):
+        bev, boxes, index = problem(seed, channels, count, dtype)
+        return bev, away_from_kinks(boxes, 1e-4), index
+
+    def pool(self, features, boxes, images, size=GRID, backend="auto", **variant):
+        return rotated_grid_pool(features, boxes, images, size, backend=backend, **variant, **WHERE)
+
+    def pool_cells(self, features, boxes, size=GRID, backend="auto", **variant):
+        index = torch.zeros(len(boxes), dtype=torch.int64)
+        where = {"origin": (0, 0), "cell_size": 1}
+        return rotated_grid_pool(features, boxes, index, size, backend=backend, **variant, **where)
+
+    def boxes_in_cells(self, seed, count=4):
+        return boxes_in_pixels(seed, count=count)
+
+    def moved(self, boxes, dx, dy):
+        return boxes + torch.tensor([dx, dy, 0, 0, 0])
+
+    def module(self, size):
+        return (
+            RotatedGridPool(size, **WHERE),
+            f"grid_size={size}, origin=(0.3, -4.0), cell_size=0.4",
+        )
+
+    def call_module(self, module, inputs):
+        return module(*inputs)
+
+    def exact_values(self, inputs, **variant):
+        bev, boxes, index = inputs
+        return self.pool(bev.double(), boxes.double(), index, backend="reference", **variant)
+
+    def closed_forms(self, inputs, grad, tangent):
+        bev, boxes, index = inputs
+        maps, size = bev.contiguous(memory_format=torch.channels_last), (2, *SIZE)
+        grid = reference.Grid(*GRID, 0, *PLACE)
+        return [
+            reference.forward(maps, boxes, index, None, grid),
+            reference.grad_bev(grad, boxes, index, None, size, grid),
+            reference.grad_boxes(grad, maps, boxes, index, None, grid),
+            reference.forward(maps, boxes, index, tangent, grid),
+            reference.grad_bev(grad, boxes, index, tangent, size, grid),
+            reference.grad_boxes(grad, maps, boxes, index, tangent, grid),
+        ]
+
+    def opcheck_calls(self, dtype, case):
+        bev, boxes, index = problem(0, channels=4, dtype=dtype)
+        maps = bev.contiguous(memory_format=torch.channels_last)
+        grad = torch.randn(6, 4, 4, 7, dtype=dtype)
+        tangent = torch.randn(6, 5, dtype=dtype).requires_grad_() if case else None
+        m, b, g = (t.clone().requires_grad_() for t in (maps, boxes, grad))
+        ops = torch.ops.ebm_ops
+        for features in (m, maps):
+            yield (
+                ops.rotated_grid_pool.default,
+                (features, b, index, tangent, 4, 7, 0, *PLACE),
+            )
+        yield (
+            ops.rotated_grid_pool_grad_bev.default,
+            (g, b, index, tangent, 2, *SIZE, 0, *PLACE),
+        )
+        if case:  # third derivatives run on the reference, whose taps depend on the data
+            m, b, g, tangent = maps, boxes, grad, tangent.detach()
+        yield ops.rotated_grid_pool_grad_boxes.default, (g, m, b, index, tangent, 0, *PLACE)
+
+    def triton_kernels(self, real):
+        boxes = [real, real, "*i64", "*fp64"]  # boxes, tangent, images, where
+        for tangent in (False, True):
+            constants = {"TANGENT": tangent, "BLOCK": 256}
+            yield "_forward", [real, *boxes, real, *["i32"] * 5], constants
+            yield "_grad_boxes", [real, real, *boxes, "*fp64", *["i32"] * 5], constants
+            types = [real, "*fp64", "*i64", "*i64", real, *["i32"] * 2]
+            yield "_grad_bev", types, constants
+
+    def test_module_passes_its_options_on(self):
+        inputs = self.problem(0)
+        module = RotatedGridPool((3, 2), samples_per_bin=2, **WHERE)
+        assert torch.equal(module(*inputs), self.pool(*inputs, (3, 2), samples_per_bin=2))
 
 
 def coordinate_map() -> torch.Tensor:
@@ -150,75 +320,6 @@ def test_bins_equal_rotated_roi_align_inside_the_map(backend, samples):
     torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("samples", [0, 2])
-def test_lower_precision_within_the_table(backend, dtype, samples):
-    bev, boxes, index = problem(1, channels=19, dtype=dtype)
-    arguments = {"samples_per_bin": samples, **WHERE}
-    pooled = rotated_grid_pool(bev, boxes, index, backend=backend, **arguments)
-    assert pooled.dtype == dtype
-    assert pooled.is_contiguous()
-    # The inputs are rounded, the computation is not.
-    expected = rotated_grid_pool(
-        bev.double(), boxes.double(), index, backend="reference", **arguments
-    )
-    torch.testing.assert_close(pooled.double(), expected, **TOLERANCE[dtype])
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "transposed"])
-@pytest.mark.parametrize("samples", [0, 2])
-def test_gradcheck(backend, layout, samples):
-    bev, boxes, index = problem(len(layout), channels=2, count=3)
-    bev = bev[..., :7, :8]
-    if layout == "contiguous":
-        bev = bev.contiguous()
-    elif layout == "channels_last":
-        bev = bev.contiguous(memory_format=torch.channels_last)
-    elif layout == "transposed":
-        bev, boxes = (t.mT.contiguous().mT for t in (bev, boxes))
-    boxes[:, :2] = boxes[:, :2] / 3 + torch.tensor([0.3, -2.7])
-    boxes = away_from_kinks(boxes, 1e-5, (max(1, samples) * 2, max(1, samples) * 3))
-    assert torch.autograd.gradcheck(
-        lambda m, b: rotated_grid_pool(
-            m, b, index, (2, 3), samples_per_bin=samples, backend=backend, **WHERE
-        ),
-        (bev.requires_grad_(), boxes.requires_grad_()),
-        fast_mode=layout != "contiguous",
-    )
-
-
-@pytest.mark.parametrize("samples", [0, 2])
-def test_gradgradcheck(backend, samples):
-    bev, boxes, index = problem(7, channels=2, count=3)
-    bev = bev[..., :7, :8].contiguous()
-    boxes[:, :2] = boxes[:, :2] / 3 + torch.tensor([0.3, -2.7])
-    boxes = away_from_kinks(boxes, 1e-5, (max(1, samples) * 2, max(1, samples) * 2))
-    assert torch.autograd.gradgradcheck(
-        lambda m, b: rotated_grid_pool(
-            m, b, index, (2, 2), samples_per_bin=samples, backend=backend, **WHERE
-        ),
-        (bev.requires_grad_(), boxes.requires_grad_()),
-    )
-
-
-def test_third_derivatives_agree():
-    """Score matching trains through second derivatives; no order may be cut off silently."""
-    bev, boxes, index = problem(3, channels=2, count=2)
-    found = []
-    for backend in ("auto", "reference"):
-        w = torch.linspace(-1, 1, 2 * 2 * 2, dtype=torch.float64).requires_grad_()
-        b, m = boxes.clone().requires_grad_(), bev.clone().requires_grad_()
-        pooled = rotated_grid_pool(m, b, index, (2, 2), backend=backend, **WHERE)
-        energy = (pooled.flatten(1).tanh() @ w).sum()
-        (slope,) = torch.autograd.grad(energy, b, create_graph=True)
-        (curvature,) = torch.autograd.grad(slope[:, 3].sum(), b, create_graph=True)
-        third = torch.autograd.grad(curvature[:, 4].sum(), (w, m, b), create_graph=True)
-        found.append([*third, *torch.autograd.grad(third[2].square().sum(), (w, m, b))])
-    for a, b in zip(*found):
-        assert a.abs().max() > 0
-        torch.testing.assert_close(a, b, **TOLERANCE[torch.float64])
-
-
 def test_denoising_score_matching_reaches_map_and_head():
     """The loss holds the gradient to the boxes; its own gradients agree with the reference."""
     bev, boxes, index = problem(4, channels=5)
@@ -237,103 +338,6 @@ def test_denoising_score_matching_reaches_map_and_head():
     for a, b in zip(*found):
         assert a.abs().max() > 0
         torch.testing.assert_close(a, b, **TOLERANCE[torch.float64])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("with_tangent", [False, True])
-def test_opcheck(dtype, with_tangent):
-    bev, boxes, index = problem(0, channels=4, dtype=dtype)
-    maps = bev.contiguous(memory_format=torch.channels_last)
-    grad = torch.randn(6, 4, 4, 7, dtype=dtype)
-    tangent = torch.randn(6, 5, dtype=dtype).requires_grad_() if with_tangent else None
-    m, b, g = (t.clone().requires_grad_() for t in (maps, boxes, grad))
-    ops = torch.ops.ebm_ops
-    for features in (m, maps):
-        torch.library.opcheck(
-            ops.rotated_grid_pool.default, (features, b, index, tangent, 4, 7, 0, *PLACE)
-        )
-    torch.library.opcheck(
-        ops.rotated_grid_pool_grad_bev.default, (g, b, index, tangent, 2, *SIZE, 0, *PLACE)
-    )
-    if with_tangent:  # third derivatives run on the reference, whose taps depend on the data
-        m, b, g, tangent = maps, boxes, grad, tangent.detach()
-    torch.library.opcheck(
-        ops.rotated_grid_pool_grad_boxes.default, (g, m, b, index, tangent, 0, *PLACE)
-    )
-
-
-@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
-def test_compiles_as_one_graph(compiler):
-    bev, boxes, index = problem(2, dtype=torch.float32)
-
-    def slopes(m, b, i):
-        return (rotated_grid_pool(m, b, i, **WHERE) * 2).square().sum((1, 2, 3))
-
-    compiled = torch.compile(slopes, fullgraph=True, backend=compiler, dynamic=True)
-    for count in (6, 4):
-        m, b = bev.clone().requires_grad_(), boxes[:count].clone().requires_grad_()
-        expected, found = slopes(m, b, index[:count]), compiled(m, b, index[:count])
-        torch.testing.assert_close(found, expected, **TOLERANCE[torch.float32])
-        for x, y in zip(
-            torch.autograd.grad(found.sum(), (m, b)), torch.autograd.grad(expected.sum(), (m, b))
-        ):
-            torch.testing.assert_close(x, y, **TOLERANCE[torch.float32])
-
-
-@pytest.mark.parametrize("wanted", ["bev", "boxes"])
-def test_only_the_gradient_asked_for_is_computed(monkeypatch, wanted):
-    bev, boxes, index = problem(0)
-    (bev if wanted == "bev" else boxes).requires_grad_()
-    called, ops = [], torch.ops.ebm_ops
-    for name in ("rotated_grid_pool_grad_boxes", "rotated_grid_pool_grad_bev"):
-        original = getattr(ops, name)
-        monkeypatch.setattr(ops, name, lambda *a, _f=original, _n=name: called.append(_n) or _f(*a))
-    rotated_grid_pool(bev, boxes, index, **WHERE).sum().backward()
-    assert called == [f"rotated_grid_pool_grad_{wanted}"]
-
-
-def test_channels_last_input_is_not_copied():
-    bev, boxes, index = problem(0)
-    bev = bev.contiguous(memory_format=torch.channels_last)
-    pooled = rotated_grid_pool(bev, boxes.requires_grad_(), index, **WHERE)
-    assert any(
-        saved.data_ptr() == bev.data_ptr()
-        for saved in pooled.grad_fn.saved_tensors
-        if saved is not None
-    )
-
-
-def test_autocast_and_mixed_dtypes(backend):
-    bev, boxes, index = problem(0, dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        pooled = rotated_grid_pool(bev, boxes, index, backend=backend, **WHERE)
-        half = rotated_grid_pool(bev.bfloat16(), boxes, index, backend=backend, **WHERE)
-    assert pooled.dtype == torch.float32
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(
-        half.float(),
-        rotated_grid_pool(bev.bfloat16().float(), boxes, index, backend=backend, **WHERE),
-        **TOLERANCE[torch.bfloat16],
-    )
-    boxes = boxes.double().requires_grad_()
-    rotated_grid_pool(bev, boxes, index.int(), backend=backend, **WHERE).sum().backward()
-    assert boxes.grad.dtype == torch.float64
-
-
-def test_module_equals_function():
-    bev, boxes, index = problem(0)
-    module = RotatedGridPool((3, 2), samples_per_bin=2, **WHERE)
-    expected = rotated_grid_pool(bev, boxes, index, (3, 2), samples_per_bin=2, **WHERE)
-    assert torch.equal(module(bev, boxes, index), expected)
-    assert "grid_size=(3, 2), origin=(0.3, -4.0), cell_size=0.4" in repr(module)
-
-
-@pytest.mark.parametrize("value", [2, -1, 2**40])
-def test_bad_batch_index_is_named(backend, value):
-    bev, boxes, index = problem(0)
-    index[4] = value
-    with pytest.raises(ValueError, match=rf"batch_index\[4\].*0\.\.1.*got {value}"):
-        rotated_grid_pool(bev, boxes, index, backend=backend, **WHERE)
 
 
 def test_bad_arguments_are_named():
@@ -359,50 +363,9 @@ def test_bad_arguments_are_named():
         ({"pixel_offset": math.nan}, "pixel_offset must be finite"),
         ({"samples_per_bin": -1}, "samples_per_bin must be"),
         ({"samples_per_bin": 1.5}, "samples_per_bin must be"),
-        ({"backend": "cuda"}, "backend must be"),
     ):
         with pytest.raises(ValueError, match=names):
             rotated_grid_pool(bev, boxes, index, **{**WHERE, **bad})
-    with pytest.raises(RuntimeError, match="serves cuda tensors, got cpu"):
-        rotated_grid_pool(bev, boxes, index, backend="triton", **WHERE)
-
-
-@pytest.mark.skipif(not HAS_CPP, reason="no C++ backend")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("channels", [1, 7, 16, 17, 40, 64, 96, 150])
-def test_backends_agree(channels, dtype):
-    """Values, first and second derivatives: kernels, and the reference's closed forms and autograd.
-
-    Boxes are close to none of the kinks, where one rounding or another decides.
-    """
-    bev, boxes, index = problem(channels, channels, count=12, dtype=dtype)
-    boxes = away_from_kinks(boxes, 1e-4)
-    grad, tangent = torch.randn(12, channels, 4, 7, dtype=dtype), torch.randn(12, 5, dtype=dtype)
-    found = []
-    for backend in ("cpp", "reference"):
-        m, b, g = (t.clone().requires_grad_() for t in (bev, boxes, grad))
-        pooled = rotated_grid_pool(m, b, index, backend=backend, **WHERE)
-        by_m, by_b = torch.autograd.grad(pooled, (m, b), g, create_graph=True)
-        second = torch.autograd.grad(by_b, (g, m, b), tangent)
-        found.append((pooled, by_m, by_b, *second))
-    # What serves where there is no compiler.
-    maps, size = bev.contiguous(memory_format=torch.channels_last), (2, *SIZE)
-    grid = reference.Grid(*GRID, 0, *PLACE)
-    found.append(
-        (
-            reference.forward(maps, boxes, index, None, grid),
-            reference.grad_bev(grad, boxes, index, None, size, grid),
-            reference.grad_boxes(grad, maps, boxes, index, None, grid),
-            reference.forward(maps, boxes, index, tangent, grid),
-            reference.grad_bev(grad, boxes, index, tangent, size, grid),
-            reference.grad_boxes(grad, maps, boxes, index, tangent, grid),
-        )
-    )
-    for other in found[1:]:
-        for a, b in zip(found[0], other):
-            # Sums of many terms: the tolerance counts against the largest of them.
-            scale = float(b.detach().abs().max().clamp(min=1))
-            torch.testing.assert_close(a / scale, b / scale, **TOLERANCE[dtype])
 
 
 def test_reference_in_several_parts(monkeypatch):

@@ -62,6 +62,22 @@ def test_a_leftover_variable_is_refused_and_the_path_that_counts_is_named(option
     assert cfg.pretty_text == before
 
 
+def test_a_variable_of_another_name_is_found_by_its_content():
+    cfg = config()
+    cfg.ebm = dict(head=MODEL["energy_head"], climb=MODEL["refiner"], lr=dict(base=1))
+    for option, meant in (
+        ("ebm.head.fc_channels", "model.energy_head.fc_channels"),
+        ("ebm.climb.new", "model.refiner.new"),
+        ("ebm.climb", "model.refiner"),
+    ):
+        with pytest.raises(UsageError) as raised:
+            merge_options(cfg, {option: 3})
+        assert f"Did you mean {meant}?" in str(raised.value)
+    with pytest.raises(UsageError) as raised:
+        merge_options(cfg, {"ebm.lr.type": 3})
+    assert "Did you mean" not in str(raised.value)
+
+
 def test_nothing_similar_is_said_without_a_guess():
     with pytest.raises(UsageError, match="nothing would read it") as raised:
         merge_options(config(), {"xyzzy.plugh": 1})
@@ -106,9 +122,12 @@ def test_keys_of_the_calling_tool_and_of_another_runner():
     with pytest.raises(UsageError):
         merge_options(config(), {"strategy.type": "x"})
     cfg = config()
-    cfg.runner_type = "FlexibleRunner"
-    merge_options(cfg, {"strategy.type": "x"})
+    merge_options(cfg, {"strategy.type": "x", "runner_type": "FlexibleRunner"})
     assert cfg.strategy.type == "x"
+    cfg = config()
+    cfg.runner_type = "FlexibleRunner"
+    merge_options(cfg, {"strategy.type": "y"})
+    assert cfg.strategy.type == "y"
 
 
 def test_imports_of_the_command_line_are_made(monkeypatch, tmp_path):

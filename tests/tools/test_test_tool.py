@@ -97,7 +97,7 @@ def test_augmentation_reaches_every_data_set():
     steps = [[step["type"] for step in d.pipeline] for d in (plain, wrapped.dataset)]
     assert steps == [["LoadImageFromFile", "TestTimeAug"]] * 2
     assert [len(d.pipeline[1]["transforms"]) for d in (plain, wrapped.dataset)] == [2, 3]
-    assert cfg.model.type == "DetTTAModel"
+    assert cfg.model.type == "EBMTTAModel"
 
     cfg = nested_test_sets()
     cfg.tta_pipeline = [dict(type="Own")]

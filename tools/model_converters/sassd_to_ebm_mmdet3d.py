@@ -171,18 +171,12 @@ def read(path: Path) -> dict:
     """
     import torch
 
-    from ebm_mmdet.engine import allow_training_state
+    from ebm_mmdet.engine import CheckpointError, read_checkpoint
 
-    allow_training_state()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ConversionError(f"{path} does not exist") from None
-    except Exception as error:  # every way in which a file is no checkpoint, or no safe one
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConversionError(
-            f"{path} does not load as tensors and plain values: {first}"
-        ) from error
+        state = read_checkpoint(path)
+    except (FileNotFoundError, CheckpointError) as error:
+        raise ConversionError(str(error)) from error
     for name in ("model_state", "state_dict"):
         if isinstance(state, dict) and name in state:
             state = state[name]

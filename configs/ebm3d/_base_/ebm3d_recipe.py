@@ -33,7 +33,8 @@ ebm3d = dict(
                     [0.0625, 0.0625, 0.03125, 0.03125, 0.03125, 0.03125, 0.015625],
                     [0.125, 0.125, 0.0625, 0.0625, 0.0625, 0.0625, 0.03125],
                     [0.25, 0.25, 0.125, 0.125, 0.125, 0.125, 0.0625],
-                ]))),
+                ],
+                shared=False))),  # the released code: True, one draw for all boxes of a frame
     # Step lengths of (x, y, z, l, w, h, yaw). They suit this noise: if you multiply its sigmas by a factor, multiply
     # the steps by the square of that factor.
     refiner=dict(type='GradientAscentRefiner', step_size=[2e-4] * 7, num_steps=10, decay=0.5))

@@ -163,10 +163,21 @@ class SASSDPaper(SingleStage3DDetector):
     def _ground_truth(
         samples: SampleList, device: torch.device
     ) -> tuple[list[Tensor], list[Tensor]]:
+        """Boxes (n, 7) and labels (n,), zeros, of each frame.
+
+        Raises:
+            ValueError: an object is of a second class.
+        """
         boxes, labels = [], []
         for sample in samples:
             gt = sample.gt_instances_3d
-            label = gt.labels_3d.to(device)
+            label = gt.labels_3d.to(device).long()
+            if len(label) and label.max() > 0:
+                raise ValueError(
+                    f"an object has the label {int(label.max())}, but SASSDPaper knows one class, "
+                    "0; name that class alone in the data set's metainfo, or merge the "
+                    "others into it (MergeClasses3D)"
+                )
             known = label >= 0  # -1 are objects of other classes
             boxes.append(gt.bboxes_3d.tensor[:, :7].to(device).float()[known])
             labels.append(label[known])

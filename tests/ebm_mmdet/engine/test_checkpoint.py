@@ -171,6 +171,7 @@ METAINFO = {
     ],
     "paths": [pathlib.Path("a b/c"), pathlib.PurePosixPath("/x"), pathlib.PureWindowsPath("c:/x")],
     "containers": [{1, 2}, frozenset("a"), (1, (2,)), OrderedDict(a=1), slice(1, 2), range(3)],
+    "torch": [torch.float16, torch.device("cpu"), torch.ones(2).shape],
     "numbers": [True, 1 << 80, 1.5, 1j, b"bytes", bytearray(b"x"), None],
 }
 
@@ -374,6 +375,12 @@ def test_a_training_that_was_saved_without_its_optimizer_is_not_begun_again(tmp_
     del state["optimizer"]
     save(tmp_path / "iter_1.pth", state, age=20)
     with pytest.raises(CheckpointError, match=r"save_optimizer=False.*--work-dir"):
+        find_resumable_checkpoint(tmp_path)
+
+
+def test_a_folder_with_the_name_of_a_checkpoint_is_not_absent(tmp_path):
+    (tmp_path / "iter_1.pth").mkdir()
+    with pytest.raises(CheckpointError, match=r"iter_1\.pth is a folder, as DeepSpeed"):
         find_resumable_checkpoint(tmp_path)
 
 

@@ -350,7 +350,7 @@ def test_a_box_std_alone_is_carried_over_too():
     torch.testing.assert_close(sample.pred_instances.box_std, expected)
 
 
-def test_mask_rcnn_takes_the_head_as_it_is():
+def build_mask_rcnn(cfg_only=False):
     cfg = get_config("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py").model
     plain = kl_cfg()
     for part in ("backbone", "neck", "rpn_head"):
@@ -362,7 +362,55 @@ def test_mask_rcnn_takes_the_head_as_it_is():
         num_convs=1, in_channels=16, conv_out_channels=16, num_classes=NUM_CLASSES
     )
     cfg.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5, var_vote={})
-    model = build(ConfigDict(cfg.to_dict())).train()
+    cfg = ConfigDict(cfg.to_dict())
+    return cfg if cfg_only else build(cfg)
+
+
+def test_hard_examples_are_mined_with_the_head_as_it_is():
+    """mmdet's OHEM sampler asks for a loss without boxes: ``bbox_pred=None``."""
+    cfg = kl_cfg()
+    cfg.train_cfg.rcnn.sampler = dict(
+        type="OHEMSampler", num=32, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True
+    )
+    model = build(cfg).train()
+    data = batch(model, training=True)
+    losses = model.loss(data["inputs"], data["data_samples"])
+    assert {"loss_cls", "loss_bbox", "alpha"} <= losses.keys()
+    head = model.roi_head.bbox_head
+    labels = torch.tensor([0, NUM_CLASSES])
+    weights, scores = torch.ones(2), torch.randn(2, NUM_CLASSES + 1)
+    found = head.loss(scores, None, torch.rand(2, 5), labels, weights, None, None, "none")
+    assert found["loss_cls"].shape == (2,)
+    assert "loss_bbox" not in found
+
+
+def test_anchors_do_not_move_under_autocast():
+    """Anchors beyond 256 px are no bfloat16 numbers: they were off by up to 4 px."""
+    head = build_kl("retinanet").bbox_head
+    maps = [torch.randn(1, 16, 2 ** (6 - i), 2 ** (6 - i)) for i in range(5)]
+    meta = dict(img_shape=(512, 512), scale_factor=(1.0, 1.0))
+    with torch.no_grad():
+        outputs = head(maps)
+        exact, rounded = (
+            head.predict_by_feat(
+                *([level.to(dtype) for level in part] for part in outputs),
+                batch_img_metas=[meta],
+                cfg=dict(nms_pre=-1, score_thr=0.0, min_bbox_size=-1),
+                with_nms=False,
+            )[0]
+            for dtype in (torch.float32, torch.bfloat16)
+        )
+    # Sorted, because the order is that of the scores, which the types round differently.
+    centres = [
+        (found.bboxes[:, :2] + found.bboxes[:, 2:]).div(2).sort(0).values
+        for found in (exact, rounded)
+    ]
+    assert len(exact) == len(rounded) > 1000
+    assert (centres[0] - centres[1]).abs().max() < 1.0
+
+
+def test_mask_rcnn_takes_the_head_as_it_is():
+    model = build_mask_rcnn().train()
     data = demo_mm_inputs(
         2, [(3, 64, 96)] * 2, num_items=[1, 2], num_classes=NUM_CLASSES, with_mask=True
     )

@@ -15,7 +15,9 @@ pytest.importorskip("mmdet3d", reason="3D needs mmdet3d: pip install 'ebm-mmdet[
 from mmdet3d.registry import DATASETS
 
 import ebm_mmdet3d  # noqa: F401
-from ebm_mmdet3d.datasets import Lidar, SceneOptions, prepare_kitti, write_kitti
+from dataset_converters.kitti_preparation import prepare_kitti
+from dataset_converters.kitti_writer import write_kitti
+from ebm_mmdet3d.datasets import Lidar, SceneOptions
 
 FOLDER = Path(__file__).parents[3] / "configs" / "ebm3d"
 RECIPES = sorted(path.name for path in FOLDER.glob("*.py"))

@@ -121,7 +121,7 @@ def test_difficulty_as_mmdet3d_has_it():
     ours = difficulty(height, level, truncation)
     assert set(ours) == {-1, 0, 1, 2}
     pytest.importorskip("mmdet3d", reason="the second opinion")
-    from ebm_mmdet3d.datasets.kitti_preparation import _converters
+    from dataset_converters.kitti_preparation import _converters
 
     annos = dict(
         dimensions=np.zeros((500, 3)),

@@ -254,19 +254,63 @@ def test_without_file_names_the_position_counts(tmp_path):
         evaluate(build(tmp_path, infos, classes=CLASSES), samples[:3])
 
 
+def test_numbers_of_samples_that_are_no_positions_are_pointed_out(tmp_path):
+    """They could be anybody's: names, or KITTI's own numbers."""
+    infos, samples = mixed_scene(3)
+    for sample in samples:
+        del sample["lidar_path"]
+    for number in ("000001", 1):
+        samples[1]["sample_idx"] = number
+        evaluate(build(tmp_path, infos, classes=CLASSES), samples)
+    for number in ("seq_1", None, 4, -1):
+        samples[1]["sample_idx"] = number
+        with pytest.raises(
+            ValueError, match=rf"sample_idx={number!r}, expected its position.*0 to"
+        ):
+            evaluate(build(tmp_path, infos, classes=CLASSES), samples)
+
+
+def test_files_may_have_any_name(tmp_path):
+    infos, samples = mixed_scene(3)
+    expected = evaluate(build(tmp_path, infos, classes=CLASSES), samples)
+    for k, (info, sample) in enumerate(zip(infos, samples)):
+        info["lidar_points"]["lidar_path"] = f"a drive {k}.bin"
+        sample["lidar_path"] = f"some folder/a drive {k}.bin"
+    values = evaluate(build(tmp_path, infos, classes=CLASSES), samples[::-1])
+    assert values == pytest.approx(expected, nan_ok=True)
+
+
+def test_files_of_the_same_name_are_told_apart_by_position_or_not_at_all(tmp_path):
+    infos, samples = mixed_scene(3)
+    for k, (info, sample) in enumerate(zip(infos, samples)):
+        info["lidar_points"]["lidar_path"] = f"drive{k}/000000.bin"
+        sample["lidar_path"] = f"drive{k}/000000.bin"
+    evaluate(build(tmp_path, infos, classes=CLASSES), samples)
+    with pytest.raises(ValueError, match="3 predictions for 4 .* files of the same name"):
+        evaluate(build(tmp_path, infos, classes=CLASSES), samples[:3])
+
+
+def test_a_label_without_a_class_stops_at_once(tmp_path):
+    infos, samples = mixed_scene(3)
+    samples[0]["pred_instances_3d"]["labels_3d"][0] = 5
+    metric = build(tmp_path, infos, classes=CLASSES)
+    with pytest.raises(ValueError, match=r"label 5, but the data set has the classes.*num_classes"):
+        metric.process({}, samples)
+
+
 def test_files_that_are_not_annotated_are_pointed_out(tmp_path):
     infos, samples = mixed_scene(3)
     samples[2]["lidar_path"] = "velodyne/000017.bin"
     with pytest.raises(ValueError, match="1 of 4 predictions .* not annotated, '000017' among"):
-        evaluate(build(tmp_path, infos), samples)
+        evaluate(build(tmp_path, infos, classes=CLASSES), samples)
 
 
 def test_nothing_is_predicted_twice(tmp_path):
     infos, samples = mixed_scene(3)
     with pytest.raises(ValueError, match="frame '000001' was predicted twice"):
-        evaluate(build(tmp_path, infos), [samples[0], samples[1], samples[1]])
+        evaluate(build(tmp_path, infos, classes=CLASSES), [samples[0], samples[1], samples[1]])
     with pytest.raises(ValueError, match="no predictions"):
-        build(tmp_path, infos).compute_metrics([])
+        build(tmp_path, infos, classes=CLASSES).compute_metrics([])
 
 
 def test_a_class_without_objects_is_nan(tmp_path):

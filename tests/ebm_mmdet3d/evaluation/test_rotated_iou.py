@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
+from ebm_mmdet3d.evaluation import rotated_iou
 from ebm_mmdet3d.evaluation.rotated_iou import (
     bev_overlaps_camera,
     box_iou_3d,
@@ -299,8 +305,25 @@ def test_no_boxes_and_more_columns():
     assert result[0, 0] == pytest.approx(1, abs=1e-9)
 
 
-def test_threads_of_torch_are_left_alone():
+@pytest.mark.parametrize("aligned", [False, True])
+def test_many_boxes_are_shared_among_threads(aligned, monkeypatch):
+    """The result does not depend on how many there are, nor on who else calls at the same time."""
+    monkeypatch.setattr(rotated_iou, "_PAIRS_PER_THREAD", 10)
+    boxes, others = random_boxes(97, 0), random_boxes(97, 1)
+    results = []
+    for threads in (1, 5):
+        monkeypatch.setattr(rotated_iou.numba.config, "NUMBA_NUM_THREADS", threads)
+        results.append(box_iou_3d(boxes, others, aligned=aligned))
+    assert results[0].any()
+    np.testing.assert_array_equal(*results)
+    with ThreadPoolExecutor(4) as callers:
+        for result in callers.map(lambda _: box_iou_3d(boxes, others, aligned), range(40)):
+            np.testing.assert_array_equal(result, results[0])
+
+
+def test_threads_of_torch_are_left_alone(monkeypatch):
     torch = pytest.importorskip("torch")
+    monkeypatch.setattr(rotated_iou, "_PAIRS_PER_THREAD", 10)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -308,6 +331,32 @@ def test_threads_of_torch_are_left_alone():
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_goes_on():
+    """A worker of a data loader that is forked after an evaluation; OpenMP would kill it."""
+    program = """
+import multiprocessing
+import numpy as np
+from ebm_mmdet3d.evaluation import box_iou_bev, rotated_iou
+rotated_iou._PAIRS_PER_THREAD = 10
+rotated_iou.numba.config.NUMBA_NUM_THREADS = 2
+boxes = np.tile([0.0, 0, 0, 4, 2, 1, 0.3], (20, 1))
+assert np.allclose(box_iou_bev(boxes, boxes), 1)
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    found = pool.apply_async(box_iou_bev, (boxes, boxes)).get(timeout=60)
+assert np.allclose(found, 1)
+"""
+    path = [str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_messages():

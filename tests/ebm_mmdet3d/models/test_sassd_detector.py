@@ -128,6 +128,25 @@ def test_frames_without_cars_and_other_classes():
     sum(losses.values()).backward()
 
 
+def test_an_object_of_a_second_class_is_refused():
+    """It would be a car for the second scores, and ground for the proposals."""
+    model = build(sassd_cfg()).train()
+    frame = car_frame(CARS)
+    frame[1].gt_instances_3d.labels_3d[1] = 2
+    with pytest.raises(ValueError, match=r"label 2, but SASSDPaper knows one class.*MergeClasses"):
+        losses_of(model, [frame])
+
+
+def test_labels_may_be_int32():
+    model = build(sassd_cfg()).train()
+    frame = car_frame(CARS)
+    expected = losses_of(model, [frame])
+    frame[1].gt_instances_3d.labels_3d = frame[1].gt_instances_3d.labels_3d.int()
+    model = build(sassd_cfg()).train()
+    for name, value in losses_of(model, [frame]).items():
+        torch.testing.assert_close(value, expected[name])
+
+
 def test_hard_voxels():
     cfg = sassd_cfg(voxel_encoder=dict(type="HardSimpleVFE"))
     cfg.data_preprocessor.voxel_type = "hard"

@@ -12,12 +12,12 @@ import torch
 pytest.importorskip("mmdet3d", reason="3D needs mmdet3d: pip install 'ebm-mmdet[3d]'")
 
 import ebm_mmdet  # noqa: F401  (allows loading training checkpoints)
+from dataset_converters.kitti_preparation import prepare_kitti
+from dataset_converters.kitti_writer import write_kitti
 from ebm_mmdet3d.datasets import (
     Lidar,
     LidarScenesDataset,
     SceneOptions,
-    prepare_kitti,
-    write_kitti,
 )
 from tests.tools.tools_support import REPO, run
 

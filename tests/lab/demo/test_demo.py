@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -16,14 +19,16 @@ pytest.importorskip("mmdet", reason="the demo trains an mmdet detector")
 import lab.demo.run as run_module
 from ebm_mmdet.datasets import write_coco
 from ebm_mmdet.files import write_json
-from lab.demo import DataError, report, run_demo
-from lab.demo.data import DemoData, check_folder, use_data
-from lab.demo.evaluate import METRICS_SHOWN, Climb
+from lab.demo import report
+from lab.demo.climb import Climb, first_matches
 from lab.demo.folder import RESULTS, choose_folder
-from lab.demo.pictures import draw_all
-
-ROOT = Path(__file__).resolve().parents[3]
-CONFIGS = ROOT / "configs" / "demo"
+from lab.demo.run import run_demo
+from lab.demo.shapes import ShapesWorld
+from lab.demo.shapes.data import DemoData, check_folder, use_data
+from lab.demo.shapes.evaluate import METRICS_SHOWN
+from lab.demo.shapes.pictures import draw_all
+from lab.demo.world import STEPS, DataError
+from tests.lab.demo.miniature import CONFIGS, ROOT, load_tool, run_twice
 
 _SHORT = {"train_dataloader": {"batch_size": 2}, "default_hooks": {"logger": {"interval": 1}}}
 OVERRIDES = {
@@ -55,34 +60,10 @@ def _test(out: Path, num_steps: int, work_dir: Path) -> dict[str, float]:
 @pytest.mark.slow
 def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkeypatch):
     out = tmp_path / "demo"
-    options = dict(overrides=OVERRIDES, num_images=NUM_IMAGES)
-
-    # Interrupted after the detector: the second run must reuse it.
-    real, calls = run_module.train_stage, []
-
-    def interrupted_at_the_head(cfg, name, say):
-        calls.append(name)
-        if "head" in name:
-            raise KeyboardInterrupt
-        return real(cfg, name, say)
-
-    monkeypatch.setattr(run_module, "train_stage", interrupted_at_the_head)
-    with pytest.raises(KeyboardInterrupt):
-        run_demo(CONFIGS, out, **options)
-    detector = out / "seed0" / "detector" / "iter_2.pth"
-    written = detector.stat().st_mtime_ns
-    monkeypatch.setattr(run_module, "train_stage", real)
-    capsys.readouterr()
-
-    assert run_demo(CONFIGS, out, **options) == out
-    screen = capsys.readouterr().out
-    assert detector.stat().st_mtime_ns == written
-    assert "going on with the unfinished run" in screen
-    assert "trained already" in screen
+    world = ShapesWorld(num_images=NUM_IMAGES)
+    screen = run_twice(world, out, OVERRIDES, monkeypatch, capsys)
     for name in ("AP90", "mean IoU", "ms per image", report.EARLY_STOP[:40]):
         assert name in screen
-    assert "mmengine" not in screen  # calm: the libraries' logs are in a file
-    assert "mmengine" in (out / "console.log").read_text()
 
     (result,) = json.loads((out / RESULTS).read_text())
     assert result["num_steps"] == 10
@@ -94,7 +75,7 @@ def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkey
         for name, key in METRICS_SHOWN.items():
             expected = tested[f"coco/{key}"] * (1 if name == "mean IoU" else 100)
             np.testing.assert_allclose(traced[name], expected, atol=1e-6, err_msg=name)
-        at_step = result["steps"][run_module.STEPS.index(num_steps)]
+        at_step = result["steps"][STEPS.index(num_steps)]
         assert {name: traced[name] for name in METRICS_SHOWN} == at_step
     assert (out / "pictures" / "ap_vs_steps.png").stat().st_size > 10_000
 
@@ -119,7 +100,7 @@ def test_miniature_run_on_a_users_folder(tmp_path, capsys):
             del annotation["iscrowd"]
             annotation["area"] = 0
         file.write_text(json.dumps(content))
-    out = run_demo(CONFIGS, tmp_path / "out", data=tmp_path / "mine", overrides=OVERRIDES)
+    out = run_demo(ShapesWorld(tmp_path / "mine"), CONFIGS, tmp_path / "out", overrides=OVERRIDES)
     assert "read the differences" in capsys.readouterr().out
     (result,) = json.loads((out / RESULTS).read_text())
     assert result["before"].keys() == {*METRICS_SHOWN, "ms per image"}
@@ -133,7 +114,14 @@ def test_one_object_is_enough_for_every_picture(tmp_path):
     truth = np.array([10.0, 12, 40, 44])
     path = np.linspace(truth + 4, truth + 1, 11).astype(np.float32)
     image = np.zeros((64, 64, 3), np.uint8)
-    climb = Climb(image, truth.astype(np.float32), path, lambda u: -u.square().sum(1), number=0)
+    climb = Climb(
+        image,
+        truth.astype(np.float32),
+        path,
+        iou=np.linspace(0.7, 0.9, 11),
+        log_density=lambda u: -u.square().sum(1),
+        number=0,
+    )
     draw_all([climb], tmp_path)
     names = {file.name for file in tmp_path.iterdir()}
     assert names == {"before_after.png", "paths.png", "density.png"}
@@ -211,18 +199,78 @@ def test_spread_is_that_of_paired_differences():
 
 
 def test_results_page_says_what_it_ran_on(monkeypatch):
-    monkeypatch.setattr(run_module.torch, "get_num_threads", lambda: 7)
-    page = run_module._page(_results(1.0, 3.0), 2)
-    assert page.startswith("`make demo SEEDS=2`, 7 CPU threads, mean")
-    assert "| AP | 70.0 ± 0.0 | 72.0 ± 1.4 | +2.0 ± 1.4 |" in page
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    above, _ = ShapesWorld().page(_results(1.0, 3.0))
+    assert above.startswith("`make demo SEEDS=2`, 7 CPU threads, mean")
+    table = report.markdown_table(_results(1.0, 3.0))
+    assert "| AP | 70.0 ± 0.0 | 72.0 ± 1.4 | +2.0 ± 1.4 |" in table
 
 
 def test_command_line_turns_bad_data_into_one_line(tmp_path):
-    spec = importlib.util.spec_from_file_location("demo_tool", ROOT / "tools" / "demo.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("demo")
     with pytest.raises(SystemExit, match="demo: there is no folder"):
         tool.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
     with pytest.raises(SystemExit):
         tool.parse_args(["--seeds", "0"])
+
+
+def test_a_page_is_asked_for_and_refused_before_any_work(tmp_path, capsys):
+    page = tmp_path / "results.md"
+    tool = load_tool("demo")
+    assert tool.parse_args([]).page is None
+    assert tool.parse_args(["--seeds", "3", "--page"]).page == ROOT / "docs" / "results.md"
+    for arguments, message in (
+        (["--page", str(page)], "add --seeds 3"),
+        (["--page", str(page), "--seeds", "3", "--data", "mine"], "not for --data mine"),
+    ):
+        with pytest.raises(SystemExit):
+            tool.parse_args(arguments)
+        assert message in capsys.readouterr().err
+    for options in (dict(num_seeds=1), dict(num_seeds=2, overrides=OVERRIDES)):
+        with pytest.raises(ValueError, match=r"results\.md shows the spread over several seeds"):
+            run_demo(ShapesWorld(), CONFIGS, tmp_path / "out", page=page, **options)
+    few = ShapesWorld(num_images=NUM_IMAGES)
+    with pytest.raises(ValueError, match="'train': 4"):
+        run_demo(few, CONFIGS, tmp_path / "out", num_seeds=2, page=page)
+    assert not page.exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_page_gets_the_table_of_a_run(tmp_path, monkeypatch):
+    page = tmp_path / "results.md"
+    page.write_text("Before.\n<!-- demo:begin -->\nold\n<!-- demo:end -->\nAfter.\n")
+    world = ShapesWorld()
+    monkeypatch.setattr(world, "prepare", lambda *_: None)
+    monkeypatch.setattr(world, "draw_steps", lambda *_: None)
+    measured = _results(1.0, 3.0)
+    monkeypatch.setattr(run_module, "_run_seed", lambda *arguments: measured[arguments[3]])
+    run_demo(world, CONFIGS, tmp_path / "out", num_seeds=2, page=page)
+    text = page.read_text()
+    assert text.startswith("Before.\n<!-- demo:begin -->\n`make demo SEEDS=2`")
+    assert "| AP | 70.0 ± 0.0 | 72.0 ± 1.4 | +2.0 ± 1.4 |" in text
+    assert text.endswith("included.\n<!-- demo:end -->\nAfter.\n")
+
+
+def test_2d_imports_nothing_of_3d():
+    """Demo, studies, pictures and 1D run where mmdet3d is not installed."""
+    code = """
+import sys, pkgutil, importlib
+sys.modules["mmdet3d"] = sys.modules["ebm_mmdet3d"] = None  # an import of these fails
+import lab
+only_3d = ("lab.demo.lidar", "lab.studies.jittered_boxes", "lab.benchmarks")
+for module in pkgutil.walk_packages(lab.__path__, "lab."):
+    if not module.name.startswith(only_3d):
+        importlib.import_module(module.name)
+"""
+    paths = os.pathsep.join(str(ROOT / folder) for folder in (".", "ops", "tools"))
+    env = {**os.environ, "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_every_object_takes_the_best_detection_left():
+    overlaps = np.array([[0.9, 0.7, 0.0], [0.95, 0.6, 0.0], [0.0, 0.0, 0.49], [0.5, 0.5, 0.5]])
+    assert list(first_matches(overlaps)) == [(0, 0), (1, 1), (3, 2)]
+    assert list(first_matches(np.zeros((2, 0)))) == []
+    assert overlaps[0, 0] == 0.9  # not changed

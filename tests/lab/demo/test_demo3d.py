@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("mmdet3d", reason="the demo trains an mmdet3d detector")
 
+import lab.demo.run as run_module
+from lab.demo.climb import Climb, typical_gains
 from lab.demo.folder import RESULTS
-from lab.demo3d import run_demo3d
-from lab.demo3d.evaluate import MEAN_IOU, METRICS_SHOWN, TIME, Climb3D
-from lab.demo3d.pictures import draw_all, rotation_scan, typical_gains
-
-ROOT = Path(__file__).resolve().parents[3]
-CONFIGS = ROOT / "configs" / "demo"
+from lab.demo.lidar import LidarWorld
+from lab.demo.lidar.evaluate import MEAN_IOU, METRICS_SHOWN, TIME, iou_along
+from lab.demo.lidar.pictures import draw_all, rotation_scan
+from lab.demo.run import run_demo
+from tests.lab.demo.miniature import CONFIGS, load_tool, run_twice
 
 _SHORT = {
     "train_dataloader": {"batch_size": 2, "num_workers": 0, "persistent_workers": False},
@@ -37,47 +36,14 @@ OVERRIDES = {
 }
 
 
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
-
-
 @pytest.mark.slow
 def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkeypatch):
     out = tmp_path / "demo3d"
-    options = dict(overrides=OVERRIDES, num_scenes=3)
-
-    # Interrupted after the detector: the second run must reuse it.
-    import lab.demo3d.run as run_module
-
+    world = LidarWorld(num_scenes=3)
     monkeypatch.setattr(run_module, "STEPS", (0, 1, 3))
-    real = run_module.train_stage
-
-    def interrupted_at_the_head(cfg, name, say):
-        if "head" in name:
-            raise KeyboardInterrupt
-        return real(cfg, name, say)
-
-    monkeypatch.setattr(run_module, "train_stage", interrupted_at_the_head)
-    with pytest.raises(KeyboardInterrupt):
-        run_demo3d(CONFIGS, out, **options)
-    detector = out / "seed0" / "detector" / "iter_2.pth"
-    written = detector.stat().st_mtime_ns
-    monkeypatch.setattr(run_module, "train_stage", real)
-    capsys.readouterr()
-
-    assert run_demo3d(CONFIGS, out, **options) == out
-    screen = capsys.readouterr().out
-    assert detector.stat().st_mtime_ns == written
-    assert "going on with the unfinished run" in screen
-    assert "trained already" in screen
+    screen = run_twice(world, out, OVERRIDES, monkeypatch, capsys)
     for name in ("BEV AP, IoU 0.90", MEAN_IOU, TIME):
         assert name in screen
-    for noise in ("mmengine", "elapsed"):  # calm: the libraries' logs are in a file
-        assert noise not in screen
-    assert "mmengine" in (out / "console.log").read_text()
 
     (result,) = json.loads((out / RESULTS).read_text())
     assert result["at"] == [0, 1, 3, 10]
@@ -87,7 +53,7 @@ def test_miniature_run_goes_on_and_is_never_overwritten(tmp_path, capsys, monkey
     assert (out / "pictures" / "ap_and_time_vs_steps.png").stat().st_size > 10_000
 
     before = sorted(p for p in out.rglob("*") if p.is_file())
-    again = run_demo3d(CONFIGS, out, overrides={**OVERRIDES, "other": {}}, num_scenes=3)
+    again = run_demo(world, CONFIGS, out, overrides={**OVERRIDES, "other": {}})
     assert again == tmp_path / "demo3d-2"
     assert sorted(p for p in out.rglob("*") if p.is_file()) == before
 
@@ -99,9 +65,9 @@ def test_one_traced_climb_gives_what_separate_runs_give(tmp_path, monkeypatch):
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
-    import lab.demo3d.evaluate as evaluate
+    import lab.demo.lidar.evaluate as evaluate
     from lab.demo.evaluate import val_loader
-    from lab.demo3d.data import generate, use_data
+    from lab.demo.lidar.data import generate, use_data
 
     init_default_scope("mmdet3d")
     cfg = Config.fromfile(CONFIGS / "lidar_ebm.py")
@@ -148,7 +114,7 @@ def climb(gain, number=0):
         yaw = offsets[:, 6] + path[0, 6] - truth[6]
         return (2 * yaw).cos() - offsets[:, 0].abs()
 
-    return Climb3D(points, truth, path, log_density, number)
+    return Climb(points, truth, path, iou_along(path, truth), log_density, number)
 
 
 def test_pictures_of_climbs(tmp_path):
@@ -162,8 +128,8 @@ def test_pictures_of_climbs(tmp_path):
     draw_all([], (0, 0, 1, 1), tmp_path / "none")
     assert not (tmp_path / "none").exists()
     chosen = typical_gains(climbs, 2)
-    gains = [c.iou()[-1] - c.iou()[0] for c in chosen]
-    assert gains[0] == max(c.iou()[-1] - c.iou()[0] for c in climbs)
+    gains = [c.iou[-1] - c.iou[0] for c in chosen]
+    assert gains[0] == max(c.iou[-1] - c.iou[0] for c in climbs)
     assert gains == sorted(gains, reverse=True)
 
 
@@ -179,7 +145,7 @@ def test_command_lines(tmp_path, capsys):
     demo = load_tool("demo3d")
     with pytest.raises(SystemExit):
         demo.parse_args(["--seeds", "0"])
-    tool = load_tool("create_kitti_infos")
+    tool = load_tool("dataset_converters/create_kitti_infos")
     root = tmp_path / "scenes"
     tool.main([str(root), "--generate", "train=2", "val=1", "--seed", "3", "--database"])
     shown = capsys.readouterr().out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 from pathlib import Path
 
@@ -17,21 +16,31 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 from ebm_mmdet.datasets import write_coco
-from lab.studies import DetectorRow, StudySettings, compare_detectors, detectors
+from lab.studies import Row, StudySettings, compare_detectors, detectors, read_study
+from lab.studies.study_file import folder_name
+from lab.studies.tables import detectors_page
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = StudySettings(seeds=(0, 1), rounds=1, boxes_per_iteration=8, resamples=5)
-ROWS = [
-    DetectorRow("base", "shapes_faster_rcnn"),
-    DetectorRow("voting", "shapes_faster_rcnn_kl_varvote", "shapes_faster_rcnn_kl"),
-    DetectorRow("energy", "shapes_faster_rcnn_nceplus", "shapes_faster_rcnn"),
-    DetectorRow("both", "shapes_faster_rcnn_kl_nceplus", "shapes_faster_rcnn_kl"),
-]
+BASE, VOTING = "Faster R-CNN", "KL-Loss, voting"
+ENERGY, BOTH = "Faster R-CNN, energy head", "KL-Loss, voting, energy head"
+STUDY = ROOT / "configs" / "demo" / "kl_study.yaml"
+ROWS = [Row(BASE), Row(VOTING, "KL-Loss"), Row(ENERGY, BASE), Row(BOTH, "KL-Loss")]
 SIZES = {"train": 4, "val": 3}
+pytestmark = pytest.mark.slow  # trains four detectors and four heads
 
 
 def small(cfg: Config, root: Path) -> Config:
-    """Two iterations of two images; four images to train on, three to test on."""
+    """Two iterations of two images, few boxes; four images to train on, three to test on."""
+    detector = cfg.model.get("detector", cfg.model)
+    for proposals in (detector.train_cfg.rpn_proposal, detector.test_cfg.rpn):
+        proposals.update(nms_pre=40, max_per_img=20)
+    detector.test_cfg.rcnn.max_per_img = 5
+    if detector is not cfg.model:
+        cfg.model.energy_head.update(fc_channels=[16], pool_size=3)
+        cfg.model.refiner.num_steps = 2
+        if "step_size" in cfg.model.refiner:
+            cfg.model.refiner.step_size = 0.1  # an untrained f is nearly flat
     cfg.train_cfg.max_iters = 2
     cfg.train_dataloader.batch_size = 2
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=-1)
@@ -54,8 +63,9 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def cfgs(data: Path) -> dict[str, Config]:
     register_all_modules()
-    names = {name for row in ROWS for name in (row.config, row.detector)}
-    return {n: small(Config.fromfile(ROOT / "configs" / "demo" / f"{n}.py"), data) for n in names}
+    read = read_study(STUDY, only=[BASE, VOTING, ENERGY, BOTH])
+    assert read.rows == ROWS
+    return {name: small(cfg, data) for name, cfg in read.cfgs.items()}
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +81,11 @@ def study(cfgs, tmp_path_factory) -> tuple[Path, list[dict], list[str]]:
 
 def test_every_detector_is_trained_once_per_seed(study) -> None:
     out, rows, lines = study
-    assert [row["method"] for row in rows] == ["base", "voting", "energy", "both"]
+    assert [row["method"] for row in rows] == [BASE, VOTING, ENERGY, BOTH]
     assert sum("2 iterations of 2 images" in line for line in lines) == 2 * 2
     assert sum("trained energy head" in line for line in lines) == 2 * 2
     seeds = [
-        torch.load(out / "shapes_faster_rcnn" / f"seed{s}" / "iter_2.pth", weights_only=True)
+        torch.load(out / "faster_r-cnn" / f"seed{s}" / "iter_2.pth", weights_only=True)
         for s in (0, 1)
     ]
     weights = [state["state_dict"]["roi_head.bbox_head.fc_reg.weight"] for state in seeds]
@@ -87,7 +97,7 @@ def test_an_energy_row_refines_the_detector_of_its_seed(study) -> None:
     out, _, _ = study
     for seed in (0, 1):
         before, after = (
-            json.loads((out / row.config / f"test{seed}.json").read_text())
+            json.loads((out / folder_name(row.name) / f"test{seed}.json").read_text())
             for row in (ROWS[0], ROWS[2])
         )
         scores = [[found["score"] for found in run["detections"]] for run in (before, after)]
@@ -102,7 +112,7 @@ def test_an_energy_row_refines_the_detector_of_its_seed(study) -> None:
 def test_uncertainty_is_judged_where_there_is_one(study) -> None:
     _, rows, _ = study
     known = {row["method"]: row["nll"] is not None for row in rows}
-    assert known == dict(base=False, voting=True, energy=False, both=True)
+    assert known == {BASE: False, VOTING: True, ENERGY: False, BOTH: True}
     assert all(0 <= row["ece"] <= 1 for row in rows if row["ece"] is not None)
     assert rows[0]["change_AP"] is None
     assert all(row["error_AP"] >= 0 and row["ms_per_image"] > 0 for row in rows[1:])
@@ -121,7 +131,7 @@ def test_second_call_uses_what_is_there(cfgs, study) -> None:
 def test_an_interrupted_training_goes_on(cfgs, study, tmp_path) -> None:
     rows, settings = ROWS[:1], StudySettings(seeds=(0,), resamples=2)
     compare_detectors(cfgs, rows, tmp_path, settings, lambda line: None)
-    folder = tmp_path / "shapes_faster_rcnn" / "seed0"
+    folder = tmp_path / "faster_r-cnn" / "seed0"
     (folder / "iter_2.pth").unlink()
     (folder.parent / "test0.json").unlink()
     lines: list[str] = []
@@ -135,60 +145,26 @@ def test_an_interrupted_training_goes_on(cfgs, study, tmp_path) -> None:
 def test_what_cannot_be_compared_is_refused(cfgs, study, tmp_path) -> None:
     out, _, _ = study
     other = copy.deepcopy(cfgs)
-    other["shapes_faster_rcnn"].optim_wrapper.optimizer.lr = 1.0
+    other[BASE].optim_wrapper.optimizer.lr = 1.0
     with pytest.raises(FileExistsError, match="another config"):
         compare_detectors(other, ROWS, out, SETTINGS)
     with pytest.raises(FileExistsError, match="another rounds"):
         compare_detectors(cfgs, ROWS, out, StudySettings(rounds=2, boxes_per_iteration=8))
-    alone = [DetectorRow("energy", "shapes_faster_rcnn_nceplus")]
+    alone = [Row(ENERGY)]
     with pytest.raises(ValueError, match="trained_as"):
         compare_detectors(cfgs, alone, tmp_path, SETTINGS)
-    other["shapes_faster_rcnn"].val_dataloader.dataset.ann_file = "other.json"
-    with pytest.raises(ValueError, match="'voting' has other validation images"):
+    other[BASE].val_dataloader.dataset.ann_file = "other.json"
+    with pytest.raises(ValueError, match="'KL-Loss, voting' has other validation images"):
         compare_detectors(other, ROWS, tmp_path / "new", SETTINGS)
     other = copy.deepcopy(cfgs)
-    other["shapes_faster_rcnn"].train_cfg = dict(max_epochs=1)
+    other[BASE].train_cfg = dict(max_epochs=1)
     with pytest.raises(ValueError, match="max_iters"):
         compare_detectors(other, ROWS[:1], tmp_path / "new", SETTINGS)
 
 
-def load_tool():
-    path = ROOT / "tools" / "analysis_tools" / "detector_study.py"
-    spec = importlib.util.spec_from_file_location("detector_study", path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
-
-
-@pytest.mark.parametrize("study_file", ["nuclei/kl_study.yaml", "demo/kl_study.yaml"])
-def test_the_studies_of_the_repository_are_complete(study_file, monkeypatch) -> None:
-    tool, path = load_tool(), ROOT / "configs" / study_file
-    monkeypatch.setattr(tool, "generate", lambda *arguments: None)
-    options = tool.parse_arguments([str(path), "--out", "unused"])
-    rows, cfgs, settings = tool.read_study(path, options)
-    assert len(rows) == 10
-    assert settings.seeds == (0, 1, 2)
-    for row in rows:
-        head = cfgs[row.config].model.type == "EBMDetector"
-        assert head <= bool(row.trained_as)
-        detector = cfgs[row.config].model.detector if head else cfgs[row.config].model
-        trained = copy.deepcopy(cfgs[row.detector].model)
-        # A test may differ in what comes after the network, and in nothing else.
-        for part in ("test_cfg",):
-            detector, trained = ({**m, part: None} for m in (detector, trained))
-        detector["backbone"] = {**detector["backbone"], "init_cfg": None}
-        trained["backbone"] = {**trained["backbone"], "init_cfg": None}
-        assert detector == trained
-    options = tool.parse_arguments([str(path), "--out", "unused", "--rows", "nothing"])
-    with pytest.raises(ValueError, match="nothing"):
-        tool.read_study(path, options)
-
-
-def test_the_tool_fills_a_page(study, capsys) -> None:
-    tool = load_tool()
+def test_the_table_has_every_row(study) -> None:
     out, _, _ = study
-    report = json.loads((out / "results.json").read_text())
-    text = tool.table(report["rows"])
-    assert text.count("\n") == 1 + len(ROWS)
-    assert "| base |" in text
-    assert "3 validation images" in tool.describe(report)
+    text = detectors_page(json.loads((out / "results.json").read_text()))
+    assert "3 validation images" in text
+    assert text.count("\n| ") == 1 + 1 + len(ROWS)
+    assert "| Faster R-CNN |" in text

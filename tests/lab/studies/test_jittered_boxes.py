@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,15 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
-from ebm_mmdet3d.datasets import prepare_kitti
+from dataset_converters.kitti_preparation import prepare_kitti
 from lab.demo.evaluate import val_loader
 from lab.studies.jittered_boxes import refine_jittered_boxes
+from tests.lab.real_data import ROOT as DATA
+from tests.lab.real_data import needs
 
 ROOT = Path(__file__).parents[3]
-SAMPLE = Path(os.environ.get("EBM_DATA_ROOT", "/nonexistent"), "data", "kitti_sample")
-pytestmark = pytest.mark.skipif(
-    not SAMPLE.is_dir(), reason="EBM_DATA_ROOT does not name a folder with data/kitti_sample"
-)
+SAMPLE = DATA / "data" / "kitti_sample"
+pytestmark = needs("kitti_sample")
 
 
 @pytest.fixture(scope="module")

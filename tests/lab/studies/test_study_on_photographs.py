@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +29,9 @@ from lab.studies import (
     compare_recipes,
     run_study,
 )
+from tests.lab.real_data import needs, on_real_data
 
-ROOT = os.environ.get("EBM_DATA_ROOT")
-pytestmark = pytest.mark.skipif(
-    not ROOT or not Path(ROOT, "data", "coco_open").is_dir(),
-    reason="EBM_DATA_ROOT does not name a folder with data/coco_open and weights",
-)
+pytestmark = needs("coco_open")
 CONFIG = Path(__file__).parents[3] / "configs" / "coco_open" / "yolox_nano_ebm.py"
 SETTINGS = StudySettings(seeds=(0, 1), rounds=1, boxes_per_iteration=8, resamples=5)
 
@@ -44,7 +40,7 @@ SETTINGS = StudySettings(seeds=(0, 1), rounds=1, boxes_per_iteration=8, resample
 def cfg(tmp_path_factory) -> Config:
     """The config of the photographs, with three training and three validation images."""
     register_all_modules()
-    cfg, folder = Config.fromfile(CONFIG), tmp_path_factory.mktemp("annotations")
+    cfg, folder = on_real_data(CONFIG), tmp_path_factory.mktemp("annotations")
     for split, dataset in (
         ("train", cfg.train_dataloader.dataset),
         ("val", cfg.val_dataloader.dataset),
@@ -138,7 +134,11 @@ def test_the_tool_prints_a_prior_that_a_refiner_accepts(cfg: Config, capsys) -> 
     spec = importlib.util.spec_from_file_location("fit_residual_prior", path)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    options = [f"fit_dataset.ann_file={cfg.fit_dataset.ann_file}"]
+    options = [
+        f"fit_dataset.data_root={cfg.fit_dataset.data_root}",
+        f"fit_dataset.ann_file={cfg.fit_dataset.ann_file}",
+        f"load_from={cfg.load_from}",
+    ]
     lines = tool.main([str(CONFIG), "--k", "0.25", "--cfg-options", *options])
     printed = capsys.readouterr().out
     refiners = []

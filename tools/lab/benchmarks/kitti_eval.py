@@ -1,6 +1,6 @@
 """What KITTI's evaluation costs on a CPU, for a validation set of the size of KITTI's.
 
-    python benchmarks/kitti_eval.py [--frames 3769] [--boxes 50] [--threads 2]
+    python tools/lab/benchmarks/kitti_eval.py [--frames 3769] [--boxes 50] [--threads 2]
 
 Every frame has so many cars and as many detections: two thirds near a car, the others anywhere.
 Timed are, for the five IoU thresholds from 0.7 to 0.9 and mmdet3d's own two, in 3D, BEV and 2D:

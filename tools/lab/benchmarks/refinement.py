@@ -1,6 +1,6 @@
 """What refinement costs: 100 boxes, T = 10, the papers' head on an 800 x 1216 FPN.
 
-    python benchmarks/refinement.py [--threads 2] [--boxes 100] [--steps 10] [--repeats 5]
+    python tools/lab/benchmarks/refinement.py [--threads 2] [--boxes 100] [--steps 10] [--repeats 5]
 
 Three things run side by side, each the minimum over the repeats:
 

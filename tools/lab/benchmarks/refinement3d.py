@@ -1,6 +1,7 @@
-"""What refinement costs in 3D: 50 boxes, T = 10, the paper's head on the map of a KITTI frame.
+r"""What refinement costs in 3D: 50 boxes, T = 10, the paper's head on the map of a KITTI frame.
 
-    python benchmarks/refinement3d.py [--channels 256] [--threads 2] [--boxes 50] [--repeats 10]
+    python tools/lab/benchmarks/refinement3d.py \
+        [--channels 256] [--threads 2] [--boxes 50] [--repeats 10]
 
 Beside it, the linear layers that any implementation has to run: T + 1 forwards and T backwards to
 the input, nothing else. Times are minima over the repeats.

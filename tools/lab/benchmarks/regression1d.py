@@ -1,6 +1,6 @@
 """What a training step of the 1D study costs, and how long `--paper` takes.
 
-    python benchmarks/regression1d.py [--repeats 10]
+    python tools/lab/benchmarks/regression1d.py [--repeats 10]
 
 One step trains 20 models, each with 32 targets and M = 1024 samples per target, on one thread:
 drawing, forward, backward and Adam. Steps of all methods take turns and each keeps its minimum, so
@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
-from ..regression1d.data import load_dataset
-from ..regression1d.fused import kernel_is_available
-from ..regression1d.methods import SWEPT_METHODS, build_trainee, method_config
-from ..regression1d.network import EnergyEnsemble
-from ..timing import take_turns
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tools/, which holds the package lab
+
+from lab.regression1d.data import load_dataset
+from lab.regression1d.fused import kernel_is_available
+from lab.regression1d.methods import SWEPT_METHODS, build_trainee, method_config
+from lab.regression1d.network import EnergyEnsemble
+from lab.timing import take_turns
 
 MODELS, TARGETS, SAMPLES = 20, 32, 1024
 STEPS = 75 * 63

@@ -1,6 +1,7 @@
-"""What variance voting costs beside the NMS that it follows: 1,000 boxes x 80 classes on a CPU.
+r"""What variance voting costs beside the NMS that it follows: 1,000 boxes x 80 classes on a CPU.
 
-    python benchmarks/variance_voting.py [--threads 1] [--boxes 1000] [--classes 80] [--repeats 5]
+    python tools/lab/benchmarks/variance_voting.py \
+        [--threads 1] [--boxes 1000] [--classes 80] [--repeats 5]
 
 Boxes stand in clusters around 30 objects, as the proposals of an image do. Two sets of scores:
 

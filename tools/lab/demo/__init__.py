@@ -1,6 +1,5 @@
-"""The demo: from nothing to refined boxes on two CPU cores."""
+"""The demos: from nothing to refined boxes on two CPU cores, in images and in point clouds.
 
-from .data import DataError
-from .run import run_demo
-
-__all__ = ["DataError", "run_demo"]
+One runner (`run.run_demo`) trains, measures and draws; a `world.World` says what differs: `shapes`,
+which needs no mmdet3d, and `lidar`. Nothing here imports `lidar` by itself.
+"""

@@ -2,16 +2,19 @@
 
 from .average_precision import METRICS, MatchedDetections, coco_results
 from .bootstrap import Difference, bootstrap_weights, paired_bootstrap
-from .detectors import DetectorRow, compare_detectors
+from .detectors import compare_detectors
 from .recipes import compare_recipes
 from .study import StudySettings, metric_cell, run_study
+from .study_file import Row, Study, StudyFileError, read_study
 from .training import train_head
 
 __all__ = [
     "METRICS",
-    "DetectorRow",
     "Difference",
     "MatchedDetections",
+    "Row",
+    "Study",
+    "StudyFileError",
     "StudySettings",
     "bootstrap_weights",
     "coco_results",
@@ -19,6 +22,7 @@ __all__ = [
     "compare_recipes",
     "metric_cell",
     "paired_bootstrap",
+    "read_study",
     "run_study",
     "train_head",
 ]

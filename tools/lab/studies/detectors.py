@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,34 +28,18 @@ from .bootstrap import bootstrap_weights
 from .heads import TrainedHeads, training_views
 from .methods import ENERGY, Method
 from .study import StudySettings, claim, hash_recipe, make_row
+from .study_file import Row, folder_name
 
-__all__ = ["UNCERTAINTY", "DetectorRow", "compare_detectors"]
+__all__ = ["UNCERTAINTY", "compare_detectors"]
 
 JUDGE = dict(type="ProbabilisticBoxMetric")
 UNCERTAINTY = ("nll", "nll_px", "ece")
 TIMED_IMAGES = 20
 
 
-@dataclass(frozen=True)
-class DetectorRow:
-    """One row: a config that is tested, and where its weights come from."""
-
-    name: str
-    config: str
-    """Name of what is tested."""
-    trained_as: str = ""
-    """Name of the config that is trained, if it is another one. Where ``config`` is an
-    ``EBMDetector``, this is its detector, on which an energy head is trained."""
-
-    @property
-    def detector(self) -> str:
-        """Name of the config that is trained."""
-        return self.trained_as or self.config
-
-
 def compare_detectors(
     cfgs: Mapping[str, Config],
-    rows: Sequence[DetectorRow],
+    rows: Sequence[Row],
     out: Path,
     settings: StudySettings,
     say: Callable[[str], None] = print,
@@ -68,7 +52,8 @@ def compare_detectors(
     last checkpoint.
 
     Args:
-        cfgs: by name, all configs that the rows name; they share the validation images.
+        cfgs: the configs of all rows, and of what they are trained as, by the name of the row;
+            they share the validation images.
         rows: the table; changes are relative to the first row.
         out: folder of this study; what libraries print goes to ``console.log`` there.
         settings: see :class:`.StudySettings`; ``prior_k`` and ``rivals`` are not read.
@@ -96,13 +81,13 @@ class _Study:
     def __init__(
         self,
         cfgs: Mapping[str, Config],
-        rows: Sequence[DetectorRow],
+        rows: Sequence[Row],
         out: Path,
         settings: StudySettings,
         say: Callable[[str], None],
     ) -> None:
         self.cfgs, self.rows, self.out, self.settings, self.say = cfgs, rows, out, settings, say
-        images = cfgs[rows[0].config].val_dataloader.dataset
+        images = cfgs[rows[0].name].val_dataloader.dataset
         for row in rows:
             self._check(row, images)
         use_checked_annotations()
@@ -124,7 +109,7 @@ class _Study:
             base = base or runs
             training = [run["training_s"] for run in tested[row]]
             method = Method(row.name, lambda head: None)
-            line = make_row(method, base, runs, weights, training, [milliseconds[row.config] / 1e3])
+            line = make_row(method, base, runs, weights, training, [milliseconds[row.name] / 1e3])
             line["params"] = tested[row][0]["params"]
             for key in UNCERTAINTY:
                 values = [run["uncertainty"].get(key, np.nan) for run in tested[row]]
@@ -143,9 +128,12 @@ class _Study:
         write_csv(self.out / "results.csv", lines)
         return report
 
-    def _check(self, row: DetectorRow, images: Mapping) -> None:
+    def _folder(self, name: str) -> Path:
+        return self.out / folder_name(name)
+
+    def _check(self, row: Row, images: Mapping) -> None:
         """Refuse what cannot be compared, before anything is trained."""
-        cfg, trained = self.cfgs[row.config], self.cfgs[row.detector]
+        cfg, trained = self.cfgs[row.name], self.cfgs[row.detector]
         if cfg.val_dataloader.dataset != images:
             raise ValueError(f"row {row.name!r} has other validation images than the first row")
         if "max_iters" not in trained.train_cfg:
@@ -157,18 +145,18 @@ class _Study:
             raise ValueError(
                 f"row {row.name!r} is an EBMDetector; say in trained_as how its detector is trained"
             )
-        claim(self.out / row.detector, dict(config=hash_recipe(trained)))
+        claim(self._folder(row.detector), dict(config=hash_recipe(trained)))
         if row.trained_as:
             wanted = dict(config=hash_recipe(cfg), trained_as=row.trained_as)
             if _has_head(cfg):
                 wanted["rounds"] = self.settings.rounds
                 wanted["boxes_per_iteration"] = self.settings.boxes_per_iteration
-            claim(self.out / row.config, wanted)
+            claim(self._folder(row.name), wanted)
 
-    def _trained(self, row: DetectorRow, seed: int) -> tuple[nn.Module, float]:
+    def _trained(self, row: Row, seed: int) -> tuple[nn.Module, float]:
         """The model of a row in eval mode, trained now or before, and the seconds that it took."""
         checkpoint = self._checkpoint(row.detector, seed)
-        seconds, cfg = _training_seconds(checkpoint), copy.deepcopy(self.cfgs[row.config])
+        seconds, cfg = _training_seconds(checkpoint), copy.deepcopy(self.cfgs[row.name])
         if not _has_head(cfg):
             model = MODELS.build(cfg.model)
             load_checkpoint(model, str(checkpoint), map_location="cpu", strict=True)
@@ -176,14 +164,14 @@ class _Study:
         cfg.load_from = str(checkpoint)
         model, settings = load_frozen_detector(cfg), self.settings
         views = training_views(cfg, model, settings.rounds, self.say)
-        folder, boxes = self.out / row.config / "heads", settings.boxes_per_iteration
+        folder, boxes = self._folder(row.name) / "heads", settings.boxes_per_iteration
         trained = TrainedHeads(cfg, model, folder, views, boxes, self.say).get(ENERGY, seed)
         model.energy_head = trained.head
         return model.eval(), seconds + trained.seconds
 
     def _checkpoint(self, name: str, seed: int) -> Path:
         """The last checkpoint of a detector, which is trained unless that is done."""
-        cfg, folder = copy.deepcopy(self.cfgs[name]), self.out / name / f"seed{seed}"
+        cfg, folder = copy.deepcopy(self.cfgs[name]), self._folder(name) / f"seed{seed}"
         path = folder / f"iter_{cfg.train_cfg.max_iters}.pth"
         if not path.is_file():
             # mmengine keeps loggers and pictures by name, for the whole process.
@@ -195,9 +183,9 @@ class _Study:
             train_stage(cfg, f"{name}, seed {seed}", self.say)
         return path
 
-    def _test(self, row: DetectorRow, seed: int) -> dict:
+    def _test(self, row: Row, seed: int) -> dict:
         """What a trained model finds on the validation images, from the folder if it is there."""
-        path = self.out / row.config / f"test{seed}.json"
+        path = self._folder(row.name) / f"test{seed}.json"
         if path.exists():
             return read_json(path)
         self.say(f"testing {row.name}, seed {seed}")
@@ -235,12 +223,12 @@ class _Study:
 
         The rows take turns on every image, so that other work on the machine meets all alike.
         """
-        path, wanted = self.out / "times.json", {row.config for row in self.rows}
+        path, wanted = self.out / "times.json", {row.name for row in self.rows}
         stored = read_json(path)
         if stored and wanted <= set(stored):
             return stored
         self.say("timing")
-        models = {row.config: self._trained(row, self.settings.seeds[0])[0] for row in self.rows}
+        models = {row.name: self._trained(row, self.settings.seeds[0])[0] for row in self.rows}
         count = min(TIMED_IMAGES, len(self.test_set))
         batches = (pseudo_collate([self.test_set[index]]) for index in range(count))
         with torch.inference_mode():

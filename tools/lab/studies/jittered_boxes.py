@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from mmdet3d.structures import LiDARInstance3DBoxes
+from mmengine.config import Config
 from mmengine.structures import InstanceData
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ebm_mmdet.files import write_json
 from ebm_mmdet3d.evaluation import box_iou_3d, box_iou_bev
 from ebm_mmdet3d.models import EBM3DDetector
 
-__all__ = ["JitteredBoxes", "refine_jittered_boxes"]
+from ..demo import report
+from ..demo.evaluate import load_model, val_loader
+from .study_file import read_study
+
+__all__ = ["JitteredBoxes", "measure_checkpoints", "refine_jittered_boxes"]
 
 
 class JitteredBoxes(NamedTuple):
@@ -100,3 +107,78 @@ def _objects_in_range(model: EBM3DDetector, sample) -> tuple[Tensor, Tensor]:
     inside = ((boxes[:, :2] > extent[:2]) & (boxes[:, :2] < extent[3:5])).all(1)
     keep = inside & (labels >= 0) & model.energy_head.is_trainable_box(boxes)
     return boxes[keep], labels[keep].long()
+
+
+def measure_checkpoints(
+    config: str | Path,
+    checkpoints: Sequence[str | Path],
+    cfg_options: Mapping[str, object] | None = None,
+    num_copies: int = 100,
+    seed: int = 0,
+    out: Path | None = None,
+) -> list[dict]:
+    """Measure f alone, without what the detector finds, and print a table.
+
+    That is what a handful of labelled frames allow. Several checkpoints, of several seeds, give a
+    mean and its spread.
+
+    Args:
+        config: Config of an ``EBM3DDetector``, such as configs/demo/lidar_kitti_frames_ebm.py;
+            measured on the frames of its ``val_dataloader``.
+        checkpoints: One per seed.
+        cfg_options: Dotted keys and values for the config.
+        num_copies: Moved copies per box.
+        seed: Of the moves.
+        out: JSON file for the numbers.
+
+    Returns:
+        ``before`` and ``after``, each by name of a metric, and ``frames`` per checkpoint.
+
+    Raises:
+        ValueError: No frame has objects of the model's classes in its range.
+    """
+    study = read_study(config, cfg_options=cfg_options)
+    ((_, cfg),) = study.cfgs.items()
+    results = [_measure(cfg, path, num_copies, seed) for path in checkpoints]
+    for frame in results[0]["frames"]:
+        print(
+            f"frame {frame['name']}: {frame['boxes']} boxes, mean 3D IoU "
+            f"{frame['before']:.3f} to {frame['after']:.3f}"
+        )
+    title = f"{num_copies} moved copies of each box"
+    Console().print(report.screen_table(results, title, before="moved"))
+    print(report.markdown_table(results, before="moved"))
+    if out:
+        write_json(out, results)
+    return results
+
+
+def _measure(cfg: Config, checkpoint: str | Path, num_copies: int, seed: int) -> dict:
+    model, loader = load_model(cfg, str(checkpoint)), val_loader(cfg)
+    found = list(refine_jittered_boxes(model, loader, num_copies, seed))
+    if not found:
+        raise ValueError(
+            f"no frame of {cfg.val_dataloader.dataset.data_root} has objects of the config's "
+            "classes in the detector's range"
+        )
+    values = {}
+    for when in ("before", "after"):
+        boxes = [getattr(frame, when) for frame in found]
+        in_3d = np.concatenate([f.iou(b) for f, b in zip(found, boxes)])
+        bev = np.concatenate([f.iou(b, bev=True) for f, b in zip(found, boxes)])
+        measured = {
+            "mean 3D IoU": in_3d.mean(),
+            "mean BEV IoU": bev.mean(),
+            **{f"3D IoU over {t}, %": 100 * (in_3d > t).mean() for t in (0.7, 0.8, 0.9)},
+        }
+        values[when] = {name: float(value) for name, value in measured.items()}
+    frames = [
+        {
+            "name": f.frame,
+            "boxes": len(f.truth),
+            "before": float(f.iou(f.before).mean()),
+            "after": float(f.iou(f.after).mean()),
+        }
+        for f in found
+    ]
+    return {"checkpoint": str(checkpoint), **values, "frames": frames}

@@ -14,6 +14,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from ebm_mmdet.apis.feature_cache import TestImage
+from ebm_mmdet.energy import evaluate_only
 from ebm_mmdet.models.detectors import EBMDetector
 
 from ..timing import timed
@@ -135,18 +136,19 @@ def apply(
     Returns:
         COCO result records, and median seconds per image for scoring, moving and clipping boxes.
     """
-    kept = detector.energy_head, detector.refiner, detector.candidates, detector.clip_boxes
+    kept = detector.energy_head, detector.candidates, detector.clip_boxes
     head = EnergyEnsemble(heads) if method.ensemble else (heads[0] if heads else None)
     if head is not None:
         detector.energy_head = head
-    detector.refiner, detector.clip_boxes = method.refiner(head), method.clip
+    refiner, detector.clip_boxes = method.refiner(head) or evaluate_only, method.clip
     if not method.own_candidates:
         detector.candidates = None
     detector.eval()
     records, seconds = [], []
 
     def refine(neck: Sequence[Tensor], source: DetDataSample) -> list[DetDataSample]:
-        return detector.refine(detector.energy_head.prepare(neck), [source], rescale=True)
+        feats = detector.energy_head.prepare(neck)
+        return detector.refine(feats, [source], rescale=True, refiner=refiner)
 
     try:
         with torch.no_grad():
@@ -159,5 +161,5 @@ def apply(
                     sample.img_id, found.bboxes, found.scores, found.labels, category_ids
                 )
     finally:
-        detector.energy_head, detector.refiner, detector.candidates, detector.clip_boxes = kept
+        detector.energy_head, detector.candidates, detector.clip_boxes = kept
     return records, float(np.median(seconds))

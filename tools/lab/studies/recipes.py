@@ -21,6 +21,7 @@ from .bootstrap import bootstrap_weights
 from .heads import TrainedHeads, training_views
 from .methods import ENERGY, Method, apply, energy_methods
 from .study import StudySettings, claim_folder, make_row, residual_prior
+from .study_file import folder_name
 
 __all__ = ["compare_recipes"]
 
@@ -59,7 +60,7 @@ def compare_recipes(
                     f"recipe {name!r} has another {part}; recipes are compared on one detector "
                     "and the same images. Let all of them inherit from one config"
                 )
-        claim_folder(out / name, cfg, settings)
+        claim_folder(out / folder_name(name), cfg, settings)
     use_checked_annotations()
     detector = load_frozen_detector(first)
     std, shift = residual_prior(first, detector, out / "prior.json", say)
@@ -82,7 +83,9 @@ def compare_recipes(
     rows = [dict(recipe="", **row, first_loss=None, last_loss=None, cost=None)]
     reference = None
     for name, cfg in cfgs.items():
-        heads = TrainedHeads(cfg, detector, out / name, views, settings.boxes_per_iteration, say)
+        heads = TrainedHeads(
+            cfg, detector, out / folder_name(name), views, settings.boxes_per_iteration, say
+        )
         trained = [heads.get(ENERGY, seed) for seed in settings.seeds]
         seconds = [each.seconds for each in trained]
         reference = reference or float(np.mean(seconds))

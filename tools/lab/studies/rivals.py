@@ -50,7 +50,7 @@ class BoxRegressor(EBMBBoxHead):
 
 def _moved(offsets: Tensor) -> RefinementResult:
     steps = torch.ones(len(offsets), dtype=torch.long)
-    return RefinementResult(offsets, offsets.new_zeros(len(offsets)), steps, None)
+    return RefinementResult(offsets, offsets.new_zeros(len(offsets)), steps)
 
 
 class RegressionStep:
@@ -60,7 +60,7 @@ class RegressionStep:
         self.regressor, self.length = regressor, length
 
     @torch.no_grad()
-    def __call__(self, fn: BoxLogDensity, y0: Tensor, found: Sequence = ()) -> RefinementResult:
+    def __call__(self, fn: BoxLogDensity, y0: Tensor, **_) -> RefinementResult:
         offsets = self.regressor.offsets(fn.feats, fn.reference, fn.batch_index)
         return _moved(self.length * offsets)
 
@@ -71,7 +71,7 @@ class FixedOffset:
     def __init__(self, offset: Tensor) -> None:
         self.offset = offset
 
-    def __call__(self, fn: BoxLogDensity, y0: Tensor, found: Sequence = ()) -> RefinementResult:
+    def __call__(self, fn: BoxLogDensity, y0: Tensor, **_) -> RefinementResult:
         return _moved(self.offset.to(y0).expand_as(y0))
 
 
@@ -81,7 +81,7 @@ class RandomNudge:
     def __init__(self, std: float, seed: int) -> None:
         self.std, self.generator = std, torch.Generator().manual_seed(seed)
 
-    def __call__(self, fn: BoxLogDensity, y0: Tensor, found: Sequence = ()) -> RefinementResult:
+    def __call__(self, fn: BoxLogDensity, y0: Tensor, **_) -> RefinementResult:
         return _moved(self.std * torch.randn(y0.shape, generator=self.generator))
 
 

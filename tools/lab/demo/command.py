@@ -1,0 +1,58 @@
+"""What the command lines of the demos share; imports nothing heavy, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["CONFIGS", "demo_parser", "run_command"]
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIGS = ROOT / "configs" / "demo"
+
+
+class _Parser(argparse.ArgumentParser):
+    def parse_args(self, *arguments) -> argparse.Namespace:
+        args = super().parse_args(*arguments)
+        if args.seeds < 1:
+            self.error(f"--seeds {args.seeds}: at least 1")
+        if args.page and args.seeds == 1:
+            self.error(
+                f"--page {args.page}: its table shows the spread over seeds, so it needs several; "
+                "add --seeds 3, as in the published table"
+            )
+        return args
+
+
+def demo_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser with ``--seeds``, ``--out`` and ``--page``, whose values it checks."""
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: 1)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("work_dirs", name),
+        help=f"output folder (default: work_dirs/{name}); a finished run in it is kept, and the "
+        "new one goes to a numbered folder beside it",
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        nargs="?",
+        const=ROOT / "docs" / "results.md",
+        metavar="FILE",
+        help="also fill in the table of a page (default: docs/results.md); with several seeds",
+    )
+    return parser
+
+
+def run_command(name: str, run: Callable[[], object], *mended_by_user: type[Exception]) -> None:
+    """Run a demo; what a user can mend, and Ctrl-C, end it with one line."""
+    try:
+        run()
+    except mended_by_user as error:
+        sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{name}: interrupted; the same command goes on from here")

@@ -1,0 +1,84 @@
+"""From a study file to a table: what `tools/study.py` calls."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..demo.shapes.data import NUM_IMAGES, generate
+from .detectors import compare_detectors
+from .recipes import compare_recipes
+from .study import StudySettings, run_study
+from .study_file import Study, StudyFileError, read_study
+from .tables import detectors_page, objectives_page, refinement_page
+
+__all__ = ["compare"]
+
+
+def compare(
+    kind: str,
+    path: Path,
+    out: Path,
+    rows: Collection[str] = (),
+    cfg_options: Mapping[str, object] | None = None,
+    data_root: Path | None = None,
+    rivals: bool = True,
+    **settings,
+) -> tuple[dict, str]:
+    """Run a study.
+
+    Args:
+        kind: ``refinement``, ``objectives`` or ``detectors``.
+        path: Study file, or a config.
+        out: Folder of the study; see the functions that this calls.
+        rows: Names of some rows; empty for all.
+        cfg_options: Dotted keys and values for every config.
+        data_root: Folder with the data instead of the configs' `data_root`.
+        rivals: Also train and evaluate the L1 heads; for ``refinement``.
+        **settings: ``seeds``, ``rounds``, ``boxes``, ``prior_k``, ``resamples`` instead of those
+            of the study file or of `StudySettings`.
+
+    Returns:
+        What ``results.json`` holds, and the table with its description in Markdown.
+
+    Raises:
+        StudyFileError: See `read_study`; or a study of one detector gets several rows.
+        FileExistsError: `out` holds a study with other settings.
+    """
+    study = read_study(path, rows, cfg_options, data_root)
+    chosen = _settings(study, rivals, settings)
+    if kind == "refinement" and len(study.rows) != 1:
+        raise StudyFileError(
+            f"{path} has the rows {[row.name for row in study.rows]}, and this study is about one; "
+            f"choose it, for example --rows {study.rows[0].name!r}"
+        )
+    if shapes := study.settings.get("shapes"):
+        root = Path(next(iter(study.cfgs.values())).data_root)
+        generate(root, Config.fromfile(path.parent / shapes), NUM_IMAGES)
+    screen = sys.stdout
+
+    def say(line: str) -> None:
+        print(line, file=screen, flush=True)
+
+    cfgs = {row.name: study.cfgs[row.name] for row in study.rows}
+    if kind == "refinement":
+        (cfg,) = cfgs.values()
+        report = run_study(cfg, out, chosen, say)
+        return report, refinement_page(report)
+    if kind == "objectives":
+        report = compare_recipes(cfgs, out, chosen, say)
+        return report, objectives_page(report)
+    report = compare_detectors(study.cfgs, study.rows, out, chosen, say)
+    return report, detectors_page(report)
+
+
+def _settings(study: Study, rivals: bool, given: Mapping[str, object]) -> StudySettings:
+    """Settings of the command line, then of the study file, then the defaults."""
+    values = {**study.settings, **given}
+    values.pop("shapes", None)
+    values["boxes_per_iteration"] = values.pop("boxes", StudySettings.boxes_per_iteration)
+    values["seeds"] = tuple(values.get("seeds", StudySettings.seeds))
+    return StudySettings(rivals=rivals, **values)

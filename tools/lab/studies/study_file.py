@@ -1,0 +1,272 @@
+"""A study file: which configs are compared, each as a row that says what it changes in its base.
+
+    rounds: 6                                  # settings of the study, see `SETTINGS`
+    rows:
+    - name: Faster R-CNN                       # what the table calls it
+      config: faster_rcnn.py                   # relative to the study file
+    - name: Faster R-CNN, soft-NMS
+      config: faster_rcnn.py
+      cfg_options:                             # dotted keys, as for --cfg-options
+        model.test_cfg.rcnn.nms: {_delete_: true, type: soft_nms, iou_threshold: 0.5}
+      trained_as: Faster R-CNN                 # the row whose training gives the weights
+      note: why, or where unusual numbers come from
+
+A study of one config needs no file: the config itself is read as a study with one row.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mmdet.registry
+import yaml
+from mmengine.config import Config
+from mmengine.registry import Registry
+
+from ebm_mmdet.engine.command_line import UsageError, merge_options
+
+__all__ = [
+    "Row",
+    "Study",
+    "StudyFileError",
+    "apply_options",
+    "folder_name",
+    "move_data",
+    "read_study",
+]
+
+SETTINGS = {"rounds", "boxes", "prior_k", "resamples", "shapes"}
+"""Settings a study file may have: of `StudySettings`, and a config that draws generated images."""
+KEYS = SETTINGS | {"rows", "cfg_options"}
+ROW_KEYS = {"name", "config", "cfg_options", "trained_as", "note"}
+
+
+class StudyFileError(ValueError):
+    """A study file is not as expected; the message names the file, the row and the key."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table."""
+
+    name: str
+    """What the table calls it."""
+    trained_as: str = ""
+    """Name of the row whose training gives the weights, if it is another one. Where the row is an
+    ``EBMDetector``, that row is its detector, on which an energy head is trained."""
+
+    @property
+    def detector(self) -> str:
+        """Name of the row that is trained."""
+        return self.trained_as or self.name
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says."""
+
+    rows: list[Row]
+    """The rows of the table."""
+    cfgs: dict[str, Config]
+    """By name, the configs of these rows and of what they are trained as, options applied."""
+    settings: dict
+    """Some of `SETTINGS`."""
+
+
+def folder_name(name: str) -> str:
+    """Return the folder of a row: ``KL-Loss, voting`` has ``kl-loss_voting``."""
+    return re.sub(r"[^a-z0-9.+-]+", "_", name.lower()).strip("_")
+
+
+def read_study(
+    path: str | Path,
+    only: Collection[str] = (),
+    cfg_options: Mapping[str, object] | None = None,
+    data_root: str | Path | None = None,
+) -> Study:
+    """Read a study file, or a config as a study of itself.
+
+    Args:
+        path: YAML file of a study, or a config.
+        only: Names of the rows to keep; empty for all.
+        cfg_options: Dotted keys and values for every config, after those of the file.
+        data_root: Folder that holds the data instead of the configs' `data_root`.
+
+    Raises:
+        StudyFileError: An unknown or missing key, two rows of one name, a name that no row has, or
+            an option whose key a config does not have.
+    """
+    path = Path(path)
+    if path.suffix == ".py":
+        content = {"rows": [{"name": path.stem, "config": path.name}]}
+    else:
+        content = _load(path)
+    _known_keys(content, KEYS, {"rows"}, str(path))
+    rows, by_name = [], {}
+    for entry in content["rows"]:
+        where = f"{path}, row {entry.get('name', len(rows) + 1)!r}"
+        _known_keys(entry, ROW_KEYS, {"name", "config"}, where)
+        rows.append(Row(entry["name"], entry.get("trained_as", "")))
+        by_name[entry["name"]] = entry
+    folders = [folder_name(row.name) for row in rows]
+    if twice := {folder for folder in folders if folders.count(folder) > 1}:
+        raise StudyFileError(f"{path}: two rows share the folder {sorted(twice)[0]!r}; rename one")
+    for asked, by in [(name, "--rows") for name in only] + [
+        (row.trained_as, f"trained_as of row {row.name!r}") for row in rows if row.trained_as
+    ]:
+        if asked not in by_name:
+            raise StudyFileError(f"{path}: {by} is {asked!r}{_instead(asked, by_name)}")
+    rows = [row for row in rows if not only or row.name in only]
+    cfgs = {}
+    for name in dict.fromkeys(name for row in rows for name in (row.name, row.detector)):
+        cfgs[name] = Config.fromfile(path.parent / by_name[name]["config"])
+        for options, where in (
+            (content.get("cfg_options"), f"{path}, for every row"),
+            (by_name[name].get("cfg_options"), f"{path}, row {name!r}"),
+            (cfg_options, "--cfg-options"),
+        ):
+            apply_options(cfgs[name], options or {}, where)
+        if data_root is not None:
+            move_data(cfgs[name], data_root)
+    return Study(rows, cfgs, {key: content[key] for key in SETTINGS if key in content})
+
+
+def move_data(cfg: Config, data_root: str | Path) -> None:
+    """Let a config read its data from another folder, in place.
+
+    The variable `data_root` of a config file is a name for what the file has put into its data sets
+    and metrics by then, so all paths that begin with it are replaced.
+
+    Raises:
+        StudyFileError: The config has no variable `data_root`.
+    """
+    if not isinstance(cfg.get("data_root"), str):
+        raise StudyFileError(
+            f"{cfg.filename} has no variable data_root, so --data-root {data_root} has no effect; "
+            "set train_dataloader.dataset.data_root and the like with --cfg-options"
+        )
+    old, new = cfg.data_root.rstrip("/"), str(data_root).rstrip("/")
+
+    def moved(value: object) -> object:
+        if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+            return new + value[len(old) :]
+        if isinstance(value, dict):
+            return {key: moved(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(moved(item) for item in value)
+        return value
+
+    for key, value in cfg.to_dict().items():
+        cfg[key] = moved(value)
+
+
+def apply_options(cfg: Config, options: Mapping[str, object], where: str = "cfg_options") -> None:
+    """Merge dotted options into a config, in place, if the config has what they change.
+
+    A key must be there already, or be an argument of the part (a dictionary with a ``type``) that
+    gets it; what replaces a part as a whole (``_delete_: true``) may hold anything.
+
+    Raises:
+        StudyFileError: A key is neither; nothing has been changed then.
+    """
+    for option, value in options.items():
+        _check(cfg, option.split("."), value, [], where)
+    # Deep copies one by one: merging takes `_delete_` out, also of what YAML shares by anchors.
+    try:
+        merge_options(
+            cfg, {key: copy.deepcopy(value) for key, value in options.items()}, {"fit_dataset"}
+        )
+    except UsageError as error:  # a variable of the config file that nothing reads
+        raise StudyFileError(f"{where}: {error}") from error
+
+
+def _check(node: object, keys: Sequence[str], value: object, path: list[str], where: str) -> None:
+    """Walk down ``keys``, then into ``value`` where that is merged and not put in whole."""
+    full = ".".join([*path, *keys])
+    for position, key in enumerate(keys):
+        known = _children(node)
+        if key not in known:
+            known = {**known, **dict.fromkeys(_arguments(node), _ARGUMENT)}
+        if key not in known:
+            parent = ".".join(path) or "the config"
+            deeper = [] if path else [f"{inner}.{full}" for inner in _holders(node, key)]
+            raise StudyFileError(
+                f"{where}: {full}: {parent} has no {key!r}{_instead(key, known, deeper)}"
+            )
+        path, node = [*path, key], known[key]
+        if node is _ARGUMENT:
+            return
+        merged = isinstance(value, Mapping) and not value.get("_delete_")
+        if position == len(keys) - 1 and merged and isinstance(node, Mapping):
+            for name, part in value.items():
+                _check(node, [name], part, path, where)
+
+
+_ARGUMENT = object()
+"""In place of the value of an argument that a config leaves at its default."""
+
+
+def _children(node: object) -> dict[str, object]:
+    """What may be changed below a node, by key."""
+    if isinstance(node, (list, tuple)):
+        return {str(index): item for index, item in enumerate(node)}
+    if not isinstance(node, (Mapping, Config)):
+        return {}
+    return dict(node.items())
+
+
+def _arguments(node: object) -> Iterator[str]:
+    """Names of the arguments of a part's registered type, those of its bases among them."""
+    kind = node.get("type") if isinstance(node, Mapping) else None
+    registries = (item for item in vars(mmdet.registry).values() if isinstance(item, Registry))
+    found = (registry.get(kind) for registry in registries) if isinstance(kind, str) else ()
+    cls = next((cls for cls in found if inspect.isclass(cls)), None)
+    for base in inspect.getmro(cls) if cls else ():
+        if "__init__" in vars(base) and base is not object:
+            parameters = inspect.signature(base.__init__).parameters.values()
+            yield from (
+                p.name
+                for p in list(parameters)[1:]
+                if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+            )
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                return
+
+
+def _load(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise StudyFileError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+        raise StudyFileError(f"{path} has no list of rows; expected what {__file__} describes")
+    return content
+
+
+def _holders(node: object, key: str, path: str = "") -> Iterator[str]:
+    """Dotted paths of the dictionaries that do have a key."""
+    for name, child in _children(node).items():
+        inner = f"{path}.{name}" if path else name
+        if isinstance(child, Mapping) and key in child:
+            yield inner
+        yield from _holders(child, key, inner)
+
+
+def _instead(wrong: str, known: Collection[str], close: Sequence[str] = ()) -> str:
+    close = close or difflib.get_close_matches(wrong, known, 1)
+    meant = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{meant} Known: {', '.join(sorted(known)) or 'nothing'}"
+
+
+def _known_keys(entry: Mapping, known: set[str], needed: set[str], where: str) -> None:
+    for key in entry:
+        if key not in known:
+            raise StudyFileError(f"{where} has a key {key!r}{_instead(key, known)}")
+    for key in sorted(needed - set(entry)):
+        raise StudyFileError(f"{where} has no {key!r}, which it needs")

@@ -1,0 +1,93 @@
+"""The tables of the studies in Markdown, each with what its reader has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ebm_mmdet.files import markdown_table
+
+from .average_precision import METRICS
+from .study import metric_cell
+
+__all__ = ["detectors_page", "objectives_page", "refinement_page"]
+
+_PRECISION = [metric for metric in METRICS if metric.startswith("AP")]
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
+
+
+def _changes(settings: dict, paired: str = "") -> str:
+    return (
+        "Values are means over seeds, in percent; in brackets the change against the first row ± "
+        f"its bootstrap error over images ({settings['resamples']} resamples{paired})."
+    )
+
+
+def _heads(report: dict) -> str:
+    settings = report["settings"]
+    return (
+        f"Head seeds {_list(settings['seeds'])}; {settings['rounds']} augmented versions per "
+        f"training image, {settings['boxes_per_iteration']} boxes per iteration; "
+        f"{report['threads']} CPU threads."
+    )
+
+
+def _list(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def refinement_page(report: dict) -> str:
+    """The table of `run_study`."""
+    std = ", ".join(f"{value:.4f}" for value in report["residual_std"])
+    described = (
+        f"{_heads(report)} Detection takes {report['detection_ms_per_image']:.0f} ms per image "
+        f"(median), to which the last column adds. {_changes(report['settings'])} Residuals on "
+        f"the training images, for the prior: std ({std})."
+    )
+    header = ["", "heads", *METRICS, "training, s", "refining, ms per image"]
+    lines = []
+    for row in report["rows"]:
+        values = [metric_cell(row, metric) for metric in METRICS]
+        times = [_text(row["training_s"], ".0f"), f"{row['ms_per_image']:.0f}"]
+        lines.append([row["method"], str(row["runs"]), *values, *times])
+    return f"{described}\n\n{markdown_table(header, lines)}"
+
+
+def objectives_page(report: dict) -> str:
+    """The table of `compare_recipes`."""
+    described = (
+        f"{_heads(report)} {_changes(report['settings'])} Cost is training time relative to the "
+        "first recipe."
+    )
+    header = ["rule", *_PRECISION, "loss, first and last tenth", "training, s", "cost"]
+    lines = []
+    for row in report["rows"]:
+        cells = [metric_cell(row, metric) for metric in _PRECISION]
+        losses = "" if row["cost"] is None else f"{row['first_loss']:.2f}, {row['last_loss']:.2f}"
+        name = f"**{row['recipe']}**, {row['method']}" if row["recipe"] else row["method"]
+        cost = [_text(row["training_s"], ".0f"), _text(row["cost"], ".2f")]
+        lines.append([name, *cells, losses, *cost])
+    return f"{described}\n\n{markdown_table(header, lines)}"
+
+
+def detectors_page(report: dict) -> str:
+    """The table of `compare_detectors`."""
+    settings = report["settings"]
+    described = (
+        f"Seeds {_list(settings['seeds'])}, {report['images']} validation images, "
+        f"{report['threads']} CPU threads. {_changes(settings, ', paired')} Times: the whole "
+        "detector with batch size 1, rows in turns on each image. Training: detector and, where "
+        f"there is one, energy head (on cached features of {settings['rounds']} versions of each "
+        "image). NLL (of encoded coordinates, in nats) and expected calibration error of the "
+        "sides, over detections that found an object, where a row says how sure it is."
+    )
+    header = ["", *_PRECISION, "ms per image", "parameters, M", "NLL", "ECE", "training, s"]
+    lines = []
+    for row in report["rows"]:
+        cells = [metric_cell(row, metric) for metric in _PRECISION]
+        cells += [f"{row['ms_per_image']:.0f}", f"{row['params'] / 1e6:.2f}"]
+        cells += [_text(row["nll"], ".2f"), _text(row["ece"], ".3f")]
+        lines.append([row["method"], *cells, _text(row["training_s"], ".0f")])
+    return f"{described}\n\n{markdown_table(header, lines)}"

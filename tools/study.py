@@ -1,0 +1,155 @@
+#!/usr/bin/env python
+"""The studies behind docs/results.md: one command, one table, error bars.
+
+    tools/study.py refinement CONFIG --out DIR            does refinement pay? Heads, rivals, priors
+    tools/study.py objectives STUDY.yaml --out DIR        which objective trains the head best?
+    tools/study.py detectors STUDY.yaml --out DIR         which detector, and which way to test it?
+    tools/study.py jittered CONFIG CKPT [CKPT ...]        true 3D boxes, moved at random and mended
+    tools/study.py config STUDY.yaml ROW > NAME.py        a row as a config, for tools/train.py
+
+A study file lists rows: a config each, and what the row changes in it (configs/nuclei/*.yaml,
+tools/lab/studies/study_file.py). Run the same command again after an interruption, and it goes on
+where it was; with other settings in the same folder it refuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="STUDY")
+    for name, described in (
+        ("refinement", "one frozen detector: energy heads, L1 heads, priors, and no head at all"),
+        ("objectives", "one frozen detector: heads trained by several recipes"),
+        ("detectors", "several detectors, and several ways to test one of them"),
+    ):
+        command = commands.add_parser(name, help=described, description=described)
+        command.add_argument("study", type=Path, help="study file, or a config as its only row")
+        command.add_argument("--out", type=Path, required=True, help="folder of this study")
+        command.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="some rows")
+        command.add_argument("--seeds", type=int, nargs="+", metavar="N")
+        command.add_argument("--rounds", type=int, help="cached versions per training image")
+        command.add_argument("--boxes", type=int, help="per training step of a head")
+        if name != "detectors":
+            command.add_argument("--prior-k", type=float, help="weight of f against the prior")
+        command.add_argument("--resamples", type=int, help="of the bootstrap")
+        if name == "refinement":
+            command.add_argument("--no-rivals", action="store_true", help="without L1 heads")
+        command.add_argument(
+            "--page",
+            type=Path,
+            nargs="?",
+            const=ROOT / "docs" / "results.md",
+            metavar="FILE",
+            help="also write the table into a page (default: docs/results.md)",
+        )
+        command.add_argument("--section", help="name of the markers on that page")
+        command.add_argument(
+            "--data-root", type=Path, metavar="DIR", help="instead of the data_root of the configs"
+        )
+        _add_options(command)
+    jittered = commands.add_parser("jittered", help="moved true boxes of an EBM3DDetector")
+    jittered.add_argument("config", help="config of an EBM3DDetector")
+    jittered.add_argument("checkpoints", nargs="+", help="one per seed")
+    jittered.add_argument("--copies", type=int, default=100, help="per box (default: %(default)s)")
+    jittered.add_argument("--seed", type=int, default=0, help="of the moves (default: %(default)s)")
+    jittered.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
+    _add_options(jittered)
+    config = commands.add_parser("config", help="print a row of a study file as a config")
+    config.add_argument("study", type=Path, help="study file")
+    config.add_argument("row", help="name of the row")
+    _add_options(config)
+    args = parser.parse_args(argv)
+    if bool(getattr(args, "page", None)) != bool(getattr(args, "section", None)):
+        parser.error("--page and --section belong together: which page, and which part of it")
+    if args.command == "jittered" and args.out and args.out.exists():
+        parser.error(f"--out {args.out} exists; name a new file, or move that one away")
+    return args
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        default={},
+        metavar="KEY=VALUE",
+        help="change settings of every config, after those of its row",
+    )
+
+
+def main(argv: list[str] | None = None) -> object:
+    """Run a study; turn what a user can mend into one line.
+
+    Returns:
+        What the study measured; see `lab.studies`.
+    """
+    args = parse_args(argv)
+    from mmdet.utils import register_all_modules
+
+    import ebm_mmdet  # noqa: F401  (registers our types)
+    from lab.studies.study_file import StudyFileError
+
+    register_all_modules()
+    try:
+        if args.command == "jittered":
+            from lab.studies.jittered_boxes import measure_checkpoints
+
+            return measure_checkpoints(
+                args.config, args.checkpoints, args.cfg_options, args.copies, args.seed, args.out
+            )
+        return _config(args) if args.command == "config" else _compare(args)
+    except (StudyFileError, FileExistsError) as error:
+        sys.exit(f"study {args.command}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"study {args.command}: interrupted; the same command goes on from here")
+
+
+def _config(args: argparse.Namespace) -> None:
+    from lab.studies.study_file import read_study
+
+    with contextlib.redirect_stdout(sys.stderr):  # what mmengine says is no part of the config
+        text = read_study(args.study, [args.row], args.cfg_options).cfgs[args.row].pretty_text
+    print(text)
+
+
+def _compare(args: argparse.Namespace) -> dict:
+    from ebm_mmdet.files import fill_section
+    from lab.studies.commands import compare
+
+    command = shlex.join(["python", "tools/study.py", *sys.argv[1:]])
+    given = {
+        name: getattr(args, name, None)
+        for name in ("seeds", "rounds", "boxes", "prior_k", "resamples")
+    }
+    report, text = compare(
+        args.command,
+        args.study,
+        args.out,
+        rows=args.rows,
+        cfg_options=args.cfg_options,
+        data_root=args.data_root,
+        rivals=not getattr(args, "no_rivals", False),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    print(text)
+    if args.page:
+        fill_section(args.page, args.section, f"`{command}`\n\n{text}")
+    return report
+
+
+if __name__ == "__main__":
+    main()
