@@ -42,7 +42,9 @@ def named_paths(page: Path) -> set[str]:
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
     words = {word for span in spans for word in span.split()}
     top = r"(tools|configs|tests|docs|ops|ebm_mmdet|ebm_mmdet3d|requirements)/"
-    return {word for word in words if re.match(top, word) and not re.search(r"\.\.\.|[<>]|NAME", word)}
+    return {
+        word for word in words if re.match(top, word) and not re.search(r"\.\.\.|[<>]|NAME", word)
+    }
 
 
 @pytest.mark.parametrize(
