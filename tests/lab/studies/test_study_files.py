@@ -213,10 +213,13 @@ def test_the_command_turns_mistakes_into_one_line(write, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_row_is_printed_as_a_config_that_can_be_trained(write, tmp_path, capsys):
+def test_a_row_is_written_as_a_config_that_can_be_trained(write, tmp_path, capsys):
     path = write(f"{ROW}, cfg_options: {{model.refiner.num_steps: 3}}}}")
-    load_tool("study").main(["config", str(path), "A"])
-    (tmp_path / "row.py").write_text(capsys.readouterr().out)
+    arguments = ["config", str(path), "A", "--out", str(tmp_path / "row.py")]
+    load_tool("study").main(arguments)
+    with pytest.raises(SystemExit):
+        load_tool("study").main(arguments)
+    assert "exists; name a new file" in capsys.readouterr().err
     assert Config.fromfile(tmp_path / "row.py").model.refiner.num_steps == 3
 
 
