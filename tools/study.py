@@ -101,6 +101,8 @@ def main(argv: list[str] | None = None) -> object:
     from mmdet.utils import register_all_modules
 
     import ebm_mmdet  # noqa: F401  (registers our types)
+    from ebm_mmdet.datasets import AnnotationError
+    from ebm_mmdet.engine import CheckpointError
     from lab.studies.study_file import StudyFileError
 
     register_all_modules()
@@ -112,7 +114,7 @@ def main(argv: list[str] | None = None) -> object:
                 args.config, args.checkpoints, args.cfg_options, args.copies, args.seed, args.out
             )
         return _config(args) if args.command == "config" else _compare(args)
-    except (StudyFileError, FileExistsError) as error:
+    except (StudyFileError, AnnotationError, CheckpointError, FileExistsError) as error:
         sys.exit(f"study {args.command}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"study {args.command}: interrupted; the same command goes on from here")
