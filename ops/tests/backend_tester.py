@@ -1,6 +1,6 @@
-"""Each implementation of an operator in its own surroundings; see `OperatorTester`.
+"""Tests that run each backend of an operator in its own environment; see `OperatorTester`.
 
-Sanitizers, Triton's interpreter and compiler, a Python without the extension, a GPU.
+These are sanitizers, Triton's interpreter and compiler, a Python without the extension, a GPU.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ try:
 except RuntimeError as error:
     assert "not available" in str(error) and "g++" in str(error)
 else:
-    raise SystemExit("a backend that is not there was accepted")
+    raise SystemExit("a missing backend was accepted")
 print("ok")
 """
 EVERYTHING = """
@@ -59,7 +59,7 @@ print([t.double().abs().sum().item().hex() for t in Tester().everything(70)])
 
 
 class BackendTester(PropertyTester):
-    """What both operators' implementations are put through.
+    """The tests of the backends that both operators share.
 
     Attributes:
         interpreter_script: compares `triton` and `reference` and prints ok.
@@ -100,7 +100,7 @@ class BackendTester(PropertyTester):
 
     @pytest.mark.parametrize("capability", [80, 90])
     def test_triton_kernels_compile_for_real_gpus(self, capability, tmp_path, monkeypatch):
-        """Down to machine code, which needs no GPU; running them does."""
+        """Compile to machine code, which needs no GPU; only running it does."""
         triton = pytest.importorskip("triton")
         compiler = pytest.importorskip("triton.backends.compiler")
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
