@@ -1,4 +1,4 @@
-"""What `setup.py` needs to compile the C++ operators. They are optional: see :func:`extensions`."""
+"""What `setup.py` needs to compile the optional C++ operators, see :func:`extensions`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def extensions() -> list:
 
     It is compiled against the torch of the environment that the package is installed into. Nothing
     is built when the environment variable `EBM_OPS_BUILD` is 0, when torch or a C++ compiler
-    (`CXX`, else `c++`, `g++` or `clang++`) is missing, and on Windows. One printed line says so;
-    the operators then run on their PyTorch reference.
+    (`CXX`, else `c++`, `g++` or `clang++`) is missing, or on Windows. One printed line then gives
+    the reason, and the operators run on their PyTorch reference.
 
     Returns:
         list: at most one `torch.utils.cpp_extension.CppExtension` with `optional=True`. Its paths
@@ -50,10 +50,10 @@ def extensions() -> list:
 
 
 def _openmp() -> list[str]:
-    """`-fopenmp` where torch runs its threads with OpenMP and the compiler speaks GCC's dialect.
+    """`-fopenmp` if torch runs its threads with OpenMP and the compiler accepts GCC's flag.
 
-    It is a compile flag only. The runtime behind it is found through libtorch, which already
-    brings one; linking the system's would put a second pool of threads beside torch's own.
+    It is a compile flag only. The OpenMP runtime is the one that libtorch already loads; linking
+    the system's runtime would add a second pool of threads beside torch's own.
     """
     import torch
 
@@ -68,12 +68,13 @@ def _openmp() -> list[str]:
 
 
 def _find_torch() -> bool:
-    """Whether torch can be imported, if need be from the environment around an isolated build.
+    """Whether torch can be imported, if necessary from the environment around an isolated build.
 
     pip builds in an environment of its own, without torch. Asking for torch there would download
-    a second one, and the extension would be compiled against that one instead of the one it has to
-    load beside. pip runs the build with the Python of the environment that it installs into, so
-    that environment's packages are still known; they come last, after those of the build.
+    a second torch, and the extension would be compiled against it instead of against the torch
+    with which it has to work. pip runs the build with the Python of the environment that it
+    installs into, so that environment's packages can still be found; they are searched last, after
+    those of the build.
     """
     if importlib.util.find_spec("torch") is None:
         sys.path += [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
@@ -91,7 +92,9 @@ def _why_not() -> str | None:
     if sys.platform == "win32":
         return "the kernels use GCC vector types"
     if not _find_torch():
-        return "torch is not installed in this environment; install it first, then this again"
+        return (
+            "torch is not installed in this environment; install it first, then reinstall ebm-ops"
+        )
     compilers = [os.environ.get("CXX", "").split(" ")[0], "c++", "g++", "clang++"]
     if not any(name and shutil.which(name) for name in compilers):
         return "no C++ compiler found; install g++"

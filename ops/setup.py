@@ -14,15 +14,15 @@ ROOT = Path(__file__).resolve().parent
 
 
 def without_extension(reason: object) -> None:
-    """Say in one line that the install goes on without the C++ operators."""
+    """Print in one line that the installation continues without the C++ operators."""
     first_line = (str(reason).strip().splitlines() or [repr(reason)])[0]
     print(f"ebm_ops: no C++ extension, plain PyTorch is used instead: {first_line}", flush=True)
 
 
 def cpp_extensions() -> list:
-    """The extension of `build_extension.py`, or nothing where it cannot or shall not be built."""
+    """The extension of `build_extension.py`, or nothing if it cannot or must not be built."""
     try:
-        # By path: a build backend does not have this folder on sys.path.
+        # Loaded by path, because a build backend does not have this folder on sys.path.
         build = runpy.run_path(str(ROOT / "build_extension.py"))
         return list(build["extensions"]())
     except Exception as error:  # e.g. a torch whose build tools do not import

@@ -1,4 +1,4 @@
-"""What precise RoI pooling costs beside mmcv's `roi_align` and the matrix product it feeds.
+"""Time of precise RoI pooling beside mmcv's `roi_align` and the matrix product that follows it.
 
     python ops/benchmarks/prroi_pool.py [--threads 2] [--repeats 30]
 
@@ -7,11 +7,11 @@ channels last as the head keeps it. Box sizes are those of the level rule: the s
 area is uniform in 14..28 cells, the sides within 1 : 2, positions uniform inside the map, seeded.
 
 Targets of the project: forward <= 0.25, forward and box gradient <= 0.5 of `roi_align` forward
-(sampling_ratio=2), which gives no box gradient on a CPU. mmcv counts with the flags that it was
-compiled with: without optimisation it is several times slower than it should be.
+(sampling_ratio=2), which gives no box gradient on a CPU. mmcv's time depends on the flags that
+it was compiled with: without optimisation it is several times slower than it should be.
 
-All candidates take turns and each keeps its minimum, so that other load on the machine hits them
-alike.
+All candidates run in turns and the minimum of each counts, so that other load on the machine
+affects them equally.
 """
 
 from __future__ import annotations

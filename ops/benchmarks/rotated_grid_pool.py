@@ -1,20 +1,20 @@
-"""What pooling on rotated grids costs beside `F.grid_sample`, mmcv and the product that it feeds.
+"""Time of pooling on rotated grids beside `F.grid_sample`, mmcv and the product that follows it.
 
     python ops/benchmarks/rotated_grid_pool.py [--threads 2] [--boxes 50] [--around 1]
         [--repeats 20] [--copies]
 
 The map of SA-SSD on KITTI (256 channels, 200 x 176 cells of 0.4 m), float32, channels last as the
-head keeps it; boxes of cars (3.2..4.6 m x 1.5..1.9 m) all over it and in any direction, a 4 x 7
+head keeps it; boxes of cars (3.2..4.6 m x 1.5..1.9 m) anywhere on it and in any direction, a 4 x 7
 grid, seeded. `--around 129` puts that many boxes around each car, as training does.
 
-The rivals: `grid_sample` with the map expanded for each box, as the papers' code has it, and with
-the grids of all boxes under each other on one map; mmcv's `roi_align_rotated`, which averages bins
-(one sample each, the fewest it takes) and gives no gradient to boxes. They get the map as planes,
-which suits them better. `--copies` adds the gradient to the expanded map, which the papers' code
+The rivals: `grid_sample` with the map expanded for each box, as in the papers' code, and with the
+grids of all boxes stacked into one tall grid; mmcv's `roi_align_rotated`, which averages bins
+(one sample each, the fewest it accepts) and gives no gradient to boxes. They get the map as planes,
+which is faster for them. `--copies` adds the gradient to the expanded map, which the papers' code
 computes too: 36 MB for each box.
 
-All candidates take turns and each keeps its minimum, so that other load on the machine hits them
-alike.
+All candidates run in turns and the minimum of each counts, so that other load on the machine
+affects them equally.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def cars(count: int, around: int) -> Tensor:
 
 
 def grid_of(boxes: Tensor) -> Tensor:
-    """(N, 4, 7, 2), the samples of `rotated_grid_pool` as `grid_sample` wants them."""
+    """(N, 4, 7, 2), the samples of `rotated_grid_pool` in the format of `grid_sample`."""
     x, y, length, width, yaw = boxes.T[..., None, None]
     along = length * torch.linspace(0.5, -0.5, COLUMNS)
     across = width * torch.linspace(-0.5, 0.5, ROWS)[:, None]

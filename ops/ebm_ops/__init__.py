@@ -1,7 +1,7 @@
-"""Differentiable pooling operators for CPU and GPU, needing nothing but torch.
+"""Differentiable pooling operators for CPU and GPU; torch is the only requirement.
 
 One folder per operator: `reference.py` (plain PyTorch, the definition), `cpu.cpp` (C++),
-`triton.py` (GPU), and the public function.
+`triton.py` (GPU), and the public function in `__init__.py`.
 """
 
 from ebm_ops.backends import Backend, backend_info

@@ -1,4 +1,4 @@
-"""Which implementation serves which device, and why."""
+"""Which backend serves tensors of which device, and why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Backend:
 
     Attributes:
         name: `"cpp"`, `"triton"` or `"reference"`.
-        why: one sentence for a person.
+        why: the reason, one sentence for the user.
     """
 
     name: str
@@ -50,7 +50,10 @@ def _cpu() -> Backend:
             "reinstall",
         )
     if not extension.threaded:
-        return Backend("cpp", "the C++ extension is loaded; built without OpenMP: one thread only")
+        return Backend(
+            "cpp",
+            "the C++ extension is loaded; it was built without OpenMP and uses one thread only",
+        )
     return Backend("cpp", "the C++ extension is loaded")
 
 
@@ -70,7 +73,7 @@ def require(backend: str, device: str) -> None:
 
     Raises:
         ValueError: unknown backend.
-        RuntimeError: it exists but does not serve this device here; the message says why.
+        RuntimeError: the backend cannot serve this device on this machine; the message says why.
     """
     if backend == "auto":
         return
@@ -94,6 +97,6 @@ def extension_lacks(operator: str) -> bool:
 
 @functools.cache
 def warn_slow(device: str, why: str | None = None) -> None:
-    """Say once per process that the reference serves this device, and what to do about it."""
+    """Log once per process that the slow reference serves this device, and the remedy."""
     why = why or backend_info()[device].why
     logger.warning("ebm_ops: PyTorch reference in use on %s: %s.", device, why)

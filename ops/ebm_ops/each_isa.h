@@ -1,14 +1,14 @@
-// Compiles the kernels of one operator for every instruction set. No include guard: kernel.h of each
-// operator includes this once, after defining
+// Compiles the kernels of one operator for every instruction set. This file has no include guard:
+// kernel.h of each operator includes it once, after it has defined
 //   EBM_OPERATOR  the operator's namespace, which holds a `template <typename T> struct Kernels`,
 //   EBM_KERNELS   the file of its vector code, as seen from here.
-// That file defines `template <typename T> Kernels<T> kernels()` in a namespace of its own and sees
+// EBM_KERNELS defines `template <typename T> Kernels<T> kernels()` in its own namespace and can use
 //   EBM_ISA     that namespace,
 //   EBM_TARGET  the function attribute that selects the instructions,
 //   EBM_BYTES   the length of one vector,
 //   EBM_FN      the attributes of a small helper.
-// The attribute stands on every function: GCC splits vector operations into what a function's own
-// target offers before it inlines, so a helper without it would be compiled for the oldest machine.
+// Every function needs the attribute: before GCC inlines a function, it lowers vector operations to
+// that function's own target, so a helper without the attribute would use the oldest instructions.
 
 #define EBM_FN EBM_TARGET __attribute__((always_inline)) inline
 

@@ -340,6 +340,23 @@ def test_denoising_score_matching_reaches_map_and_head():
         torch.testing.assert_close(a, b, **TOLERANCE[torch.float64])
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize(("offset", "u", "position"), [(0.0, 1.3, 0.32), (0.25, 1.05, 0.40)])
+def test_pixel_offset_reads_where_the_docstring_says(offset, u, position, backend):
+    """On a map that holds its column numbers, a sample is the column `u` at which it was read."""
+    columns = torch.arange(4.0, dtype=torch.float64).expand(1, 1, 4, 4)
+    where = {"origin": (0.0, 0.0), "cell_size": 0.32, "pixel_offset": offset, "backend": backend}
+
+    def read(x, bev=columns):
+        point = torch.tensor([[x, 0.5, 0, 0, 0]], dtype=torch.float64)
+        return rotated_grid_pool(bev, point, torch.tensor([0]), (1, 1), **where).item()
+
+    assert read(0.416) == pytest.approx(u)
+    assert read(position) == pytest.approx(1), "where pixel 1 lies"
+    weights = [read(0.416, (columns == column).double()) for column in range(4)]
+    assert weights == pytest.approx([0, 2 - u, u - 1, 0])
+
+
 def test_bad_arguments_are_named():
     bev, boxes, index = problem(0)
     with pytest.raises(ValueError, match=r"\(B, C, H, W\), got \(3, 20, 24\)"):

@@ -45,8 +45,16 @@ class EBMBBoxHead(EnergyHead):
             which suits small detectors.
         finest_scale: boxes below twice this size (px) go to the finest level.
         pool_size: bins per axis.
-        roi_shift: shift of RoIs in feature pixels of each level. PrRoIPool has its nodes at
-            integers (0 is the papers' convention); mmdet's heads see them at half pixels (-0.5).
+        roi_shift: shift of the RoIs, in cells of each level: a side at x (px) is read at the
+            coordinate ``c = x / stride + roi_shift``, where PrRoIPool has cell i at c = i. So cell
+            i stands for the position ``(i - roi_shift) * stride``. A side at x = 10.4 px on stride
+            8 lies at x / stride = 1.3:
+
+            - 0 (the papers' convention) reads at c = 1.3, between cells 1 and 2 with weights 0.7
+              and 0.3. Cell 0 stands for 0 px, cell 1 for 8 px.
+            - -0.5 reads at c = 0.8, between cells 0 and 1 with weights 0.2 and 0.8. Cell 0 stands
+              for 4 px, the centre of the pixels that it covers, and cell 1 for 12 px. This is
+              where mmdet's own heads read, through RoIAlign with ``aligned=True``.
         standardize: standardise each channel of the maps with running statistics. Frozen
             features may have any scale; a fresh trunk wants unit scale.
         fc_channels: widths of the trunk.

@@ -44,7 +44,11 @@ class EBM3DRefineHead(EnergyHead):
             the point cloud range.
         cell_size: size of a cell in metres: voxel size times the stride of the map.
         pixel_offset: cells to subtract, ``u = (x - x0) / cell_size - pixel_offset``. 0 is the
-            paper's. The centre of a cell lies half a voxel further, that is 0.5 / stride.
+            paper's convention; ``0.5 / stride`` shifts by half a voxel, to the centres on which
+            3 x 3 convolutions of stride 2 put their cells. For voxels of 0.16 m and stride 2, hence
+            cells of 0.32 m, and x0 = 0, a point at x = 0.416 m is read at u = 1.3 with 0 (weights
+            0.7 and 0.3 on cells 1 and 2; cell 1 stands for 0.32 m) and at u = 1.05 with 0.25 (0.95
+            and 0.05; cell 1 stands for 0.40 m).
         grid_size: samples across the width and along the length.
         samples_per_bin: 0 for the paper's single samples; n for the mean of n x n samples in each
             bin, as rotated RoIAlign has them.

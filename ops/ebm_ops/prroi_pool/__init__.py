@@ -1,7 +1,7 @@
 """Precise RoI pooling: the exact mean of the bilinear interpolant over each bin of a box.
 
-First derivatives come from the backend's own kernels in closed form, each only where it is asked
-for; higher ones from the reference. The operators are `torch.ops.ebm_ops.prroi_pool` and its two
+The backend's own kernels compute the first derivatives in closed form, each only if it is needed;
+the reference computes the higher ones. The operators are `torch.ops.ebm_ops.prroi_pool` and its two
 gradients, so that `torch.compile` and export treat them as one node.
 """
 
@@ -38,15 +38,15 @@ def prroi_pool(
     """Average the bilinear interpolant of `features` exactly over the bins of each box.
 
     With `f(x, y) = sum_ij F[i, j] max(0, 1 - |y - i|) max(0, 1 - |x - j|)` (nodes at integer
-    feature coordinates, zero outside the map) and `A` the area of bin `(p, q)`:
+    feature coordinates, zero outside the map) and `A`, the area of bin `(p, q)`:
 
         out[n, c, p, q] = (1 / A) * integral over bin (p, q) of f
 
     Box coordinates are multiplied by `spatial_scale`; there is no rounding, no half-pixel shift
-    and no "+1". (Features of RoIAlign with `aligned=True` are met by shifting the boxes by
+    and no "+1". (To read a map where RoIAlign with `aligned=True` reads it, shift the boxes by
     `-0.5 / spatial_scale`.) Source: Jiang et al., ECCV 2018, eq. 3 and 4.
 
-    Every box has a result:
+    Every box has a result, as do empty inputs:
 
     =====================================  ====================================================
     no boxes, or an empty map              (0, C, h, w), or zeros
@@ -54,31 +54,31 @@ def prroi_pool(
     than 1e-5 feature cells
     a coordinate is NaN or infinite        zeros; zero gradient to box and features
     partly outside the map                 the zeros outside are averaged in
-    outside by a cell or more              zeros; zero gradient
+    outside the map by a cell or more      zeros; zero gradient
     huge (1e9)                             as partly outside: the map's sum over a huge area
     =====================================  ====================================================
 
     Args:
-        features: (B, C, H, W), floating. With `memory_format=torch.channels_last` nothing is
-            copied; another layout is converted once per call.
+        features: (B, C, H, W), floating. A map in `memory_format=torch.channels_last` is not
+            copied; any other layout is converted once per call.
         rois: (N, 5), floating: `batch_index, x1, y1, x2, y2`, half-open, in image units.
         output_size: bins `(h, w)`, or one number for both.
         spatial_scale: feature cells per image unit, i.e. 1 / stride.
         backend: `"auto"` (C++ on a CPU, Triton on a GPU, else the reference), or one of `"cpp"`,
-            `"triton"`, `"reference"` to insist on it.
+            `"triton"`, `"reference"` to require that one.
 
     Returns:
         Tensor: (N, C, h, w), contiguous, in the dtype of `features`. float16 and bfloat16 are
         computed in float32. Differentiable with respect to `features` and `rois` any number of
-        times: first derivatives by the backend, higher ones by the reference. The C++ and Triton
-        kernels give the same bits from run to run, for any number of threads, and for one box
-        whatever the other boxes are; another processor may round differently.
+        times: the backend computes first derivatives, the reference higher ones. The C++ and Triton
+        kernels give the same bits in every run, for any number of threads, and the bits of a box
+        do not depend on the other boxes; another processor may round differently.
 
     Raises:
         ValueError: wrong shape, output size, scale or backend, or a batch index that is not an
             integer in `0..B - 1` (on a GPU the check waits for the device).
         TypeError: `features` or `rois` are not floating.
-        RuntimeError: the backend insisted on is not available.
+        RuntimeError: the required backend is not available.
     """
     height, width = _check(features, rois, output_size, spatial_scale)
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
@@ -95,8 +95,8 @@ def prroi_pool(
 class PrRoIPool(nn.Module):
     """:func:`prroi_pool` as a module; fits the `roi_layer` slot of mmdet's RoI extractors.
 
-    There, give the class, ``roi_layer=dict(type=PrRoIPool, output_size=7)``: the string
-    ``'PrRoIPool'`` names mmcv's operator, which needs CUDA.
+    In a config, give the class itself, ``roi_layer=dict(type=PrRoIPool, output_size=7)``, because
+    the string ``'PrRoIPool'`` names mmcv's operator, which needs CUDA.
 
     Args:
         output_size: bins `(h, w)`, or one number for both.
@@ -178,7 +178,7 @@ def _save_forward(ctx, inputs, output):
 
 
 def _backward_forward(ctx, grad):
-    """Each gradient only if needed: refinement asks for the boxes alone."""
+    """Compute each gradient only if it is needed: refinement needs that of the boxes alone."""
     features, rois = ctx.saved_tensors
     by_features = by_rois = None
     if ctx.needs_input_grad[0]:
@@ -211,11 +211,11 @@ def _save_grad_rois(ctx, inputs, output):
 
 
 def _backward_grad_rois(ctx, upstream):
-    """Second derivatives by the boxes: left to autograd on the reference, to any order."""
+    """Derivatives of the box gradient, to any order: autograd on the reference computes them."""
     further = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Aliases where a graph goes on: `grad` may itself depend on the boxes, and differentiating
-        # by the tensors themselves would count that path here and once more outside.
+        # Aliases, where the graph continues: `grad` may itself depend on the boxes, and derivatives
+        # by the tensors themselves would count that path twice, here and outside.
         inputs = [
             t.view_as(t) if further and t.requires_grad else t.detach().requires_grad_()
             for t in ctx.saved_tensors

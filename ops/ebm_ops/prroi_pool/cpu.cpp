@@ -97,8 +97,8 @@ at::Tensor grad_features(const at::Tensor& grad_, const at::Tensor& rois_, int64
     const auto& k = best_kernels<scalar_t>();
     const int64_t blocks = batch * k.groups(pr.channels);
     if (blocks == 0 || height == 0) return;
-    // Row bands only where images and channels are too few for the threads. Each element is summed
-    // over the boxes in their order whatever the bands are, so the bits do not depend on them.
+    // Row bands only if images and channels are too few for the threads. Each element is summed
+    // over the boxes in their order for any bands, so the bits do not depend on the bands.
     const int64_t bands = std::clamp<int64_t>((2 * at::get_num_threads() - 1) / blocks, 1, height);
     const auto* g = grad.const_data_ptr<scalar_t>();
     auto* out = result.mutable_data_ptr<scalar_t>();

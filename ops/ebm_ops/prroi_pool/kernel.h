@@ -1,13 +1,13 @@
-// Precise RoI pooling on a CPU: the numerical core. No torch here, so that a small program can run
-// it under a sanitizer. Layouts: features (B, H, W, C), i.e. channels last; pooled values and their
+// Precise RoI pooling on a CPU: the numerical core. It does not use torch, so that a small program
+// can run it under a sanitizer. Layouts: features (B, H, W, C), i.e. channels last; pooled values and their
 // gradients (N, C, P, Q), i.e. channels first; RoIs (N, 5) = batch index, x1, y1, x2, y2.
 //
 // Everything is separable. With V[q, j] = (1/w) * integral of the hat of column j over bin q,
 //   P[p, q]     = sum_i Vy[p, i] sum_j F[i, j] Vx[q, j]
 //   dL/dF[i, j] = sum_pq Vy[p, i] g[p, q] Vx[q, j]
 //   dL/dx_r     = sum_pq g[p, q] sum_i Vy[p, i] sum_j F[i, j] dVx[q, j]/dx_r       (r = 1, 2)
-// The weights are a handful of numbers per box, so they are made in double: then thin bins lose
-// nothing to cancellation in 1/w. The sums over pixels run in T, vectorised over channels.
+// The weights are few numbers per box, so they are computed in double, where thin bins lose nothing
+// to cancellation in 1/w. The sums over pixels are computed in T, vectorised over channels.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ constexpr double kMinSide = 1e-5;
 
 template <typename T>
 struct Problem {
-  const T* features;  // (B, H, W, C); null where only gradients to features are asked for
+  const T* features;  // (B, H, W, C); null if only gradients to features are needed
   const T* rois;      // (N, 5)
   int64_t num_rois, batch, channels, height, width, pooled_h, pooled_w;
   double scale;
@@ -73,7 +73,7 @@ struct Axis {
   int64_t end() const { return first.back() + count.back(); }
 };
 
-// One box, made ready. `batch < 0` marks a box that pools to zero and has no gradient.
+// The weights of one box. `batch < 0` marks a box that pools to zero and has no gradient.
 template <typename T>
 struct Box {
   int64_t batch = -1;
@@ -85,7 +85,7 @@ struct Box {
     batch = -1;
     const bool finite = std::isfinite(x1) && std::isfinite(y1) && std::isfinite(x2) &&
                         std::isfinite(y2);
-    // Negated comparisons, so that whatever is not a number is turned away too.
+    // Negated comparisons, so that NaN is rejected too.
     if (!finite || !((x2 - x1) * p.scale >= kMinSide) || !((y2 - y1) * p.scale >= kMinSide) ||
         !std::isfinite((x2 - x1) * p.scale) || !std::isfinite((y2 - y1) * p.scale)) {
       return;
@@ -96,12 +96,12 @@ struct Box {
   }
 };
 
-// The functions of one instruction set. Work is cut into items that can be done in any order by any
-// thread; every number is computed by one item in a fixed order, hence the same bits always.
+// The functions of one instruction set. Work is divided into items that any thread can do in any
+// order; every number is computed by one item in a fixed order, so its bits are always the same.
 template <typename T>
 struct Kernels {
-  // Number of channel groups. A group is what one item handles: its slice of the map stays in cache
-  // while the boxes pass by.
+  // Number of channel groups. One item handles one group, whose slice of the map stays in cache
+  // from box to box.
   int64_t (*groups)(int64_t channels);
   // Items group * N + n. `pooled` (N, C, P, Q) is written.
   void (*forward)(const Problem<T>&, T* pooled, int64_t begin, int64_t end);

@@ -1,15 +1,15 @@
-"""Precise RoI pooling in plain PyTorch: the definition that every other backend is held to.
+"""Precise RoI pooling in plain PyTorch: the definition with which every backend must agree.
 
 The bilinear interpolant of a map `F` is `f(x, y) = sum_ij F[i, j] h(y - i) h(x - j)` with the hat
-`h(t) = max(0, 1 - |t|)`: nodes at integer coordinates, zero outside the map. The pooled value is
-its mean over a bin (Jiang et al., "Acquisition of Localization Confidence for Accurate Object
+`h(t) = max(0, 1 - |t|)`: nodes at integer coordinates, zero outside the map. A pooled value is the
+mean of `f` over a bin (Jiang et al., "Acquisition of Localization Confidence for Accurate Object
 Detection", ECCV 2018, eq. 3). The integral factorises over the axes:
 
     P[p, q] = sum_i Vy[p, i] sum_j F[i, j] Vx[q, j]
     V[q, j] = (G(b_q - j) - G(a_q - j)) / (b_q - a_q)
 
 with `G` the integral of `h` and `a_q, b_q` the sides of bin `q`. Only the pixels under a box have
-a weight, so each box is computed on its own window.
+a weight, so each box is computed on its own window of the map.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def forward(features: Tensor, rois: Tensor, output_size: tuple[int, int], scale:
     check_batch_index(rois, features.shape[0])
     h, w = output_size
     maps = features.permute(0, 2, 3, 1)
-    # Nothing pooled, but tied to both inputs: the result has a graph even where no box has an area.
+    # Zeros that depend on both inputs, so that the result has a graph even if no box has an area.
     nothing = features.flatten()[:0].reshape(0, features.shape[1], h, w)
     parts = [nothing * rois[:0, :1].to(features.dtype).reshape(0, 1, 1, 1)]
     order = [torch.zeros(0, dtype=torch.int64, device=rois.device)]
@@ -71,7 +71,7 @@ def forward_gathered(
 ) -> Tensor:
     """As :func:`forward`, with a copy of the map's pixels for each box.
 
-    Far fewer and larger operations where boxes lie apart, which is what counts once autograd
+    For scattered boxes these are far fewer and larger operations, which matters when autograd
     differentiates them two and three times.
     """
     check_batch_index(rois, features.shape[0])
@@ -238,10 +238,10 @@ def _contract(window: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
 
 
 def _groups(rois: Tensor, map_size: tuple[int, int], scale: float) -> Iterator[_Group]:
-    """Boxes that have an area and touch the map, in order, cut where sharing would waste work.
+    """Groups, in order, of the boxes that have an area and touch the map; each shares a window.
 
-    Boxes share a window while it stays within twice the largest of theirs: samples around one
-    object are then one matrix product, and scattered detections do not fill each other's windows.
+    A group ends where its window would exceed twice the largest window of a single box: samples
+    around one object then need one matrix product, and scattered boxes do not waste work.
     """
     index, table = _windows(rois, map_size, scale)
     windows = table.tolist()
@@ -263,7 +263,7 @@ def _groups(rois: Tensor, map_size: tuple[int, int], scale: float) -> Iterator[_
 
 
 def _windows(rois: Tensor, map_size: tuple[int, int], scale: float) -> tuple[Tensor, Tensor]:
-    """Boxes that have an area and touch the map: their index (n,), and their windows.
+    """Index (n,) and windows (n, 5) of the boxes that have an area and touch the map.
 
     A window (n, 5) int64 is image, top, left, bottom, right: the nodes under the box, half-open.
     """

@@ -21,7 +21,7 @@ inline int64_t groups(int64_t channels) {
   return (whole + kVectors - 1) / kVectors + (channels % lanes != 0);
 }
 
-// Whole vectors are dealt evenly (6 become 3 + 3), so that threads get equal work.
+// Whole vectors are distributed evenly (6 become 3 + 3), so that threads get equal work.
 template <typename T>
 inline Group<T> group(int64_t channels, int64_t index) {
   constexpr int64_t lanes = Simd<T>::lanes;
@@ -31,7 +31,7 @@ inline Group<T> group(int64_t channels, int64_t index) {
   return {begin * lanes, end - begin, lanes};
 }
 
-// Walks down the rows and tells which bins p0 .. p1 - 1 of the vertical axis touch row i.
+// Goes down the rows and finds the bins p0 .. p1 - 1 of the vertical axis that touch row i.
 struct Rows {
   int64_t p0 = 0, p1 = 0;
   template <typename T>
@@ -55,7 +55,7 @@ EBM_TARGET void forward_box(const Problem<T>& pr, Scratch<T>& s, const Group<T>&
   constexpr int64_t lanes = Simd<T>::lanes, step = NV * lanes;
   const Axis<T>&x = s.box.x, &y = s.box.y;
   const int64_t Q = pr.pooled_w, bins = pr.pooled_h * Q;
-  // The rows of a window lie a whole row of the map apart, which hardware prefetchers do not follow.
+  // Rows of a window are a whole row of the map apart, too far for hardware prefetchers.
   const int64_t next_row = pr.width * pr.channels;
   s.bins.assign(size_t(bins * step), T(0));
   const T* map = pr.features + s.box.batch * pr.height * pr.width * pr.channels + g.channel;

@@ -1,10 +1,10 @@
 """Precise RoI pooling for GPUs in Triton. The formulas are those of `reference.py`.
 
-Every number is written by one program that sums in a fixed order, so results are the same bits
-from run to run: no atomics. The price is paid by the gradient to the features, where each pixel
-looks at every box of its image.
+There are no atomics: every number is written by one program that sums in a fixed order, so results
+have the same bits in every run. The cost is in the gradient to the features, where each pixel goes
+through every box of its image.
 
-Checked in Triton's interpreter (`TRITON_INTERPRET=1`) against the reference, on small shapes; not
+Checked against the reference in Triton's interpreter (`TRITON_INTERPRET=1`) on small shapes; not
 yet run or timed on a real GPU.
 """
 
@@ -83,7 +83,7 @@ def _blocks(channels: int) -> tuple[int, int]:
 
 
 def _scaled(rois: Tensor, scale: float) -> Tensor:
-    """Boxes in feature cells. Here and not in the kernels, whose float arguments are float32."""
+    """Boxes in feature cells; not done in the kernels, whose float arguments are float32."""
     return torch.cat([rois[:, :1], rois[:, 1:] * scale], 1).contiguous()
 
 
@@ -155,7 +155,7 @@ def _box(rois, n, rows, columns, height, width):
     ox, dx, wx, x_usable = _side(x1, x2, width, columns)
     oy, dy, wy, y_usable = _side(y1, y2, height, rows)
     usable = x_usable & y_usable
-    # Harmless numbers where there is no area: what follows must not round a NaN to an integer.
+    # Finite numbers for boxes without area, because a NaN must not be rounded to an integer.
     ox, dx, wx = tl.where(usable, ox, 0.0), tl.where(usable, dx, 0.0), tl.where(usable, wx, 1.0)
     oy, dy, wy = tl.where(usable, oy, 0.0), tl.where(usable, dy, 0.0), tl.where(usable, wy, 1.0)
     return image, ox, dx, wx, oy, dy, wy, usable

@@ -1,6 +1,6 @@
 """Pooling on rotated grids: bilinear samples of a bird's-eye-view map inside a box, with gradients.
 
-The operators behind it, their derivatives and where they run: `operators.py`.
+`operators.py` has the torch operators, their derivatives and their registration by device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def rotated_grid_pool(
     samples_per_bin: int = 0,
     backend: str = "auto",
 ) -> Tensor:
-    """Sample a bird's-eye-view map on a grid that lies in each box and turns with it.
+    """Sample a bird's-eye-view map on a grid that lies in each box and rotates with it.
 
     Output `(ia, ib)` of an `(A, B)` grid is a bilinear sample at
 
@@ -35,34 +35,35 @@ def rotated_grid_pool(
         X = x + p l cos(yaw) - q w sin(yaw)             u = (X - x0) / cell_size - pixel_offset
         Y = y + p l sin(yaw) + q w cos(yaw)             v = (Y - y0) / cell_size - pixel_offset
 
-    with `u` along the columns and `v` along the rows of the map, nodes at integers and zeros
-    outside: one sample per output, and the outer ones lie on the edges of the box. (Where `A` or
-    `B` is 1, `q` or `p` is 0.) That is `F.grid_sample(align_corners=True, padding_mode="zeros")`
-    at `(2 u / (W - 1) - 1, 2 v / (H - 1) - 1)`. Source: Gustafsson et al., CVPRW 2021, section 3.2,
-    its grid and order of samples with `yaw = -rotation_y - pi/2`; flattened, channel `c` of output
-    `(ia, ib)` is feature `c A B + ia B + ib`.
+    with `u` along the columns and `v` along the rows of the map, whose nodes are at integers and
+    which is zero outside. Each output is one sample, and the outer samples lie on the edges of the
+    box. (If `A` or `B` is 1, `q` or `p` is 0.) Each sample equals
+    `F.grid_sample(align_corners=True, padding_mode="zeros")`
+    at `(2 u / (W - 1) - 1, 2 v / (H - 1) - 1)`. Source: Gustafsson et al., CVPRW 2021,
+    section 3.2: its grid and its order of samples, with `yaw = -rotation_y - pi/2`. In the
+    flattened result, channel `c` of output `(ia, ib)` is feature `c A B + ia B + ib`.
 
-    With `samples_per_bin = n > 0` the box is cut into `A x B` bins and an output is the mean of
-    `n x n` samples at the centres of the bin's parts, as in rotated RoIAlign; here too the map is
-    zero outside.
+    With `samples_per_bin = n > 0` the box is divided into `A x B` bins. An output is then the mean
+    of `n x n` samples at the centres of equal parts of the bin, as in rotated RoIAlign, except that
+    the map is zero outside here too.
 
-    The interpolant has kinks where `u` or `v` is an integer: there derivatives are those towards
-    larger `u` and `v`. Second derivatives are the ones between the kinks.
+    The interpolant has kinks where `u` or `v` is an integer: there the derivatives are those
+    towards larger `u` and `v`. Second derivatives are those between the kinks.
 
-    Every box has a result:
+    Every box has a result, as do empty inputs:
 
     =====================================  ====================================================
     no boxes, or an empty map              (0, C, A, B), or zeros
-    zero length or width                   all samples on a line or a point; gradients as ever
+    zero length or width                   all samples on a line or a point; gradients as usual
     negative length or width               the samples in mirrored order
     a coordinate is NaN or infinite        zeros; zero gradient to box and map
     partly outside the map                 samples a cell or more outside are zero
-    outside, or so far that it overflows   zeros; zero gradient
+    outside the map, even by an overflow   zeros; zero gradient
     =====================================  ====================================================
 
     Args:
-        bev: (B, C, H, W), floating; rows along y, columns along x. With
-            `memory_format=torch.channels_last` nothing is copied; another layout is converted once
+        bev: (B, C, H, W), floating; rows along y, columns along x. A map in
+            `memory_format=torch.channels_last` is not copied; any other layout is converted once
             per call, whatever the number of boxes.
         boxes: (N, 5), floating: `x, y, l, w, yaw`, centre and sides in metres, yaw in radians from
             x to y (mmdet3d: columns 0, 1, 3, 4, 6 of a `LiDARInstance3DBoxes`).
@@ -70,23 +71,33 @@ def rotated_grid_pool(
         grid_size: `(A, B)`, outputs across the width and along the length.
         origin: `(x0, y0)` in metres, the position of pixel (0, 0).
         cell_size: metres per pixel.
-        pixel_offset: in pixels; see above.
-        samples_per_bin: 0 for points including the edges, n for means of n x n samples per bin.
+        pixel_offset: in pixels, subtracted from `u` and `v`: pixel `i` stands for the position
+            `x0 + (i + pixel_offset) * cell_size`. Take voxels of 0.16 m, stride 2, hence
+            `cell_size = 0.32`, `x0 = 0`, and a sample at `X = 0.416`:
+
+            - 0 (the paper's convention) samples at `u = 0.416 / 0.32 = 1.3`, that is
+              `0.7 F[1] + 0.3 F[2]`; pixel 1 stands for 0.32 m.
+            - 0.25 samples at `u = 1.3 - 0.25 = 1.05`, that is `0.95 F[1] + 0.05 F[2]`; pixel 1
+              stands for 0.40 m. That is the centre of voxel 2 (0.32 m to 0.48 m), on which a 3 x 3
+              convolution of stride 2 and padding 1 centres pixel 1. In general such maps have
+              their pixels half a voxel further, which is `0.5 / stride` pixels.
+        samples_per_bin: 0 for one sample per output, on a grid that includes the edges of the box;
+            n for means of n x n samples per bin.
         backend: `"auto"` (C++ on a CPU, Triton on a GPU, else the reference), or one of `"cpp"`,
-            `"triton"`, `"reference"` to insist on it.
+            `"triton"`, `"reference"` to require that one.
 
     Returns:
         Tensor: (N, C, A, B), contiguous, in the dtype of `bev`. float16 and bfloat16 are computed
-        in float32. Differentiable with respect to `bev` and `boxes` any number of times: first and
-        second derivatives by the backend, higher ones by the reference. The C++ and Triton kernels
-        give the same bits from run to run, for any number of threads, and for one box whatever the
-        other boxes are; another processor may round differently.
+        in float32. Differentiable with respect to `bev` and `boxes` any number of times: the
+        backend computes first and second derivatives, the reference higher ones. The C++ and Triton
+        kernels give the same bits in every run, for any number of threads, and the bits of a box
+        do not depend on the other boxes; another processor may round differently.
 
     Raises:
         ValueError: wrong shape, grid, origin, cell size, offset or backend, or a batch index
             outside `0..B - 1` (on a GPU the check waits for the device).
         TypeError: `bev` or `boxes` are not floating, or `batch_index` does not hold integers.
-        RuntimeError: the backend insisted on is not available.
+        RuntimeError: the required backend is not available.
     """
     _check(bev, boxes, batch_index)
     grid = _grid(grid_size, origin, cell_size, pixel_offset, samples_per_bin)
@@ -108,8 +119,9 @@ class RotatedGridPool(nn.Module):
         grid_size: `(A, B)`, outputs across the width and along the length.
         origin: `(x0, y0)` in metres, the position of pixel (0, 0).
         cell_size: metres per pixel.
-        pixel_offset: in pixels.
-        samples_per_bin: 0 for points including the edges, n for means of n x n samples per bin.
+        pixel_offset: in pixels, subtracted from the sampling positions; :func:`rotated_grid_pool`
+            has an example in numbers.
+        samples_per_bin: 0 for one sample per output, n for means of n x n samples per bin.
         backend: as in :func:`rotated_grid_pool`.
     """
 

@@ -1,17 +1,17 @@
-// Pooling on rotated grids on a CPU: the numerical core. No torch here, so that a small program can
-// run it under a sanitizer. Layouts: maps and their gradients (B, H, W, C), i.e. channels last;
+// Pooling on rotated grids on a CPU: the numerical core. It does not use torch, so that a small
+// program can run it under a sanitizer. Layouts: maps and their gradients (B, H, W, C), i.e. channels last;
 // pooled values and their gradients (N, C, rows, columns), i.e. channels first; boxes and tangents
 // (N, 5) = x, y, l, w, yaw.
 //
 // With sample k of a bin at fractions (p, q) of the box,
-//   dx = p l cos - q w sin,  dy = p l sin + q w cos,  u = (x + dx - x0) / cell - offset,  v alike,
+//   dx = p l cos - q w sin,  dy = p l sin + q w cos,  u = (x + dx - x0) / cell - offset,  v likewise,
 //   S(u, v) = (1-a)(1-b) F00 + a(1-b) F10 + (1-a)b F01 + ab F11,   a = u - floor(u), b = v - floor(v)
-// the pooled value is the mean of S over the samples of the bin. A tangent h (N, 5) asks for the
-// derivative of everything along h. S is linear in u and in v, so four weights per sample say all
-// that happens to the map, and the three sums over channels
+// the pooled value is the mean of S over the samples of the bin. With a tangent h (N, 5), everything is
+// replaced by its derivative along h. S is linear in u and in v, so four weights per sample suffice
+// for everything that concerns the map, and the three sums over channels
 //   e0 = <g, F10 - F00>,  e1 = <g, F11 - F01>,  e2 = <g, F01 - F00>
 // give <g, S_u> = e0 + b (e1 - e0), <g, S_v> = e2 + a (e1 - e0), <g, S_uv> = e1 - e0 and with them
-// the first and second derivatives by the box. What happens once per sample is done in double.
+// the first and second derivatives by the box. What is computed once per sample is double.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,7 @@ namespace rotated_grid_pool {
 
 template <typename T>
 struct Problem {
-  const T* bev;  // (B, H, W, C); null where only the gradient to the map is asked for
+  const T* bev;  // (B, H, W, C); null if only the gradient to the map is needed
   const T* boxes;
   const int64_t* images;  // (N,)
   const T* tangent;       // null: the pooling itself
@@ -36,7 +36,7 @@ struct Problem {
   int64_t bins() const { return rows * columns; }
 };
 
-// Where samples 0 .. count - 1 lie along a side, from 1/2 down to -1/2.
+// Positions of the samples 0 .. count - 1 along a side, from 1/2 down to -1/2.
 inline double fraction(int64_t k, int64_t count, bool edges) {
   if (!edges) return 0.5 - (double(k) + 0.5) / double(count);
   return count > 1 ? 0.5 - double(k) / double(count - 1) : 0.0;
@@ -49,14 +49,14 @@ struct Sample {
   double p, q, dx, dy, a, b;
 };
 
-// One pixel's weight in a bin.
+// The weight of one pixel in a bin.
 template <typename T>
 struct Tap {
-  int64_t row, start;  // `start`: of the pixel's channels in its image
+  int64_t row, start;  // `start`: offset of the pixel's channels in its image
   T weight;
 };
 
-// One box, made ready. A box with a NaN or an infinity, and one off the map, has no samples.
+// The samples of one box. A box with a NaN or an infinity, or outside the map, has none.
 template <typename T>
 struct Box {
   double cosine = 1, sine = 0, share = 1;
@@ -130,7 +130,7 @@ struct Box {
     for (size_t b = 1; b < first.size(); ++b) first[b] = std::max(first[b], first[b - 1]);
   }
 
-  // Adds a sample's share in dL/d(x, y, l, w, yaw), or in its derivative along the tangent.
+  // Adds a sample's share of dL/d(x, y, l, w, yaw), or of its derivative along the tangent.
   void add_gradient(const Problem<T>& pr, const Sample& s, const double (&e)[3], double* out) const {
     const double to_cells = share / pr.cell, uv = (e[1] - e[0]) * to_cells / pr.cell;
     const double gu = (e[0] + s.b * (e[1] - e[0])) * to_cells;
@@ -155,8 +155,8 @@ struct Box {
   }
 };
 
-// The functions of one instruction set. Work is cut into items that can be done in any order by any
-// thread; every number is computed by one item in a fixed order, hence the same bits always.
+// The functions of one instruction set. Work is divided into items that any thread can do in any
+// order; every number is computed by one item in a fixed order, so its bits are always the same.
 template <typename T>
 struct Kernels {
   // Number of channel blocks.

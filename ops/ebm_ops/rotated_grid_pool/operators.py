@@ -1,10 +1,10 @@
-"""The torch operators of pooling on rotated grids: schemas, derivatives, and who computes them.
+"""The torch operators of pooling on rotated grids: schemas, derivatives and implementations.
 
 They are `torch.ops.ebm_ops.rotated_grid_pool` and its two gradients, so that `torch.compile` and
-export treat each as one node. Each takes a tangent, with which it gives its derivative along that
-direction of the boxes. So the derivative of an operator is another of the three, and first and
-second derivatives come from the backend's own kernels in closed form, each only where it is asked
-for; higher ones come from the reference.
+export treat each as one node. Each takes an optional tangent (N, 5); with it, the operator returns
+its derivative along that direction of the boxes. So the derivative of each operator is another of
+the three. The backend's own kernels compute first and second derivatives in closed form, each only
+if it is needed; the reference computes the higher ones.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _save_forward(ctx, inputs, output):
 
 
 def _backward_forward(ctx, grad):
-    """Each gradient only if needed: refinement asks for the boxes alone."""
+    """Compute each gradient only if it is needed: refinement needs that of the boxes alone."""
     bev, boxes, index, tangent = ctx.saved_tensors
     by_bev = by_boxes = by_tangent = None
     if ctx.needs_input_grad[0]:
@@ -123,13 +123,13 @@ def _backward_grad_boxes(ctx, upstream):
 
 
 def _third_derivatives(ctx, upstream):
-    """By grad, bev, boxes and tangent: left to autograd on the reference, to any order."""
+    """By grad, bev, boxes and tangent, to any order: autograd on the reference computes them."""
     further = torch.is_grad_enabled()
     needed = [ctx.needs_input_grad[k] for k in (0, 1, 2, 4)]
     with torch.enable_grad():
         grad, bev, boxes, index, tangent = ctx.saved_tensors
-        # Aliases where a graph goes on: `grad` may itself depend on the boxes, and differentiating
-        # by the tensors themselves would count that path here and once more outside.
+        # Aliases, where the graph continues: `grad` may itself depend on the boxes, and derivatives
+        # by the tensors themselves would count that path twice, here and outside.
         inputs = [
             t.view_as(t) if further and t.requires_grad else t.detach().requires_grad_()
             for t in (grad, bev, boxes, tangent)
@@ -158,7 +158,7 @@ for _name, _backward, _save in (
 
 
 def _kernels(load: Callable[[], ModuleType]) -> dict[str, Callable[..., Tensor]]:
-    """The three operators on the functions of a module, which is loaded when one is called."""
+    """The three operators, computed by the module that `load` imports at the first call."""
 
     def forward(bev, boxes, index, tangent, *grid):
         return load().forward(bev, boxes, index, tangent, Grid(*grid))
@@ -179,7 +179,7 @@ def _kernels(load: Callable[[], ModuleType]) -> dict[str, Callable[..., Tensor]]
 
 
 def _reference(device: str, why: str | None = None) -> Callable[[], ModuleType]:
-    """For a device without kernels of its own."""
+    """Load the reference, for a device without kernels of its own, after a warning."""
 
     def load():
         backends.warn_slow(device, why)

@@ -1,4 +1,4 @@
-"""Pooling on rotated grids in plain PyTorch: the definition that every other backend is held to.
+"""Pooling on rotated grids in plain PyTorch: the definition with which every backend must agree.
 
 Sample `k` of a box `(x, y, l, w, yaw)` lies at the fractions `(p, q)` of its length and width, and
 on the map at `(u, v)`, in cells:
@@ -6,12 +6,12 @@ on the map at `(u, v)`, in cells:
     dx = p l cos(yaw) - q w sin(yaw)        u = (x + dx - x0) / cell_size - pixel_offset
     dy = p l sin(yaw) + q w cos(yaw)        v = (y + dy - y0) / cell_size - pixel_offset
 
-There the bilinear interpolant is `S = (1-a)(1-b) F00 + a(1-b) F10 + (1-a)b F01 + ab F11` with
+The bilinear interpolant there is `S = (1-a)(1-b) F00 + a(1-b) F10 + (1-a)b F01 + ab F11`, with
 `j = floor(u), i = floor(v), a = u - j, b = v - i` and `F_ab` the pixel at row `i + b`, column
 `j + a`, zero outside the map. A bin is the mean of its samples.
 
-Every function takes a tangent (N, 5) too, or None. With it the result is the derivative along the
-tangent, so that first and second derivatives need the same three functions:
+Every function also takes a tangent (N, 5) or None. With a tangent, the result is the derivative
+along it, so that first and second derivatives need only these three functions:
 
     pool(F, y; h) = sum_k h_k dP/dy_k        grad_boxes(g, F, y; h) = d<g, pool(F, y; h)>/dy
                                              grad_bev(g, y; h) = d<g, pool(F, y; h)>/dF
@@ -33,10 +33,11 @@ class Grid(NamedTuple):
 
     Attributes:
         rows, columns: bins across the width and along the length.
-        samples_per_bin: along each axis of a bin; 0: one sample per bin, edges included.
+        samples_per_bin: samples along each axis of a bin; 0 means one sample per bin, the outer
+            ones on the edges of the box.
         x0, y0: metres, position of pixel (0, 0).
         cell_size: metres per pixel.
-        pixel_offset: pixels, subtracted from both coordinates.
+        pixel_offset: pixels, subtracted from both coordinates on the map.
     """
 
     rows: int
@@ -140,7 +141,7 @@ def check_batch_index(batch_index: Tensor, batch: int) -> None:
 
 
 def fractions(count: int, samples_per_bin: int, device: torch.device | None = None) -> Tensor:
-    """Where the samples of `count` bins lie along a side, from 1/2 down to -1/2, float64."""
+    """Positions of the samples of `count` bins along a side, from 1/2 down to -1/2, float64."""
     if samples_per_bin:
         total = count * samples_per_bin
         return 0.5 - (torch.arange(total, device=device, dtype=torch.float64) + 0.5) / total
@@ -170,7 +171,7 @@ def taps(
 
 
 def _split(grid: Grid, channels: int, *tensors: Tensor | None) -> list[tuple[Tensor | None, ...]]:
-    """The tensors cut along the boxes into parts whose taps fit into memory."""
+    """Split the tensors along the boxes into parts whose taps fit into memory."""
     values = grid.rows * grid.columns * max(1, grid.samples_per_bin) ** 2 * 4 * max(1, channels)
     size = max(1, _MAX_VALUES // values)
     count = len(tensors[0].split(size))
@@ -215,7 +216,7 @@ def _grad_boxes(
         ]
         found = torch.stack(_chain(s, guv * move_y, guv * move_x), -1)
         found[..., 2:] += torch.stack(second, -1)
-    # A zero times an overflow is still nothing.
+    # Zero even where a zero weight would multiply an infinite value.
     return found.where(s.inside.any(-1, keepdim=True), 0).sum(1).to(boxes.dtype)
 
 
@@ -273,7 +274,7 @@ def _by_sample(grad: Tensor, grid: Grid) -> Tensor:
 def _samples(boxes: Tensor, batch_index: Tensor, size: tuple[int, int], grid: Grid) -> _Samples:
     height, width = size
     usable = boxes.detach().isfinite().all(1, keepdim=True)
-    # Zeros for what is not a number, so that no gradient is 0 times NaN.
+    # Zeros replace boxes that are not finite, so that no gradient is 0 times NaN.
     x, y, long, wide, yaw = boxes.double().where(usable, 0)[:, :, None].unbind(1)
     cosine, sine = yaw.cos(), yaw.sin()
     p, q = fractions_of_samples(grid, boxes.device)

@@ -6,10 +6,10 @@ namespace EBM_ISA {
 
 #include "../vector.h"
 
-// Vectors of channels that are in flight together.
+// Vectors of channels that are processed together.
 constexpr int64_t kVectors = 4;
 
-// A block of channels is what one item of the gradient to the map handles.
+// One item of the gradient to the map handles one block of channels.
 template <typename T>
 inline int64_t blocks(int64_t channels) {
   constexpr int64_t size = kVectors * Simd<T>::lanes;
@@ -21,7 +21,7 @@ template <typename T>
 struct Scratch {
   Box<T> box;
   std::vector<Tap<T>> taps;
-  std::vector<int64_t> first;  // of each bin's taps, and their number
+  std::vector<int64_t> first;  // first tap of each bin; the last entry is the number of taps
   std::vector<T> bins;         // (bins, channels): a pooled tensor or its gradient
   std::vector<T> zeros;        // the channels of a pixel outside the map
 };
@@ -149,7 +149,7 @@ EBM_TARGET void grad_bev(const Problem<T>& pr, const T* grad, T* grad_bev, int64
   for (int64_t item = begin; item < end; ++item) {
     const int64_t band = item % bands, block = item / bands % count, image = item / bands / count;
     const int64_t row_begin = pr.height * band / bands, row_end = pr.height * (band + 1) / bands;
-    // Whole vectors are dealt evenly (6 become 3 + 3), so that threads get equal work.
+    // Whole vectors are distributed evenly (6 become 3 + 3), so that threads get equal work.
     constexpr int64_t lanes = Simd<T>::lanes;
     const int64_t vectors = (pr.channels + lanes - 1) / lanes;
     const int64_t channel = vectors * block / count * lanes;

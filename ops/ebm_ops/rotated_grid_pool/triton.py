@@ -1,10 +1,11 @@
 """Pooling on rotated grids for GPUs in Triton. The formulas are those of `reference.py`.
 
-Positions and weights are float64 whatever the map is: they are a few numbers per sample. Every
-result is written by one program that sums in a fixed order, so it has the same bits from run to
-run: no atomics. For the gradient to the map the taps of all boxes are sorted by pixel first.
+Positions and weights are float64 for every dtype of the map, because they are only a few numbers
+per sample. There are no atomics: every result is written by one program that sums in a fixed order,
+so it has the same bits in every run. For the gradient to the map, the taps of all boxes are first
+sorted by pixel.
 
-Checked in Triton's interpreter (`TRITON_INTERPRET=1`) against the reference, on small shapes; not
+Checked against the reference in Triton's interpreter (`TRITON_INTERPRET=1`) on small shapes; not
 yet run or timed on a real GPU.
 """
 
@@ -104,7 +105,7 @@ def _per_bin(grid: Grid) -> int:
 
 
 def _boxes(boxes: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Boxes and tangents as the kernels read them; without a tangent any pointer will do."""
+    """Contiguous boxes and tangents; without a tangent the boxes stand in, and are not read."""
     boxes = boxes.contiguous()
     return boxes, boxes if tangent is None else tangent.contiguous()
 
@@ -160,7 +161,7 @@ def _sample(boxes, where, n, s, height, width):
     dx, dy = p * long * cosine - q * wide * sine, p * long * sine + q * wide * cosine
     u, v = (x + dx - x0) / cell - offset, (y + dy - y0) / cell - offset
     near = usable & (u >= -1) & (u < width) & (v >= -1) & (v < height)
-    # Harmless numbers elsewhere: what follows must not round a NaN to an integer.
+    # Finite numbers elsewhere, because a NaN must not be rounded to an integer.
     u, v = tl.where(near, u, 0.0), tl.where(near, v, 0.0)
     j, i = tl.floor(u), tl.floor(v)
     return p, q, cosine, sine, dx, dy, j.to(tl.int32), i.to(tl.int32), u - j, v - i, near
@@ -270,7 +271,7 @@ def _grad_boxes(
 def _grad_bev(grad, weights, order, starts, maps, channels, per_bin, BLOCK: tl.constexpr):
     """One program: one pixel, BLOCK channels; gathers from its taps, in the order of the boxes.
 
-    `per_bin` counts taps here.
+    Here `per_bin` is the number of taps per bin.
     """
     pid = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

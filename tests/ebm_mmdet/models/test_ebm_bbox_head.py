@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmcv.ops import RoIAlign
 from mmdet.registry import MODELS
 
 from ebm_mmdet.models import decode_boxes
@@ -73,6 +74,31 @@ def test_concat_pools_every_level():
         x = layer(x).relu()
     expected = head.fc_energy(x).gather(1, LABELS[:, None])
     torch.testing.assert_close(f, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("roi_shift", "c"), [(0.0, 1.3), (-0.5, 0.8)])
+def test_roi_shift_reads_where_the_docstring_says(roi_shift, c):
+    """On a map that holds its column numbers, a small box is the coordinate at which it is read."""
+    settings = dict(strides=[8], in_channels=1, pool_size=1, level_rule="concat")
+    head = make_head(roi_shift=roi_shift, **settings)
+    columns = torch.arange(4.0).repeat(1, 1, 4, 1)
+
+    def box(x):
+        return torch.tensor([[x - 0.01, 16 - 0.01, x + 0.01, 16 + 0.01]])
+
+    def read(x, feature_map=columns):
+        return head.pool([feature_map], box(x), torch.tensor([0]))[0].item()
+
+    assert read(10.4) == pytest.approx(c, abs=1e-4)
+    cells = [read((i - roi_shift) * 8 + 0.02) for i in (0, 1)]  # +0.02: the ramp has a kink at 0
+    assert cells == pytest.approx([0, 1], abs=1e-2)
+    weights = [read(10.4, (columns == i).float()) for i in range(3)]
+    expected = {0.0: [0, 0.7, 0.3], -0.5: [0.2, 0.8, 0]}[roi_shift]
+    assert weights == pytest.approx(expected, abs=1e-3)
+
+    aligned = RoIAlign(1, 1 / 8, sampling_ratio=1, aligned=True)  # as in mmdet's RoI extractors
+    seen_by_mmdet = aligned(columns, torch.cat((torch.zeros(1, 1), box(10.4)), 1)).item()
+    assert seen_by_mmdet == pytest.approx(0.8, abs=1e-4)
 
 
 def test_class_agnostic_ignores_labels():
