@@ -1,4 +1,4 @@
-"""Checkpoints that survive: atomic writes, safe reads, and the newest one that is whole."""
+"""Safe checkpoints: atomic writes, restricted reads, and a search for the newest intact one."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read, or from which training cannot go on.
+    """A checkpoint that cannot be read, or from which training cannot continue.
 
-    The message names the file, what was wrong with it, and the remedy. Nothing has been changed.
+    The message names the file, the fault and the remedy. Nothing has been changed.
     """
 
 
 class AtomicLocalBackend(LocalBackend):
-    """Local files that are either the old content or the new one, whenever the process dies.
+    """Writes local files atomically: if the process dies, the file has its old or its new content.
 
     Used by ``CheckpointHook(backend_args=dict(backend='atomic'))``.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to ``filepath`` atomically; folders are made as needed."""
+        """Write bytes to ``filepath`` atomically; folders are created as needed."""
         write_bytes(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
@@ -70,24 +70,24 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def _plain_attribute(owner: type, name: str) -> Callable:
-    """``getattr(owner, name)`` for the names in ``_ATTRIBUTES``, and nothing else."""
+    """``getattr(owner, name)``, only for the names in ``_ATTRIBUTES``."""
     if name not in _ATTRIBUTES.get(owner, ()):
         raise pickle.UnpicklingError(f"refused to read attribute {name!r} of {owner!r}")
     return getattr(owner, name)
 
 
 def _allowed() -> dict[str, object]:
-    """What may be read besides tensors: full name in a file to the object that it stands for."""
-    # The two functions that arrays and scalars are pickled by; where they live depends on numpy.
+    """The objects that may be read besides tensors, by their full name in a file."""
+    # The two functions with which arrays and scalars are pickled; their module depends on numpy.
     makers = {"_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
     dtypes = {type(np.dtype(code)) for code in _DTYPES}
     classes = [HistoryBuffer, OneCycleParamScheduler, Config, ConfigDict, *_DATES]
     classes += [collections.OrderedDict, np.ndarray, np.dtype, *dtypes]
-    # Written by reference where a container of them is: `defaultdict(list)`, `set`, ...
+    # Types that containers refer to: `defaultdict(list)`, `set`, ...
     classes += [int, float, complex, str, bytes, bool, list, tuple, dict, set, frozenset]
     classes += [slice, range]
     names = {f"{entry.__module__}.{entry.__qualname__}": entry for entry in classes}
-    # A training may go on under another numpy, Python or operating system than it began with.
+    # A training may continue under another numpy, Python or operating system than it began with.
     for core in ("numpy.core", "numpy._core"):
         names |= {f"{core}.multiarray.{name}": function for name, function in makers.items()}
     foreign = "PosixPath" if os.name == "nt" else "WindowsPath"
@@ -95,7 +95,7 @@ def _allowed() -> dict[str, object]:
         for name in _PATHS:
             existing = f"Pure{name}" if name == foreign else name  # others cannot be made here
             names[f"{module}.{name}"] = getattr(pathlib, existing)
-    # To allow getattr itself would open every attribute of everything allowed above.
+    # Allowing getattr itself would give access to every attribute of the objects above.
     names["builtins.getattr"] = _plain_attribute
     return names
 
@@ -103,52 +103,53 @@ def _allowed() -> dict[str, object]:
 def allow_training_state() -> None:
     """Let ``torch.load(weights_only=True)`` read mmengine's full training checkpoints.
 
-    Besides tensors they hold log histories (``HistoryBuffer`` objects with numpy arrays), the state
-    of schedulers, and the data set's ``metainfo``, in which pieces of a config, numpy scalars and
-    strings, dates and paths occur. Only these types are added to torch's allow-list (process-wide,
-    as torch defines it), under the names that numpy 1 and numpy 2 give them; anything else in a
+    Besides tensors these hold log histories (``HistoryBuffer`` objects with numpy arrays), the
+    state of schedulers, and the data set's ``metainfo``, in which parts of a config, numpy scalars,
+    strings, dates and paths occur. Only these types are added to torch's allow-list, which holds
+    for the whole process, under the names that numpy 1 and numpy 2 give them. Anything else in a
     file is still refused.
     """
-    # With their names: `torch.serialization.safe_globals([np.ndarray])`, in which some versions of
-    # mmengine read, removes the entry `np.ndarray` when it ends, and leaves this one alone.
+    # Added under their names: some versions of mmengine read inside of
+    # `torch.serialization.safe_globals([np.ndarray])`, which at its end removes the entry
+    # `np.ndarray`, but not an entry with a name.
     torch.serialization.add_safe_globals([(value, name) for name, value in _allowed().items()])
 
 
 def read_checkpoint(
     path: str | Path, map_location: str | torch.device | None = "cpu", mmap: bool = False
 ) -> dict:
-    """Read a checkpoint file: tensors, plain values, and what :func:`allow_training_state` allows.
+    """Read tensors, plain values, and the types that :func:`allow_training_state` allows.
 
-    ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` in the environment is torch's own way to read everything
-    else as well; it lets the file run any code.
+    With torch's environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` everything else is
+    read as well, which lets the file run any code.
 
     Args:
         path: file written by ``torch.save``.
         map_location: as for ``torch.load``.
-        mmap: do not read tensors before they are used; for files in torch's zip format.
+        mmap: read tensors only when they are used; for files in torch's zip format.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         CheckpointError: the file cannot be read; the message names the types that were refused.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
-    allow_training_state()  # whatever has been taken out of the list since
+    allow_training_state()  # again, because entries may have been removed
     try:
-        # None stands for True, unless the environment variable above says otherwise.
+        # None means True, unless the environment variable above is set.
         return torch.load(path, map_location, weights_only=None, mmap=mmap and _is_zip(path))
     except Exception as error:
         raise CheckpointError(_explain(path, error)) from error
 
 
 def _is_zip(path: Path) -> bool:
-    """Whether a file is in torch's format and has an end, which is what a cut-off file lacks."""
+    """Whether a file is in torch's zip format and has its end, which a truncated file lacks."""
     return zipfile.is_zipfile(path)
 
 
 def _is_cut_off(path: Path) -> bool:
-    """Whether a file is but the beginning of a checkpoint, or none at all."""
+    """Whether a file is only the beginning of a checkpoint, or not a checkpoint."""
     if _is_zip(path):
         return False
     with path.open("rb") as file:
@@ -182,35 +183,35 @@ def _explain(path: Path, error: Exception) -> str:
 def _refused_types(path: Path) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # a legacy file, or refused for another reason than a type
+    except Exception:  # a legacy file, or not refused because of a type
         return []
 
 
 def _reason(text: str) -> str:
-    """The sentence of torch's long message that says what happened."""
+    """The sentence of torch's long message that gives the cause."""
     marker = "WeightsUnpickler error: "
     return text.partition(marker)[2].splitlines()[0] if marker in text else text.splitlines()[0]
 
 
 def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
-    """Path of the newest training checkpoint in a folder; None if there is none.
+    """Path of the newest intact training checkpoint in a folder; None if there is none.
 
     Candidates are the ``*.pth`` files of the folder and the file that mmengine's
     ``last_checkpoint`` names (which is elsewhere with ``CheckpointHook(out_dir=...)``), newest
-    first. ``last_checkpoint`` alone is not trusted: a process killed at the wrong moment leaves it
-    empty, or naming a file that is gone.
+    first. ``last_checkpoint`` alone is not reliable: after a process was killed at the wrong
+    moment it may be empty, or name a file that no longer exists.
 
-    - A file that was cut off, by a killed process or a full disk, is named and passed over.
-    - A file without a training state, such as downloaded weights, is passed over.
-    - A whole file that cannot be read, or was saved without its optimizer, stops the search: to go
-      on from an older one, or from the beginning, would throw work away and in the end remove it.
+    - A file that was truncated, by a killed process or a full disk, is reported and skipped.
+    - A file without a training state, such as downloaded weights, is skipped.
+    - An intact file that cannot be read, or was saved without its optimizer, stops the search:
+      continuing from an older one, or from the beginning, would discard work and finally delete it.
 
-    Halves of checkpoints that a killed process left are removed, since training goes on here and
-    nothing else would. Every process of a distributed training may do so: none of them writes
-    before all have come this far.
+    Partial checkpoints that a killed process left are removed, because training continues here and
+    nothing else would remove them. Every process of a distributed training may do so: none of them
+    writes before all have finished this search.
 
     Raises:
-        CheckpointError: there are checkpoints, and training cannot go on from them.
+        CheckpointError: there are checkpoints, but training cannot continue from them.
     """
     work_dir = Path(work_dir)
     for half in work_dir.glob(f".*.pth.*{PARTIAL}"):
@@ -237,11 +238,11 @@ def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
         state = read_checkpoint(path, mmap=True)
         if not isinstance(state, dict) or "message_hub" not in state:
             if not (isinstance(state, dict) and "optimizer" in state):
-                continue  # weights alone
+                continue  # weights without a training state
         elif "optimizer" not in state:
             raise CheckpointError(
                 f"{path} was saved without its optimizer (CheckpointHook(save_optimizer=False)): "
-                "training cannot go on from it, and to begin again here would overwrite it. "
+                "training cannot go on from it, and beginning again here would overwrite it. "
                 f"Nothing was changed; give another --work-dir, with load_from={path}."
             )
         return str(path)
@@ -254,7 +255,7 @@ def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
 
 
 def _last_checkpoint(work_dir: Path) -> list[Path]:
-    """The file that mmengine's ``last_checkpoint`` names, if it is there."""
+    """The file that mmengine's ``last_checkpoint`` names, if it exists."""
     note = work_dir / "last_checkpoint"
     named = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
     if "://" in named:
@@ -264,24 +265,24 @@ def _last_checkpoint(work_dir: Path) -> list[Path]:
     if named and Path(named).is_file():
         return [Path(named)]
     if named and not (work_dir / Path(named).name).is_file():
-        print_log(f"{note} names {named}, which is not there", logger="current", level=30)
+        print_log(f"{note} names {named}, which does not exist", logger="current", level=30)
     return []
 
 
 @HOOKS.register_module()
 class ReadableCheckpointHook(Hook):
-    """Keep out of training checkpoints what could not be read from them again.
+    """Make sure that everything in a training checkpoint can be read again.
 
-    Values that :func:`read_checkpoint` would refuse are written as the plain value they are a kind
-    of (a ``deque`` as a list, a member of an enumeration as its value); the last resort is their
-    ``repr``, with a warning that names the entry. Weights and the state of the optimizer are left
-    alone. ``tools/train.py`` and the demos use this hook by themselves.
+    Values that :func:`read_checkpoint` would refuse are written as a plain value of the same kind
+    (a ``deque`` as a list, a member of an enumeration as its value); the last resort is their
+    ``repr``, with a warning that names the entry. Weights and the state of the optimizer are not
+    changed. ``tools/train.py`` and the demos add this hook automatically.
     """
 
     priority = "VERY_LOW"
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Replace, in place, entries of the checkpoint; mmengine has copied what is its own."""
+        """Replace entries of the checkpoint in place; mmengine has copied its own objects."""
         known = {value for value in _allowed().values() if isinstance(value, type)}
         for key, value in checkpoint.items():
             if key not in ("state_dict", "optimizer", "ema_state_dict"):
@@ -289,7 +290,7 @@ class ReadableCheckpointHook(Hook):
 
 
 def _readable(value: object, where: str, known: set[type]) -> object:
-    """``value`` if it can be read again, else the plain value that stands for it."""
+    """``value`` if it can be read again, else the plain value that replaces it."""
     kind = type(value)
     if isinstance(value, (torch.dtype, torch.device, torch.Size)):
         return value
@@ -298,7 +299,7 @@ def _readable(value: object, where: str, known: set[type]) -> object:
     if isinstance(value, Config):
         value, kind = value._cfg_dict, ConfigDict
     if isinstance(value, Mapping):
-        # Through the base class: `ConfigDict.items` builds the lazy objects of a Python config.
+        # By the base class, because `ConfigDict.items` builds the lazy objects of a config.
         pairs = dict.items(value) if isinstance(value, dict) else value.items()
         items = {
             _readable(key, f"{where}.{key}", known): _readable(item, f"{where}.{key}", known)
@@ -336,10 +337,10 @@ def _is_plain_attribute(value: object) -> bool:
 
 @CheckpointLoader.register_scheme(prefixes="", force=True)
 def load_from_local(filename: str, map_location: str | torch.device | None = None) -> dict:
-    """What mmengine reads local files with, in place of its own: safe, and saying what it refused.
+    """Replaces mmengine's reader of local files: it is safe, and explains what it refused.
 
-    Of mmengine's own, one version leaves refusals unexplained, and another reads a refused file
-    again with the protection off.
+    Of mmengine's own readers, one version does not explain refusals, and another reads a refused
+    file again with the protection switched off.
     """
     return read_checkpoint(filename, map_location)
 

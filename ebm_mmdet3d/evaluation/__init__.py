@@ -1,6 +1,6 @@
-"""Overlaps of rotated boxes, KITTI's average precision, and the metric that is made of them.
+"""Overlaps of rotated boxes, KITTI's average precision, and the metric based on them.
 
-All but the metric need numba only.
+All except the metric need only numba.
 """
 
 from ..requirements import explain_missing_names as _explain_missing_names
