@@ -36,6 +36,7 @@ NEEDS = dict.fromkeys(
 NEEDS["ebm_mmdet3d"] = "mmdet3d"
 
 autodoc_member_order = "groupwise"
+autodoc_inherit_docstrings = False  # a method without a docstring of its own is no news
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 80

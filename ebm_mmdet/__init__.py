@@ -10,6 +10,8 @@ install. If they are installed but cannot be imported, this package cannot be im
 except for the diagnosis, ``python -m ebm_mmdet``.
 """
 
+import typing as _typing  # mypy knows TYPE_CHECKING by this name only
+
 from .requirements import diagnosis_is_asked_for as _diagnosis_is_asked_for
 from .requirements import explain_missing_names as _explain_missing_names
 from .requirements import missing_packages as _missing_packages
@@ -46,9 +48,7 @@ __all__ = [
     "__version__",
 ]
 
-if _missing_packages():
-    __getattr__ = _explain_missing_names(__name__, __all__)
-else:
+if _typing.TYPE_CHECKING or not _missing_packages():
     try:
         from . import registry as _registry  # noqa: F401  (makes `ebm_mmdet::` a scope)
         from .datasets import ShapesDataset
@@ -86,3 +86,5 @@ else:
                 f"{type(error).__name__}: {error}. `python -m ebm_mmdet` names the remedy.",
                 name=__name__,
             ) from error
+else:
+    __getattr__ = _explain_missing_names(__name__, __all__)

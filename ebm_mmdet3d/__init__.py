@@ -10,6 +10,7 @@ install. If mmengine is installed, so that a config may have requested this pack
 it at once. If all packages are installed but one cannot be imported, this one cannot either.
 """
 
+import typing as _typing  # mypy knows TYPE_CHECKING by this name only
 from warnings import warn as _warn
 
 from .requirements import explain_missing_names as _explain_missing_names
@@ -31,16 +32,7 @@ __all__ = [
     "__version__",
 ]
 
-if _missing_packages():
-    __getattr__ = _explain_missing_names(__name__, __all__)
-    if "mmengine" not in _missing_packages():
-        _warn(
-            f"ebm_mmdet3d registered nothing: {', '.join(_missing_packages())} is not installed. "
-            "`pip install 'ebm-mmdet[3d]'` installs what 3D needs.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-else:
+if _typing.TYPE_CHECKING or not _missing_packages():
     try:
         from ebm_mmdet.version import __version__
 
@@ -64,3 +56,12 @@ else:
             name=__name__,
         ) from error
     _apply_compat()  # last: mmdet3d's modules now have the functions that may be replaced
+else:
+    __getattr__ = _explain_missing_names(__name__, __all__)
+    if "mmengine" not in _missing_packages():
+        _warn(
+            f"ebm_mmdet3d registered nothing: {', '.join(_missing_packages())} is not installed. "
+            "`pip install 'ebm-mmdet[3d]'` installs what 3D needs.",
+            RuntimeWarning,
+            stacklevel=2,
+        )

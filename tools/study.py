@@ -5,7 +5,7 @@
     tools/study.py objectives STUDY.yaml --out DIR        which objective trains the head best?
     tools/study.py detectors STUDY.yaml --out DIR         which detector, and which way to test it?
     tools/study.py jittered CONFIG CKPT [CKPT ...]        true 3D boxes, moved at random and mended
-    tools/study.py config STUDY.yaml ROW > NAME.py        a row as a config, for tools/train.py
+    tools/study.py config STUDY.yaml ROW --out NAME.py    a row as a config, for tools/train.py
 
 A study file lists rows: a config each, and what the row changes in it (configs/nuclei/*.yaml,
 tools/lab/studies/study_file.py). Run the same command again after an interruption, and it goes on
@@ -15,7 +15,6 @@ where it was; with other settings in the same folder it refuses.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -68,14 +67,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     jittered.add_argument("--seed", type=int, default=0, help="of the moves (default: %(default)s)")
     jittered.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
     _add_options(jittered)
-    config = commands.add_parser("config", help="print a row of a study file as a config")
+    config = commands.add_parser("config", help="write a row of a study file as a config")
     config.add_argument("study", type=Path, help="study file")
     config.add_argument("row", help="name of the row")
+    config.add_argument("--out", type=Path, required=True, help="config to write; must not exist")
     _add_options(config)
     args = parser.parse_args(argv)
     if bool(getattr(args, "page", None)) != bool(getattr(args, "section", None)):
         parser.error("--page and --section belong together: which page, and which part of it")
-    if args.command == "jittered" and args.out and args.out.exists():
+    if args.command in ("jittered", "config") and args.out and args.out.exists():
         parser.error(f"--out {args.out} exists; name a new file, or move that one away")
     return args
 
@@ -101,6 +101,8 @@ def main(argv: list[str] | None = None) -> object:
     from mmdet.utils import register_all_modules
 
     import ebm_mmdet  # noqa: F401  (registers our types)
+    from ebm_mmdet.datasets import AnnotationError
+    from ebm_mmdet.engine import CheckpointError
     from lab.studies.study_file import StudyFileError
 
     register_all_modules()
@@ -112,18 +114,18 @@ def main(argv: list[str] | None = None) -> object:
                 args.config, args.checkpoints, args.cfg_options, args.copies, args.seed, args.out
             )
         return _config(args) if args.command == "config" else _compare(args)
-    except (StudyFileError, FileExistsError) as error:
+    except (StudyFileError, AnnotationError, CheckpointError, FileExistsError) as error:
         sys.exit(f"study {args.command}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"study {args.command}: interrupted; the same command goes on from here")
 
 
 def _config(args: argparse.Namespace) -> None:
+    from ebm_mmdet.files import write_text
     from lab.studies.study_file import read_study
 
-    with contextlib.redirect_stdout(sys.stderr):  # what mmengine says is no part of the config
-        text = read_study(args.study, [args.row], args.cfg_options).cfgs[args.row].pretty_text
-    print(text)
+    cfg = read_study(args.study, [args.row], args.cfg_options).cfgs[args.row]
+    write_text(args.out, cfg.pretty_text)
 
 
 def _compare(args: argparse.Namespace) -> dict:

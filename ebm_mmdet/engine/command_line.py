@@ -162,10 +162,17 @@ def _same_content(cfg: Config, option: str, known: Collection[str]) -> list[str]
     keys = option.split(".")
     part, best = cfg._cfg_dict, []
     for depth, key in enumerate(keys, start=1):
-        if not (isinstance(part, Mapping) and isinstance(part.get(key), Mapping)):
+        if isinstance(part, Mapping):
+            part = part.get(key)
+        elif isinstance(part, list) and key.isdigit() and int(key) < len(part):
+            part = part[int(key)]
+        else:
             break
-        part = part[key]
-        same = [path for path, value in _parts(cfg, known) if part and value == part]
+        # Numbers and names are equal by chance; a dictionary, or a list of some, is not.
+        first = part[0] if isinstance(part, list) and part else part
+        if not (isinstance(first, Mapping) and first):
+            break
+        same = [path for path, value in _parts(cfg, known) if value == part]
         best = [path + keys[depth:] for path in same] or best
     return _shown(best)
 

@@ -3,6 +3,8 @@
 All except the metric need only numba.
 """
 
+import typing as _typing  # mypy knows TYPE_CHECKING by this name only
+
 from ..requirements import explain_missing_names as _explain_missing_names
 from ..requirements import missing_packages as _missing_packages
 from .kitti_average_precision import DIFFICULTIES, KittiPrecision, kitti_precision
@@ -18,9 +20,9 @@ __all__ = [
     "kitti_precision",
 ]
 
-if _missing_packages():
-    __getattr__ = _explain_missing_names(__name__, ["EBMKittiMetric"])
-else:
+if _typing.TYPE_CHECKING or not _missing_packages():
     from .ebm_kitti_metric import EBMKittiMetric
 
     __all__ += ["EBMKittiMetric"]
+else:
+    __getattr__ = _explain_missing_names(__name__, ["EBMKittiMetric"])

@@ -19,10 +19,12 @@ from surroundings import COMPILER, HAS_CPP, SOURCES, TESTS, run_python
 from tolerances import TOLERANCE
 
 # `Tester` is the class of the operator's tests.
-WITHOUT_EXTENSION = """
+HIDE_EXTENSION = """
 import sys, logging
 sys.modules["ebm_ops._C"] = None      # as if it had not been built
 logging.basicConfig(format="%(message)s")
+"""
+WITHOUT_EXTENSION = """
 import torch, ebm_ops
 from tolerances import TOLERANCE
 
@@ -69,10 +71,10 @@ class BackendTester(PropertyTester):
     def triton_kernels(self, real: str) -> Iterable[tuple[str, list[str], dict]]:
         """Name, types of the arguments and constants of every kernel, for a type of real."""
 
-    def run_with_tester(self, script: str, **environment: str):
+    def run_with_tester(self, script: str, before: str = ""):
         """Run a script in which `Tester` is this class."""
-        name = type(self).__name__
-        return run_python(f"from test_{self.name} import {name} as Tester\n{script}", **environment)
+        import_it = f"from test_{self.name} import {type(self).__name__} as Tester"
+        return run_python("\n".join([before, import_it, script]))
 
     @pytest.mark.slow
     @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
@@ -116,7 +118,7 @@ class BackendTester(PropertyTester):
                 assert triton.compile(source, target=target).asm["cubin"]
 
     def test_works_without_the_extension_and_says_so_once(self):
-        done = self.run_with_tester(WITHOUT_EXTENSION)
+        done = self.run_with_tester(WITHOUT_EXTENSION, before=HIDE_EXTENSION)
         assert done.stdout.strip() == "ok", done.stderr
         said = [line for line in done.stderr.splitlines() if "reference in use" in line]
         assert len(said) == 1

@@ -113,8 +113,8 @@ class PropertyTester(OperatorTester):
             assert gradient.shape == like.shape
             assert (gradient == 0).all()
         if slopes[1].requires_grad:
-            (second,) = torch.autograd.grad(slopes[1].square().sum(), boxes)
-            assert (second == 0).all()
+            (second,) = torch.autograd.grad(slopes[1].square().sum(), boxes, allow_unused=True)
+            assert second is None or (second == 0).all()
 
     def test_one_call_for_a_batch_equals_one_call_per_image(self, backend):
         features, boxes, images = self.problem(6, count=20)

@@ -314,6 +314,8 @@ def check_pip(words: list[str]) -> None:
 def check_command(words: list[str]) -> None:
     while words and re.match(r"\w+=", words[0]):
         words = words[1:]
+    if ">" in words:
+        words = words[: words.index(">")]
     name, rest = words[0], words[1:]
     for word in rest:
         if word.startswith("configs/"):

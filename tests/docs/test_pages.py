@@ -36,6 +36,30 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
+def named_paths(page: Path) -> set[str]:
+    """What looks like a path of the repository in the running text of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+    words = {word for span in spans for word in span.split()}
+    top = r"(tools|configs|tests|docs|ops|ebm_mmdet|ebm_mmdet3d|requirements)/"
+    return {
+        word for word in words if re.match(top, word) and not re.search(r"\.\.\.|[<>]|NAME", word)
+    }
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in [*DOCS.rglob("*.md"), *OUTSIDE] if page.name != "CHANGELOG.md"],
+    ids=lambda page: str(page.relative_to(REPO)),
+)
+def test_paths_exist(page):
+    for path in named_paths(page):
+        options = re.search(r"\{(.*?)\}", path)
+        for option in options[1].split(",") if options else [""]:
+            one = path.replace(options[0], option) if options else path
+            assert list(REPO.glob(one)), f"{page.name} names {one}, which is not there"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("missing", ["nothing", "OpenMMLab"])
 def test_sphinx_builds_them(tmp_path, missing):

@@ -64,11 +64,14 @@ def test_a_leftover_variable_is_refused_and_the_path_that_counts_is_named(option
 
 def test_a_variable_of_another_name_is_found_by_its_content():
     cfg = config()
+    cfg.schedule = cfg.param_scheduler
     cfg.ebm = dict(head=MODEL["energy_head"], climb=MODEL["refiner"], lr=dict(base=1))
     for option, meant in (
         ("ebm.head.fc_channels", "model.energy_head.fc_channels"),
         ("ebm.climb.new", "model.refiner.new"),
         ("ebm.climb", "model.refiner"),
+        ("schedule.0.begin", "param_scheduler.0.begin"),
+        ("schedule", "param_scheduler"),
     ):
         with pytest.raises(UsageError) as raised:
             merge_options(cfg, {option: 3})

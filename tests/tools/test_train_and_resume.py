@@ -33,12 +33,15 @@ def start_and_stop(config, work_dir, how):
         text=True,
     )
     deadline = time.monotonic() + 200
-    while not (work_dir / "iter_4.pth").exists():
-        assert process.poll() is None, process.communicate()[0][-3000:]
-        assert time.monotonic() < deadline, "no checkpoint within 200 s"
-        time.sleep(0.02)
-    process.send_signal(how)
-    text, _ = process.communicate(timeout=100)
+    try:
+        while not (work_dir / "iter_4.pth").exists():
+            assert process.poll() is None, process.communicate()[0][-3000:]
+            assert time.monotonic() < deadline, "no checkpoint within 200 s"
+            time.sleep(0.02)
+        process.send_signal(how)
+        text, _ = process.communicate(timeout=100)
+    finally:
+        process.kill()  # an endless training must not outlive a failed test
     return process.returncode, text
 
 

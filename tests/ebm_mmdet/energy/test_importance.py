@@ -27,7 +27,7 @@ def normal(*shape, seed=0):
 
 
 def bimodal_log_prob(y):
-    """p = 0.8 N(-1, 0.3²) + 0.2 N(1, 0.3²), the example of the fact sheet; mean -0.6."""
+    """p = 0.8 N(-1, 0.3²) + 0.2 N(1, 0.3²); its mean is -0.6."""
     weights = torch.tensor([0.8, 0.2], dtype=torch.float64)
     means = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     mixture = MixtureSameFamily(Categorical(weights), Normal(means, 0.3 * torch.ones_like(means)))

@@ -184,7 +184,7 @@ def test_refuses_what_has_no_meaning():
 
 @pytest.mark.parametrize(("beta", "mean", "std"), [(0.0, 12.91, 1.05), (0.1, 12.78, 1.06)])
 def test_loss_of_a_flat_density(beta, mean, std):
-    """f ≡ 0 with the box noise and 128 points: reference values of the fact sheet."""
+    """f ≡ 0 with the box noise and 128 points: reference values by simulation."""
     noise = GaussianMixtureNoise((0.075, 0.15, 0.3), dim=4)
     generator = torch.Generator().manual_seed(0)
     positive = torch.zeros(4000, 1, 4)

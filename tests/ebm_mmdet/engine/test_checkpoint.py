@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+import zoneinfo
 from collections import OrderedDict, defaultdict, deque
 
 import numpy as np
@@ -218,6 +219,10 @@ def test_what_could_not_be_read_is_written_as_what_it_stands_for(tmp_path, messa
                 "default": defaultdict(list, a=[Name("x")]),
                 "colour": Colour.RED,
                 "strange": [1, Unknown()],
+                "records": np.array([(1, 2.5)], dtype=[("a", int), ("b", float)]),
+                "masked": np.ma.masked_array([1, 2], mask=[False, True]),
+                "local time": datetime.datetime(2020, 1, 2, tzinfo=zoneinfo.ZoneInfo("UTC")),
+                "type": float,
             }
         },
         "state_dict": {"w": torch.ones(1)},
@@ -231,6 +236,10 @@ def test_what_could_not_be_read_is_written_as_what_it_stands_for(tmp_path, messa
         "default": {"a": ["x"]},
         "colour": (255, 0, 0),
         "strange": [1, "<Unknown>"],
+        "records": [(1, 2.5)],
+        "masked": [1, None],
+        "local time": "2020-01-02T00:00:00+00:00",
+        "type": float,
     }
     (line,) = messages()
     assert "meta.dataset_meta.strange.1" in line

@@ -1,4 +1,4 @@
-"""encode(decode(u)) = u, decode(0) = reference, and the derivatives of the fact sheet."""
+"""encode(decode(u)) = u, decode(0) = reference, and the derivatives in closed form."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_true_density_integrates_to_one(name):
 
 
 def test_oracle_likelihood_of_the_umal_set():
-    # The entropy of its pieces, weighted: the fact sheet's 1.253, by quadrature.
+    # The entropy of its pieces, weighted: 1.253, by quadrature (docs/regression1d.md).
     dataset = load_dataset("umal")
     index = torch.arange(3800, dtype=torch.float64)[:, None] / 3799
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000

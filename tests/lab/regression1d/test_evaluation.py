@@ -121,7 +121,7 @@ def test_likelihood_of_a_flat_model_is_that_of_the_range():
 
 
 def test_effective_samples_of_a_known_density():
-    """The bimodal p and the Gaussian q of the fact sheet: ESS / M = 0.3576 for every model."""
+    """A bimodal p and a Gaussian q, by quadrature: ESS / M = 0.3576 for every model."""
     log_weights = torch.tensor([[0.8, 0.2]]).log()
     p = MixtureDensity(
         log_weights.repeat(40, 1),

@@ -157,7 +157,8 @@ ROW = "rows:\n- {name: A, config: base.py"
         ),
         (
             f"{ROW}, cfg_options: {{refiner.num_steps: 3}}}}",
-            "the config has no 'refiner'; did you mean 'model.refiner.num_steps'",
+            "the config has no 'refiner', and nothing would read it. "
+            "Did you mean model.refiner.num_steps?",
         ),
         (f"{ROW}, cfg_options: {{data_root: x}}}}", "'data_root' is a variable of the config file"),
         (f"{ROW}, cfg_options: {{param_scheduler.1.end: 3}}}}", "param_scheduler has no '1'"),
@@ -194,13 +195,21 @@ def test_command_line_before_study_file_before_defaults(write):
     assert found == StudySettings(seeds=(4,), rounds=5, boxes_per_iteration=8, rivals=False)
 
 
-def test_the_command_turns_mistakes_into_one_line(write, tmp_path, capsys):
+def test_the_command_turns_mistakes_into_one_line(write, tmp_path, capsys, monkeypatch):
     tool, path = load_tool("study"), write(f"{ROW}}}\n- {{name: B, config: base.py}}")
     out = ["--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match=r"study refinement: .*is about one; .*--rows 'A'"):
         tool.main(["refinement", str(path), *out])
     with pytest.raises(SystemExit, match=r"study objectives: .*--rows is 'AB'; did you mean"):
         tool.main(["objectives", str(path), "--rows", "AB", *out])
+    with pytest.raises(SystemExit, match="study config: there is no file nowhere.yaml"):
+        tool.main(["config", "nowhere.yaml", "A", *out])
+    monkeypatch.chdir(tmp_path)
+    one = [str(path), "--rows", "A", *out]
+    with pytest.raises(SystemExit, match="row 'A': there is no folder data/mine/ .*--data-root"):
+        tool.main(["refinement", *one])
+    with pytest.raises(SystemExit, match="there is no file none.pth with the weights"):
+        tool.main(["refinement", *one, "--data-root", ".", "--cfg-options", "load_from=none.pth"])
     for arguments, message in (
         (["detectors", str(path), *out, "--page"], "--page and --section belong together"),
         (["detectors", str(path), *out, "--prior-k", "1"], "unrecognized arguments"),
@@ -213,10 +222,13 @@ def test_the_command_turns_mistakes_into_one_line(write, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_row_is_printed_as_a_config_that_can_be_trained(write, tmp_path, capsys):
+def test_a_row_is_written_as_a_config_that_can_be_trained(write, tmp_path, capsys):
     path = write(f"{ROW}, cfg_options: {{model.refiner.num_steps: 3}}}}")
-    load_tool("study").main(["config", str(path), "A"])
-    (tmp_path / "row.py").write_text(capsys.readouterr().out)
+    arguments = ["config", str(path), "A", "--out", str(tmp_path / "row.py")]
+    load_tool("study").main(arguments)
+    with pytest.raises(SystemExit):
+        load_tool("study").main(arguments)
+    assert "exists; name a new file" in capsys.readouterr().err
     assert Config.fromfile(tmp_path / "row.py").model.refiner.num_steps == 3
 
 
@@ -225,6 +237,9 @@ def test_the_command_measures_prints_and_fills_a_page(write, tmp_path, capsys, m
     row = dict(recipe="A", method="rule", training_s=2.0, first_loss=3.0, last_loss=1.0, cost=1.0)
     for metric in METRICS:
         row |= {metric: 50.0, f"change_{metric}": 1.0, f"error_{metric}": 0.5}
+
+    monkeypatch.chdir(tmp_path)
+    Path("data/mine").mkdir(parents=True)
 
     def measured(cfgs, out, settings, say):
         asked.append((list(cfgs), out, settings))

@@ -31,7 +31,7 @@ from lab.studies import (
 )
 from tests.lab.real_data import needs, on_real_data
 
-pytestmark = needs("coco_open")
+pytestmark = [needs("coco_open"), pytest.mark.slow]
 CONFIG = Path(__file__).parents[3] / "configs" / "coco_open" / "yolox_nano_ebm.py"
 SETTINGS = StudySettings(seeds=(0, 1), rounds=1, boxes_per_iteration=8, resamples=5)
 
@@ -54,6 +54,10 @@ def cfg(tmp_path_factory) -> Config:
         path.write_text(json.dumps(content))
         dataset.ann_file = str(path)
     cfg.train_cfg.max_iters = 4
+    # A tenth of the detections, and heads that are a tenth as wide.
+    cfg.model.detector.test_cfg.score_thr = 0.2
+    cfg.model.energy_head.update(fc_channels=[16], pool_size=3)
+    cfg.model.refiner.num_steps = 3
     return cfg
 
 

@@ -58,6 +58,7 @@ def compare(
     if shapes := study.settings.get("shapes"):
         root = Path(next(iter(study.cfgs.values())).data_root)
         generate(root, Config.fromfile(path.parent / shapes), NUM_IMAGES)
+    _find_files(study, path, with_weights=kind != "detectors")
     screen = sys.stdout
 
     def say(line: str) -> None:
@@ -73,6 +74,26 @@ def compare(
         return report, objectives_page(report)
     report = compare_detectors(study.cfgs, study.rows, out, chosen, say)
     return report, detectors_page(report)
+
+
+def _find_files(study: Study, path: Path, with_weights: bool) -> None:
+    """Look for data and weights before anything is trained.
+
+    Raises:
+        StudyFileError: They are not there.
+    """
+    for name, cfg in study.cfgs.items():
+        root, weights = cfg.get("data_root"), cfg.get("load_from")
+        if root and not Path(root).is_dir():
+            raise StudyFileError(
+                f"{path}, row {name!r}: there is no folder {root} with its data; README.md beside "
+                "the config says how to make it. Data elsewhere: --data-root DIR"
+            )
+        if with_weights and weights and "://" not in weights and not Path(weights).is_file():
+            raise StudyFileError(
+                f"{path}, row {name!r}: there is no file {weights} with the weights of its "
+                "detector; train it, or give --cfg-options load_from=FILE"
+            )
 
 
 def _settings(study: Study, rivals: bool, given: Mapping[str, object]) -> StudySettings:

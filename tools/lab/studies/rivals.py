@@ -33,6 +33,9 @@ class BoxRegressor(EBMBBoxHead):
         settings = {key: value for key, value in energy_head.items() if key != "type"}
         super().__init__(**{**settings, "num_classes": 4, "class_agnostic": False})
 
+    def check_labels(self, labels: Tensor) -> None:
+        """Accept any label: the four outputs are coordinates, not classes."""
+
     def offsets(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
         """Where the object is: boxes (R, 4) -> offsets (R, 4) relative to them."""
         x, unsort = self.embed(feats, boxes, batch_index)

@@ -103,6 +103,8 @@ def read_study(
             an option whose key a config does not have.
     """
     path = Path(path)
+    if not path.is_file():
+        raise StudyFileError(f"there is no file {path}; expected a study file or a config")
     if path.suffix == ".py":
         content = {"rows": [{"name": path.stem, "config": path.name}]}
     else:
@@ -170,7 +172,8 @@ def apply_options(cfg: Config, options: Mapping[str, object], where: str = "cfg_
     """Merge dotted options into a config, in place, if the config has what they change.
 
     A key must be there already, or be an argument of the part (a dictionary with a ``type``) that
-    gets it; what replaces a part as a whole (``_delete_: true``) may hold anything.
+    gets it; what replaces a part as a whole (``_delete_: true``) may hold anything. At the top
+    level it must be one that a runner reads, as for ``--cfg-options`` of the other tools.
 
     Raises:
         StudyFileError: A key is neither; nothing has been changed then.
@@ -194,11 +197,10 @@ def _check(node: object, keys: Sequence[str], value: object, path: list[str], wh
         if key not in known:
             known = {**known, **dict.fromkeys(_arguments(node), _ARGUMENT)}
         if key not in known:
-            parent = ".".join(path) or "the config"
-            deeper = [] if path else [f"{inner}.{full}" for inner in _holders(node, key)]
-            raise StudyFileError(
-                f"{where}: {full}: {parent} has no {key!r}{_instead(key, known, deeper)}"
-            )
+            if not path:
+                return  # `merge_options` knows which keys a runner reads
+            parent = ".".join(path)
+            raise StudyFileError(f"{where}: {full}: {parent} has no {key!r}{_instead(key, known)}")
         path, node = [*path, key], known[key]
         if node is _ARGUMENT:
             return
@@ -249,17 +251,8 @@ def _load(path: Path) -> dict:
     return content
 
 
-def _holders(node: object, key: str, path: str = "") -> Iterator[str]:
-    """Dotted paths of the dictionaries that do have a key."""
-    for name, child in _children(node).items():
-        inner = f"{path}.{name}" if path else name
-        if isinstance(child, Mapping) and key in child:
-            yield inner
-        yield from _holders(child, key, inner)
-
-
-def _instead(wrong: str, known: Collection[str], close: Sequence[str] = ()) -> str:
-    close = close or difflib.get_close_matches(wrong, known, 1)
+def _instead(wrong: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(wrong, known, 1)
     meant = f"; did you mean {close[0]!r}?" if close else ";"
     return f"{meant} Known: {', '.join(sorted(known)) or 'nothing'}"
 
