@@ -2,12 +2,12 @@
 
 Importing this package registers its parts with mmdet, which is what
 ``custom_imports = dict(imports=['ebm_mmdet'])`` in a config does. Every registered part is also an
-attribute, ``ebm_mmdet.EBMDetector``, so that a config may name it so.
+attribute, such as ``ebm_mmdet.EBMDetector``, which a config may use as its type.
 
-The mathematics in :mod:`ebm_mmdet.energy` needs torch only. Where the OpenMMLab packages are not
-installed, nothing is registered, and every name below raises an ImportError that says what to
-install. If they are installed but do not import, this package does not either, except for the
-diagnosis, ``python -m ebm_mmdet``.
+The mathematics in :mod:`ebm_mmdet.energy` needs only torch. If the OpenMMLab packages are not
+installed, nothing is registered, and every name below raises an ImportError that tells what to
+install. If they are installed but cannot be imported, this package cannot be imported either,
+except for the diagnosis, ``python -m ebm_mmdet``.
 """
 
 import typing as _typing  # mypy knows TYPE_CHECKING by this name only
@@ -79,7 +79,7 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ProposalRefiner,
         )
         from .visualization import UncertaintyVisualizer
-    except Exception as error:  # a broken package of the stack raises about anything
+    except Exception as error:  # a broken package of the stack may raise any error
         if not _diagnosis_is_asked_for():
             raise ImportError(
                 "ebm_mmdet does not import, because a package that it needs is broken: "

@@ -1,4 +1,4 @@
-"""`python -m ebm_mmdet`: versions, active operators, and what does not fit."""
+"""`python -m ebm_mmdet`: versions, operators in use, and conflicts."""
 
 import sys
 

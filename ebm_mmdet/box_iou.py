@@ -1,4 +1,4 @@
-"""Intersection over union of axis-parallel boxes, in numpy alone."""
+"""Intersection over union of axis-parallel boxes, in numpy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["box_iou"]
 
 
 def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU of boxes that lie opposite each other, 0 where both are empty.
+    """IoU of corresponding boxes, 0 where both are empty.
 
     Args:
         first: (..., 4) ``(x1, y1, x2, y2)``, half open.
-        second: the same, of a shape that broadcasts with it: (n, 4) and (n, 4) are pairs.
+        second: boxes of a shape that broadcasts with ``first``: (n, 4) and (n, 4) are n pairs.
 
     Returns:
         (...) float64 in [0, 1].

@@ -1,7 +1,7 @@
-"""Results as files, and as a table between two marker comments of a Markdown page.
+"""Write results to files, and as a table between two marker comments of a Markdown page.
 
-Every file is written whole or not at all. Standard library only, so that any part of the package
-may use it.
+Every file is written completely or not at all. Only the standard library is used, so that any part
+of the package may import this.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ PARTIAL = ".partial"
 
 @contextmanager
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that holds the old content or the new one, whenever the process dies.
+    """Open a file for writing that keeps its old content until the new one is complete.
 
-    What is written goes to a temporary file in the same folder, which is flushed to the disk and
-    renamed over the target when the block ends; if the block raises, it is removed. Folders are
-    made as needed, and the target of a symbolic link is replaced, not the link. The temporary file
-    has a name of its own, so that two threads or processes never write into one file.
+    The content is written to a temporary file in the same folder, which is flushed to the disk and
+    renamed to the target when the block ends; if the block raises, it is removed. Folders are
+    created as needed, and the target of a symbolic link is replaced, not the link. The temporary
+    file has a unique name, so that two threads or processes never write to the same file.
 
     Args:
         path: file to write. Its permissions are those of any new file (the process's umask).
@@ -75,12 +75,12 @@ def write_json(path: str | Path, value) -> None:
 
 
 def read_json(path: str | Path):
-    """The content of a JSON file, or None where there is none.
+    """The content of a JSON file, or None if the file does not exist.
 
     Raises:
-        ValueError: there is one, and it is not JSON. It is not taken for absent, or what it stands
-            for would be made again and written over it.
-        OSError: there is one, and it cannot be read.
+        ValueError: the file exists but is not JSON. It does not count as absent, because its
+            content would then be computed again and overwrite it.
+        OSError: the file exists but cannot be read.
     """
     try:
         text = Path(path).read_bytes()
@@ -88,7 +88,7 @@ def read_json(path: str | Path):
         return None
     try:
         return json.loads(text)
-    except ValueError as error:  # also of the text's encoding
+    except ValueError as error:  # includes errors of the text's encoding
         raise ValueError(
             f"{path} is not valid JSON ({error}). It is kept; repair it, or remove it to have it "
             "made again"
@@ -96,7 +96,7 @@ def read_json(path: str | Path):
 
 
 def write_csv(path: str | Path, rows: Sequence[dict]) -> None:
-    """Write rows with the keys of the first one as header."""
+    """Write rows, with the keys of the first row as header."""
     with tempfile.SpooledTemporaryFile(mode="w+", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
@@ -112,13 +112,12 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def fill_section(page: str | Path, name: str, content: str) -> None:
-    """Replace what stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``.
+    """Replace the text between ``<!-- name:begin -->`` and ``<!-- name:end -->``.
 
-    Everything else of the page stays. A page without the markers, or no page, gets them at the
-    end.
+    The rest of the page stays. If the page or the markers do not exist, they are added at the end.
 
     Raises:
-        ValueError: only one of the markers is there, or they stand in the wrong order.
+        ValueError: there is only one of the markers, or they are in the wrong order.
     """
     page = Path(page)
     text = page.read_text(encoding="utf-8") if page.exists() else ""

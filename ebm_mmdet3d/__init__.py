@@ -4,10 +4,10 @@ Importing this package registers its parts with mmdet3d, which is what
 ``custom_imports = dict(imports=['ebm_mmdet3d'])`` in a config does.
 
 Overlaps of rotated boxes, KITTI's average precision (:mod:`ebm_mmdet3d.evaluation`) and generated
-scenes (:mod:`ebm_mmdet3d.datasets`) import where mmdet3d is not installed, and then so must this
-module. Nothing is registered then, and every name of ``__all__`` raises an ImportError that says
-what to install; where mmengine is installed, so that a config may have asked, a warning says it at
-once. If all packages are installed, but one of them does not import, this one does not either.
+scenes (:mod:`ebm_mmdet3d.datasets`) can be imported without mmdet3d, and so can this package.
+Nothing is registered then, and every name of ``__all__`` raises an ImportError that tells what to
+install. If mmengine is installed, so that a config may have requested this package, a warning tells
+it at once. If all packages are installed but one cannot be imported, this one cannot either.
 """
 
 import typing as _typing  # mypy knows TYPE_CHECKING by this name only
@@ -49,13 +49,13 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             SASSDPaper,
             SASSDSparseEncoder,
         )
-    except Exception as error:  # a broken package of the stack raises about anything
+    except Exception as error:  # a broken package of the stack may raise any error
         raise ImportError(
             "ebm_mmdet3d does not import, because mmdet3d or a package that it needs is broken: "
             f"{type(error).__name__}: {error}. `python -m ebm_mmdet` names the remedy.",
             name=__name__,
         ) from error
-    _apply_compat()  # last, when mmdet3d's modules hold the functions that may be replaced
+    _apply_compat()  # last: mmdet3d's modules now have the functions that may be replaced
 else:
     __getattr__ = _explain_missing_names(__name__, __all__)
     if "mmengine" not in _missing_packages():

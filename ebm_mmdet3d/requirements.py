@@ -1,8 +1,8 @@
-"""What the registered parts of this package need, and what is said where it is not there.
+"""Packages that the registered parts of this package need, and the message if one is missing.
 
 The numbers behind the metric (:mod:`ebm_mmdet3d.evaluation`: numba), the generated scenes
 (:mod:`ebm_mmdet3d.datasets`: numpy, scipy, OpenCV) and the operators in
-:mod:`ebm_mmdet3d.compat` need less; they import where mmdet3d is not installed.
+:mod:`ebm_mmdet3d.compat` need less; they can be imported without mmdet3d.
 """
 
 from __future__ import annotations

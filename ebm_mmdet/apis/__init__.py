@@ -1,4 +1,4 @@
-"""What a script calls: a trained detector, its features and its residuals."""
+"""Functions for scripts: load a trained detector, cache its features, compute its residuals."""
 
 from .feature_cache import TestImage, TrainingView, cache_test_images, cache_training_views
 from .frozen_detector import load_frozen_detector

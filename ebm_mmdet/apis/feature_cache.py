@@ -1,4 +1,4 @@
-"""What a frozen detector sees, computed once: training a head on it takes minutes on a CPU."""
+"""Features of a frozen detector, computed once, so that a head trains in minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ class TrainingView(NamedTuple):
     """One augmented training image."""
 
     neck: tuple[Tensor, ...]
-    """(C, H, W) each level of the neck."""
+    """Levels of the neck, (C, H, W) each."""
     boxes: Tensor
-    """(n, 4) annotations in network-input pixels; ignore regions and slivers are left out."""
+    """(n, 4) annotated boxes in network-input pixels, without ignore regions and slivers."""
     labels: Tensor
-    """(n,) int64."""
+    """(n,) int64 classes of the boxes."""
 
 
 class TestImage(NamedTuple):
     """One test image with the detector's boxes in its own pixels."""
 
-    __test__ = False  # the name is no test for pytest
+    __test__ = False  # tells pytest that this class is not a test
 
     neck: tuple[Tensor, ...]
-    """(1, C, H, W) each level of the neck."""
+    """Levels of the neck, (1, C, H, W) each."""
     detections: DetDataSample
     """The detector's final boxes, at most ``max_per_img``."""
     candidates: DetDataSample | None
-    """All boxes above the threshold, where the wrapper does its own suppression."""
+    """All boxes above the score threshold, if the wrapper does the NMS itself."""
     seconds: float
-    """What the detector alone took."""
+    """Run time of the detector alone, in seconds."""
 
 
 @torch.no_grad()
@@ -51,10 +51,10 @@ def cache_training_views(
     """Pass the data set ``rounds`` times through its augmentation and the frozen detector.
 
     Args:
-        detector: the wrapper; only its detector runs.
+        detector: the wrapper; only the detector inside is run.
         dataset: an mmdet training data set.
-        rounds: augmented versions of every image.
-        seed: of the augmentation.
+        rounds: number of augmented versions of every image.
+        seed: seed of the augmentation.
     """
     set_random_seed(seed)
     detector.eval()
@@ -97,10 +97,10 @@ def cache_test_images(
 def collate(
     views: Sequence[TrainingView], boxes_per_view: int, generator: torch.Generator
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """Batch some views with a random few of each one's boxes.
+    """Batch some views, with a random selection of the boxes of each.
 
-    Maps of different size are padded with zeros on the right and at the bottom, beyond the reach
-    of any box.
+    Maps of different size are padded with zeros on the right and at the bottom, where no box reads
+    them.
 
     Returns:
         Neck levels (B, C, H, W), boxes (N, 4), image of each box (N,), labels (N,).

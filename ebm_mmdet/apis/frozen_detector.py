@@ -1,4 +1,4 @@
-"""A detector as its recipe names it, with its trained weights."""
+"""Loads the trained detector of a config."""
 
 from __future__ import annotations
 

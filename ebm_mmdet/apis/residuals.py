@@ -1,4 +1,4 @@
-"""How wrong are a detector's boxes? Residuals of matched detections, for the prior."""
+"""Residuals of a detector's boxes, from matched detections, for the prior of a refiner."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def matched_residuals(
     score_thr: float = 0.3,
     iou_thr: float = 0.5,
 ) -> Tensor:
-    """Truth minus detection in encoded coordinates, for detections that found an object.
+    """Truth minus detection in encoded coordinates, for detections that match an object.
 
-    Which ones did, says :func:`~ebm_mmdet.evaluation.match_detections`.
+    Detections are matched by :func:`~ebm_mmdet.evaluation.match_detections`.
 
     Args:
-        ground_truth: annotations.
+        ground_truth: the annotations of the data set.
         samples: detections in the images' own pixels, with ``img_id``.
         category_ids: COCO category of each label.
-        score_thr: detections below this score are no part of it.
-        iou_thr: least overlap of a match.
+        score_thr: detections below this score are left out.
+        iou_thr: smallest IoU of a match.
 
     Returns:
         (n, 4) offsets ``(cx/w, cy/h, log w, log h)`` relative to the detection.

@@ -1,14 +1,15 @@
-"""Annotation files in COCO format, looked at before minutes or days are spent on them.
+"""Checks of annotation files in COCO format, before minutes or days are spent on them.
 
-mmdet and pycocotools read what they need when they need it: a key that is missing is a KeyError
-without the name of a file, after the first epoch as often as before it, and an annotation that they
-leave out is left out silently.
+mmdet and pycocotools read each value only when they need it. So a missing key becomes a KeyError
+without the name of a file, often only after the first epoch, and annotations that they leave out
+are left out silently.
 
-What has one obvious value is filled in, in memory and with a message:
+A value that can only be one thing is filled in, in memory and with a message:
 
 - ``iscrowd`` missing: 0, a single object;
 - ``area`` missing, or 0 for every box: width times height of the box;
-- annotation ids missing, not integers, or used twice: numbered from 1. Nothing refers to them.
+- annotation ids missing, not integers, or used twice: numbered from 1, since nothing refers to
+  them.
 
 Everything else is an error that names the file, the entry and the key.
 """
@@ -49,7 +50,7 @@ class CheckedCOCO(COCO):
     """
 
     with_images = False
-    """Whether the images themselves will be read, by their paths and sizes in the file."""
+    """Whether the images will be read, so that their paths and sizes in the file are needed."""
 
     def __init__(self, annotation_file: str | None = None) -> None:
         self.source = str(annotation_file)
@@ -57,7 +58,7 @@ class CheckedCOCO(COCO):
             super().__init__(annotation_file)
         except AnnotationError:
             raise
-        except ValueError as error:  # also of the text's encoding
+        except ValueError as error:  # includes errors of the text's encoding
             raise AnnotationError(f"{self.source} is not valid JSON: {error}") from error
         except AssertionError:
             raise AnnotationError(
@@ -66,7 +67,7 @@ class CheckedCOCO(COCO):
             ) from None
 
     def createIndex(self) -> None:
-        """Check and complete the content, then make pycocotools' tables of it."""
+        """Check and complete the content, then build pycocotools' tables from it."""
         for line in complete_annotations(self.dataset, self.source, self.with_images):
             print_log(line, logger="current", level=30)
         super().createIndex()
@@ -77,15 +78,15 @@ class CheckedCOCO(COCO):
         """Category ids, in the order of the file.
 
         Raises:
-            AnnotationError: a name is not in the file. pycocotools leaves it out, whereupon all
-                labels after it mean other classes.
+            AnnotationError: a name is not in the file. pycocotools would leave it out, and then all
+                labels after it would mean other classes.
         """
         check_class_names(self.dataset, cat_names, self.source)
         return super().get_cat_ids(list(cat_names), list(sup_names), list(cat_ids))
 
 
 class _CheckedDatasetCOCO(CheckedCOCO):
-    """What a data set reads with."""
+    """The reader of data sets, which also need the images."""
 
     with_images = True
 
@@ -93,24 +94,24 @@ class _CheckedDatasetCOCO(CheckedCOCO):
 def use_checked_annotations() -> None:
     """Let mmdet's ``CocoDataset`` and ``CocoMetric`` read through :class:`CheckedCOCO`.
 
-    For this process, and for the data sets and metrics that are built from now on; subclasses with
-    a reader of their own (LVIS, panoptic) keep it. The command-line tools, the demos and the
-    studies do this; importing ``ebm_mmdet`` alone changes nothing in mmdet.
+    This holds in this process for the data sets and metrics that are built afterwards; subclasses
+    with a reader of their own (LVIS, panoptic) keep it. The command-line tools, the demos and the
+    studies call this; importing ``ebm_mmdet`` alone changes nothing in mmdet.
     """
     CocoDataset.COCOAPI = _CheckedDatasetCOCO
     coco_metric.COCO = CheckedCOCO
 
 
 def check_class_names(content: dict, names: Sequence[str], source: str) -> None:
-    """Make sure that the classes of a data set are categories of an annotation file.
+    """Check that the classes of a data set are categories of an annotation file.
 
     Args:
-        content: an annotation file.
+        content: content of an annotation file.
         names: the data set's ``metainfo['classes']``, or a single name.
         source: name of the file, for messages.
 
     Raises:
-        AnnotationError: one is not. The message names the category that it may stand for.
+        AnnotationError: a class is not. The message suggests the category that may be meant.
     """
     names = [names] if isinstance(names, str) else list(names)
     known = [category["name"] for category in content.get("categories", ())]
@@ -121,8 +122,8 @@ def check_class_names(content: dict, names: Sequence[str], source: str) -> None:
             f"{len(unknown)} of the {len(names)} classes are not among the categories of {source}, "
             f"the first of them is {unknown[0]!r}"
             + (f"; did you mean {close[0]!r}? " if close else "; ")
-            + f"The file has {_some(known)}: say metainfo=dict(classes=(...)) with names of it, "
-            "for the data sets and with as many num_classes of the heads"
+            + f"The file has {_some(known)}: set metainfo=dict(classes=(...)) of the data sets to "
+            "names among these, and num_classes of the heads to their number"
         )
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -130,25 +131,25 @@ def check_class_names(content: dict, names: Sequence[str], source: str) -> None:
 
 
 def complete_annotations(content: dict, source: str, with_images: bool = True) -> list[str]:
-    """Check the content of an annotation file, and fill in, in place, what can be filled in.
+    """Check the content of an annotation file, and complete it in place as far as possible.
 
     Args:
-        content: ``images``, ``categories`` and, unless it is a test set without, ``annotations``.
+        content: ``images``, ``categories`` and ``annotations``; a test set may lack the last.
         source: name of the file, for messages.
-        with_images: also check path and size of the images, which a data set needs and a metric
+        with_images: also check paths and sizes of the images, which a data set needs and a metric
             does not.
 
     Returns:
-        One sentence for each kind of value that was filled in, or of annotation that mmdet will
-        leave out.
+        One sentence for each kind of value that was filled in and for the annotations that mmdet
+        will leave out.
 
     Raises:
-        AnnotationError: the content is not what mmdet and pycocotools need, or there are
-            annotations and none of them is an object to train on.
+        AnnotationError: the content is not what mmdet and pycocotools need, or none of the
+            annotations is an object to train on.
     """
     images, categories = (_entries(content, key, source) for key in ("images", "categories"))
     annotations = _entries(content, "annotations", source) if "annotations" in content else []
-    integer = "an integer (a string is none)"
+    integer = "an integer, not a string"
     check = _Checker(source)
     check(images, "images", "id", _is_integer, integer)
     if with_images:
@@ -185,7 +186,7 @@ def _entries(content: dict, key: str, source: str) -> list[dict]:
 
 
 def _is_integer(value: object) -> bool:
-    # 1.0 finds what has the number 1, a string does not.
+    # 1.0 finds the entry of number 1, but a string does not.
     if isinstance(value, float):
         return value.is_integer()
     return isinstance(value, int) and not isinstance(value, bool)
@@ -222,8 +223,8 @@ class _Checker:
             (f" ({k} {first[k]!r})" for k in ("file_name", "name", "id") if k in first), ""
         )
         raise AnnotationError(
-            f"{self.source}: {name}[{wrong[0]}]{label}: {found}; expected {expected}. This is so "
-            f"in {len(wrong)} of {len(entries)} {name}"
+            f"{self.source}: {name}[{wrong[0]}]{label}: {found}; expected {expected}. This "
+            f"concerns {len(wrong)} of {len(entries)} {name}"
         )
 
     def unique(self, entries: Sequence[dict], name: str, key: str) -> None:
@@ -231,8 +232,8 @@ class _Checker:
         value, count = next(iter(counts.most_common(1)), (None, 1))
         if count > 1:
             raise AnnotationError(
-                f"{self.source}: {count} of the {name} have the {key} {value!r}; expected another "
-                "one for each"
+                f"{self.source}: {count} of the {name} have the {key} {value!r}; expected a "
+                "different one for each"
             )
 
 
@@ -272,7 +273,7 @@ def _complete_ids(annotations: Sequence[dict], source: str) -> list[str]:
     for number, entry in enumerate(annotations, start=1):
         entry["id"] = number
     return [
-        f"{source}: 'id' is missing in some annotations, no integer, or used twice: all "
+        f"{source}: 'id' is missing, not an integer, or used twice in some annotations: all "
         f"{len(annotations)} are numbered from 1"
     ]
 
@@ -280,7 +281,7 @@ def _complete_ids(annotations: Sequence[dict], source: str) -> list[str]:
 def _left_out(
     images: Iterable[dict], categories: Iterable[dict], annotations: Sequence[dict], source: str
 ) -> list[str]:
-    """What mmdet leaves out silently; an error if nothing is left."""
+    """Report the annotations that mmdet leaves out silently; an error if none is left."""
     image_ids = {entry["id"] for entry in images}
     category_ids = {entry["id"] for entry in categories}
     reasons: Counter[str] = Counter()

@@ -1,9 +1,9 @@
-"""Outlines of generated shapes: exact boxes, signed distances, and where shapes may lie.
+"""Outlines of generated shapes: exact boxes, signed distances, and placement of shapes.
 
 The box of a shape is the tight box of its *full analytic outline*, in sub-pixel coordinates: pixel
 ``(i, j)`` covers ``[j, j + 1) x [i, i + 1)``, boxes are half-open ``(x1, y1, x2, y2)``. A shape is
 only placed where it covers none of the four extreme points of the shapes below it, so the box of
-the visible part is the same box and no annotation asks for guessing.
+the visible part is the same and a detector need not guess.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Outline:
         """Return the distance to the outline in pixels, negative inside.
 
         Exact for polygons; for ellipses the first-order estimate ``F / |grad F|``, exact on the
-        curve and within a hundredth of a pixel in the rim where it matters.
+        curve and within a hundredth of a pixel in the anti-aliased rim, where it matters.
 
         Args:
             points: ``(..., 2)`` x, y in pixels.
@@ -160,7 +160,7 @@ def place_outlines(
     Args:
         rng: Source of randomness.
         image_size: ``(height, width)`` in pixels.
-        num_shapes: Smallest and largest number of shapes aimed at; a crowded image may get fewer.
+        num_shapes: Smallest and largest intended number of shapes; a crowded image may get fewer.
         extent: See `random_outline`.
 
     Returns:

@@ -28,8 +28,8 @@ _IMAGE_STREAM = 7919
 def _random_colour(rng: np.random.Generator, label: int | None) -> np.ndarray:
     """Return a BGR colour ``(3,)`` float32 in 0..255: vivid for a class, greyish for None.
 
-    Each class has its own third of the hues. What a detector needs first, where something is and
-    what it is, is thus learnt in a minute; where exactly its edges are is not made any easier.
+    Each class has its own third of the hues. So a detector learns within a minute where an object
+    is and of what class; the exact position of its edges does not become easier.
     """
     hue = rng.uniform(0, 360) if label is None else label * 120 + rng.uniform(-45, 45)
     saturation = rng.uniform(0, 0.15) if label is None else rng.uniform(0.35, 0.85)
@@ -69,7 +69,7 @@ def _paint(image: np.ndarray, outline: Outline, texture_rng: np.random.Generator
     window = image[top:bottom, left:right]
     behind = window.reshape(-1, 3).mean(0)
     colour = _random_colour(texture_rng, outline.label)
-    while np.abs(colour - behind).max() < 45:  # an invisible shape would be no fair question
+    while np.abs(colour - behind).max() < 45:  # a shape must be visible
         colour = _random_colour(texture_rng, outline.label)
     window += coverage * (_texture(texture_rng, window.shape[:2], colour) - window)
 
@@ -81,13 +81,13 @@ def render_shapes(
     num_shapes: tuple[int, int] = (3, 7),
     extent: tuple[float, float] = (24.0, 80.0),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Render image number `index` of the endless set `seed`; the same arguments, the same image.
+    """Render image `index` of the endless set `seed`; equal arguments give the same image.
 
     Args:
-        seed: Which set, ``>= 0``.
-        index: Which image of the set, ``>= 0``.
+        seed: Number of the set, ``>= 0``.
+        index: Number of the image in the set, ``>= 0``.
         image_size: ``(height, width)`` in pixels.
-        num_shapes: Smallest and largest number of shapes aimed at.
+        num_shapes: Smallest and largest intended number of shapes.
         extent: Smallest and largest length of a shape's longer axis, in pixels.
 
     Returns:
@@ -115,21 +115,21 @@ def write_coco(
 ) -> Path:
     """Write a fixed set in COCO format: ``root/annotations/<split>.json`` and ``root/images/``.
 
-    The annotation file is written last and in one piece: where it exists, the set is complete.
+    The annotation file is written last and atomically: if it exists, the set is complete.
 
     Args:
         root: Folder; made if it does not exist.
         split: Name of the set, for example ``"val"``.
         num_images: Number of images.
-        seed: Which endless set to take images ``0 .. num_images - 1`` from. Give every split its
-            own seed.
+        seed: Number of the endless set from which images ``0 .. num_images - 1`` are taken. Use
+            a different seed for every split.
         **render_options: `image_size`, `num_shapes`, `extent` of `render_shapes`.
 
     Returns:
         Path of the annotation file.
 
     Raises:
-        FileExistsError: The set is already there; nothing is changed.
+        FileExistsError: The set already exists; nothing is changed.
     """
     root = Path(root)
     annotation_file = root / "annotations" / f"{split}.json"
@@ -150,7 +150,7 @@ def write_coco(
         for (x1, y1, x2, y2), label in zip(boxes.astype(float), labels):
             annotations.append(
                 {
-                    "id": len(annotations) + 1,  # pycocotools takes id 0 for "no match"
+                    "id": len(annotations) + 1,  # pycocotools reads id 0 as "no match"
                     "image_id": index,
                     "category_id": int(label) + 1,
                     "bbox": [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)],

@@ -1,4 +1,4 @@
-"""An mmdet data set whose images are drawn when they are asked for."""
+"""An mmdet data set whose images are generated when they are read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .shapes import CLASSES, render_shapes
 
 @DATASETS.register_module()
 class ShapesDataset(Dataset):
-    """Endless generated shapes: image `i` is a function of ``(seed, i)`` and of nothing else.
+    """Endless generated shapes: image `i` is a function of ``(seed, i)`` alone.
 
     With a large `num_images` a training run never sees an image twice. Because no counter is
     involved, the images do not depend on the number of workers, on the order of access or on
@@ -24,17 +24,17 @@ class ShapesDataset(Dataset):
 
     Args:
         num_images: Length of the set.
-        seed: Which endless set, ``>= 0``. Use another seed than that of a set written by
-            `write_coco`, or the first images coincide.
-        pipeline: mmdet transforms; what they get is an image already loaded (``img`` HWC uint8
+        seed: Number of the endless set, ``>= 0``. It must differ from the seed of a set written by
+            `write_coco`, because the first images would be the same.
+        pipeline: mmdet transforms; they receive an image that is already loaded (``img`` HWC uint8
             BGR, ``gt_bboxes`` half-open xyxy pixels, ``gt_bboxes_labels``, ``gt_ignore_flags``).
         image_size: ``(height, width)`` in pixels.
-        num_shapes: Smallest and largest number of shapes aimed at.
+        num_shapes: Smallest and largest intended number of shapes.
         extent: Smallest and largest length of a shape's longer axis, in pixels.
 
     Raises:
-        ValueError: `num_images` below one.
-        IndexError: An index outside ``0 .. num_images - 1``.
+        ValueError: `num_images` is below one.
+        IndexError: An index is outside ``0 .. num_images - 1``.
     """
 
     METAINFO: ClassVar[dict] = {"classes": CLASSES}
@@ -67,7 +67,7 @@ class ShapesDataset(Dataset):
         return self.num_images
 
     def get_data_info(self, index: int) -> dict:
-        """Return what `BaseDetDataset` calls a parsed annotation (the image is not rendered)."""
+        """Return the parsed annotation, as in `BaseDetDataset`; the image is not rendered."""
         height, width = self.render_options["image_size"]
         return {"img_id": index, "sample_idx": index, "height": height, "width": width}
 

@@ -1,7 +1,7 @@
-"""What is installed, which operators run, and what does not fit: `python -m ebm_mmdet`.
+"""Diagnosis of an installation, `python -m ebm_mmdet`: versions, operators and conflicts.
 
-Everything is asked for in a way that survives a broken installation: versions come from the
-packages' metadata, and every import is tried and its failure reported.
+It works even in a broken installation: versions are read from the packages' metadata, and an
+import that fails is reported.
 """
 
 from ebm_mmdet.diagnosis.findings import Finding

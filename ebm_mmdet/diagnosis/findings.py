@@ -1,4 +1,4 @@
-"""What a check answers."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that does not fit. `fatal` findings make the exit status 1."""
+    """A problem and its remedy. `fatal` findings make the exit status 1."""
 
     what: str
     remedy: str

@@ -1,4 +1,4 @@
-"""Imports that are tried, and what they say about operators and devices."""
+"""Checks by import: broken packages, operators and devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _try_import(name: str) -> tuple[bool, str]:
     """(True, "loads") or (False, the first line of the error)."""
     try:
         importlib.import_module(name)
-    except Exception as error:  # a broken binary raises about anything
+    except Exception as error:  # a broken binary may raise any error
         return False, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     return True, "loads"
 
@@ -21,7 +21,7 @@ def _try_import(name: str) -> tuple[bool, str]:
 def check_imports(
     versions: Mapping[str, str | None],
 ) -> tuple[list[tuple[str, str]], list[Finding]]:
-    """Import the packages that have compiled parts, or that refuse each other when imported."""
+    """Import the packages that have compiled parts, or that check each other's versions."""
     loads, findings, rows = {}, [], []
     found = find_line(versions)
     line = found or OPENMMLAB
@@ -54,7 +54,7 @@ def check_imports(
 
 
 def check_cuda(line: Line) -> list[Finding]:
-    """A torch that sees a GPU beside an mmcv that was compiled without CUDA, or for another one."""
+    """Check that mmcv was compiled with torch's CUDA version if torch sees a GPU."""
     import torch
     from mmcv.ops import get_compiling_cuda_version
 
@@ -75,7 +75,7 @@ def check_cuda(line: Line) -> list[Finding]:
 
 
 def operator_rows() -> tuple[list[tuple[str, str]], list[Finding]]:
-    """Which implementation of the pooling runs on which device, and why."""
+    """Which backend of the pooling operators is used on which device, and why."""
     try:
         ops = importlib.import_module("ebm_ops")
         info = ops.backend_info()
@@ -93,7 +93,7 @@ def operator_rows() -> tuple[list[tuple[str, str]], list[Finding]]:
 
 
 def accelerator_row() -> tuple[str, str]:
-    """What torch computes on."""
+    """The device on which torch computes."""
     try:
         import torch
     except Exception as error:

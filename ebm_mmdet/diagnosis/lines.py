@@ -1,10 +1,10 @@
-"""The two lines of the OpenMMLab packages, and which of them is installed.
+"""The two lines of OpenMMLab packages, and detection of the installed one.
 
 OpenMMLab's own packages are no longer developed. OneDL continues them under other distribution
 names with the same modules: `import mmcv` is served by `mmcv` or by `onedl-mmcv`. An environment
-holds one line or the other, because installing both writes single files over each other.
+must hold only one of the lines, because the packages of both would overwrite each other's files.
 
-Standard library only: this has to work where everything else is broken.
+Only the standard library is used, so that this works even if everything else is broken.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Line:
     """One line of the packages.
 
     Attributes:
-        name: for a person.
-        stack: as `make STACK=...` and the extra of our distribution call it.
-        distributions: module -> distribution that brings it.
-        pins: distribution -> the version that is tested.
-        opencv: the version of OpenCV that fits its numpy.
+        name: name for the user.
+        stack: its name in `make STACK=...` and as an extra of our distribution.
+        distributions: module -> distribution that contains it.
+        pins: distribution -> tested version.
+        opencv: the version of OpenCV that is compatible with its numpy.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Line:
         return "`make install`" if self is OPENMMLAB else f"`make install STACK={self.stack}`"
 
     def install(self, module: str) -> str:
-        """The pip command for one module. It leaves the packages of this line in place."""
+        """The pip command that installs one module and keeps the other packages of this line."""
         name = self.distributions[module]
         # Their setup.py imports torch.
         isolation = "--no-build-isolation " if self.is_built_with_torch(module) else ""
@@ -69,7 +69,7 @@ ONEDL = Line(
 )
 LINES = (OPENMMLAB, ONEDL)
 DISTRIBUTIONS = tuple(name for line in LINES for name in line.distributions.values())
-# The first version of each module that is OneDL's alone, for modules without a distribution.
+# The first version of each module that only OneDL has, for modules without a distribution.
 _FIRST_OF_ONEDL = {"mmcv": (2, 3), "mmdet": (3, 4)}
 
 
@@ -77,7 +77,7 @@ def release(version: str | None) -> tuple[int, ...]:
     """The numbers of a version.
 
     Args:
-        version: '2.13.0+cpu' gives (2, 13, 0); None and what is not a version give ().
+        version: '2.13.0+cpu' gives (2, 13, 0); None or an invalid version gives ().
     """
     match = re.match(r"\d+(\.\d+)*", version or "")
     return tuple(int(part) for part in match.group().split(".")) if match else ()
@@ -92,7 +92,7 @@ def distribution_version(name: str) -> str | None:
 
 
 def module_version(name: str) -> str | None:
-    """`__version__` of one of `MODULES`, read from its file: importing it may fail."""
+    """`__version__` of one of `MODULES`, read from its file, because importing it may fail."""
     try:
         spec = importlib.util.find_spec(name)
         text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
@@ -105,8 +105,8 @@ def module_version(name: str) -> str | None:
 def installed_packages() -> dict[str, str | None]:
     """Distribution -> version or None, for the distributions of both lines.
 
-    A module that no distribution accounts for, such as a source folder on the path, counts for the
-    line that its own `__version__` belongs to.
+    A module without a distribution, such as a source folder on the path, counts for the line to
+    which its `__version__` belongs.
     """
     found = {name: distribution_version(name) for name in DISTRIBUTIONS}
     for module in MODULES:
@@ -123,10 +123,11 @@ def lines_of(module: str, versions: Mapping[str, str | None]) -> list[Line]:
 
 
 def find_line(versions: Mapping[str, str | None]) -> Line | None:
-    """The line that most of the installed packages belong to, or None where there are none.
+    """The line that most of the installed packages belong to, or None without any.
 
     Args:
-        versions: distribution -> version or None; what is left out is not installed.
+        versions: distribution -> version or None; distributions that are left out count as not
+            installed.
     """
     votes = {line.stack: 0 for line in LINES}
     for module in MODULES:

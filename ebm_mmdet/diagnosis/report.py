@@ -1,4 +1,4 @@
-"""All checks together, and their answers on the screen."""
+"""Runs all checks and prints their results."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ebm_mmdet.diagnosis.versions import UNWANTED, check_ours, check_versions, i
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that `python -m ebm_mmdet` prints.
+    """Everything that `python -m ebm_mmdet` prints.
 
     Attributes:
-        versions: package -> version, or None where it is not installed.
+        versions: package -> version, or None if it is not installed.
         facts: (topic, answer) rows: line, backends, imports.
-        findings: what does not fit, with the remedy.
+        findings: problems and their remedies.
     """
 
     versions: dict[str, str | None]
@@ -32,7 +32,7 @@ class Diagnosis:
 
 
 def line_row(versions: Mapping[str, str | None]) -> tuple[str, str]:
-    """Which line of the OpenMMLab packages was found."""
+    """The row that names the installed line of OpenMMLab packages."""
     line = find_line(versions)
     if line is None:
         return ("line", "none: mmengine, mmcv and mmdet are not installed")
@@ -41,7 +41,7 @@ def line_row(versions: Mapping[str, str | None]) -> tuple[str, str]:
 
 
 def diagnose() -> Diagnosis:
-    """Look at everything."""
+    """Run all checks."""
     versions = installed_versions()
     findings = check_versions(versions) + check_ours(versions)
     facts = [line_row(versions), accelerator_row()]
@@ -57,7 +57,7 @@ def diagnose() -> Diagnosis:
 
 
 def report(diagnosis: Diagnosis) -> None:
-    """Print a diagnosis: as tables, or as plain lines where `rich` is missing."""
+    """Print a diagnosis as tables, or as plain lines if `rich` is not installed."""
     versions = diagnosis.versions.items()
     rows = [
         (name, found or "-")
@@ -88,8 +88,8 @@ def report(diagnosis: Diagnosis) -> None:
 
 
 def main() -> int:
-    """Entry point of `python -m ebm_mmdet`: 0 if all is well, 1 otherwise."""
-    # mmengine's import of pkg_resources warns; the check of setuptools says what matters about it.
+    """Entry point of `python -m ebm_mmdet`: returns 0 without a fatal finding, else 1."""
+    # mmengine's import of pkg_resources warns; the check of setuptools reports what matters.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     diagnosis = diagnose()
     report(diagnosis)

@@ -1,6 +1,6 @@
-"""Which versions are installed, and which of them do not fit each other.
+"""Installed versions, and checks for known incompatible ones.
 
-Remedies name the packages of the line that is installed, so that none of them breaks it.
+Remedies name packages of the installed line, so that they do not break it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ OURS = ("ebm-mmdet", "ebm-ops")
 REQUIRED = ("torch", "numpy")
 OPENCV = ("opencv-python", "opencv-python-headless")
 OPTIONAL = ("triton", "mmdet3d", *OPENCV, "setuptools")
-# Their presence is a finding in itself.
+# Packages whose presence is a problem.
 UNWANTED = ("mmcv-full", "mmcv-lite", "torchvision")
 
 
 def installed_versions() -> dict[str, str | None]:
-    """Version of every package that matters here, without importing any of them."""
+    """Version of every relevant package, without importing any of them."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     versions |= {name: distribution_version(name) for name in (*OURS, *REQUIRED)}
     versions |= installed_packages()
@@ -41,14 +41,14 @@ def installed_versions() -> dict[str, str | None]:
 
 
 def check_versions(versions: Mapping[str, str | None]) -> list[Finding]:
-    """Known incompatible versions and pairs.
+    """Find known incompatible versions and pairs.
 
     Args:
-        versions: package -> version or None, as `installed_versions` gives it; a package that is
-            left out counts as not installed.
+        versions: package -> version or None, in the format of `installed_versions`; a package that
+            is left out counts as not installed.
 
     Returns:
-        One finding per pair, empty if all is well.
+        One finding per problem, empty if there is none.
     """
     line = find_line(versions)
     findings = _check_what_is_missing(versions)
@@ -82,7 +82,7 @@ def _check_what_is_missing(versions: Mapping[str, str | None]) -> list[Finding]:
 
 
 def _check_lines(versions: Mapping[str, str | None]) -> list[Finding]:
-    """Packages of both lines in one environment."""
+    """Find packages of both lines in one environment."""
     fresh = "an environment of its own: " + " or ".join(line.make for line in LINES)
     found = {module: lines_of(module, versions) for module in MODULES}
     twice = [module for module, lines in found.items() if len(lines) > 1]
@@ -91,7 +91,7 @@ def _check_lines(versions: Mapping[str, str | None]) -> list[Finding]:
             f"{name} {versions[name]}"
             for name in (line.distributions[twice[0]] for line in found[twice[0]])
         )
-        what = f"{', '.join(twice)} installed twice: {names} write over each other's files"
+        what = f"{', '.join(twice)} installed twice: {names} overwrite each other's files"
         return [Finding(what, fresh)]
     used = {lines[0].stack for lines in found.values() if lines}
     if len(used) > 1:
@@ -109,7 +109,7 @@ def _check_lines(versions: Mapping[str, str | None]) -> list[Finding]:
 
 
 def _check_generations(versions: Mapping[str, str | None], line: Line) -> list[Finding]:
-    """Single packages that are too old or too new for this line."""
+    """Find single packages that are too old or too new for this line."""
     findings = []
 
     def add(name: str, is_wrong: Callable[[tuple[int, ...]], bool], why: str, remedy: str) -> None:
@@ -171,9 +171,9 @@ def _check_opencv(versions: Mapping[str, str | None], line: Line) -> list[Findin
 
 
 def check_ours(versions: Mapping[str, str | None]) -> list[Finding]:
-    """The two distributions of this repository, which belong together."""
+    """Check that the two distributions of this repository have the same version."""
     ours, ops = (versions.get(name) for name in OURS)
-    if importlib.util.find_spec("ebm_ops") is None:  # whatever the metadata say
+    if importlib.util.find_spec("ebm_ops") is None:  # even if its metadata exist
         what = "ebm-ops, the operators, is not installed"
         return [Finding(what, "in a clone of this repository: pip install ./ops")]
     if ours and ops and ours != ops:

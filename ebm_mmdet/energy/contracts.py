@@ -1,14 +1,14 @@
 """The contracts of the package: what heads, distributions, objectives and refiners exchange.
 
-    LogDensityFn       f of N targets, bound to their features: what a head makes
-    Density            a distribution of offsets around a target: where an objective looks
-    Proposal           a distribution of y for each target: where to look, learned
-    Objective          (f, targets) -> losses: how f is trained
-    Refiner            (f, first estimates) -> RefinementResult: how a prediction is made
+    LogDensityFn       f of N targets, bound to their features; a head makes it
+    Density            a distribution of offsets around a target; an objective samples it
+    Proposal           a learned distribution of y for each target
+    Objective          (f, targets) -> losses; it trains f
+    Refiner            (f, first estimates) -> RefinementResult; it makes predictions
 
 Each is a protocol: a class of your own fulfils it by having the methods, without inheriting
 anything. Tensors have N targets, S points for each target, and D encoded coordinates for each
-point. Nothing here knows of detectors, boxes or images.
+point. None of this depends on detectors, boxes or images.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class LogDensityFn(Protocol):
     to a constant per target, and is differentiable in y.
 
     Refinement calls the function with gradients enabled, inference mode off and autocast off,
-    whatever the mode of the caller. Features that were computed in inference mode therefore have
-    to be cloned, and features in half precision cast to float32, by whoever binds them.
+    whatever the mode of the caller. Therefore the code that binds the features has to clone those
+    computed in inference mode, and to cast those in half precision to float32.
     """
 
     def __call__(self, y: Tensor) -> Tensor: ...
@@ -52,14 +52,14 @@ class SelectableLogDensityFn(LogDensityFn, Protocol):
     """A log-density that can be narrowed to some of its targets.
 
     ``fn.select(index (n,) int64)(y (n, S, D)) == fn(full)[index]`` wherever ``full[index] == y``.
-    Refinement uses it to stop paying for targets that no longer move.
+    Refinement uses it to stop evaluating targets that no longer move.
     """
 
     def select(self, index: Tensor) -> LogDensityFn: ...
 
 
 class Density(Protocol):
-    """A distribution that can be drawn from and whose log-density is known; nothing else.
+    """A distribution that can be sampled and whose log-density is known.
 
     Samples carry no gradient. A density over offsets is centred on zero, so that y = target + δ.
     """
@@ -130,7 +130,7 @@ class Objective(Protocol):
 
 
 class RefinementTrace(NamedTuple):
-    """The whole climb; T is ``num_steps``, and the shapes are those of y0 (N, D).
+    """All steps of a refinement; T is ``num_steps``, and the shapes are those for y0 (N, D).
 
     For y0 (N, S, D) every N becomes N, S.
     """
@@ -144,10 +144,10 @@ class RefinementTrace(NamedTuple):
 
 
 class RefinementResult(NamedTuple):
-    """A prediction, in the shapes of y0 (N, D); for (N, S, D) every N becomes N, S.
+    """A prediction, with shapes for y0 (N, D); for (N, S, D) every N becomes N, S.
 
-    A refiner that knows only the refined point leaves the other fields None. One that also knows
-    how sure it is, because it samples, fills in the covariance and what belongs to it.
+    A refiner that finds only the refined point leaves the optional fields None. One that samples
+    also estimates the uncertainty, and fills in the covariance and the related fields.
     """
 
     y: Tensor
@@ -157,7 +157,7 @@ class RefinementResult(NamedTuple):
     accepted: Tensor
     """(N,) int64, the number of steps that moved the point."""
     trace: RefinementTrace | None = None
-    """Every step, if it was asked for."""
+    """Every step, if the refiner is configured to keep it."""
     covariance: Tensor | None = None
     """(N, D, D) second moment of the posterior about ``y``, encoded coordinates."""
     ess: Tensor | None = None
@@ -169,10 +169,10 @@ class RefinementResult(NamedTuple):
 
 
 class Refiner(Protocol):
-    """How a prediction is made from a log-density: configured once, called for every batch.
+    """Makes predictions from a log-density; configured once, called for every batch.
 
-    A refiner keeps nothing of a call, so that several threads may share it. The detectors call it
-    with autocast off.
+    A refiner stores nothing from a call, so that several threads may share it. The detectors call
+    it with autocast off.
     """
 
     def __call__(
@@ -188,10 +188,10 @@ class Refiner(Protocol):
         Args:
             log_density_fn: f of the N targets.
             y0: (N, D) first estimates, encoded coordinates.
-            covariance: (N, D, D) how unsure the detector is of each estimate, in the same
-                coordinates; None where it does not say.
-            num_per_image: how many of the N targets belong to each image, in order; their sum is
-                N. None: all belong to one image. A refiner that draws random numbers starts anew
-                for each image, so that a prediction depends on nothing but its image.
+            covariance: (N, D, D) the detector's covariance of each estimate, in the same
+                coordinates; None if the detector gives none.
+            num_per_image: number of the N targets that belong to each image, in order; their sum is
+                N. None: all belong to one image. A refiner that draws random numbers uses the same
+                seed for each image, so that a prediction depends only on its image.
         """
         ...

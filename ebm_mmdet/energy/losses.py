@@ -1,9 +1,9 @@
-"""Loss functions of log-densities: pure tensor arithmetic, no model and no sampling inside.
+"""Loss functions of log-densities: pure tensor arithmetic, without models and sampling.
 
 Every function body is the equation of one target, computed in float32 or better, also under
-autocast. The decorator :func:`.reduction.weighted` adds what mmdet's losses have too, ``weight``,
-``reduction`` and ``avg_factor``, described in :class:`.reduction.Weighting`. For N = 0 the scalar
-is a zero connected to the graph of the inputs. Every loss raises ``ValueError`` where shapes do not
+autocast. The decorator :func:`.reduction.weighted` adds the arguments of mmdet's losses
+(``weight``, ``reduction``, ``avg_factor``), see :class:`.reduction.Weighting`. For N = 0 the scalar
+is a zero connected to the graph of the inputs. Every loss raises ``ValueError`` if shapes do not
 agree or the reduction is unknown.
 
 All but NCE and DSM may be negative, since a density may exceed one: that is not an error.
@@ -35,8 +35,8 @@ __all__ = [
     "score_matching_loss",
 ]
 
-# exp(40) = 2e17: a sample that outweighs so many others has ruined the estimate already, and the
-# product with f stays finite in float32.
+# exp(40) = 2e17: a sample that outweighs so many others has already ruined the estimate, and the
+# product of such a ratio with f is still finite in float32.
 _MAX_LOG_RATIO = 40.0
 
 
@@ -56,8 +56,8 @@ def nce_loss(
     Args:
         log_f: (N, 1+M) unnormalised log-densities f.
         log_q: (N, 1+M) log-densities of the noise at the same points, in nats.
-        valid: (N, 1+M) bool, False for padded noise samples, which then do not exist. Column 0 is
-            not read: to leave out a target, give it weight 0.
+        valid: (N, 1+M) bool, False for padded noise samples, which are left out. Column 0 is not
+            read: to leave out a target, give it weight 0.
     """
     _check_same_shape(log_f=log_f, log_q=log_q, positive_first=True)
     log_f, log_q = _at_least_float32(log_f, log_q)
@@ -78,8 +78,8 @@ def ml_is_loss(
 
         L_n = logsumexp_m(f(x_n, y_nm) - log q(y_nm)) - log M - f(x_n, y_n0),   m = 1..M
 
-    Index 0 is the target, which is no part of the estimate of Z. L is invariant to a constant added
-    to all f of one target, and tends to -log p(y_n0 | x_n) as M grows.
+    Index 0 is the target, which does not enter the estimate of Z. L is invariant to a constant
+    added to all f of one target, and tends to -log p(y_n0 | x_n) as M grows.
 
     Source: Gustafsson et al., ECCV 2020 (arXiv:1909.12297) and BMVC 2020 (arXiv:2005.01698); with
     ``log_q`` of a learned proposal not detached, the joint objective of "Learning Proposals for
@@ -89,8 +89,8 @@ def ml_is_loss(
         log_f: (N, 1+M) unnormalised log-densities f, M ≥ 1.
         log_q: (N, 1+M) log-densities of the proposal at the same points, in nats. Column 0 is not
             read.
-        valid: (N, 1+M) bool, False for padded samples, which then do not exist. Column 0 is not
-            read. Where no sample is left, L is 0.
+        valid: (N, 1+M) bool, False for padded samples, which are left out. Column 0 is not read.
+            Where no sample is left, L is 0.
     """
     _check_same_shape(log_f=log_f, log_q=log_q, positive_first=True)
     if log_f.shape[1] < 2:
@@ -118,7 +118,7 @@ def kld_is_loss(
         r_nm = softmax_m(log p(y_nm) - log q(y_nm))         with ``self_normalize``
 
     A constant c added to all f of one target changes the published form by c (1 - Σ_m r_nm), which
-    is zero in expectation only, and the self-normalised form not at all.
+    is zero only in expectation, and does not change the self-normalised form.
 
     Source: Gustafsson et al., BMVC 2020 (arXiv:2005.01698), KLD-IS.
 
@@ -135,11 +135,11 @@ def kld_is_loss(
     log_ratio = log_p - log_q
     exists = None if valid is None else valid.to(torch.bool)
     if exists is not None:
-        # The least f that exists: padding, which may hold anything, must not set the scale.
+        # The smallest valid f, because padding may hold any value and must not set the scale.
         least = log_f.detach().where(exists, torch.inf).amin(1, keepdim=True)
         log_f = log_f.where(exists, least.where(least.isfinite(), 0))
         log_q, log_ratio = log_q.where(exists, 0), log_ratio.where(exists, -torch.inf)
-    # The loss as a function of f is the same for every constant; this one makes f small.
+    # The loss does not depend on a constant added to f; this one makes f small.
     shift = log_f.detach().amax(1, keepdim=True)
     centred = log_f - shift
     log_z = log_mean_exp(centred - log_q, exists)
@@ -160,7 +160,7 @@ def mcmc_loss(
     valid: Tensor | None = None,
     **weighting: Unpack[Weighting],
 ) -> Tensor:
-    """Maximum likelihood with samples of the model itself: its gradient, not its value.
+    """Maximum likelihood with samples of the model: its gradient is correct, its value is not.
 
         L_n = mean_m f(x_n, y_nm) - f(x_n, y_n),    y_nm ~ p(. | x_n) and constant,   m = 1..M
 
@@ -246,7 +246,7 @@ def proposal_kl_loss(
         ∇_φ L_n = -Σ_m w_nm ∇_φ log q_φ(y_nm),    w_nm = softmax_m(f(y_nm) - log q_φ(y_nm))
 
     Its value estimates log Z, not the KL. The samples must carry no gradient: reparameterised, the
-    same expression is a bound on log Z whose gradient tends to zero and points the wrong way.
+    same expression is a bound on log Z, whose gradient tends to zero and has the wrong direction.
 
     Source: Gustafsson et al., AISTATS 2022 (arXiv:2110.11948), Result 1 and J_KL.
 
@@ -265,7 +265,7 @@ def proposal_kl_loss(
 def mdn_teacher_loss(
     log_f: Tensor, log_q: Tensor, log_q_target: Tensor, **weighting: Unpack[Weighting]
 ) -> Tensor:
-    """A mixture density network taught by data and by an energy-based model, in equal parts.
+    """Loss of a mixture density network that learns equally from data and from an energy model.
 
         L_n = ½ J_KL,n - ½ log q_φ(y_n | x_n)
 

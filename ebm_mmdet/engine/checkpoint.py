@@ -1,4 +1,4 @@
-"""Checkpoints that survive: atomic writes, and the newest one that is whole."""
+"""Atomic writes of checkpoints, and a search for the newest intact one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["AtomicLocalBackend", "find_resumable_checkpoint"]
 
 
 class AtomicLocalBackend(LocalBackend):
-    """Local files that are either the old content or the new one, whenever the process dies.
+    """Writes local files atomically: if the process dies, the file has its old or its new content.
 
     Used by ``CheckpointHook(backend_args=dict(backend='atomic'))``.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to ``filepath`` atomically; folders are made as needed."""
+        """Write bytes to ``filepath`` atomically; folders are created as needed."""
         write_bytes(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
@@ -30,24 +30,24 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
-    """Path of the newest training checkpoint in a folder; None if there is none.
+    """Path of the newest intact training checkpoint in a folder; None if there is none.
 
     Candidates are the ``*.pth`` files of the folder and the file that mmengine's
     ``last_checkpoint`` names (which is elsewhere with ``CheckpointHook(out_dir=...)``), newest
-    first. ``last_checkpoint`` alone is not trusted: a process killed at the wrong moment leaves it
-    empty, or naming a file that is gone.
+    first. ``last_checkpoint`` alone is not reliable: after a process was killed at the wrong
+    moment it may be empty, or name a file that no longer exists.
 
-    - A file that was cut off, by a killed process or a full disk, is named and passed over.
-    - A file without a training state, such as downloaded weights, is passed over.
-    - A whole file that cannot be read, or was saved without its optimizer, stops the search: to go
-      on from an older one, or from the beginning, would throw work away and in the end remove it.
+    - A file that was truncated, by a killed process or a full disk, is reported and skipped.
+    - A file without a training state, such as downloaded weights, is skipped.
+    - An intact file that cannot be read, or was saved without its optimizer, stops the search:
+      continuing from an older one, or from the beginning, would discard work and finally delete it.
 
-    Halves of checkpoints that a killed process left are removed, since training goes on here and
-    nothing else would. Every process of a distributed training may do so: none of them writes
-    before all have come this far.
+    Partial checkpoints that a killed process left are removed, because training continues here and
+    nothing else would remove them. Every process of a distributed training may do so: none of them
+    writes before all have finished this search.
 
     Raises:
-        CheckpointError: there are checkpoints, and training cannot go on from them.
+        CheckpointError: there are checkpoints, but training cannot continue from them.
     """
     work_dir = Path(work_dir)
     for half in work_dir.glob(f".*.pth.*{PARTIAL}"):
@@ -74,11 +74,11 @@ def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
         state = read_checkpoint(path, mmap=True)
         if not isinstance(state, dict) or "message_hub" not in state:
             if not (isinstance(state, dict) and "optimizer" in state):
-                continue  # weights alone
+                continue  # weights without a training state
         elif "optimizer" not in state:
             raise CheckpointError(
                 f"{path} was saved without its optimizer (CheckpointHook(save_optimizer=False)): "
-                "training cannot go on from it, and to begin again here would overwrite it. "
+                "training cannot go on from it, and beginning again here would overwrite it. "
                 f"Nothing was changed; give another --work-dir, with load_from={path}."
             )
         return str(path)
@@ -91,7 +91,7 @@ def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
 
 
 def _last_checkpoint(work_dir: Path) -> list[Path]:
-    """The file that mmengine's ``last_checkpoint`` names, if it is there."""
+    """The file that mmengine's ``last_checkpoint`` names, if it exists."""
     note = work_dir / "last_checkpoint"
     named = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
     if "://" in named:
@@ -101,7 +101,7 @@ def _last_checkpoint(work_dir: Path) -> list[Path]:
     if named and Path(named).is_file():
         return [Path(named)]
     if named and not (work_dir / Path(named).name).is_file():
-        print_log(f"{note} names {named}, which is not there", logger="current", level=30)
+        print_log(f"{note} names {named}, which does not exist", logger="current", level=30)
     return []
 
 

@@ -1,4 +1,4 @@
-"""What tools/train.py and tools/test.py share: arguments and the config they make of them."""
+"""The part that tools/train.py and tools/test.py share: arguments, config and runner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmengine.hub import get_config
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-import ebm_mmdet.registry  # noqa: F401  (before any config is read: `ebm_mmdet::` bases)
+import ebm_mmdet.registry  # noqa: F401  (before any config with an `ebm_mmdet::` base is read)
 
 from ..datasets import use_checked_annotations
 from ..engine import ReadableCheckpointHook
@@ -30,7 +30,7 @@ __all__ = [
     "set_evaluation_metrics",
 ]
 
-# What mmengine's runners and the tools read from a config besides the runner's own parameters.
+# Keys that mmengine's runners and the tools read besides the parameters of the runner.
 OTHER_KEYS = {
     "activation_checkpointing",
     "compile",
@@ -44,7 +44,7 @@ OTHER_KEYS = {
     "tta_pipeline",
 }
 
-# What the evaluators of mmdet accept as `metric`.
+# Values of `metric` that the evaluators of mmdet accept.
 EVALUATOR_METRICS = {
     "CocoMetric": ("bbox", "segm", "proposal", "proposal_fast"),
     "HighIoUCocoMetric": ("bbox", "segm", "proposal", "proposal_fast"),
@@ -56,7 +56,7 @@ EVALUATOR_METRICS = {
 
 
 class UsageError(ValueError):
-    """Arguments that cannot work; the message says which, and what to do."""
+    """Arguments that cannot work; the message names them and the remedy."""
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,18 +77,19 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         'visualizer.nested="[(a,b),(c,d)]" (quoted, without spaces)',
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    # Old launchers pass the first spelling, those of torch >= 2.0 the second.
+    # Old launchers use the first spelling, those of torch >= 2.0 the second.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config, apply ``--cfg-options``, and settle the work folder and the launcher.
+    """Read the config, apply ``--cfg-options``, and set the work folder and the launcher.
 
-    The work folder is taken from the command line, else from the config, else from its name.
+    The work folder is that of the command line, else that of the config, else it is named after
+    the config.
 
     Raises:
-        FileNotFoundError: there is no such config.
-        UsageError: an option that nothing would read (:func:`merge_options`).
+        FileNotFoundError: the config does not exist.
+        UsageError: nothing would read an option (:func:`merge_options`).
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = get_config(args.config) if "::" in args.config else Config.fromfile(args.config)
@@ -105,19 +106,19 @@ def load_config(args: argparse.Namespace) -> Config:
 def merge_options(
     cfg: Config, options: Mapping[str, object] | None, read: Collection[str] = ()
 ) -> None:
-    """Apply ``--cfg-options`` to a config in place, if they can have an effect.
+    """Apply ``--cfg-options`` to a config in place, after a check that they have an effect.
 
-    A variable at the top level of a config file, such as ``energy_head = dict(...)``, is a name
-    for what the file puts into ``model``; it stays in the config, and nothing reads it there. To
-    set it would be accepted and change nothing.
+    A variable at the top level of a config file, such as ``energy_head = dict(...)``, names a value
+    that the file puts into ``model``. The variable stays in the config, but nothing reads it, so
+    setting it would silently change nothing.
 
     Args:
         cfg: the config.
-        options: dotted key to value, as :class:`mmengine.config.DictAction` makes them.
-        read: keys at the top level that the calling tool reads besides those of a runner.
+        options: value of each dotted key, in the format of :class:`mmengine.config.DictAction`.
+        read: top-level keys that the calling tool reads besides those of a runner.
 
     Raises:
-        UsageError: an option whose first key nothing reads; the message names what has the same
+        UsageError: nothing reads the first key of an option; the message suggests keys of the same
             name in the parts of the config that are read.
     """
     options = dict(options or {})
@@ -139,17 +140,17 @@ def merge_options(
         )
         remedy = f"Did you mean {' or '.join(meant)}? " if meant else ""
         raise UsageError(
-            f"--cfg-options {option}={options[option]}: no effect, since {is_there}. {remedy}"
-            "What a run reads begins with model, train_dataloader, optim_wrapper, and so on; a "
-            "variable of the file is changed in the file."
+            f"--cfg-options {option}={options[option]}: no effect, because {is_there}. {remedy}"
+            "The keys that a run reads begin with model, train_dataloader, optim_wrapper, and so "
+            "on; change a variable of the file in the file."
         )
     cfg.merge_from_dict(options)
     if any(option.partition(".")[0] == "custom_imports" for option in options):
-        import_modules_from_strings(**cfg.custom_imports)  # reading the file has imported its own
+        import_modules_from_strings(**cfg.custom_imports)  # those of the file are already imported
 
 
 def _runner_keys(runner_type: str | None) -> set[str]:
-    """Keys of a config that a type of runner takes, ``work_dir`` and ``model`` among them."""
+    """Keys of a config that a type of runner takes, such as ``work_dir`` and ``model``."""
     from mmdet.registry import RUNNERS
 
     kind = (RUNNERS.get(runner_type) if runner_type else None) or Runner
@@ -157,7 +158,7 @@ def _runner_keys(runner_type: str | None) -> set[str]:
 
 
 def _same_content(cfg: Config, option: str, known: Collection[str]) -> list[str]:
-    """Where the part of a leftover variable that an option names went to, by its content."""
+    """Paths, below the keys that are read, of the content of the variable in the option."""
     keys = option.split(".")
     part, best = cfg._cfg_dict, []
     for depth, key in enumerate(keys, start=1):
@@ -177,10 +178,11 @@ def _same_content(cfg: Config, option: str, known: Collection[str]) -> list[str]
 
 
 def _same_name(cfg: Config, option: str, known: Collection[str]) -> list[str]:
-    """Paths below the keys that are read which end as the option does, or whose parent does.
+    """Paths, below the keys that are read, with the same ending as the option or its parent.
 
-    The longest common ending wins: ``energy_head.pool_size`` finds ``model.energy_head.pool_size``
-    and not the ``pool_size`` of another part. A ``type`` alone says nothing.
+    The longest common ending counts: ``energy_head.pool_size`` finds
+    ``model.energy_head.pool_size`` and not the ``pool_size`` of another part. A common ``type``
+    alone does not count.
     """
     wanted = option.split(".")
     paths = [path for path, _ in _parts(cfg, known)]
@@ -198,7 +200,7 @@ def _shown(paths: list[list[str]], most: int = 3) -> list[str]:
 
 
 def _parts(cfg: Config, known: Collection[str]) -> Iterator[tuple[list[str], object]]:
-    """Path, as a list of keys, and value of everything below the keys that are read."""
+    """Path (a list of keys) and value of everything below the keys that are read."""
 
     def walk(value: object) -> Iterator[tuple[list[str], object]]:
         if isinstance(value, Mapping):
@@ -213,7 +215,7 @@ def _parts(cfg: Config, known: Collection[str]) -> Iterator[tuple[list[str], obj
 
 
 def _close_name(option: str, known: Collection[str]) -> list[str]:
-    """The option with its first key spelt as one that is read, if it is nearly that."""
+    """The option with its first key corrected to one that is read, if the spelling is close."""
     first, dot, rest = option.partition(".")
     return [
         name + dot + rest for name in difflib.get_close_matches(first, sorted(known), 1, cutoff=0.8)
@@ -221,11 +223,11 @@ def _close_name(option: str, known: Collection[str]) -> list[str]:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner that the config asks for, on GPUs or, where there are none, on the CPU.
+    """Build the runner of the config, for GPUs or, if there are none, for the CPU.
 
     Raises:
-        AnnotationError: an annotation file in COCO format is not as a data set or a metric needs
-            it (:mod:`ebm_mmdet.datasets.coco_check`).
+        AnnotationError: an annotation file in COCO format lacks what a data set or a metric needs
+            (:mod:`ebm_mmdet.datasets.coco_check`).
     """
     from mmdet.registry import RUNNERS
     from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -253,13 +255,13 @@ def evaluator_cfgs(evaluator: object) -> list[ConfigDict]:
 
 
 def set_evaluation_metrics(cfg: Config, metrics: list[str]) -> None:
-    """Evaluate ``metrics`` (``--eval``) instead of what the config's test evaluators name.
+    """Evaluate ``metrics`` (``--eval``) instead of those of the config's test evaluators.
 
     Args:
         cfg: the config; its ``test_evaluator`` is changed in place.
         metrics: names as in mmdet 2: bbox, segm, proposal, proposal_fast, mAP, recall. Every
-            metric of the config, of all its data sets, gets those that it knows; one that knows
-            none of them stays as it is.
+            evaluator of the config, for any data set, gets those that it can compute; an evaluator
+            that can compute none of them stays unchanged.
 
     Raises:
         UsageError: none of the config's evaluators computes one of the metrics.

@@ -1,4 +1,4 @@
-"""Several processes on machines with and without a GPU."""
+"""Training and testing with several processes, with or without GPUs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from mmengine.config import Config
 
 __all__ = ["prepare_distributed"]
 
-# Where each launcher tells a process who it is; `pytorch` uses torch's own names.
+# The environment variables in which each launcher sets rank and world size of a process;
+# `pytorch` uses torch's own names.
 LAUNCHER_VARIABLES = {
     "pytorch": {},
     "slurm": {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"},
@@ -25,18 +26,18 @@ LAUNCHER_VARIABLES = {
 
 
 def prepare_distributed(cfg: Config, launcher: str) -> None:
-    """Make a config run with several processes where there is no GPU; else leave it as it is.
+    """Let a config run with several processes without GPUs; with GPUs, do nothing.
 
-    mmengine joins the processes with NCCL and binds each to a GPU. Without CUDA this changes, in
-    place, ``env_cfg.dist_cfg.backend`` to ``gloo`` and ``model_wrapper_cfg`` to one without a
-    device, and joins the process group, which `mmengine.runner.Runner` then finds and uses.
+    mmengine connects the processes with NCCL and binds each to a GPU. Without CUDA this function
+    changes ``env_cfg.dist_cfg.backend`` to ``gloo`` and ``model_wrapper_cfg`` to one without a
+    device, in place, and joins the process group, which `mmengine.runner.Runner` then uses.
 
     Args:
-        cfg: the config a runner will be built from.
+        cfg: the config from which a runner will be built.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
 
     Raises:
-        RuntimeError: the launcher's environment variables are not there.
+        RuntimeError: the launcher's environment variables are not set.
     """
     if launcher == "none" or torch.cuda.is_available():
         return

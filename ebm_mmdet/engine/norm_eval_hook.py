@@ -10,13 +10,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class NormEvalHook(Hook):
     """Keep every batch normalisation of the model in eval mode during training.
 
-    Weight and bias are trained as usual; running mean and variance stay as they were loaded. For
-    small batches, and for weights whose statistics were re-created rather than learned. mmdet
-    offers this (`norm_eval`) for some backbones only, never for necks and heads.
+    Weight and bias are trained as usual; running mean and variance keep their loaded values. Use it
+    for small batches, and for weights whose statistics were re-created rather than learned. mmdet
+    offers this (`norm_eval`) only for some backbones, and not for necks and heads.
     """
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        """Undo what `model.train()` did at the start of the epoch and after validation."""
+        """Reverse `model.train()`, which runs at the start of epochs and after validation."""
         for module in runner.model.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()

@@ -26,18 +26,18 @@ _CONTAINERS = (dict, collections.OrderedDict, ConfigDict, list, tuple, set, froz
 
 @HOOKS.register_module()
 class ReadableCheckpointHook(Hook):
-    """Keep out of training checkpoints what could not be read from them again.
+    """Make sure that everything in a training checkpoint can be read again.
 
-    Values that :func:`read_checkpoint` would refuse are written as the plain value they are a kind
-    of (a ``deque`` as a list, a member of an enumeration as its value); the last resort is their
-    ``repr``, with a warning that names the entry. Weights and the state of the optimizer are left
-    alone. ``tools/train.py`` and the demos use this hook by themselves.
+    Values that :func:`read_checkpoint` would refuse are written as a plain value of the same kind
+    (a ``deque`` as a list, a member of an enumeration as its value); the last resort is their
+    ``repr``, with a warning that names the entry. Weights and the state of the optimizer are not
+    changed. ``tools/train.py`` and the demos add this hook automatically.
     """
 
     priority = "VERY_LOW"
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Replace, in place, entries of the checkpoint; mmengine has copied what is its own."""
+        """Replace entries of the checkpoint in place; mmengine has copied its own objects."""
         known = {value for value in allowed_types().values() if isinstance(value, type)}
         for key, value in checkpoint.items():
             if key not in ("state_dict", "optimizer", "ema_state_dict"):
@@ -45,7 +45,7 @@ class ReadableCheckpointHook(Hook):
 
 
 def _readable(value: object, where: str, known: set[type]) -> object:
-    """``value`` if it can be read again, else the plain value that stands for it."""
+    """``value`` if it can be read again, else the plain value that replaces it."""
     kind = type(value)
     if isinstance(value, (torch.dtype, torch.device, torch.Size)):
         return value
@@ -54,7 +54,7 @@ def _readable(value: object, where: str, known: set[type]) -> object:
     if isinstance(value, Config):
         value, kind = value._cfg_dict, ConfigDict
     if isinstance(value, Mapping):
-        # Through the base class: `ConfigDict.items` builds the lazy objects of a Python config.
+        # By the base class, because `ConfigDict.items` builds the lazy objects of a config.
         pairs = dict.items(value) if isinstance(value, dict) else value.items()
         items = {
             _readable(key, f"{where}.{key}", known): _readable(item, f"{where}.{key}", known)

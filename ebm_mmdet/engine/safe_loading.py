@@ -1,4 +1,4 @@
-"""Checkpoints are read without running code of theirs, and what is refused is named."""
+"""Reads checkpoints without running their code, and names the types that it refuses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 # numpy's codes of the dtypes of plain values; the objects in an array of `O` are checked, too.
 _DTYPES = "?bhilqBHILQefdgFDSUMmO"
-# Bound to a class in the file, and pickled as getattr(CLASS, NAME).
+# Methods that are bound to a class in the file, and pickled as getattr(CLASS, NAME).
 _ATTRIBUTES = {
     HistoryBuffer: ("min", "max", "mean", "current"),
     OneCycleParamScheduler: ("_annealing_cos", "_annealing_linear"),
@@ -40,31 +40,31 @@ _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read, or from which training cannot go on.
+    """A checkpoint that cannot be read, or from which training cannot continue.
 
-    The message names the file, what was wrong with it, and the remedy. Nothing has been changed.
+    The message names the file, the fault and the remedy. Nothing has been changed.
     """
 
 
 def _plain_attribute(owner: type, name: str) -> Callable:
-    """``getattr(owner, name)`` for the names in ``_ATTRIBUTES``, and nothing else."""
+    """``getattr(owner, name)``, only for the names in ``_ATTRIBUTES``."""
     if name not in _ATTRIBUTES.get(owner, ()):
         raise pickle.UnpicklingError(f"refused to read attribute {name!r} of {owner!r}")
     return getattr(owner, name)
 
 
 def allowed_types() -> dict[str, object]:
-    """What may be read besides tensors: full name in a file to the object that it stands for."""
-    # The two functions that arrays and scalars are pickled by; where they live depends on numpy.
+    """The objects that may be read besides tensors, by their full name in a file."""
+    # The two functions with which arrays and scalars are pickled; their module depends on numpy.
     makers = {"_reconstruct": np.zeros(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
     dtypes = {type(np.dtype(code)) for code in _DTYPES}
     classes = [HistoryBuffer, OneCycleParamScheduler, Config, ConfigDict, *_DATES]
     classes += [collections.OrderedDict, np.ndarray, np.dtype, *dtypes]
-    # Written by reference where a container of them is: `defaultdict(list)`, `set`, ...
+    # Types that containers refer to: `defaultdict(list)`, `set`, ...
     classes += [int, float, complex, str, bytes, bool, list, tuple, dict, set, frozenset]
     classes += [slice, range]
     names = {f"{entry.__module__}.{entry.__qualname__}": entry for entry in classes}
-    # A training may go on under another numpy, Python or operating system than it began with.
+    # A training may continue under another numpy, Python or operating system than it began with.
     for core in ("numpy.core", "numpy._core"):
         names |= {f"{core}.multiarray.{name}": function for name, function in makers.items()}
     foreign = "PosixPath" if os.name == "nt" else "WindowsPath"
@@ -72,7 +72,7 @@ def allowed_types() -> dict[str, object]:
         for name in _PATHS:
             existing = f"Pure{name}" if name == foreign else name  # others cannot be made here
             names[f"{module}.{name}"] = getattr(pathlib, existing)
-    # To allow getattr itself would open every attribute of everything allowed above.
+    # Allowing getattr itself would give access to every attribute of the objects above.
     names["builtins.getattr"] = _plain_attribute
     return names
 
@@ -80,52 +80,53 @@ def allowed_types() -> dict[str, object]:
 def allow_training_state() -> None:
     """Let ``torch.load(weights_only=True)`` read mmengine's full training checkpoints.
 
-    Besides tensors they hold log histories (``HistoryBuffer`` objects with numpy arrays), the state
-    of schedulers, and the data set's ``metainfo``, in which pieces of a config, numpy scalars and
-    strings, dates and paths occur. Only these types are added to torch's allow-list (process-wide,
-    as torch defines it), under the names that numpy 1 and numpy 2 give them; anything else in a
+    Besides tensors these hold log histories (``HistoryBuffer`` objects with numpy arrays), the
+    state of schedulers, and the data set's ``metainfo``, in which parts of a config, numpy scalars,
+    strings, dates and paths occur. Only these types are added to torch's allow-list, which holds
+    for the whole process, under the names that numpy 1 and numpy 2 give them. Anything else in a
     file is still refused.
     """
-    # With their names: `torch.serialization.safe_globals([np.ndarray])`, in which some versions of
-    # mmengine read, removes the entry `np.ndarray` when it ends, and leaves this one alone.
+    # Added under their names: some versions of mmengine read inside of
+    # `torch.serialization.safe_globals([np.ndarray])`, which at its end removes the entry
+    # `np.ndarray`, but not an entry with a name.
     torch.serialization.add_safe_globals([(value, name) for name, value in allowed_types().items()])
 
 
 def read_checkpoint(
     path: str | Path, map_location: str | torch.device | None = "cpu", mmap: bool = False
 ) -> dict:
-    """Read a checkpoint file: tensors, plain values, and what :func:`allow_training_state` allows.
+    """Read tensors, plain values, and the types that :func:`allow_training_state` allows.
 
-    ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` in the environment is torch's own way to read everything
-    else as well; it lets the file run any code.
+    With torch's environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` everything else is
+    read as well, which lets the file run any code.
 
     Args:
         path: file written by ``torch.save``.
         map_location: as for ``torch.load``.
-        mmap: do not read tensors before they are used; for files in torch's zip format.
+        mmap: read tensors only when they are used; for files in torch's zip format.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         CheckpointError: the file cannot be read; the message names the types that were refused.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
-    allow_training_state()  # whatever has been taken out of the list since
+    allow_training_state()  # again, because entries may have been removed
     try:
-        # None stands for True, unless the environment variable above says otherwise.
+        # None means True, unless the environment variable above is set.
         return torch.load(path, map_location, weights_only=None, mmap=mmap and _is_zip(path))
     except Exception as error:
         raise CheckpointError(_explain(path, error)) from error
 
 
 def _is_zip(path: Path) -> bool:
-    """Whether a file is in torch's format and has an end, which is what a cut-off file lacks."""
+    """Whether a file is in torch's zip format and has its end, which a truncated file lacks."""
     return zipfile.is_zipfile(path)
 
 
 def is_cut_off(path: Path) -> bool:
-    """Whether a file is but the beginning of a checkpoint, or none at all."""
+    """Whether a file is only the beginning of a checkpoint, or not a checkpoint."""
     if _is_zip(path):
         return False
     with path.open("rb") as file:
@@ -166,22 +167,22 @@ def _explain(path: Path, error: Exception) -> str:
 def _refused_types(path: Path) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # a legacy file, or refused for another reason than a type
+    except Exception:  # a legacy file, or not refused because of a type
         return []
 
 
 def _reason(text: str) -> str:
-    """The sentence of torch's long message that says what happened."""
+    """The sentence of torch's long message that gives the cause."""
     marker = "WeightsUnpickler error: "
     return text.partition(marker)[2].splitlines()[0] if marker in text else text.splitlines()[0]
 
 
 @CheckpointLoader.register_scheme(prefixes="", force=True)
 def load_from_local(filename: str, map_location: str | torch.device | None = None) -> dict:
-    """What mmengine reads local files with, in place of its own: safe, and saying what it refused.
+    """Replaces mmengine's reader of local files: it is safe, and explains what it refused.
 
-    Of mmengine's own, one version leaves refusals unexplained, and another reads a refused file
-    again with the protection off.
+    Of mmengine's own readers, one version does not explain refusals, and another reads a refused
+    file again with the protection switched off.
     """
     return read_checkpoint(filename, map_location)
 

@@ -1,4 +1,4 @@
-"""Metrics, registered with mmdet, and the functions they are made of."""
+"""Metrics, registered with mmdet, and the functions that they use."""
 
 from .gaussian_scores import (
     central_coverage,

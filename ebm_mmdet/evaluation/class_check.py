@@ -1,4 +1,4 @@
-"""The classes of a data set against those of the annotations, when a metric is told of them."""
+"""Compares the classes of a data set with those of a metric's annotations, before evaluation."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["ClassCheck"]
 
 
 class ClassCheck:
-    """Mixin of a metric: ``check_classes`` is called when the data set becomes known.
+    """Mixin of a metric that calls ``check_classes`` when the data set becomes known.
 
-    mmengine's loops hand ``dataset_meta`` to the evaluator when they are built, before training
-    and before any image is looked at; a class that the annotations do not have is an error there,
-    and not after the evaluation.
+    mmengine's loops set ``dataset_meta`` of the evaluator when they are built, before training and
+    before any image is read. So a class that the annotations lack is an error at that time, and not
+    only after the evaluation.
     """
 
     check_classes: Callable[[Sequence[str]], None]
@@ -32,7 +32,7 @@ class ClassCheck:
                     self.check_classes(one["classes"])
                 except ValueError as error:
                     errors.append(error)
-        # Of several data sets, which one belongs to this metric is not known yet.
+        # With several data sets it is not known yet which one belongs to this metric.
         if errors and len(errors) == (len(meta) if several else 1):
             raise errors[0]
         self._dataset_meta = meta

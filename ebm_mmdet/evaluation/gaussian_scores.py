@@ -1,7 +1,7 @@
 """Proper scores and calibration of Gaussian predictions: pure functions of NumPy arrays.
 
-A prediction is N(μ, C), and is judged by the residual r = y - μ of what then was observed. Nothing
-here knows of boxes except :func:`side_covariance`. All arithmetic is float64.
+A prediction is N(μ, C), and it is scored by the residual r = y - μ of the observation y. Only
+:func:`side_covariance` concerns boxes. All arithmetic is float64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 LEVELS = np.linspace(0.05, 0.95, 19)
-"""Probabilities of the central intervals that calibration looks at."""
+"""Probabilities of the central intervals for which calibration is computed."""
 
 
 def gaussian_nll(residual: np.ndarray, covariance: np.ndarray) -> np.ndarray:
@@ -34,7 +34,7 @@ def gaussian_nll(residual: np.ndarray, covariance: np.ndarray) -> np.ndarray:
         covariance: (n, D, D) C, symmetric and positive definite.
 
     Returns:
-        (n,) in nats. Negative where the density exceeds 1: no error.
+        (n,) in nats. Negative where the density exceeds 1, which is not an error.
 
     Raises:
         ValueError: shapes do not agree, or a covariance is not finite and positive definite.
@@ -43,7 +43,7 @@ def gaussian_nll(residual: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     if not (variance > 0).all():
         raise ValueError(
             f"{int((variance <= 0).any(1).sum())} of {len(variance)} covariances are not positive "
-            "definite and give no density; put floor_covariance before this."
+            "definite and have no density; apply floor_covariance first."
         )
     return 0.5 * (squared / variance + np.log(2 * math.pi * variance)).sum(1)
 
@@ -51,12 +51,14 @@ def gaussian_nll(residual: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 def gaussian_energy_score(residual: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Energy score  E‖X - r‖ - ½ E‖X - X'‖  with X, X' ~ N(0, C) independent.
 
-    For D = 1 it is the continuous ranked probability score; for C = 0 it is ‖r‖. Not sampled: by
+    For D = 1 it is the continuous ranked probability score; for C = 0 it is ‖r‖. It is not sampled
+    but integrated, by
 
         E √Q = 1/(2√π) ∫ (1 - E e^{-tQ}) t^{-3/2} dt,   0 < t < ∞,
 
-    where the expectation is known in closed form for the squared norm Q of a Gaussian vector, both
-    terms are one-dimensional integrals. The trapezoidal rule in log t gives about 12 digits.
+    Since the expectation E e^{-tQ} is known in closed form for the squared norm Q of a Gaussian
+    vector, both terms are one-dimensional integrals. The trapezoidal rule in log t gives about 12
+    digits.
 
     Source: Gneiting and Raftery, "Strictly Proper Scoring Rules, Prediction, and Estimation",
     JASA 2007, eq. 22.
@@ -78,7 +80,7 @@ def gaussian_energy_score(residual: np.ndarray, covariance: np.ndarray) -> np.nd
 
 def _mean_norm(variance: np.ndarray, squared_mean: np.ndarray) -> np.ndarray:
     """E‖X‖ (n,) of X with independent coordinates of given variance and squared mean (n, D)."""
-    scale = (variance + squared_mean).sum(1)  # E‖X‖², with which the integrand is unit-free
+    scale = (variance + squared_mean).sum(1)  # E‖X‖², which makes the integrand free of units
     scale = np.where(scale > 0, scale, 1.0)[:, None]
     variance, squared_mean = variance / scale, squared_mean / scale
     step, total = 0.25, np.zeros(len(scale))
@@ -129,11 +131,11 @@ def floor_covariance(covariance: np.ndarray, min_std: float) -> tuple[np.ndarray
 
     Args:
         covariance: (n, D, D) symmetric and finite.
-        min_std: positive.
+        min_std: smallest standard deviation, positive, in the unit of the coordinates.
 
     Returns:
-        The covariances (n, D, D), the same bits where nothing had to be raised, and where
-        something had to, (n,) bool.
+        The covariances (n, D, D), unchanged to the bit where nothing had to be raised, and (n,)
+        bool, True where something was raised.
     """
     variance, axes = np.linalg.eigh(covariance)
     raised = (variance < min_std**2).any(1)
@@ -148,7 +150,8 @@ def side_covariance(boxes: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 
         ∂x1/∂u = (w, 0, -w/2, 0),   ∂x2/∂u = (w, 0, w/2, 0),   and y with h likewise.
 
-    Exact for the centre; for the log-sizes to first order, good while their spread is below 0.3.
+    It is exact for the centre, and of first order for the log-sizes, which is accurate while their
+    standard deviations are below 0.3.
 
     Args:
         boxes: (n, 4) ``(x1, y1, x2, y2)``, the boxes that the coordinates are relative to.

@@ -1,4 +1,4 @@
-"""COCO box AP with the high-IoU part spelled out: refinement shows there."""
+"""COCO box AP with values at single high IoU thresholds, where refinement has its effect."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ ITEMS += ("mAP_s", "mAP_m", "mAP_l", MEAN_IOU)
 
 @METRICS.register_module()
 class HighIoUCocoMetric(ClassCheck, CocoMetric):
-    """mmdet's `CocoMetric`, with more of the box evaluation and without its rounding.
+    """mmdet's `CocoMetric` with more values of the box evaluation, and without rounding.
 
     For ``metric='bbox'`` it returns, besides mmdet's own keys, ``bbox_mAP_60``, ``bbox_mAP_70``,
-    ``bbox_mAP_80``, ``bbox_mAP_90`` (average precision at that one IoU threshold, all areas, the
-    largest number of detections) and ``bbox_mIoU_TP``: the mean IoU, in [0, 1], of the detections
-    that COCO's matching at IoU >= 0.5 pairs with an object that is not a crowd; NaN if there is
-    none. Values are fractions in full precision (mmdet rounds to three decimals, which hides small
-    differences); -1 stands for "no such object", as in pycocotools. No detection at all gives 0.
+    ``bbox_mAP_80``, ``bbox_mAP_90`` (average precision at that one IoU threshold, for all areas and
+    the largest number of detections) and ``bbox_mIoU_TP``. The last is the mean IoU, in [0, 1], of
+    the detections that COCO's matching at IoU >= 0.5 pairs with an object that is not a crowd; NaN
+    if there is none. Values are fractions in full precision (mmdet rounds to three decimals, which
+    hides small differences); -1 means "no such object", as in pycocotools. Without any detection
+    the AP is 0.
 
     Arguments are those of `mmdet.evaluation.CocoMetric`; ``metric_items`` may name the new keys
-    too. Other metrics (``segm``, ``proposal``, ``proposal_fast``) are left to mmdet.
+    too. mmdet computes the other metrics (``segm``, ``proposal``, ``proposal_fast``).
 
     Raises:
-        KeyError: an entry of ``metric_items`` that does not exist.
+        KeyError: an entry of ``metric_items`` does not exist.
         AnnotationError: the annotation file is not as expected, or a class of the data set is not
             in it; raised before anything is evaluated.
     """
@@ -70,7 +71,7 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
                 self._coco_api.dataset["categories"].sort(key=lambda category: category["id"])
                 self._coco_api.cats = dict(sorted(self._coco_api.cats.items()))
         self.evaluates_boxes = "bbox" in self.metrics
-        # What is left in this list, mmdet evaluates.
+        # mmdet evaluates what is left in this list.
         self.metrics = [name for name in self.metrics if name != "bbox"]
         if self.metrics and metric_items is not None:
             self.metric_items = [item for item in metric_items if item in STATS]
@@ -78,7 +79,7 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         self.box_items = tuple(metric_items) if metric_items is not None else ITEMS
 
     def check_classes(self, classes: Sequence[str]) -> None:
-        """Make sure that the annotation file has these classes."""
+        """Raise ``AnnotationError`` unless the annotation file has these classes."""
         if self._coco_api is not None:
             check_class_names(self._coco_api.dataset, classes, self._coco_api.source)
 
@@ -91,7 +92,7 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         Returns:
             Metric name (without the prefix ``coco/``) to value.
         """
-        # Also what mmdet prepares on the way: the ground truth, class and image ids.
+        # This also prepares the ground truth and the class and image ids.
         values = OrderedDict(super().compute_metrics(results))
         if not self.evaluates_boxes or self.format_only:
             return values
@@ -99,7 +100,7 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         logger.info("Evaluating bbox...")
         if 0 in self._coco_api.anns:
             logger.warning(
-                "An annotation has id 0, which pycocotools takes for 'not matched': a detection "
+                "An annotation has id 0, which pycocotools reads as 'not matched': a detection "
                 "of that object counts as a false positive. Number annotations from 1."
             )
         evaluation = self._evaluate([prediction for _, prediction in results])
@@ -162,7 +163,7 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
 
     @staticmethod
     def _precision_at(evaluation: COCOeval, threshold: float | None, category: int | None = None):
-        """AP at one IoU threshold (None: mean over all), of one category index or all; -1: none."""
+        """AP at one IoU threshold (None: mean), of one category or all; -1 without objects."""
         precision = evaluation.eval["precision"][:, :, :, 0, -1]  # all areas, most detections
         if category is not None:
             precision = precision[:, :, [category]]
@@ -188,15 +189,15 @@ def _mean(values: np.ndarray) -> float:
 
 
 def true_positive_ious(evaluation: COCOeval, threshold: float = 0.5) -> np.ndarray:
-    """IoU of every detection with the object that COCO's matching gave it.
+    """IoU of every matched detection with the object to which COCO's matching assigned it.
 
     Args:
         evaluation: a box evaluation on which `evaluate` was called.
         threshold: IoU threshold of the matching; one of ``evaluation.params.iouThrs``.
 
     Returns:
-        (n,) float64, for all categories and areas; objects marked as crowd or to be ignored do
-        not count. Empty if nothing matched or the threshold was not evaluated.
+        (n,) float64 in [0, 1], for all categories and areas, without objects that are crowds or to
+        be ignored. Empty if nothing matched or the threshold was not evaluated.
     """
     rows = np.flatnonzero(np.isclose(evaluation.params.iouThrs, threshold))
     if not rows.size:
@@ -213,5 +214,5 @@ def true_positive_ious(evaluation: COCOeval, threshold: float = 0.5) -> np.ndarr
     if not found:
         return np.empty(0)
     boxes = np.array([found, objects], dtype=float)
-    boxes[..., 2:] += boxes[..., :2]  # from x, y, width, height
+    boxes[..., 2:] += boxes[..., :2]  # (x, y, width, height) to (x1, y1, x2, y2)
     return box_iou(*boxes)

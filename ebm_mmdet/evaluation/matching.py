@@ -1,4 +1,4 @@
-"""Which detection found which object."""
+"""One-to-one matching of detections and objects."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ def match_detections(
 ) -> tuple[Tensor, Tensor]:
     """Match the detections of one image, one to one.
 
-    Detections are taken by falling score; each is matched to the annotation of its class that
-    overlaps it most and is still free, as in COCO's evaluation. Ignore regions are left out.
+    Detections are processed by descending score; each is matched to the annotation of its class
+    that overlaps it most and is not yet matched, as in COCO's evaluation. Ignore regions are left
+    out.
 
     Args:
-        ground_truth: annotations.
-        image_id: of the image, in them.
+        ground_truth: the annotations of the data set.
+        image_id: id of the image in these annotations.
         boxes: (n, 4) ``(x1, y1, x2, y2)`` in the image's own pixels.
-        scores: (n,) confidences.
+        scores: (n,) classification scores.
         labels: (n,) int64.
         category_ids: COCO category of each label.
-        score_thr: detections below this score are no part of it.
-        iou_thr: least overlap of a match.
+        score_thr: detections below this score are left out.
+        iou_thr: smallest IoU of a match.
 
     Returns:
-        The matched detections, (m,) int64 by falling score, and their objects, (m, 4) float32
-        boxes like ``boxes``.
+        The indices of the matched detections, (m,) int64 by descending score, and the boxes of
+        their objects, (m, 4) float32 in the format of ``boxes``.
     """
     annotations = ground_truth.imgToAnns[image_id]
     annotations = [a for a in annotations if not a.get("iscrowd") and min(a["bbox"][2:]) > 0]

@@ -1,4 +1,4 @@
-"""How good is the uncertainty of boxes? Likelihood, energy score and calibration."""
+"""Quality of the uncertainty of boxes: likelihood, energy score and calibration."""
 
 from __future__ import annotations
 
@@ -32,39 +32,41 @@ SIDES = ("x1", "y1", "x2", "y2")
 
 @METRICS.register_module()
 class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
-    """Scores of box predictions N(box, covariance), over the detections that found an object.
+    """Scores of box predictions N(box, covariance), over detections that match an object.
 
     Reads from ``pred_instances``, in encoded coordinates ``(cx/w, cy/h, log w, log h)`` relative to
     the box itself (:mod:`ebm_mmdet.models.box_coding`), ``box_cov`` (n, 4, 4) or else ``box_std``
-    (n, 4), which counts as a diagonal covariance. A detection counts if it is matched to an object
-    of its class (:func:`~ebm_mmdet.evaluation.match_detections`); how many are missed or wrong is
-    the business of average precision. Returns, under the prefix ``probabilistic``:
+    (n, 4), which means a diagonal covariance. A detection counts if it is matched to an object of
+    its class (:func:`~ebm_mmdet.evaluation.match_detections`); missed objects and false detections
+    are measured by average precision. Returns, under the prefix ``probabilistic``:
 
-    - ``nll``, ``energy_score``: means over detections, of encoded coordinates (no unit);
-    - ``nll_px``, ``energy_score_px``: the same of the sides in pixels, with the covariance carried
-      over to first order;
+    - ``nll``, ``energy_score``: means over detections, for encoded coordinates (no unit);
+    - ``nll_px``, ``energy_score_px``: the same for the sides in pixels, with the covariance
+      converted to first order;
     - ``ece_x1``, ``ece_y1``, ``ece_x2``, ``ece_y2``: expected calibration error of each side, in
       [0, 1], and ``ece``, the mean of the four;
-    - ``matched``: number of detections behind these values;
-    - ``floored``: share of them whose covariance had to be raised to ``min_std``.
+    - ``matched``: number of detections that these values are computed from;
+    - ``floored``: fraction of them whose covariance was raised to ``min_std``.
 
     Without any match the values are NaN, with a warning.
 
     Args:
         ann_file: COCO annotations.
         score_thr: detections below this score are left out.
-        iou_thr: least overlap of a match.
-        min_std: least standard deviation along any axis in encoded coordinates. A covariance
-            without extent, as from one sample, would make the likelihood of any truth 0.
-        reliability_plot: PNG to write: observed against nominal coverage of each side.
+        iou_thr: smallest IoU of a match.
+        min_std: smallest standard deviation along any axis, in encoded coordinates. A covariance
+            of zero, as from one sample, would make the likelihood of any truth 0.
+        reliability_plot: path of a PNG to write, with the observed against the nominal coverage of
+            each side.
         collect_device: mmengine's.
         prefix: mmengine's.
 
     Raises:
-        FileExistsError: ``reliability_plot`` is there already.
+        FileExistsError: ``reliability_plot`` already exists.
         AnnotationError: the annotation file is not as expected, or a class of the data set is not
             in it; raised before anything is evaluated.
-        ValueError: at the first detection without an uncertainty, or with one that is not finite.
+        ValueError: detections have no uncertainty, or one that is not finite; raised at the first
+            such image.
 
     Source: Gneiting and Raftery, JASA 2007; Kuleshov et al., ICML 2018.
     """
@@ -84,17 +86,17 @@ class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         if not min_std > 0:
             raise ValueError(f"min_std={min_std} must be positive")
-        # Before hours of evaluation, not after them.
+        # Checked before hours of evaluation, not after them.
         if reliability_plot is not None and Path(reliability_plot).exists():
             raise FileExistsError(
-                f"{reliability_plot} is there already; move it, or choose another reliability_plot"
+                f"{reliability_plot} already exists; move it, or choose another reliability_plot"
             )
         self.ground_truth = CheckedCOCO(ann_file)
         self.score_thr, self.iou_thr, self.min_std = score_thr, iou_thr, min_std
         self.reliability_plot = reliability_plot
 
     def check_classes(self, classes: Sequence[str]) -> None:
-        """Make sure that the annotation file has these classes."""
+        """Raise ``AnnotationError`` unless the annotation file has these classes."""
         check_class_names(self.ground_truth.dataset, classes, self.ground_truth.source)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -168,7 +170,7 @@ class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
         }
 
     def _plot(self, z: np.ndarray) -> None:
-        # matplotlib is slow to import, and most evaluations draw nothing.
+        # Imported here, because matplotlib is slow to import and most evaluations draw nothing.
         from ..visualization import plot_reliability, save_figure
 
         curves = {side: central_coverage(column) for side, column in zip(SIDES, z.T)}
@@ -176,7 +178,7 @@ class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
 
 
 def _covariance(found: dict, number: int, image_id: int) -> np.ndarray:
-    """(n, 4, 4) float64 of the detections of an image."""
+    """Covariances (n, 4, 4) float64 of the detections of an image."""
     if "box_cov" in found:
         covariance = _array(found["box_cov"]).reshape(number, 4, 4)
     elif "box_std" in found:
@@ -186,8 +188,8 @@ def _covariance(found: dict, number: int, image_id: int) -> np.ndarray:
     else:
         raise ValueError(
             f"pred_instances of image {image_id} has neither box_cov (n, 4, 4) nor box_std (n, 4); "
-            "give the detector a refiner that finds them, such as ImportanceMeanRefiner, or leave "
-            "ProbabilisticBoxMetric out"
+            "give the detector a refiner that computes them, such as ImportanceMeanRefiner, or "
+            "remove ProbabilisticBoxMetric"
         )
     if not np.isfinite(covariance).all():
         raise ValueError(f"an uncertainty in image {image_id} is not finite")

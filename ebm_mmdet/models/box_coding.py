@@ -1,4 +1,4 @@
-"""The coordinates in which box densities live (R^4, relative to a reference box)."""
+"""The coordinates of box densities: offsets in R^4 from a reference box."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 __all__ = ["change_reference", "decode_boxes", "encode_boxes"]
 
 _MIN_SIZE = 1e-6
-"""Smaller sizes (pixels) count as this when encoding: a logarithm needs a positive argument."""
+"""Smallest size (pixels) when encoding, because a logarithm needs a positive argument."""
 
 
 def decode_boxes(offsets: Tensor, reference: Tensor) -> Tensor:
@@ -23,9 +23,10 @@ def decode_boxes(offsets: Tensor, reference: Tensor) -> Tensor:
     reference bit for bit.
 
     Args:
-        offsets: encoded coordinates, shape ``(..., 4)``.
+        offsets: encoded coordinates ``(u1, u2, u3, u4)``, shape ``(..., 4)``, without unit.
         reference: boxes ``(x1, y1, x2, y2)``, shape broadcastable to ``(..., 4)``, half open. A
-            box without a positive width or height has size 0 there, and stays where it is.
+            box without a positive width or height counts as one of size 0 along that axis, where
+            offsets do not move it.
 
     Returns:
         Boxes ``(x1, y1, x2, y2)`` of shape ``(..., 4)`` in the units of ``reference``.
@@ -54,17 +55,17 @@ def encode_boxes(boxes: Tensor, reference: Tensor) -> Tensor:
         reference: shape broadcastable to that of ``boxes``.
 
     Returns:
-        Offsets, shape ``(..., 4)``. Sizes under 1e-6 px count as 1e-6 px.
+        Offsets, shape ``(..., 4)``, without unit. Sizes under 1e-6 px count as 1e-6 px.
     """
     size0 = (reference[..., 2:] - reference[..., :2]).clamp(min=_MIN_SIZE)
     size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=_MIN_SIZE)
-    # The mean shift of both sides is the shift of the centre, without the rounding of cx and cx0.
+    # The shift of the centre is the mean shift of both sides, which avoids rounding cx and cx0.
     moved = 0.5 * ((boxes - reference)[..., :2] + (boxes - reference)[..., 2:])
     return torch.cat((moved / size0, torch.log(size / size0)), dim=-1)
 
 
 def change_reference(covariance: Tensor, reference: Tensor, boxes: Tensor) -> Tensor:
-    r"""Covariance of coordinates relative to other boxes.
+    r"""Convert a covariance of encoded coordinates to another reference box.
 
     Coordinates relative to two references differ by a shift and a scale of the centre, hence, with
     ``(w0, h0)`` the old size and ``(w, h)`` the new one, exactly::
@@ -77,7 +78,7 @@ def change_reference(covariance: Tensor, reference: Tensor, boxes: Tensor) -> Te
         boxes: ``(n, 4)``, the new references. Sizes under 1e-6 px count as 1e-6 px.
 
     Returns:
-        ``(n, 4, 4)``.
+        ``(n, 4, 4)`` of offsets from ``boxes``.
     """
     old = (reference[:, 2:] - reference[:, :2]).clamp(min=_MIN_SIZE)
     new = (boxes[:, 2:] - boxes[:, :2]).clamp(min=_MIN_SIZE)

@@ -1,4 +1,4 @@
-"""Standard deviations of box sides, and covariances in the coordinates in which densities live."""
+"""Conversion between standard deviations of box sides and covariances of encoded coordinates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 __all__ = ["covariance_to_side_std", "side_std_to_covariance"]
 
 _MIN_SIZE = 1.0
-"""Smaller boxes count as this large: relative to a sliver every uncertainty is without bound."""
+"""Smallest size (pixels) of a box, because relative to a sliver uncertainties are unbounded."""
 
 
 def side_std_to_covariance(boxes: Tensor, side_std: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def side_std_to_covariance(boxes: Tensor, side_std: Tensor) -> Tensor:
         side_std: (n, 4) standard deviations of x1, y1, x2, y2, in the unit of ``boxes``.
 
     Returns:
-        (n, 4, 4) float32, symmetric, of coordinates relative to the box itself.
+        (n, 4, 4) float32, symmetric, of encoded coordinates relative to the box itself.
     """
     size = (boxes[:, 2:] - boxes[:, :2]).float().clamp(min=_MIN_SIZE)
     low, high = (side_std.float() / torch.cat((size, size), 1)).square().chunk(2, dim=1)
@@ -51,7 +51,7 @@ def covariance_to_side_std(boxes: Tensor, covariance: Tensor) -> Tensor:
 
     Args:
         boxes: (n, 4) ``(x1, y1, x2, y2)``. A side under 1 px counts as 1 px.
-        covariance: (n, 4, 4) of coordinates relative to the box itself.
+        covariance: (n, 4, 4) of encoded coordinates relative to the box itself.
 
     Returns:
         (n, 4) float32, of x1, y1, x2, y2, in the unit of ``boxes``.
@@ -60,6 +60,6 @@ def covariance_to_side_std(boxes: Tensor, covariance: Tensor) -> Tensor:
     variance = covariance.float().diagonal(dim1=1, dim2=2)
     both = variance[:, :2] + 0.25 * variance[:, 2:]
     shared = covariance.float().diagonal(offset=2, dim1=1, dim2=2)
-    # Rounding may leave a little below zero where a side is known far better than its opposite.
+    # Rounding may give a slightly negative value if a side is known far better than its opposite.
     sides = torch.cat((both - shared, both + shared), dim=1).clamp(min=0)
     return torch.cat((size, size), dim=1) * sides.sqrt()

@@ -18,16 +18,16 @@ class UncertainInstances(InstanceData):
 
         side_std = covariance_to_side_std(bboxes, box_cov)
 
-    ``box_cov`` is relative to the size of a box, so it stays right when boxes are rescaled. A
+    ``box_cov`` is relative to the size of a box, so it stays correct when boxes are rescaled. A
     number in pixels would not: with a mask head, mmdet rescales boxes long after the box head has
-    predicted them. ``side_std`` is therefore computed whenever it is read, in the pixels that
-    ``bboxes`` are in by then. It cannot be set, is no entry of ``keys()``, and is part of
-    ``to_dict()``, which metrics and dumps receive.
+    predicted them. Therefore ``side_std`` is computed each time it is read, in the pixels that
+    ``bboxes`` have at that time. It cannot be set and is not among ``keys()``, but ``to_dict()``,
+    which metrics and dumps receive, contains it.
     """
 
     @classmethod
     def of(cls, instances: InstanceData) -> UncertainInstances:
-        """The same fields, sharing their memory; a stored ``side_std`` gives way."""
+        """The same fields, sharing their memory, without a stored ``side_std``."""
         fields = {name: value for name, value in instances.items() if name != _DERIVED}
         return cls(metainfo=instances.metainfo, **fields)
 

@@ -1,4 +1,4 @@
-"""Pictures of uncertainty: functions of arrays that return matplotlib figures, and a visualizer."""
+"""Plots of uncertainty: functions from arrays to matplotlib figures, and a visualizer."""
 
 from .reliability import plot_reliability
 from .style import save_figure

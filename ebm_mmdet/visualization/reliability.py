@@ -1,4 +1,4 @@
-"""Does an uncertainty keep what it promises? Observed against nominal coverage."""
+"""Reliability diagram: observed against nominal coverage of an uncertainty."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def plot_reliability(
     coverage: Mapping[str, np.ndarray],
     count: int,
 ) -> Figure:
-    """Draw how often the truth lies inside intervals of a given probability.
+    """Plot how often the truth lies inside intervals of a given probability.
 
     On the diagonal the prediction is calibrated; above it the uncertainty is too large, below it
-    too small. The grey band holds 95 % of what ``count`` independent draws of a calibrated
-    prediction would show at one level.
+    too small. At each level, the grey band contains the observed share in 95 % of all sets of
+    ``count`` independent draws of a calibrated prediction.
 
     Args:
         levels: ``(J,)`` nominal probabilities, ascending in [0, 1].
@@ -35,7 +35,7 @@ def plot_reliability(
         The figure; write it with `save_figure`.
 
     Raises:
-        ValueError: A curve has another number of values than there are levels.
+        ValueError: A curve does not have one value for each level.
     """
     levels = np.asarray(levels, float)
     figure = new_figure(4.4, 4.8)

@@ -1,6 +1,6 @@
-"""One look for all pictures: colours that colour-blind readers tell apart, thin lines, calm axes.
+"""The common style of all figures: colours that colour-blind readers can distinguish, thin lines.
 
-Nothing here needs a display: figures are made without pyplot and only ever written to files.
+No display is needed: figures are made without pyplot and are only written to files.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from matplotlib.patheffects import Normal, Stroke
 
 from ..files import open_atomic
 
-# Okabe & Ito's palette; orange against blue survives every common colour blindness, and truth is
-# told apart by its line style as well.
+# Okabe & Ito's palette: orange and blue differ for every common colour blindness, and the truth
+# also has its own line style.
 BEFORE = "#E69F00"
 AFTER = "#0072B2"
 AFTER_LINE = "#4DB8FF"  # the same blue, light enough for a line on a photograph
@@ -47,7 +47,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def panel_grid(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its `count` panels of that size in inches, `columns` in a row at most."""
+    """Return a figure with `count` panels of that size in inches, at most `columns` in a row."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     figure = new_figure(width * columns, height * rows + 0.6)
@@ -58,7 +58,7 @@ def panel_grid(count: int, columns: int, width: float, height: float) -> tuple[F
 
 
 def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 150) -> Path:
-    """Write a figure as PNG; folders are made, an interrupted write leaves no half file."""
+    """Write a figure as PNG, atomically; folders are created as needed."""
     with open_atomic(path) as file:
         figure.savefig(file, dpi=dpi, format="png")
     return Path(path)
@@ -71,7 +71,7 @@ def show_image(axes: Axes, image: np.ndarray, window: Sequence[float] | None = N
         axes: Where to draw.
         image: ``(H, W, 3)`` uint8 RGB. Pixel ``(i, j)`` covers ``[j, j+1) x [i, i+1)``, as boxes
             do.
-        window: ``(x1, y1, x2, y2)`` to zoom to; default all of it.
+        window: Part ``(x1, y1, x2, y2)`` to show, in pixels; by default the whole image.
     """
     height, width = image.shape[:2]
     axes.imshow(image, extent=(0, width, height, 0), interpolation="bicubic")
@@ -108,5 +108,5 @@ def box_legend(figure: Figure, kinds: Sequence[str]) -> None:
 
 
 def caption(figure: Figure, text: str) -> None:
-    """Put a sentence above the panels that says what one sees."""
+    """Put a sentence above the panels that describes them."""
     figure.suptitle(text, fontsize=11, color=INK)

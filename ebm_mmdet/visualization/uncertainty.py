@@ -1,4 +1,4 @@
-"""mmdet's picture of detections, with an error bar across every side of a box."""
+"""mmdet's visualizer with an error bar across every side of a detected box."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["UncertaintyVisualizer", "side_bars"]
 def side_bars(
     boxes: np.ndarray, side_std: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bars from one standard deviation outside to one inside, at the middle of each side.
+    """Error bars of plus and minus one standard deviation, at the middle of each side.
 
     Args:
         boxes: (n, 4) ``(x1, y1, x2, y2)`` in pixels.
@@ -34,18 +34,18 @@ def side_bars(
 
 @VISUALIZERS.register_module()
 class UncertaintyVisualizer(DetLocalVisualizer):
-    """mmdet's visualiser; detections with ``side_std`` (n, 4) get an error bar across every side.
+    """mmdet's visualizer; detections with ``side_std`` (n, 4) get an error bar across every side.
 
     In a config with ``custom_imports = dict(imports=['ebm_mmdet'])``:
     ``visualizer = dict(type='UncertaintyVisualizer')``.
 
     Args:
         name: mmengine's.
-        bar_color: of the bars, as matplotlib names colours.
+        bar_color: colour of the bars, in matplotlib's notation.
         kwargs: those of ``DetLocalVisualizer``.
     """
 
-    # mmengine wants to see `name` in the signature.
+    # mmengine requires `name` in the signature.
     def __init__(
         self, name: str = "visualizer", *args, bar_color: str = "#56B4E9", **kwargs
     ) -> None:

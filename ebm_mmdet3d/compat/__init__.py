@@ -1,11 +1,12 @@
 """Repairs of other packages, made when ``ebm_mmdet3d`` is imported.
 
-- :mod:`.without_cuda`: functions of mmcv and spconv that fail, or are wrong, without CUDA. Where
-  CUDA is present none of them is touched.
-- :mod:`.numpy_names`: ``np.long``, which mmdet3d's object sampling asks numpy 1.24 to 1.26 for.
+- :mod:`.without_cuda`: functions of mmcv and spconv that fail, or are wrong, without CUDA. With
+  CUDA none of them is changed.
+- :mod:`.numpy_names`: ``np.long``, which mmdet3d's object sampling uses and numpy 1.24 to 1.26
+  lack.
 
-One line in mmengine's log names what was replaced. ``EBM_MMDET3D_COMPAT=0`` in the environment
-leaves everything as it is.
+One line in mmengine's log names what was replaced. With the environment variable
+``EBM_MMDET3D_COMPAT=0`` nothing is changed.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ SWITCH = "EBM_MMDET3D_COMPAT"
 
 
 def apply_compat() -> list[str]:
-    """Make all repairs that this machine needs, and say so in one line of the log.
+    """Make all repairs that this machine needs, and write one line about them to the log.
 
-    A second call finds nothing left to do, and says nothing. Packages that are not installed are
-    passed over.
+    A second call has nothing to do and logs nothing. Packages that are not installed are skipped.
 
     Returns:
-        Names of what this call replaced.
+        Names of the functions that this call replaced.
 
     Raises:
         ValueError: the environment variable ``EBM_MMDET3D_COMPAT`` is neither 0 nor 1.

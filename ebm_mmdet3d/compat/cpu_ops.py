@@ -1,6 +1,6 @@
-"""Operators of mmcv that have no CPU version, written for the CPU; the contracts are mmcv's.
+"""CPU versions of operators of mmcv that have none; arguments and results are mmcv's.
 
-Each works on CPU tensors whether or not it is put in mmcv's place (:mod:`.without_cuda` does that).
+Each works on CPU tensors, whether or not it replaces mmcv's (:mod:`.without_cuda` does so).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def three_nn(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
         int32. A neighbour that does not exist has distance inf and index 0.
 
     Raises:
-        ValueError: other shapes.
+        ValueError: the shapes are different ones.
     """
     if target.dim() != 3 or target.shape[2] not in (3, 4) or source.shape[2] != target.shape[2]:
         raise ValueError(
@@ -75,7 +75,7 @@ def three_interpolate(features: Tensor, indices: Tensor, weight: Tensor) -> Tens
     ``out[b, c, n] = Σ_k weight[b, n, k] features[b, c, indices[b, n, k]]``
 
     Args:
-        features: (B, C, M); the only input that gets a gradient, as in mmcv.
+        features: (B, C, M), the only input that gets a gradient, as in mmcv.
         indices: (B, N, 3) integers.
         weight: (B, N, 3).
 
@@ -143,7 +143,7 @@ def points_in_boxes_part(points: Tensor, boxes: Tensor) -> Tensor:
         boxes: (B, T, 7), see :func:`points_in_boxes_all`.
 
     Returns:
-        (B, M) int32, the smallest t whose box holds the point, or -1.
+        (B, M) int32, the smallest t whose box contains the point, or -1.
     """
     inside = points_in_boxes_all(points, boxes)
     if not inside.shape[2]:

@@ -1,8 +1,8 @@
-"""Lets mmdet3d 1.4 sample objects under the numpy that it asks for.
+"""Lets mmdet3d 1.4 sample objects under the numpy versions that it requires.
 
-Its ``DataBaseSampler`` says ``np.long``, which numpy dropped in 1.24 and has again since 2.0; but
-numpy 2 is out of reach (requirements/constraints.txt). Without it no recipe with ``ObjectSample``
-can train.
+Its ``DataBaseSampler`` uses ``np.long``, which numpy removed in 1.24 and added again in 2.0; but
+numpy 2 cannot be used here (requirements/constraints.txt). Without ``np.long`` no recipe with
+``ObjectSample`` can train.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["patch_database_sampler"]
 
 
 class _NumpyWithLong(ModuleType):
-    """numpy, and ``long``."""
+    """numpy with the additional name ``long``."""
 
     long = np.int64
 
@@ -26,16 +26,16 @@ class _NumpyWithLong(ModuleType):
 
 
 def patch_database_sampler() -> list[str]:
-    """Put ``np.long`` into mmdet3d's module where numpy has none; numpy itself is left alone.
+    """Add ``np.long`` in mmdet3d's module if numpy lacks it; numpy itself is not changed.
 
     Returns:
-        Names of what this call added: nothing where mmdet3d is not installed, where numpy has
-        ``long``, and from the second call on.
+        Names that this call added: none if mmdet3d is not installed, if numpy has ``long``, and
+        from the second call on.
     """
     if not find_spec("mmdet3d"):
         return []
     dbsampler = importlib.import_module("mmdet3d.datasets.transforms.dbsampler")
-    # Not hasattr: numpy warns about names that it is going to have.
+    # Not hasattr, because numpy warns about names that it will have in the future.
     if "long" in vars(np) or isinstance(dbsampler.np, _NumpyWithLong):
         return []
     dbsampler.np = _NumpyWithLong("numpy")

@@ -1,15 +1,15 @@
-"""Fills the gaps that mmcv, mmdet3d and spconv leave on a machine without CUDA.
+"""Replaces functions of mmcv and spconv that fail, or are wrong, on a machine without CUDA.
 
-    spconv 2     backward pass       asks for the current CUDA stream before its CPU branch
+    spconv 2     backward pass       gets the current CUDA stream before its CPU branch
                  scatter_add_cpu     wrong sums with more than one OpenMP thread (spconv issue 679):
                                      its threads share the two pointers of the inner loop
     mmcv         three_nn            no CPU kernel (auxiliary network of SASSD, PointNet++)
                  three_interpolate   no CPU kernel
                  sigmoid_focal_loss  no CPU kernel (auxiliary loss of SASSD)
                  points_in_boxes_all, points_in_boxes_part
-                                     ask for the CUDA device first; the CPU kernel exists
+                                     get the CUDA device first; the CPU kernel exists
 
-Functions are replaced wherever OpenMMLab's packages have imported them already.
+Functions are replaced in every module of OpenMMLab's packages that has already imported them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["patch_mmcv", "patch_spconv"]
 
 
 def patch_spconv() -> list[str]:
-    """Let spconv 2 train on a CPU, with right sums.
+    """Let spconv 2 train on a CPU, with correct sums.
 
     Returns:
-        Names of what this call replaced: nothing where CUDA is present, where spconv 2 is not
-        installed, and from the second call on.
+        Names of the functions that this call replaced: none with CUDA, without spconv 2, and from
+        the second call on.
     """
     if torch.cuda.is_available():
         return []
@@ -56,17 +56,17 @@ def _no_stream() -> int:
 
 
 def _scatter_add(out, rows, indices) -> None:
-    """``out[indices] += rows`` in place, for arrays of spconv; further rows are spare room."""
+    """``out[indices] += rows`` in place, for arrays of spconv; further ``rows`` are unused."""
     sums, rows, indices = (torch.from_numpy(x.numpy_view()) for x in (out, rows, indices))
     sums.index_add_(0, indices, rows[: len(indices)])
 
 
 def patch_mmcv() -> list[str]:
-    """Put the functions of :mod:`.cpu_ops` in the place of mmcv's.
+    """Replace mmcv's functions by those of :mod:`.cpu_ops`.
 
     Returns:
-        Names of what this call replaced: nothing where CUDA is present, where mmcv is not
-        installed, and from the second call on.
+        Names of the functions that this call replaced: none with CUDA, without mmcv, and from the
+        second call on.
     """
     if torch.cuda.is_available() or not find_spec("mmcv"):
         return []
@@ -81,7 +81,7 @@ def patch_mmcv() -> list[str]:
 
 
 def _rebind(original: Callable, replacement: Callable) -> None:
-    """Replace ``original`` in every loaded module of mmcv, mmdet and mmdet3d, by any name."""
+    """Replace ``original`` in every loaded module of mmcv, mmdet and mmdet3d, under any name."""
     for module_name, module in list(sys.modules.items()):
         if module_name.split(".")[0] in ("mmcv", "mmdet", "mmdet3d"):
             for name, value in list(vars(module).items()):

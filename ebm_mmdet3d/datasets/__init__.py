@@ -1,6 +1,6 @@
 """Point clouds: generated scenes in KITTI's conventions, and transforms that KITTI training needs.
 
-Generation needs numpy, scipy and OpenCV only.
+Generation needs only numpy, scipy and OpenCV.
 """
 
 import typing as _typing  # mypy knows TYPE_CHECKING by this name only

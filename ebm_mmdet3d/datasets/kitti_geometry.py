@@ -1,4 +1,4 @@
-"""KITTI's two frames, its image, and the labels that follow from a box.
+"""KITTI's two coordinate frames, its image, and the labels that can be computed from a box.
 
 Frames and boxes:
 
@@ -27,14 +27,14 @@ __all__ = [
     "wrap_angle",
 ]
 
-# (easy, moderate, hard): least height of the box in the image in pixels, greatest occlusion level,
-# greatest truncation. Source: KITTI object benchmark, development kit.
+# (easy, moderate, hard): smallest height of the box in the image in pixels, largest occlusion
+# level, largest truncation. Source: KITTI object benchmark, development kit.
 _LIMITS = ((40.0, 0, 0.15), (25.0, 1, 0.3), (25.0, 2, 0.5))
-_NEAREST = 0.1  # metres in front of the camera; closer corners are projected from here
+_NEAREST = 0.1  # metres in front of the camera; closer corners are moved there before projection
 
 
 def wrap_angle(angle: np.ndarray) -> np.ndarray:
-    """Angles (...) in radians, to [-pi, pi)."""
+    """Wrap angles (...) in radians to [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
@@ -55,7 +55,8 @@ class Camera:
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points (..., 3) of the LiDAR frame -> pixels (..., 2) as x, y, and depth (...) in metres.
 
-        Pixels of points that are less than a hand's breadth in front are those of a point there.
+        Points less than 0.1 m in front of the camera, or behind it, are projected as if they were
+        0.1 m in front.
         """
         camera = points @ self.lidar_to_camera[:3, :3].T + self.lidar_to_camera[:3, 3]
         depth = camera[..., 2]
@@ -77,8 +78,8 @@ class Camera:
         return np.column_stack([centre, boxes[:, [3, 5, 4]], angle])
 
 
-# Of the kind KITTI's left colour camera is: same image size, focal length of 720 pixels, mounted a
-# little below and in front of the LiDAR, axes exactly parallel.
+# Similar to KITTI's left colour camera: the same image size, a focal length of 720 pixels, mounted
+# a little below and in front of the LiDAR; the axes are exactly parallel.
 SYNTHETIC_CAMERA = Camera(
     projection=np.array([[720.0, 0, 621.0, 0], [0, 720.0, 187.5, 0], [0, 0, 1.0, 0]]),
     lidar_to_camera=np.array(
@@ -89,7 +90,7 @@ SYNTHETIC_CAMERA = Camera(
 
 
 def in_image(points: np.ndarray, camera: Camera) -> np.ndarray:
-    """Which points (N, 3 or more) of the LiDAR frame the camera sees, (N,) bool."""
+    """(N,) bool: the points (N, 3 or more) of the LiDAR frame that lie in the image."""
     pixels, depth = camera.project(np.asarray(points[:, :3], float))
     height, width = camera.image_shape
     return (depth > 0) & (pixels >= 0).all(1) & (pixels < (width, height)).all(1)
@@ -105,7 +106,7 @@ def box_corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def points_in_boxes(points: np.ndarray, boxes: np.ndarray, margin: float = 0.0) -> np.ndarray:
-    """Which point is in which box, (N, M) bool.
+    """(N, M) bool: whether point n lies in box m.
 
     Args:
         points: (N, 3 or more) of the LiDAR frame.
@@ -129,11 +130,12 @@ def image_boxes(boxes: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarr
 
     Args:
         boxes: (M, 7) of the LiDAR frame.
-        camera: that of the frame.
+        camera: the camera of the frame.
 
     Returns:
-        ``(M, 4)`` x1, y1, x2, y2 in pixels, clipped to the image; truncation (M,) in [0, 1], the
-        share of the area of the unclipped box that is outside; 1 for a box behind the camera.
+        Boxes (M, 4) ``(x1, y1, x2, y2)`` in pixels, clipped to the image; truncation (M,) in
+        [0, 1], the fraction of the area of the unclipped box that is outside, 1 for a box behind
+        the camera.
     """
     pixels, depth = camera.project(box_corners(boxes))
     low, high = pixels.min(1), pixels.max(1)
@@ -146,10 +148,10 @@ def image_boxes(boxes: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarr
 
 
 def occlusion_level(share: np.ndarray) -> np.ndarray:
-    """KITTI's levels (M,) int64 from the share of a vehicle that is hidden, (M,) in [0, 1].
+    """KITTI's levels (M,) int64 from the hidden fraction of each vehicle, (M,) in [0, 1].
 
     0 fully visible (below 0.1), 1 partly (below 0.5), 2 largely (below 0.9), 3 unknown. KITTI's
-    annotators judged by eye; the shares are ours.
+    annotators judged by eye; the limits are our choice.
     """
     return np.digitize(share, (0.1, 0.5, 0.9)).astype(np.int64)
 
@@ -158,9 +160,9 @@ def difficulty(height: np.ndarray, occlusion: np.ndarray, truncation: np.ndarray
     """KITTI's difficulty (M,) int64: 0 easy, 1 moderate, 2 hard, -1 not evaluated.
 
     Args:
-        height: (M,) of the box in the image, pixels.
+        height: (M,) heights of the boxes in the image, pixels.
         occlusion: (M,) levels of `occlusion_level`.
-        truncation: (M,) in [0, 1].
+        truncation: (M,) fractions outside the image, in [0, 1].
     """
     result = np.full(len(height), -1, np.int64)
     for level in (2, 1, 0):

@@ -1,11 +1,11 @@
-"""Generated LiDAR scenes: a road with vehicles and clutter as surfaces, seen by a spinning sensor.
+"""Generated LiDAR scenes: surfaces of vehicles and clutter on a road, and a spinning sensor.
 
 Coordinates are KITTI's LiDAR frame: x forwards, y to the left, z up, metres, the sensor at the
 origin. A box is ``(x, y, z, l, w, h, yaw)``, z the *bottom*, yaw in [-pi, pi) from x towards y. The
 box of a vehicle is the exact box of its surface (`solids`), which stands upright on the ground.
 
-Points come from one ray per beam and column: what is nearest returns, which is occlusion; rays
-diverge, which is density that falls with the square of the range. Range noise, lost pulses (glass,
+There is one ray per beam and column. Each returns from the nearest surface, which gives occlusion;
+rays diverge, so the density falls with the square of the range. Range noise, lost pulses (glass,
 leaves, grazing incidence) and intensities are added ray by ray. Only numpy and scipy are needed.
 """
 
@@ -23,26 +23,26 @@ __all__ = ["CLASSES", "Lidar", "LidarScene", "SceneOptions", "render_scene"]
 
 CLASSES = ("Car", "Van")
 
-# A prime for this stream, so that no other generator draws the same numbers from (seed, index).
+# A prime for this random stream, so that no other generator uses the same (seed, index).
 _STREAM = 104729
 _PLACEMENT_TRIES = 20
-_GAP = 0.3  # metres that stay free around everything
+_GAP = 0.3  # free metres around every object
 _KINDS = ("hatchback", "saloon", "estate", "van")
 
 
 @dataclass(frozen=True)
 class Lidar:
-    """A spinning sensor. The defaults are of the kind KITTI was recorded with.
+    """A spinning sensor. The defaults resemble the sensor with which KITTI was recorded.
 
     Attributes:
-        num_beams: beams, evenly spaced.
+        num_beams: number of beams, evenly spaced.
         elevation: lowest and highest beam, degrees.
         azimuth: first and last column, degrees from x towards y; within (-90, 90).
         azimuth_step: degrees between two columns.
         max_range: metres; nothing farther returns.
         range_noise: standard deviation along the ray, metres.
-        dropout: share of pulses lost for no reason at all.
-        height: of the sensor above the ground, metres.
+        dropout: fraction of pulses lost at random.
+        height: height of the sensor above the ground, metres.
     """
 
     num_beams: int = 64
@@ -55,7 +55,7 @@ class Lidar:
     height: float = 1.73
 
     def rays(self, rng: np.random.Generator) -> RayGrid:
-        """The rays of one turn, which begins anywhere and whose beams tilt a little."""
+        """The rays of one turn, with a random start and a small random tilt of the beams."""
         first, last = self.azimuth
         columns = np.arange(first + self.azimuth_step * rng.random(), last, self.azimuth_step)
         beams = np.linspace(*self.elevation, self.num_beams)
@@ -66,17 +66,18 @@ class Lidar:
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """What a scene may look like.
+    """Settings of the random scenes.
 
     Attributes:
-        extent: ``(x_min, y_min, x_max, y_max)`` of the centres of all objects, metres.
-        num_vehicles: fewest and most vehicles aimed at; a crowded scene may get fewer.
-        num_clutter: fewest and most other things aimed at.
-        van_share: share of vans among the vehicles.
+        extent: range ``(x_min, y_min, x_max, y_max)`` of the centres of all objects, metres.
+        num_vehicles: smallest and largest intended number of vehicles; a crowded scene may get
+            fewer.
+        num_clutter: the same for other objects.
+        van_share: fraction of vans among the vehicles.
         lidar: the sensor.
 
     Raises:
-        ValueError: an empty extent, or one behind the sensor.
+        ValueError: the extent is empty, or too close to the sensor or behind it.
     """
 
     extent: tuple[float, float, float, float] = (5.0, -30.0, 65.0, 30.0)
@@ -95,7 +96,7 @@ class SceneOptions:
 
     @classmethod
     def from_config(cls, config: dict | None) -> SceneOptions:
-        """The options of a config: a dictionary of the attributes, ``lidar`` a dictionary too."""
+        """The options from a dictionary of the attributes, in which ``lidar`` is a dictionary."""
         config = dict(config or {})
         lidar = Lidar(**{k: _frozen(v) for k, v in (config.pop("lidar", None) or {}).items()})
         return cls(lidar=lidar, **{k: _frozen(v) for k, v in config.items()})
@@ -107,16 +108,17 @@ def _frozen(value):
 
 @dataclass(frozen=True)
 class LidarScene:
-    """Points, and the vehicles they come from.
+    """A point cloud and its vehicles.
 
     Attributes:
         points: (N, 4) float32 x, y, z in metres, intensity in [0, 1].
-        source: (N,) int32, row of ``boxes`` a point was reflected by; -1 ground, -2 clutter.
-        boxes: (M, 7) float64, see the module.
+        source: (N,) int32, row in ``boxes`` of the vehicle that reflected the point; -1 ground,
+            -2 clutter.
+        boxes: (M, 7) float64, in the format of this module.
         labels: (M,) int64 into `CLASSES`.
-        occlusion: (M,) share of a vehicle's rays that something nearer catches, in [0, 1]; 1 for a
-            vehicle that no ray meets.
-        hits: (M,) int64, returns of each vehicle.
+        occlusion: (M,) fraction of a vehicle's rays that a nearer object blocks, in [0, 1]; 1 for
+            a vehicle that no ray meets.
+        hits: (M,) int64, number of returns from each vehicle.
     """
 
     points: np.ndarray
@@ -128,12 +130,12 @@ class LidarScene:
 
 
 def render_scene(seed: int, index: int, options: SceneOptions | None = None) -> LidarScene:
-    """Make scene number `index` of the endless set `seed`; the same arguments, the same scene.
+    """Generate scene `index` of the endless set `seed`; equal arguments give the same scene.
 
     Args:
-        seed: Which set, ``>= 0``.
-        index: Which scene of the set, ``>= 0``.
-        options: What it may look like.
+        seed: Number of the set, ``>= 0``.
+        index: Number of the scene in the set, ``>= 0``.
+        options: Settings of the scene.
 
     Raises:
         ValueError: Negative seed or index.
@@ -167,8 +169,8 @@ def render_scene(seed: int, index: int, options: SceneOptions | None = None) -> 
 def _returns(
     rng: np.random.Generator, image: DepthImage, lidar: Lidar
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the sensor reports: points (N, 4) float32 and where they come from (N,)."""
-    # A pulse that grazes a surface is lost: half of them at three degrees.
+    """The returns of the sensor: points (N, 4) float32 and their sources (N,)."""
+    # Pulses at grazing incidence are lost, half of them at three degrees.
     rate = image.return_rate * (1 - lidar.dropout) * (1 - np.exp(-image.cosine / 0.075))
     back = (image.source != NOTHING) & (image.distance <= lidar.max_range)
     back &= rng.random(rate.shape) < rate
@@ -188,7 +190,7 @@ def _place(rng: np.random.Generator, options: SceneOptions):
     def free(x: float, y: float, yaw: float, length: float, width: float) -> bool:
         corners = _rectangle(x, y, yaw, length + 2 * _GAP, width + 2 * _GAP)
         if (corners[:, 0] < 1.5).any() and (np.abs(corners[:, 1]) < 2.5).any():
-            return False  # would reach the sensor
+            return False  # too close to the sensor
         if any(_overlap(corners, other) for other in footprints):
             return False
         footprints.append(_rectangle(x, y, yaw, length, width))
@@ -227,7 +229,7 @@ def _position(rng: np.random.Generator, options: SceneOptions) -> tuple[float, f
 
 
 def _heading(rng: np.random.Generator) -> float:
-    """Along the road in either direction, across it, or anyhow; in [-pi, pi)."""
+    """A yaw along the road in either direction, across it, or in any direction; in [-pi, pi)."""
     choice = rng.random()
     if choice < 0.5:
         yaw = math.pi * rng.integers(2) + rng.normal(0, 0.06)

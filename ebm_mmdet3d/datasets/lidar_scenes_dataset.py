@@ -1,4 +1,4 @@
-"""An mmdet3d data set whose scenes are made when they are asked for."""
+"""An mmdet3d data set whose scenes are generated when they are read."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ __all__ = ["LidarScenesDataset"]
 
 @DATASETS.register_module()
 class LidarScenesDataset(Dataset):
-    """Endless generated scenes: scene `i` is a function of ``(seed, i)`` and of nothing else.
+    """Endless generated scenes: scene `i` is a function of ``(seed, i)`` alone.
 
-    Its items are what ``KittiDataset`` gives for the same scenes written to a folder and prepared
-    (``tools/dataset_converters``): the points inside the image, and the vehicles. No counter is
-    involved, so the scenes do not depend on the number of workers or on where a run was resumed.
+    Its items are those that ``KittiDataset`` gives for the same scenes after they were written to a
+    folder and prepared (``tools/dataset_converters``): the points inside the image, and the
+    vehicles. There is no counter, so the scenes do not depend on the number of workers or on the
+    iteration at which a run was resumed.
 
     Args:
         num_scenes: Length of the set.
-        seed: Which endless set, ``>= 0``. Use another seed than that of a written set.
-        pipeline: mmdet3d transforms; what they get is loaded already (``points``,
+        seed: Number of the endless set, ``>= 0``. Must differ from the seed of a written set.
+        pipeline: mmdet3d transforms; their input is already loaded (``points``,
             ``gt_bboxes_3d``, ``gt_labels_3d`` int64 into ``Car``, ``Van``).
-        scene: Attributes of `SceneOptions`, ``lidar`` a dictionary of its own.
-        min_points: Vehicles with fewer points in their box are not annotated: nothing can be
-            learned from them.
+        scene: Attributes of `SceneOptions`, with a dictionary for ``lidar``.
+        min_points: Vehicles with fewer points in their box are not annotated, because nothing can
+            be learned from them.
 
     Raises:
-        ValueError: `num_scenes` below one.
-        IndexError: An index outside ``0 .. num_scenes - 1``.
+        ValueError: `num_scenes` is below one.
+        IndexError: An index is outside ``0 .. num_scenes - 1``.
     """
 
     METAINFO: ClassVar[dict] = {"classes": CLASSES}

@@ -1,8 +1,8 @@
-"""Convex solids, and what a ray from the sensor meets first.
+"""Convex solids, and the first one that each ray from the sensor meets.
 
-A solid is an intersection of half-spaces; a ray enters it at the last of the planes it crosses
-inwards, and leaves it at the first it crosses outwards (Cyrus and Beck, 1978). The sensor is the
-origin, so that a ray is its direction and a distance.
+A solid is an intersection of half-spaces. A ray enters it at the last of the planes that it crosses
+inwards, and leaves it at the first that it crosses outwards (Cyrus and Beck, 1978). The sensor is
+at the origin, so a point on a ray is its direction times a distance.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ __all__ = [
     "prism_vertices",
 ]
 
-# What a ray may meet besides the objects 0, 1, 2, ...
+# Sources of a return besides the objects 0, 1, 2, ...
 GROUND, CLUTTER, NOTHING = -1, -2, -3
 
 
 @dataclass(frozen=True)
 class Convex:
-    """A convex solid: ``{p : normals @ p <= offsets}``, metres, with what its surface is like.
+    """A convex solid: ``{p : normals @ p <= offsets}``, in metres, with its surface properties.
 
     Attributes:
-        vertices: (V, 3), those the hull was made of; its corners are among them.
+        vertices: (V, 3) points whose hull the solid is; its corners are among them.
         normals: (K, 3) outward unit normals.
         offsets: (K,) distances of the planes from the origin, along the normals.
-        reflectance: share of light sent back at perpendicular incidence, in [0, 1].
-        return_rate: share of pulses that come back at all (glass and leaves lose many).
+        reflectance: fraction of the light that returns at perpendicular incidence, in [0, 1].
+        return_rate: fraction of the pulses that return, in [0, 1]; glass and leaves lose many.
     """
 
     vertices: np.ndarray
@@ -51,12 +51,12 @@ class Convex:
     def hull(cls, vertices: np.ndarray, reflectance: float = 0.5, return_rate: float = 0.97):
         """The convex hull of points (V, 3) that do not lie in one plane."""
         vertices = np.asarray(vertices, float)
-        # Qhull splits faces into triangles; each plane is wanted once.
+        # Qhull splits faces into triangles; keep each plane only once.
         planes = np.unique(ConvexHull(vertices).equations.round(9), axis=0)
         return cls(vertices, planes[:, :3], -planes[:, 3], reflectance, return_rate)
 
     def placed(self, yaw: float, position: Sequence[float]) -> Convex:
-        """The solid turned by ``yaw`` (radians, from x to y), then moved to ``position`` (3,)."""
+        """The solid rotated by ``yaw`` (radians, from x to y), then moved to ``position`` (3,)."""
         cos, sin = math.cos(yaw), math.sin(yaw)
         turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
         normals = self.normals @ turn.T
@@ -74,8 +74,8 @@ class Convex:
             directions: (..., 3) unit vectors.
 
         Returns:
-            Distance (...), inf where a ray misses or starts inside; cosine (...) between the ray
-            and the inward normal, in [0, 1].
+            Distances (...) in metres, inf where a ray misses the solid or starts inside it; cosines
+            (...) between the ray and the inward normal, in [0, 1].
         """
         speed = directions @ self.normals.T
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -131,13 +131,13 @@ class RayGrid:
         )
 
     def window(self, vertices: np.ndarray) -> tuple[slice, slice] | None:
-        """Rows and columns outside of which no ray meets the hull of ``vertices`` (V, 3).
+        """Rows and columns that contain all rays that meet the hull of ``vertices`` (V, 3).
 
         Returns:
-            None where the hull lies behind the sensor.
+            The two slices; None if the hull lies behind the sensor.
         """
         x, y, z = vertices.T
-        if x.min() <= 0:  # partly behind: the angle of its corners says nothing
+        if x.min() <= 0:  # partly behind the sensor, where angles of corners give no bound
             return None if x.max() <= 0 else (slice(None), slice(None))
         azimuth = np.arctan2(y, x)
         columns = np.searchsorted(self.azimuth, [azimuth.min(), azimuth.max()])
@@ -153,14 +153,14 @@ class RayGrid:
 
 
 class DepthImage:
-    """What every ray of a grid meets first, filled solid by solid.
+    """The first surface that every ray of a grid meets; solids are added one by one.
 
     Attributes:
-        distance: (B, A) metres, inf where nothing is met.
+        distance: (B, A) metres, inf for a ray that meets nothing.
         source: (B, A) int32, number of the object, or `GROUND`, `CLUTTER`, `NOTHING`.
-        cosine: (B, A) of incidence.
-        reflectance: (B, A).
-        return_rate: (B, A).
+        cosine: (B, A) cosine of the angle of incidence.
+        reflectance: (B, A), see `Convex`.
+        return_rate: (B, A), see `Convex`.
     """
 
     def __init__(self, grid: RayGrid) -> None:
@@ -174,7 +174,7 @@ class DepthImage:
     def add_ground(
         self, height: float, slope: Sequence[float], reflectance: float, return_rate: float = 0.97
     ) -> None:
-        """Lay the plane ``z = height + slope · (x, y)`` under everything. Call it first."""
+        """Add the ground plane ``z = height + slope · (x, y)``. Must be called first."""
         normal = np.array([-slope[0], -slope[1], 1.0]) / math.sqrt(1 + np.dot(slope, slope))
         speed = self.directions @ normal
         hit = speed < 0
@@ -185,15 +185,15 @@ class DepthImage:
         self._ground = self.distance.copy()
 
     def add(self, parts: Sequence[Convex], source: int) -> np.ndarray:
-        """Put an object in; nearer surfaces hide farther ones.
+        """Add an object; nearer surfaces hide farther ones.
 
         Args:
-            parts: solids the object consists of.
-            source: its number.
+            parts: solids that the object consists of.
+            source: number of the object.
 
         Returns:
-            (B, A) bool, the rays that meet the object before the ground: all that it would get
-            if it were alone.
+            (B, A) bool, the rays that meet the object before the ground, which are those that it
+            would get without the other objects.
         """
         own = np.zeros(self.distance.shape, bool)
         for part in parts:

@@ -1,8 +1,8 @@
-"""What stands in a generated scene: vehicles of several shapes, and things that are none.
+"""Objects of a generated scene: vehicles of several shapes, and clutter.
 
 A vehicle consists of a body with rounded corners and a bonnet, a glass cabin, a roof, and two
 axles. It touches all six faces of its box, so the box is exact: no other box of the same heading
-that holds the vehicle is smaller. Its front differs from its rear.
+that contains the vehicle is smaller. Its front differs from its rear.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["VEHICLES", "Vehicle", "clutter", "draw_vehicle", "vehicle_parts"]
 
 
 class Vehicle(NamedTuple):
-    """A type of vehicle. Lengths along x are shares of the length, heights of the height.
+    """A type of vehicle. Lengths along x are fractions of its length, heights of its height.
 
     The cabin stands on the belt line between ``rear`` and ``front`` (from the centre, forwards),
     and its roof is shorter by ``rear_rake`` and ``front_rake``.
@@ -27,7 +27,7 @@ class Vehicle(NamedTuple):
     size: tuple[float, float, float]
     """Mean length, width, height in metres."""
     spread: tuple[float, float, float]
-    """Their standard deviations; nothing is drawn beyond two of them."""
+    """Their standard deviations; sizes are drawn within two of them."""
     belt: float
     rear: float
     rear_rake: float
@@ -55,7 +55,7 @@ def draw_vehicle(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, list[
         kind: A key of `VEHICLES`.
 
     Returns:
-        Length, width, height (3,) in metres; the parts, centred, standing on z = 0, facing +x.
+        Length, width and height (3,) in metres; the parts, centred, on z = 0, facing +x.
     """
     vehicle = VEHICLES[kind]
     z = np.clip(rng.standard_normal(3), -_LIMIT, _LIMIT)
@@ -76,7 +76,7 @@ def vehicle_parts(vehicle: Vehicle, size: np.ndarray, paint: float) -> list[Conv
         [
             _ring(length - 0.16, width - 0.1, low),
             _ring(length, width, high),
-            # A bonnet that falls off towards the front.
+            # A bonnet that slopes down towards the front.
             _ring(length - 0.1, width - 0.06, 0.85 * belt),
             box_vertices((rear, -width / 2 + 0.05, belt - 0.01), (front, width / 2 - 0.05, belt)),
         ]
@@ -90,7 +90,7 @@ def vehicle_parts(vehicle: Vehicle, size: np.ndarray, paint: float) -> list[Conv
         + [(x, side * top, roof) for x in (top_rear, top_front) for side in (-1, 1)]
     )
     radius = min(_WHEEL_RADIUS, 0.25 * height)
-    # Its axis along y; one of twelve corners is the lowest point, on the ground.
+    # The axis is along y; one of the twelve corners is the lowest point, on the ground.
     axle = prism_vertices(radius, 0.04 - width / 2, width / 2 - 0.04, sides=12)[:, [0, 2, 1]]
     axle[:, 2] += radius
     return [
@@ -109,7 +109,7 @@ def vehicle_parts(vehicle: Vehicle, size: np.ndarray, paint: float) -> list[Conv
 
 
 def _ring(length: float, width: float, level: float) -> np.ndarray:
-    """A rectangle (8, 3) at z = ``level`` with its corners cut, the front ones more."""
+    """A rectangle (8, 3) at z = ``level`` with cut corners; the front ones are cut more."""
     x, y = length / 2, width / 2
     points = [
         (x, y - 0.35),
@@ -122,14 +122,14 @@ def _ring(length: float, width: float, level: float) -> np.ndarray:
 
 
 def clutter(rng: np.random.Generator) -> tuple[list[Convex], tuple[float, float]]:
-    """Draw something that is no vehicle: a pole, a post, a crate, a bush or a wall.
+    """Draw an object that is not a vehicle: a pole, a post, a crate, a bush or a wall.
 
     Returns:
-        Its parts, centred, standing on z = 0; its extent along x and y in metres.
+        Its parts, centred, on z = 0; its extent along x and y in metres.
     """
     kind = rng.choice(5, p=[0.25, 0.2, 0.2, 0.25, 0.1])
     reflectance = rng.uniform(0.1, 0.8)
-    if kind in (0, 1):  # a pole, or something of a person's size
+    if kind in (0, 1):  # a pole, or an object of a person's size
         radius, height = (
             (rng.uniform(0.06, 0.2), rng.uniform(2.5, 6.0))
             if kind == 0

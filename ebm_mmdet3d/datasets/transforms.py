@@ -1,4 +1,4 @@
-"""Transforms that KITTI training as in the papers needs and mmdet3d does not have."""
+"""Transforms of the papers' KITTI training that mmdet3d lacks."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ __all__ = ["MergeClasses3D", "ObjectCornerRangeFilter"]
 class MergeClasses3D(BaseTransform):
     """Give the objects of some classes the label of another one.
 
-    SA-SSD and its energy head are trained on cars and vans alike. A data set drops the classes it
-    is not asked for, so it is given both, and this comes right after the annotations are loaded:
+    SA-SSD and its energy head are trained on cars and vans alike. A data set drops classes that it
+    is not configured for, so it gets both, and this transform follows the loading of annotations:
 
         metainfo=dict(classes=['Car', 'Van'])
         dict(type='MergeClasses3D', classes=['Car', 'Van'], into=dict(Van='Car'))
 
-    Put the classes that the detector knows first: their labels stay what they are.
+    The detector's own classes must come first, so that their labels stay the same.
 
     Args:
-        classes: those of the data set, in order of their labels.
-        into: name of a class that disappears to the name of the class it becomes.
+        classes: classes of the data set, in order of their labels.
+        into: name of each class that disappears -> name of the class that it becomes.
 
     Raises:
-        ValueError: ``into`` names a class that ``classes`` does not, or one that disappears too.
+        ValueError: ``into`` names a class that is not in ``classes``, or a target that disappears
+            too.
 
     Source: the released code of SA-SSD (He et al., CVPR 2020) and of Gustafsson et al.,
     CVPR Workshops 2021 (arXiv:2012.04634).
@@ -43,7 +44,7 @@ class MergeClasses3D(BaseTransform):
                     "and the second must stay"
                 )
         self.classes, self.into = classes, dict(into)
-        # One more entry, at the end and thus at index -1: objects without a class keep that.
+        # One more entry at the end, that is at index -1, so that objects without a class keep -1.
         names = [self.into.get(name, name) for name in classes]
         self.new_label = np.array([*(classes.index(name) for name in names), -1], np.int64)
 
@@ -58,10 +59,10 @@ class MergeClasses3D(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ObjectCornerRangeFilter(BaseTransform):
-    """Keep the objects of which at least one corner of the ground rectangle is in range.
+    """Keep objects with at least one corner of the ground rectangle in range.
 
-    mmdet3d's ``ObjectRangeFilter`` wants the centre in range. An object that is cut by the border
-    is one that the energy head meets at test time too.
+    mmdet3d's ``ObjectRangeFilter`` requires the centre in range. But objects that the border cuts
+    also occur at test time, so the energy head should be trained on them.
 
     Args:
         point_cloud_range: ``(x_min, y_min, z_min, x_max, y_max, z_max)`` in metres; z is not used.
@@ -75,7 +76,7 @@ class ObjectCornerRangeFilter(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Filter ``gt_bboxes_3d``, wrap yaw to [-pi, pi), and filter ``gt_labels_3d``."""
         boxes = results["gt_bboxes_3d"]
-        corners = boxes.corners[:, [0, 3, 4, 7], :2]  # those at the bottom
+        corners = boxes.corners[:, [0, 3, 4, 7], :2]  # the bottom corners
         low, high = (corners.new_tensor(self.point_cloud_range[i : i + 2]) for i in (0, 3))
         keep = ((corners >= low) & (corners <= high)).all(-1).any(-1)
         boxes = boxes[keep]

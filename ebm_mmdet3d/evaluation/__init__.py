@@ -1,6 +1,6 @@
-"""Overlaps of rotated boxes, KITTI's average precision, and the metric that is made of them.
+"""Overlaps of rotated boxes, KITTI's average precision, and the metric based on them.
 
-All but the metric need numba only.
+All except the metric need only numba.
 """
 
 import typing as _typing  # mypy knows TYPE_CHECKING by this name only

@@ -1,4 +1,4 @@
-"""KITTI's AP for mmdet3d, on the CPU, with the high IoU thresholds spelled out."""
+"""KITTI's AP for mmdet3d, on the CPU, with values at high IoU thresholds."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ FIELDS_2D = ("bboxes", "scores", "labels")
 class EBMKittiMetric(ClassCheck, KittiMetric):
     """mmdet3d's `KittiMetric` without a GPU, at any IoU threshold, for any part of the data.
 
-    Arguments are those of `mmdet3d.evaluation.KittiMetric`, and two more. For every class, AP in
+    It takes the arguments of `mmdet3d.evaluation.KittiMetric` and two more. For every class, AP in
     BEV and 3D at ``iou_thresholds`` is printed as one table (for cars and the default thresholds,
     Table III of arXiv:2012.04634 is its AP41 part) and returned, in percent, in full precision:
 
     - ``pred_instances_3d/KITTI/Car_3D_AP41_moderate_IoU0.85``, and so on for ``BEV``, ``easy``,
-      ``hard``, every threshold and every ``AP11``, ``AP40``, ``AP41`` asked for;
+      ``hard``, every threshold and every requested one of ``AP11``, ``AP40``, ``AP41``;
     - mmdet3d's own keys, ``pred_instances_3d/KITTI/Car_3D_AP40_moderate_strict`` and so on, also
       for the image boxes (``2D``), and ``Overall_...`` for several classes. mmdet3d rounds to four
-      decimals and computes AP11 and AP40 only; its orientation score is left out here.
+      decimals and computes only AP11 and AP40; its orientation score is left out here.
 
-    A class without an object of some difficulty has NaN there (mmdet3d: 0) and is left out of
-    ``Overall``. A prediction is recognised by the file that it was made from (``lidar_path`` or
+    A class without an object of some difficulty has NaN for it (mmdet3d: 0) and is left out of
+    ``Overall``. A prediction is identified by the file that it was made from (``lidar_path`` or
     ``img_path``), so a subset of the annotated frames in any order can be evaluated, and submission
     files carry the number of the frame.
 
@@ -55,12 +55,13 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
     are LiDAR boxes, those with a bottom centre outside ``pcd_limit_range``.
 
     Args:
-        iou_thresholds: of all classes, each in [0, 1).
-        recall_positions: of 11, 40, 41; see :class:`KittiPrecision`.
+        iou_thresholds: thresholds for all classes, each in [0, 1).
+        recall_positions: numbers of recall positions, out of 11, 40, 41; see
+            :class:`KittiPrecision`.
 
     Raises:
-        ValueError: a threshold or a number of positions that does not exist, or a class of the
-            data set that the annotations do not have; raised before anything is evaluated.
+        ValueError: a threshold is not in [0, 1), a number of positions does not exist, or the
+            annotations lack a class of the data set; raised before anything is evaluated.
     """
 
     def __init__(
@@ -81,9 +82,9 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
         self.recall_positions = tuple(recall_positions)
 
     def check_classes(self, classes: Sequence[str]) -> None:
-        """Make sure that the annotation file has these classes.
+        """Raise ``ValueError`` unless the annotation file has these classes.
 
-        A class that it does not have has no objects: its AP would be NaN, without an error.
+        A class that the file lacks has no objects, so its AP would be NaN, without an error.
         """
         if self.format_only:
             return
@@ -99,15 +100,15 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
             )
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Store predictions of a batch, on the CPU, with the name of the frame each belongs to.
+        """Store the predictions of a batch, on the CPU, with the names of their frames.
 
         Args:
-            data_batch: not looked at.
+            data_batch: unused.
             data_samples: each with ``sample_idx``, ``pred_instances_3d`` and, optionally,
                 ``pred_instances``, ``lidar_path`` and ``img_path``.
 
         Raises:
-            ValueError: a label for which the data set has no class.
+            ValueError: the data set has no class for a label.
         """
         classes = self.dataset_meta["classes"]
         for sample in data_samples:
@@ -145,7 +146,7 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
                 f"{len(infos)} of the {len(annotated['data_list'])} frames of {self.ann_file} were "
                 "predicted; the others are left out."
             )
-        # What the parent looks up by position, it shall find by the number of the frame.
+        # The parent looks frames up by position; this lets it find them by their number.
         numbers = frame_numbers(infos)
         self.data_infos = dict(zip(numbers, infos))
         results = [{**result, "sample_idx": n} for result, n in zip(results, numbers)]
@@ -174,9 +175,9 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
         pklfile_prefix: str | None = None,
         submission_prefix: str | None = None,
     ) -> list[dict]:
-        """Detections of every frame as :func:`kitti_precision` takes them.
+        """Detections of every frame in the format of :func:`kitti_precision`.
 
-        Arguments are the parent's, which does this box by box and, if asked to, writes files.
+        The arguments are the parent's, which works box by box and writes files if configured to.
         """
         if self.pklfile_prefix is not None or submission_prefix is not None:
             return super().bbox2result_kitti(
@@ -203,16 +204,16 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
         return annotations
 
     def convert_annos_to_kitti_annos(self, data_infos: dict) -> list[dict]:
-        """Add ``kitti_annos`` to every frame: what :func:`kitti_precision` takes as ground truth.
+        """Add ``kitti_annos`` to every frame, in the format of :func:`kitti_precision`.
 
         Args:
-            data_infos: an annotation file, with ``metainfo`` and ``data_list``.
+            data_infos: content of an annotation file, with ``metainfo`` and ``data_list``.
 
         Returns:
             ``data_infos['data_list']``.
 
         Raises:
-            ValueError: the file has no annotations, or a label that it does not name.
+            ValueError: the file has no annotations, or no name for a label.
         """
         if self.format_only:
             return data_infos["data_list"]
@@ -257,9 +258,9 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
             results_dict: ``pred_instances_3d`` or ``pred_instances`` to one detection mapping per
                 frame (:func:`kitti_precision`).
             gt_annos: ground truth of the same frames.
-            metric: ``img_bbox`` for image boxes only; anything else for BEV and 3D too.
+            metric: ``img_bbox`` for image boxes only; any other value for BEV and 3D too.
             classes: class names; None for those of the data set.
-            logger: where the tables go; None for mmengine's current one.
+            logger: logger for the tables; None for mmengine's current one.
         """
         logger = logger or MMLogger.get_current_instance()
         classes = list(classes or self.classes)

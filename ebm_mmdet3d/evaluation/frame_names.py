@@ -1,7 +1,8 @@
-"""Which annotated frame does a prediction belong to?
+"""Finds the annotated frame to which a prediction belongs.
 
 mmengine numbers the samples of a data set by their position in it. That is the position in the
-annotation file only if the data set holds all of its frames, so the name of the data file decides.
+annotation file only if the data set has all frames of the file, so the name of the data file is
+used instead.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def frame_name(sample: Mapping) -> str | None:
         sample: a data sample, with ``lidar_path`` or ``img_path`` if its pipeline packed one.
 
     Returns:
-        None if there is no single file.
+        The name; None if there is no single file.
     """
     for key in ("lidar_path", "img_path"):
         if isinstance(sample.get(key), (str, Path)):
@@ -28,7 +29,7 @@ def frame_name(sample: Mapping) -> str | None:
 
 
 def _annotated_name(info: Mapping) -> str | None:
-    """The same of a frame of an annotation file."""
+    """Name of the file of a frame in an annotation file."""
     if "lidar_points" in info:
         return Path(info["lidar_points"]["lidar_path"]).stem
     for image in info.get("images", {}).values():
@@ -38,7 +39,7 @@ def _annotated_name(info: Mapping) -> str | None:
 
 
 def frame_numbers(infos: Sequence[Mapping]) -> list[int]:
-    """Numbers that the files are named by, if all are and they differ; otherwise positions.
+    """Numbers in the names of the files, if all have different ones; otherwise positions.
 
     Args:
         infos: frames of an annotation file.
@@ -50,10 +51,10 @@ def frame_numbers(infos: Sequence[Mapping]) -> list[int]:
 
 
 def _position(sample_idx: object, num_frames: int) -> int:
-    """What mmengine gives a sample as its number, checked.
+    """The number that mmengine gives a sample, after a check.
 
     Raises:
-        ValueError: it is something else than a position in the annotation file.
+        ValueError: it is not a position in the annotation file.
     """
     try:
         position = int(sample_idx)
@@ -76,8 +77,8 @@ def annotated_rows(results: Sequence[Mapping], data_list: Sequence[Mapping]) -> 
         data_list: frames of the annotation file.
 
     Raises:
-        ValueError: there are no results, a result belongs to no frame or cannot be told to which
-            one, or two belong to the same.
+        ValueError: there are no results, a result belongs to no frame, the frame of a result
+            cannot be determined, or two results belong to the same frame.
     """
     if not results:
         raise ValueError("there are no predictions to evaluate; is the data set empty?")
@@ -93,7 +94,7 @@ def annotated_rows(results: Sequence[Mapping], data_list: Sequence[Mapping]) -> 
             )
         rows = [position[result["frame"]] for result in results]
     elif len(results) == len(data_list):
-        # The data set has all the frames of the file.
+        # The data set has all frames of the file.
         rows = [_position(result["sample_idx"], len(data_list)) for result in results]
     else:
         why = (

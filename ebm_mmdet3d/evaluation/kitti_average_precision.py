@@ -4,15 +4,17 @@ The protocol of the KITTI object benchmark (Geiger et al., CVPR 2012), for any I
 
 - Difficulty. An object counts as easy, moderate or hard if its image box is higher than 40, 25,
   25 pixels, its occlusion at most 0, 1, 2 and its truncation at most 0.15, 0.3, 0.5.
-- Neutral is what may be found or not: objects that do not count, vans for cars, sitting persons
-  for pedestrians, and detections lower in the image than the least height (of whatever class).
-- A detection finds an object if their IoU is above the threshold, each at most one; false is what
-  then is left. In the image, not in BEV or 3D, DontCare regions absorb false detections.
-- Precision is taken at the scores at which the recall passes 0, 1/40, ..., 1, and made monotone:
+- Neutral objects and detections are neither right nor wrong: objects that do not count, vans for
+  cars, sitting persons for pedestrians, and detections of any class that are lower in the image
+  than the smallest height.
+- A detection finds an object if their IoU is above the threshold, each at most one; detections
+  that find none are false. In the image, but not in BEV or 3D, DontCare regions absorb false
+  detections.
+- Precision is computed at the scores at which the recall passes 0, 1/40, ..., 1, and made monotone:
   p_i is the best precision at that recall or above, 0 where it is never reached.
 
-With fewer than 41 objects some of the 41 recalls have no score of their own, so that a perfect
-result stays below 100. That, too, is the protocol.
+With fewer than 41 objects some of the 41 recalls have no score of their own, so a perfect result
+stays below 100. This, too, is part of the protocol.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ MAX_OCCLUSION = (0, 1, 2)
 MAX_TRUNCATION = (0.15, 0.3, 0.5)
 NEUTRAL_CLASS = {"car": "van", "pedestrian": "person_sitting"}
 RECALL_POSITIONS = {11: slice(0, None, 4), 40: slice(1, None), 41: slice(None)}
-"""Which of the 41 precisions AP11, AP40 and AP41 are the mean of."""
+"""The precisions, out of 41, of which AP11, AP40 and AP41 are the means."""
 
 # Pairs of boxes whose overlap is computed at once, which bounds the memory (about 100 MB).
 _PAIRS_AT_ONCE = 500_000
@@ -44,11 +46,11 @@ class KittiPrecision:
     """Precision of one class at 41 recalls.
 
     Attributes:
-        metrics: those asked for, of ``bbox``, ``bev``, ``3d``; E of them.
-        iou_thresholds: T of them.
-        num_objects: (3,) objects that count, per difficulty.
+        metrics: the E requested ones of ``bbox``, ``bev``, ``3d``.
+        iou_thresholds: T IoU thresholds.
+        num_objects: (3,) number of objects that count, per difficulty.
         precision: (E, 3, T, 41) p_0 ... p_40 in [0, 1]; NaN for a difficulty without objects.
-        recall: (E, 3, T, 41) share of the objects found at the scores that these belong to.
+        recall: (E, 3, T, 41) recall in [0, 1] at the scores of these precisions.
     """
 
     metrics: tuple[str, ...]
@@ -62,9 +64,9 @@ class KittiPrecision:
 
             AP11 = 100 Σ p_4i / 11,   AP40 = 100 Σ_{i>0} p_i / 40,   AP41 = 100 Σ p_i / 41
 
-        AP40 is what the KITTI server reports, AP11 what it did until 2019. AP41 is what the code
-        of SA-SSD and of "Accurate 3D Object Detection using Energy-Based Models" prints and its
-        Tables II and III hold: AP41 = (40 AP40 + 100 p_0) / 41.
+        The KITTI server reports AP40; until 2019 it reported AP11. AP41 is printed by the code of
+        SA-SSD and of "Accurate 3D Object Detection using Energy-Based Models", whose Tables II and
+        III contain it: AP41 = (40 AP40 + 100 p_0) / 41.
 
         Raises:
             ValueError: ``positions`` is not 11, 40 or 41.
@@ -87,17 +89,17 @@ def kitti_precision(
         ground_truth: one mapping per frame, of n objects: ``name`` (n,), ``occluded`` (n,),
             ``truncated`` (n,), ``bbox`` (n, 4) ``(x1, y1, x2, y2)`` in pixels and, for BEV and 3D,
             ``location`` (n, 3) ``(x, y, z)`` in metres in the camera frame, y down and at the
-            bottom face, ``dimensions`` (n, 3) ``(l, h, w)``, ``rotation_y`` (n,). More keys may be
-            there: it is what mmdet3d calls KITTI annotations. Of regions with the name DontCare
-            only ``bbox`` is looked at.
+            bottom face, ``dimensions`` (n, 3) ``(l, h, w)``, ``rotation_y`` (n,). More keys are
+            allowed; mmdet3d calls such mappings KITTI annotations. Of regions with the name
+            DontCare only ``bbox`` is used.
         detections: the same frames, with ``score`` (n,) and without ``occluded, truncated``. A
             detection whose score is NaN is left out; one whose box is NaN overlaps nothing.
-        class_names: classes to evaluate, in any case.
+        class_names: classes to evaluate, in upper or lower case.
         iou_thresholds: IoU that a detection must exceed, in [0, 1).
-        metrics: of ``bbox``, ``bev``, ``3d``.
+        metrics: some of ``bbox``, ``bev``, ``3d``.
 
     Returns:
-        Class name to precision.
+        The precision of each class, by its name.
 
     Raises:
         ValueError: lengths do not agree, a threshold is not in [0, 1), a metric is unknown, or an
@@ -142,7 +144,7 @@ def kitti_precision(
 
 
 class _Boxes:
-    """The boxes of all frames one after the other; those of frame k start at ``start[k]``."""
+    """The boxes of all frames, concatenated; those of frame k start at ``start[k]``."""
 
     def __init__(self, frames: Sequence[Mapping], fields: Sequence[str], solid: bool) -> None:
         counts = [len(frame["name"]) for frame in frames]
@@ -189,8 +191,8 @@ def _object_status(objects: _Boxes, class_name: str, difficulty: int) -> np.ndar
 
 
 def _detection_status(found: _Boxes, class_name: str, difficulty: int) -> np.ndarray:
-    """(n,) 0: counts, 1: neutral, -1: not looked at."""
-    # Height comes before class: KITTI lets even a low box of another class match.
+    """(n,) 0: counts, 1: neutral, -1: not used."""
+    # Height is checked before class, because KITTI lets even a low box of another class match.
     low = found.height < MIN_HEIGHT[difficulty]
     status = np.where(low, 1, np.where(found.name == class_name.lower(), 0, -1))
     return np.where(np.isnan(found.score), -1, status)
@@ -199,11 +201,11 @@ def _detection_status(found: _Boxes, class_name: str, difficulty: int) -> np.nda
 def _overlapping_pairs(
     metric: str, objects: _Boxes, found: _Boxes, floor: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Object, detection and IoU of all pairs in a frame above an IoU; by object, by detection."""
+    """Object, detection and IoU of all pairs in a frame above an IoU; sorted in this order."""
     num_objects, num_found = np.diff(objects.start), np.diff(found.start)
     num_pairs = num_objects * num_found
     kept = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    # Whole frames, as many as together have about that many pairs.
+    # As many whole frames as have about that many pairs together.
     batch = np.cumsum(num_pairs) // _PAIRS_AT_ONCE
     for frames in np.split(np.arange(len(num_pairs)), np.flatnonzero(np.diff(batch)) + 1):
         frame = np.repeat(frames, num_pairs[frames])
@@ -226,7 +228,7 @@ def _overlapping_pairs(
 
 
 def _image_overlaps(boxes: np.ndarray, others: np.ndarray, of_first: bool) -> np.ndarray:
-    """Shared area over the union, or over the area of the first, of row i and row i; boxes xyxy."""
+    """Shared area of rows i over their union, or over the area of the first; boxes xyxy."""
     with np.errstate(invalid="ignore", over="ignore"):
         sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
         shared = np.where((sides > 0).all(1), sides.prod(1), 0)
@@ -237,7 +239,7 @@ def _image_overlaps(boxes: np.ndarray, others: np.ndarray, of_first: bool) -> np
 
 
 def _dont_care_overlap(objects: _Boxes, found: _Boxes) -> np.ndarray:
-    """(n,) largest share of each detection's image box that one DontCare region covers."""
+    """(n,) largest fraction of each detection's image box that one DontCare region covers."""
     covered = np.zeros(len(found))
     for region in np.flatnonzero(objects.name == "dontcare"):
         frame = np.searchsorted(objects.start, region, side="right") - 1
@@ -268,7 +270,7 @@ def _precision_recall(
     counts = matches(i, j, overlap, objects_neutral, detections_neutral, score, absorbed, cuts)
     hit, excused, matched, matched_absorbed = counts.T
 
-    # False: counts, is above the cut, was not matched, and lies in no DontCare region.
+    # A false detection counts, is above the cut, is not matched, and lies in no DontCare region.
     counted = detection_status == 0
     false = _num_above(score[counted], cuts) - matched
     false -= _num_above(score[counted & absorbed], cuts) - matched_absorbed
@@ -280,5 +282,5 @@ def _precision_recall(
 
 
 def _num_above(scores: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """How many scores are at least each cut."""
+    """The number of scores that are at least as high as each cut."""
     return len(scores) - np.searchsorted(np.sort(scores), cuts, side="left")

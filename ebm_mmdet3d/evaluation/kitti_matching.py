@@ -1,8 +1,8 @@
-"""The loops of KITTI's evaluation: which detection finds which object, at which scores.
+"""The loops of KITTI's evaluation: matching of detections and objects at given scores.
 
-Objects of all frames are numbered through, and detections likewise. A pair is an object and a
-detection of the same frame that overlap more than the threshold and that are both of interest;
-pairs are ordered by object, then by detection, and each object takes its turn in that order.
+Objects of all frames are numbered consecutively, and so are detections. A pair is an object and a
+detection of the same frame that overlap more than the threshold and of which none is of another
+class; pairs are sorted by object, then by detection, and objects are matched in that order.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ NUM_POSITIONS = 41
 
 @numba.njit
 def score_thresholds(hits, num_objects):
-    """Scores, of those of the hits by falling score, nearest to recall 0, 1/40, ..., 1."""
+    """The scores, among those of the hits, nearest to recall 0, 1/40, ..., 1; descending."""
     cuts = np.empty(NUM_POSITIONS)
     count, target = 0, 0.0
     for k in range(len(hits)):
         last = k + 1 == len(hits)
         below, above = (k + 1) / num_objects, (k + 2) / num_objects
-        # The next hit would come nearer to the target.
+        # The next hit would be nearer to the target.
         if not last and above - target < target - below:
             continue
         if count < NUM_POSITIONS:
@@ -35,7 +35,7 @@ def score_thresholds(hits, num_objects):
 
 @numba.njit
 def scores_of_hits(pair_object, pair_detection, objects_neutral, detections_neutral, score):
-    """Scores at which objects are found if every object takes the highest score that it can."""
+    """Scores at which objects are found if each takes the free detection of highest score."""
     taken = np.zeros(len(score), np.bool_)
     hits = np.empty(len(pair_object))
     count, k = 0, 0
@@ -65,11 +65,11 @@ def matches(
     absorbed,
     cuts,
 ):
-    """What is matched if only scores at or above each cut are looked at; (cuts, 4) int64.
+    """Numbers of matches if only scores at or above each cut are used; (cuts, 4) int64.
 
     Every object takes the detection that it overlaps most, a neutral one only if there is no other.
     Columns: hits; objects matched to a neutral detection, neither found nor missed; detections that
-    count and are matched to anything; those of them that a DontCare region would absorb.
+    count and are matched to any object; those of them that a DontCare region would absorb.
     """
     counts = np.zeros((len(cuts), 4), np.int64)
     for c in range(len(cuts)):

@@ -1,11 +1,11 @@
 """Overlaps of rotated boxes on the CPU, in bird's-eye view (BEV) and in 3D, in float64.
 
 Two rectangles are intersected by clipping one by the four sides of the other, in the frame of the
-other. There the sides are parallel to the axes, no two lines are ever intersected, and identical
-or touching boxes are no special case.
+other. In that frame the sides are parallel to the axes, so no two general lines are intersected,
+and identical or touching boxes are not a special case.
 
 Every box has a defined result: a box with a size that is not positive, or with a value that is NaN
-or infinite, overlaps nothing, itself included.
+or infinite, overlaps nothing, not even itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def box_iou_3d(boxes: ArrayLike, others: ArrayLike, aligned: bool = False) -> np
     """IoU of upright 3D boxes in the LiDAR convention, ``(x, y, z, l, w, h, yaw)``.
 
     Args:
-        boxes: (N, 7) or wider (velocities are not looked at). Metres; z is the bottom centre; yaw
+        boxes: (N, 7) or wider (velocities are ignored). Metres; z is the bottom centre; yaw
             in radians, from x to y, so that ``l`` lies along (cos yaw, sin yaw).
         others: (K, 7) or wider, likewise.
         aligned: pair row i with row i; then N = K.
@@ -70,7 +70,7 @@ def bev_overlaps_camera(
             z to x, clockwise in the plane (x, z).
         query_boxes: (K, 5), likewise.
         criterion: with shared area I, area A of a box and B of a query box: -1 for
-            I / (A + B - I), 0 for I / B, 1 for I / A (so mmdet3d has it), any other for I itself.
+            I / (A + B - I), 0 for I / B, 1 for I / A (as in mmdet3d), any other value for I.
         aligned: pair row i with row i; then N = K.
 
     Returns:
@@ -105,7 +105,7 @@ def iou_3d_camera(boxes: ArrayLike, query_boxes: ArrayLike, aligned: bool = Fals
     Raises:
         ValueError: a shape is wrong.
     """
-    # Seen from above with y for z, turned the other way round; up is -y.
+    # Seen from above with y for z, with the opposite sense of rotation; up is -y.
     lidar = [0, 2, 1, 3, 5, 4, 6]
     signs = np.array([1.0, 1, -1, 1, 1, 1, -1])
     boxes, query_boxes = _pair(boxes, query_boxes, 7, aligned)
@@ -115,7 +115,7 @@ def iou_3d_camera(boxes: ArrayLike, query_boxes: ArrayLike, aligned: bool = Fals
 def _pair(
     boxes: ArrayLike, others: ArrayLike, columns: int, aligned: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 arrays with at least so many columns."""
+    """Both as float64 arrays, after a check that they have at least ``columns`` columns."""
     boxes, others = np.asarray(boxes, np.float64), np.asarray(others, np.float64)
     for array in (boxes, others):
         if array.ndim != 2 or array.shape[1] < columns:
@@ -176,8 +176,8 @@ def _shared_areas(first: np.ndarray, second: np.ndarray, aligned: bool) -> np.nd
         kernel(first, second, shared)
         return shared
     rows = [slice(part[0], part[-1] + 1) for part in np.array_split(range(len(first)), parts)]
-    # Not numba's own threads: OpenMP's kill a process that was forked after they had been used (the
-    # workers of a data loader), and change the number of threads of torch.
+    # Not numba's own threads: those of OpenMP kill a process that is forked after they were used
+    # (such as a worker of a data loader), and change the number of threads of torch.
     with ThreadPoolExecutor(parts) as pool:
         list(
             pool.map(lambda r: kernel(first[r], second[r] if aligned else second, shared[r]), rows)
@@ -190,7 +190,7 @@ _jit = numba.njit(error_model="numpy", nogil=True)
 
 @_jit
 def _clip(polygon, count, axis, sign, limit, clipped):
-    """Keep what has sign · p[axis] <= limit; returns the number of vertices left."""
+    """Clip to sign · p[axis] <= limit; returns the number of remaining vertices."""
     kept = 0
     other_axis = 1 - axis
     for i in range(count):
@@ -221,7 +221,7 @@ def _shared_area(a, b, polygon, scratch):
         return 0.0
     dx, dy = b[0] - a[0], b[1] - a[1]
     if math.hypot(dx, dy) >= 0.5 * (math.hypot(a[2], a[3]) + math.hypot(b[2], b[3])):
-        return 0.0  # not even their circles meet
+        return 0.0  # not even their circumscribed circles overlap
 
     # Corners of b, counter-clockwise, in the frame of a.
     cos_a, sin_a = math.cos(a[4]), math.sin(a[4])

@@ -1,8 +1,9 @@
 """The 3D models; importing this registers them with mmdet3d.
 
-Objectives, noise and refiners are those of 2D, registered with mmdet3d too: its registries and
-mmdet's are siblings and do not find each other's parts. A config with one of ours as its base,
-``ebm_mmdet::ebm3d/name.py``, looks in the scope ``ebm_mmdet``, where the models are known as well.
+Objectives, noise and refiners are those of 2D and are registered with mmdet3d too, because its
+registries and mmdet's are siblings and do not find each other's parts. A config with one of ours as
+its base, ``ebm_mmdet::ebm3d/name.py``, uses the scope ``ebm_mmdet``, where the models are also
+registered.
 """
 
 from mmdet3d.registry import TASK_UTILS

@@ -1,4 +1,4 @@
-"""A loss of nothing that distributed training can live with."""
+"""A zero loss that keeps distributed training in step."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["connected_zero"]
 
 
 def connected_zero(parameters: Iterable[Tensor]) -> Tensor:
-    """A zero whose gradient is zero, and there, for every parameter.
+    """A zero with a gradient, also zero, for every parameter.
 
-    Distributed training waits for the gradient of each parameter from each process. A process
-    whose frames leave out a part of the network adds this to its losses; otherwise the next step
-    stops ("expected to have finished reduction in the prior iteration").
+    Distributed training waits for the gradient of each parameter from each process. A process whose
+    frames do not use a part of the network adds this to its losses; otherwise the next step fails
+    ("expected to have finished reduction in the prior iteration").
 
     Args:
-        parameters: at least one, each of any shape; values that are not finite do no harm.
+        parameters: at least one, each of any shape; values may be infinite or NaN.
 
     Returns:
         A scalar 0.

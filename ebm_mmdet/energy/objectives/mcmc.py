@@ -27,13 +27,14 @@ class MCMCObjective:
         y_m^(0) = y*,   y ← y + λ²/2 ∇f(y) + λ ξ,   L times
         loss = mean_m f(y_m^(L)) - f(y*) + w mean_m (f(y_m^(L))² + f(y*)²),   chains constant
 
-    The step has to fit the density: chains diverge for λ beyond twice its standard deviation, and
-    hardly leave y* where λ² L is far below its variance (``chain_distance`` tells).
+    The step has to suit the density: chains diverge for λ beyond twice its standard deviation, and
+    they hardly leave y* if λ² L is far below its variance (``chain_distance`` shows it).
 
-    Where features nearly determine the target, as those of an image determine a box, nothing bounds
-    the sharpness of f: noise of the last step alone takes every chain off the target, f sharpens
-    until chains overshoot, and the loss falls for ever while f becomes useless. The penalty w keeps
-    f, and with it the sharpness, of order 1 / w. It removes the freedom of a constant in f.
+    If features nearly determine the target, as those of an image determine a box, nothing bounds
+    the sharpness of f: the noise of the last step alone moves every chain away from the target, f
+    becomes sharper until chains overshoot, and the loss decreases for ever while f becomes useless.
+    The penalty w keeps f, and with it the sharpness, of order 1 / w. It also fixes the constant
+    that could be added to f.
 
     A chain that diverges, or at whose end f is not finite, is left out of the mean; a target that
     has lost all its chains contributes nothing.
@@ -42,12 +43,12 @@ class MCMCObjective:
     (arXiv:2005.01698), ML-MCMC; penalty: Du and Mordatch, NeurIPS 2019.
 
     Raises:
-        ValueError: λ not positive and finite, no chain, no step, a clip that is not positive, or a
-            negative weight.
+        ValueError: λ is not positive and finite, there is no chain or no step, the clip is not
+            positive, or the weight is negative.
     """
 
     step_size: float | Sequence[float]
-    """λ, encoded coordinates, a number or D of them; 0 for a coordinate that stays as it is."""
+    """λ in encoded coordinates, a number or D of them; a coordinate with 0 does not change."""
     num_steps: int = 16
     """L."""
     num_samples: int = 128
@@ -63,11 +64,11 @@ class MCMCObjective:
         if self.num_steps < 1 or self.num_samples < 1:
             raise ValueError(
                 f"num_steps={self.num_steps} and num_samples={self.num_samples} must be 1 or more; "
-                "a chain without a step is the target, and teaches nothing."
+                "a chain without a step stays at the target, and f learns nothing from it."
             )
         if not 0 <= self.magnitude_weight < float("inf"):
             raise ValueError(
-                f"magnitude_weight={self.magnitude_weight} must be finite, not negative."
+                f"magnitude_weight={self.magnitude_weight} must be finite and not negative."
             )
 
     def __call__(
@@ -85,11 +86,11 @@ class MCMCObjective:
         Arguments are those of every objective, see :class:`.contracts.Objective`.
 
         Returns:
-            ``loss``: scalar; not a likelihood, and meant to hover around zero.
+            ``loss``: scalar; not a likelihood, and usually close to zero.
             ``log_density_gap``: mean of f(target) minus f(chain), in nats.
             ``chain_distance``: root mean square of the chains' distance to the target, encoded
             coordinates.
-            ``lost_chains``: share of chains left out, in [0, 1].
+            ``lost_chains``: fraction of chains that are left out, in [0, 1].
         """
         targets = targets.detach()
         start = targets.to(at_least_float32(targets.dtype)).unsqueeze(1)
@@ -103,7 +104,7 @@ class MCMCObjective:
             num_chains=self.num_samples,
         )
         finite = chains.isfinite().all(-1)
-        # A lost chain is scored at its target, so that no NaN meets the parameters of f.
+        # A lost chain is evaluated at its target, so that no NaN reaches the parameters of f.
         chains = chains.where(finite.unsqueeze(-1), start)
         log_f = evaluate(log_density_fn, torch.cat([start, chains], dim=1))
         log_f_target, log_f_chains = log_f[:, 0], log_f[:, 1:]
@@ -111,7 +112,7 @@ class MCMCObjective:
         weighting: Weighting = {"weight": weight, "avg_factor": avg_factor}
         loss = mcmc_loss(log_f_target, log_f_chains, valid=valid, **weighting)
         if self.magnitude_weight:
-            # The same mean over sound chains, of another function of f.
+            # Again the mean over the chains that are not lost, of another function of f.
             loss = loss + self.magnitude_weight * mcmc_loss(
                 -log_f_target.square(), log_f_chains.square(), valid=valid, **weighting
             )

@@ -1,4 +1,4 @@
-"""Settings of objectives: numbers per coordinate, and why an old name is refused."""
+"""Settings of objectives: numbers per coordinate, and messages about old names."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Numbers = float | tuple[float, ...]
 def numbers(
     name: str, value: float | Sequence[float] | Tensor, allow_zero: bool = False
 ) -> Numbers:
-    """A setting as plain positive numbers, which can be compared, pickled and printed.
+    """Convert a setting to plain positive numbers, which can be compared, pickled and printed.
 
     Args:
-        name: of the setting, for the message.
+        name: name of the setting, for the message.
         value: a number, or D of them.
         allow_zero: some of them, but not all, may be zero.
 
     Raises:
-        ValueError: a number is outside its range, or there is none.
+        ValueError: a number is outside its range, or there is no number.
     """
     table = torch.as_tensor(value, dtype=torch.float64)
     sound = ((table >= 0) if allow_zero else (table > 0)) & table.isfinite()
@@ -38,7 +38,7 @@ def numbers(
 
 
 def replaced_by_num_noise(value: Any) -> str:
-    """Why ``num_samples`` is refused where the target is scored beside the samples."""
+    """Message that refuses ``num_samples`` for objectives that also evaluate f at the target."""
     remedy = value - 1 if isinstance(value, int) else "num_samples - 1"
     return (
         f"num_samples={value} counted the target too; give num_noise={remedy}, the number of "

@@ -1,4 +1,4 @@
-"""What the energy-based detectors of 2D and 3D share: a detector inside, and an energy head."""
+"""The part that the 2D and 3D detectors share: they hold a detector and an energy head."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["DetectorWrapper", "detector_covariance", "split_result"]
 Features = Sequence[Tensor]
 
 _listeners: ContextVar[tuple[dict[nn.Module, Features], ...]] = ContextVar("_listeners", default=())
-"""Where outputs of modules go, innermost last. Every thread has its own value."""
+"""Receivers of the outputs of modules, innermost last. Every thread has its own value."""
 
 
 class DetectorWrapper(CheckpointOfChild):
     """Mixin for a detector (an ``nn.Module``) that holds another one as ``self.detector``.
 
-    A frozen detector has no gradient, stays in eval mode and keeps every byte. Its features are
-    listened to while it runs, so nothing is computed twice and nothing in it is changed. A call
-    leaves nothing behind on the module: several threads may predict with one model.
+    A frozen detector gets no gradients, stays in eval mode, and its weights do not change. Forward
+    hooks capture its features while it runs, so nothing is computed twice and the detector is used
+    unchanged. A call stores nothing on the module: several threads may predict with one model.
     """
 
     child = "detector"
@@ -42,19 +42,19 @@ class DetectorWrapper(CheckpointOfChild):
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
     ) -> None:
-        """Take ``detector`` in; called once, in ``__init__`` after that of ``nn.Module``.
+        """Store ``detector`` and its hooks; called once, in ``__init__`` after ``nn.Module``'s own.
 
         Args:
-            detector: shares our data preprocessor from now on.
-            feature_source: dotted name of the detector's module whose output are the features, or
-                several, whose outputs follow one another.
-            freeze_detector: no gradient and eval mode.
-            train_cfg: of the wrapper, which has none.
+            detector: the wrapped detector; from now on it shares the wrapper's data preprocessor.
+            feature_source: dotted name of the detector's module whose output is used as features,
+                or several names, whose outputs are used in this order.
+            freeze_detector: whether the detector gets no gradients and stays in eval mode.
+            train_cfg: must be empty, because the wrapper reads none.
             test_cfg: likewise.
 
         Raises:
-            ValueError: the detector has no module named in ``feature_source``, or there is a
-                ``train_cfg`` or ``test_cfg``, which nothing would read.
+            ValueError: the detector has no module of a name in ``feature_source``, or ``train_cfg``
+                or ``test_cfg`` is given, which nothing would read.
         """
         for name, cfg in (("train_cfg", train_cfg), ("test_cfg", test_cfg)):
             if cfg:
@@ -91,7 +91,7 @@ class DetectorWrapper(CheckpointOfChild):
 
     @contextmanager
     def capture_features(self) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
-        """While the detector runs inside, listen to ``feature_source``.
+        """Context in which the outputs of ``feature_source`` are captured while the detector runs.
 
         Yields:
             A function that returns the maps (B, C, H, W) of the detector's last run in this thread.
@@ -124,10 +124,10 @@ class DetectorWrapper(CheckpointOfChild):
         )
 
     def extract_maps(self, *inputs) -> tuple[Tensor, ...]:
-        """Run ``detector.extract_feat(*inputs)`` and return what was heard, no gradient if frozen.
+        """Run ``detector.extract_feat(*inputs)`` and return the captured maps.
 
         Returns:
-            Maps (B, C, H, W) of every ``feature_source``.
+            Maps (B, C, H, W) of every ``feature_source``, without gradient if frozen.
         """
         with (
             torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector),
@@ -139,12 +139,12 @@ class DetectorWrapper(CheckpointOfChild):
     def energy_losses(
         self, feats: Features, annotated: Sequence[tuple[Tensor, Tensor]]
     ) -> dict[str, Tensor]:
-        """Losses of the energy head; boxes that cannot be trained on are left out.
+        """Losses of the energy head; boxes that the head cannot be trained on are left out.
 
         Args:
             feats: what ``energy_head.prepare`` returned.
-            annotated: boxes (n, D) and labels (n,) of each image; a negative label is an object of
-                another class.
+            annotated: boxes (n, D) and labels (n,) of each image; a negative label marks an object
+                of a class that is not trained, which is left out.
         """
         boxes, index, labels = [], [], []
         for i, (box, label) in enumerate(annotated):
@@ -156,8 +156,8 @@ class DetectorWrapper(CheckpointOfChild):
         everything = torch.cat([torch.zeros(0, self.energy_head.dim, device=device), *boxes])
         none = torch.zeros(0, dtype=torch.long, device=device)
         # As in mmdet: divide by the mean count per process, so that gradients averaged over
-        # processes equal those of one process with all images. It may be below 1, and 0 where no
-        # process has a box: the objectives' mean is defined there.
+        # processes equal those of one process with all images. The mean may be below 1, and 0 if
+        # no process has a box: the objectives define their mean for 0 too.
         count = reduce_mean(everything.new_tensor(float(len(everything))))
         return self.energy_head.loss(
             feats,
@@ -180,16 +180,16 @@ class DetectorWrapper(CheckpointOfChild):
         covariances: Sequence[Tensor | None] = (),
         first_image: int = 0,
     ) -> tuple[list[Tensor], list[RefinementResult]]:
-        """Refine the boxes of a batch, all in one call of the refiner.
+        """Refine all boxes of a batch in one call of the refiner.
 
         Args:
             feats: what ``energy_head.prepare`` returned.
             boxes: (n, D) detections of each image, in the coordinates of ``feats``.
             labels: (n,) of each image.
-            refiner: None for no refinement: f of the boxes as they are.
-            covariances: (n, D, D) of each image in encoded coordinates, or None where the detector
-                gives none.
-            first_image: the image of ``feats`` that ``boxes[0]`` belongs to.
+            refiner: the refiner, or None to evaluate f at the given boxes only.
+            covariances: (n, D, D) of each image in encoded coordinates, or None for an image for
+                which the detector gives none.
+            first_image: index in ``feats`` of the image that ``boxes[0]`` belongs to.
 
         Returns:
             The reference boxes (n, D) float32 and the results, image by image.
@@ -203,7 +203,7 @@ class DetectorWrapper(CheckpointOfChild):
             index.repeat_interleave(torch.tensor(counts, device=everything.device)),
             torch.cat(list(labels)).long(),
         )
-        # An image without detections says nothing about whether the detector gives covariances.
+        # An image without detections does not show whether the detector gives covariances.
         given = [each for each, n in zip(covariances, counts) if n]
         # A refiner compares numbers that half precision cannot tell apart; so does a proposal.
         with torch.autocast(everything.device.type, enabled=False):
@@ -217,7 +217,7 @@ class DetectorWrapper(CheckpointOfChild):
 
 
 def split_result(result: RefinementResult, counts: Sequence[int]) -> list[RefinementResult]:
-    """The results of each image, of whose targets there are ``counts``; without the trace."""
+    """Split the result of a batch into those of its images, with ``counts`` targets; no trace."""
     fields = [
         itertools.repeat(None) if value is None else value.split(list(counts))
         for value in result._replace(trace=None)
@@ -226,22 +226,22 @@ def split_result(result: RefinementResult, counts: Sequence[int]) -> list[Refine
 
 
 def _joined(covariances: Sequence[Tensor | None]) -> Tensor | None:
-    """All of them in one tensor; None unless every image has one."""
+    """Concatenate the covariances of all images; None unless every image has one."""
     if not covariances or any(each is None for each in covariances):
         return None
     return torch.cat([each for each in covariances if each is not None])
 
 
 def _listen(module: nn.Module, _: tuple, output: Tensor | Features) -> None:
-    """Forward hook: hand a module's output to everybody who listens in this thread."""
+    """Forward hook: pass a module's output to every receiver of this thread."""
     for heard in _listeners.get():
         heard[module] = (output,) if isinstance(output, Tensor) else output
 
 
 def detector_covariance(instances: InstanceData) -> Tensor | None:
-    """How unsure a detector is of its boxes: (n, D, D) in encoded coordinates, or None.
+    """The detector's covariance of its boxes, (n, D, D) in encoded coordinates, or None.
 
-    Reads ``box_cov`` (n, D, D), or else ``box_std`` (n, D), which counts as independent errors.
+    Reads ``box_cov`` (n, D, D), or else ``box_std`` (n, D), which means independent errors.
     """
     if "box_cov" in instances:
         return instances.box_cov

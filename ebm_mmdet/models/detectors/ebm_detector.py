@@ -22,11 +22,11 @@ __all__ = ["EBMDetector", "clip_to_image"]
 
 @MODELS.register_module()
 class EBMDetector(DetectorWrapper, BaseDetector):
-    """Wraps a detector; an energy head scores boxes, a refiner moves them uphill.
+    """Wraps a detector: an energy head evaluates f at boxes, and a refiner moves boxes to larger f.
 
-    The detector is used as it is. Its neck's output is taken while it runs, so features are
-    computed once per image, and boxes are refined in network-input coordinates. Predictions keep
-    scores, labels and every other field of the detector, and gain per box
+    The detector is used unchanged. Its neck's output is captured while it runs, so features are
+    computed once per image, and boxes are refined in network-input pixels. Predictions keep scores,
+    labels and every other field of the detector, and each box gains
 
     - ``log_density`` (n,) float32: ``f`` at the final box (before clipping),
     - ``accepted_steps`` (n,) int64: steps that moved the box.
@@ -36,40 +36,44 @@ class EBMDetector(DetectorWrapper, BaseDetector):
 
     - ``box_cov`` (n, 4, 4) and ``box_std`` (n, 4), the square roots of its diagonal;
     - ``side_std`` (n, 4): standard deviations of x1, y1, x2, y2 in the pixels of ``bboxes``,
-      computed when it is read (:class:`~ebm_mmdet.models.UncertainInstances`);
-    - ``ess`` (n,): effective sample size behind them;
-    - ``log_prob`` (n,): normalised log-density of the box, in coordinates of the detection;
-    - ``box_samples`` (n, S, 4), if asked for: boxes drawn from the posterior, in image pixels.
+      computed each time it is read (:class:`~ebm_mmdet.models.UncertainInstances`);
+    - ``ess`` (n,): effective sample size of these estimates;
+    - ``log_prob`` (n,): normalised log-density of the box, in encoded coordinates relative to the
+      detection;
+    - ``box_samples`` (n, S, 4), if configured: boxes drawn from the posterior, in the pixels of
+      ``bboxes``.
 
-    With any other refiner ``box_cov``, ``box_std`` and ``side_std`` are the detector's, where it
-    gives them, carried over to the refined box.
+    With any other refiner ``box_cov``, ``box_std`` and ``side_std`` are the detector's, if it gives
+    them, converted to the refined box.
 
     Args:
         detector: config of any mmdet detector.
         energy_head: config of the energy head (``EBMBBoxHead``).
-        refiner: config of the refiner (``GradientAscentRefiner``). None: the detector's boxes,
-            which is "before refinement" in every comparison.
-        candidates: what is refined. None: the detector's final boxes. A config of
+        refiner: config of the refiner (``GradientAscentRefiner``). None keeps the detector's boxes,
+            as for "before refinement" in every comparison.
+        candidates: which boxes are refined. None: the detector's final boxes. A config of
             ``EnergyGuidedNMS``: all boxes above a score threshold, then NMS by log-density (the
             papers' pipeline).
-        freeze_detector: no gradient, eval mode, byte-identical after training. False trains
-            the detector's losses and the energy head jointly.
+        freeze_detector: if True, the detector gets no gradients, stays in eval mode and is
+            byte-identical after training. If False, its losses and the energy head are trained
+            jointly.
         init_trunk_from: ``'auto'`` copies the shared layers of the detector's box head into
-            the trunk, when they exist and fit, each time a plain detector checkpoint is loaded;
-            not over a trunk that a checkpoint or ``energy_head.init_cfg`` has set. ``None`` keeps
-            the fresh initialisation.
-        feature_source: the detector's child whose output are the features, or several dotted names
-            whose outputs follow one another, such as ``("neck", "backbone.stage1")`` where the
-            neck is too coarse for the objects. Each gives a map or a sequence of maps.
-        clip_boxes: clip final boxes to the image. The papers do not; False for parity.
+            the trunk each time a plain detector checkpoint is loaded, if these layers exist and
+            fit. A trunk that a checkpoint or ``energy_head.init_cfg`` has set is not overwritten.
+            ``None`` keeps the fresh initialisation.
+        feature_source: dotted name of the detector's module whose output is used as features, or
+            several names, whose outputs are used in this order, such as
+            ``("neck", "backbone.stage1")`` if the neck is too coarse for the objects. Each module
+            must return a map or a sequence of maps.
+        clip_boxes: clip final boxes to the image. False agrees with the papers, which do not clip.
         data_preprocessor: by default the detector's own.
-        train_cfg: refused unless empty: the wrapper has none, the detector inside has.
+        train_cfg: refused unless empty, because only the wrapped detector has one.
         test_cfg: likewise.
         init_cfg: mmengine's.
 
     Raises:
-        ValueError: the detector has no module named in ``feature_source``, or there is a
-            ``train_cfg`` or ``test_cfg``.
+        ValueError: the detector has no module of a name in ``feature_source``, or ``train_cfg`` or
+            ``test_cfg`` is given.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), sec. 4.1, algorithm 1.
     """
@@ -103,12 +107,12 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         self._trunk_is_loaded = False
 
     def init_weights(self) -> None:
-        """Initialise as configured, then copy the box head (it may be pretrained by then)."""
+        """Initialise as configured, then copy the box head, which may now be pretrained."""
         super().init_weights()
         self.init_trunk()
 
     def init_trunk(self) -> str:
-        """Copy the detector's box head into the trunk, where nothing else has initialised it.
+        """Copy the detector's box head into the trunk, unless something else has initialised it.
 
         Returns:
             One clause that says what happened, for the loading message.
@@ -122,22 +126,22 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         return copy_trunk_from_box_head(self.detector, self.energy_head)
 
     def after_plain_checkpoint(self) -> str:
-        """A plain detector checkpoint is in place: its box head may start the trunk."""
+        """A plain detector checkpoint has been loaded: its box head may initialise the trunk."""
         return self.init_trunk()
 
     def after_own_checkpoint(self, missing: Iterable[str]) -> None:
-        """A checkpoint of ours is in place: the trunk is not to be overwritten any more."""
+        """A checkpoint of the wrapper has been loaded: do not overwrite the trunk any more."""
         self._trunk_is_loaded = not any("energy_head.trunk." in key for key in missing)
 
     def extract_feat(self, batch_inputs: Tensor) -> Sequence[Tensor]:
-        """(B, 3, H, W) preprocessed images -> the energy head's maps, no gradient if frozen."""
+        """(B, 3, H, W) preprocessed images -> the energy head's maps; no gradient if frozen."""
         return self.extract_maps(batch_inputs)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Losses of the energy head, and of the detector unless it is frozen.
 
         Ignored and crowd boxes are not trained on; a batch without any ground truth gives a zero
-        connected to the head's parameters (so that distributed training goes on).
+        connected to the head's parameters, so that distributed training continues.
         """
         # First, because some detectors change the samples.
         annotated = [_annotation(sample, batch_inputs.device) for sample in batch_data_samples]
@@ -161,13 +165,13 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         rescale: bool = True,
         refiner: Refiner | None = None,
     ) -> SampleList:
-        """Detect, then refine. See the class for what each ``pred_instances`` carries.
+        """Detect, then refine. The class describes the fields of ``pred_instances``.
 
         Args:
             batch_inputs: (B, 3, H, W) preprocessed images.
             batch_data_samples: their data samples.
-            rescale: boxes in original-image instead of network-input pixels.
-            refiner: for this call, see :meth:`refine`.
+            rescale: return boxes in pixels of the original image instead of the network's input.
+            refiner: the refiner of this call, see :meth:`refine`.
         """
         detector = self.detector
         if self.candidates is not None:
@@ -190,7 +194,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             feats: what ``energy_head.prepare`` returned for these images.
             samples: data samples with predictions.
             rescale: whether their boxes are in original-image pixels.
-            refiner: for this call, instead of the model's own.
+            refiner: the refiner of this call, instead of the model's own.
                 :func:`~ebm_mmdet.energy.evaluate_only` leaves the boxes where they are.
         """
         scales = [_scale_factor(sample, rescale) for sample in samples]
@@ -213,16 +217,16 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         return samples
 
     def _write(self, sample, scale: Tensor, reference: Tensor, result: RefinementResult) -> None:
-        """Hand the results of an image over to its sample.
+        """Write the results of an image into its sample.
 
         Args:
-            sample: whose ``pred_instances`` are changed.
+            sample: the data sample whose ``pred_instances`` are changed.
             scale: (4,) network-input pixels per pixel of its boxes.
-            reference: (n, 4) the boxes in network-input pixels, before refinement.
-            result: offsets from them.
+            reference: (n, 4) boxes in network-input pixels, before refinement.
+            result: the refinement's result, in offsets from ``reference``.
         """
         instances = sample.pred_instances
-        # Through the scale and back would round boxes that did not move: write only others.
+        # Scaling and scaling back would round boxes that did not move: write only the others.
         moved = (result.y != 0).any(dim=1, keepdim=True)
         refined = decode_boxes(result.y, reference) / scale
         boxes = torch.where(moved, refined, instances.bboxes.to(refined.dtype))
@@ -246,11 +250,11 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             sample.pred_instances = UncertainInstances.of(instances)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList | None = None):
-        """What the networks compute, for ``mode='tensor'`` and for counters of operations.
+        """Outputs of the networks, for ``mode='tensor'`` and for counters of operations.
 
         Returns:
-            What the detector returns in this mode, and f (B, 100) of 100 boxes for each image, as
-            many as a COCO detector returns.
+            The detector's own output in this mode, and f (B, 100) of 100 boxes for each image,
+            which is the number that a COCO detector returns.
         """
         with self.capture_features() as features:
             outputs = self.detector._forward(batch_inputs, batch_data_samples)
@@ -280,10 +284,11 @@ def _scale_factor(sample, rescale: bool) -> Tensor:
 
 
 def clip_to_image(boxes: Tensor, metainfo: dict, scale: Tensor | float = 1.0) -> Tensor:
-    """Clip boxes to the image as it lies in the network's input, padding not included.
+    """Clip boxes to the image in the network's input, without its padding.
 
-    ``Pad`` overwrites ``img_shape``, so the size comes from ``ori_shape`` and ``scale_factor``
-    where both are known. The padding of a flipped image may lie on any side: then ``img_shape``.
+    ``Pad`` overwrites ``img_shape``, so the size is computed from ``ori_shape`` and
+    ``scale_factor`` if both are known. The padding of a flipped image may be on any side; for such
+    an image ``img_shape`` is used.
 
     Args:
         boxes: (..., 4) ``(x1, y1, x2, y2)``.

@@ -1,4 +1,4 @@
-"""Load a plain detector checkpoint, or one of ours, into a wrapper, and say what happened."""
+"""Load a plain detector checkpoint, or a wrapper's own, into a wrapper, and report the result."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ __all__ = ["CheckpointOfChild"]
 
 @dataclass
 class _Loading:
-    """What is known of a state dict between its arrival and the report."""
+    """Facts about a state dict, kept from its arrival until the report."""
 
     plain: bool
-    """Whether it is one of the child alone."""
+    """Whether it is a checkpoint of the child alone."""
     total: int
-    """Tensors of the child."""
+    """Number of tensors of the child."""
     found: int
-    """How many of them are there, in the right shape."""
+    """Number of them that the checkpoint has in the right shape."""
     other_shape: list[str] = field(default_factory=list)
-    """Names of those that are there in another shape, and are therefore not loaded."""
+    """Names of those that it has in another shape, and that are therefore not loaded."""
 
 
 class CheckpointOfChild:
     """Mixin for a module that accepts checkpoints of the module that it wraps.
 
-    A checkpoint in which no key starts with ``child.`` although keys of the child are there is a
-    plain one: its keys get the prefix, the wrapper's other parts keep their values, and
-    :meth:`after_plain_checkpoint` runs. Our own checkpoints load unchanged. Works for
+    A checkpoint is plain if it has keys of the child and none of them starts with ``child.``: its
+    keys get that prefix, the wrapper's other parts keep their values, and
+    :meth:`after_plain_checkpoint` runs. Checkpoints of the wrapper load unchanged. This works for
     ``load_state_dict`` and for mmengine's loader (``load_from``, ``--resume``, ``init_detector``).
 
-    One message says what did not match, grouped by module. For a plain checkpoint the wrapper's own
-    parts do not count as missing.
+    One message lists what did not match, grouped by module. The wrapper's own parts do not count as
+    missing from a plain checkpoint.
     """
 
     child: str
     """Attribute name of the wrapped module."""
 
     def report_loading(self) -> None:
-        """Ask for the message; called once, in ``__init__``.
+        """Register the hook that writes the message; called once, in ``__init__``.
 
-        The hook is a function of this module, and not a closure: a model can be pickled, and
-        loading into its deep copy changes the copy alone.
+        The hook is a function of this module and not a closure, so that a model can be pickled and
+        loading into its deep copy changes only the copy.
         """
         self.register_load_state_dict_post_hook(_report)
 
     def after_plain_checkpoint(self) -> str:
-        """Called once a plain checkpoint is in place; returns a clause for the message."""
+        """Called after a plain checkpoint has been loaded; returns a clause for the message."""
         return ""
 
     def after_own_checkpoint(self, missing: Iterable[str]) -> None:
-        """Called once a checkpoint of the wrapper is in place; ``missing`` are keys not found."""
+        """Called after a checkpoint of the wrapper has been loaded except for ``missing`` keys."""
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        # The root is asked before its children: what is renamed here is what they find.
+        # The root is called before its children, so they find the keys that are renamed here.
         own = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
         wanted = getattr(self, self.child).state_dict()
         inner = f"{self.child}."
@@ -78,14 +78,14 @@ class CheckpointOfChild:
 
 
 def _report(module: nn.Module, incompatible) -> None:
-    """Post-hook of ``load_state_dict``: say what was found and what was not."""
+    """Post-hook of ``load_state_dict``: report what was found and what was not."""
     loading: _Loading | None = module.__dict__.pop("_loading", None)
     if loading is None:
         return
     missing, unexpected = incompatible.missing_keys, incompatible.unexpected_keys
     inner = f"{module.child}."
     if loading.plain:
-        # In place: the caller raises, or prints, what is left in these lists.
+        # Changed in place: the caller raises or prints what is left in these lists.
         missing[:] = [key for key in missing if inner in key]
     clauses = [f"{loading.found} of {loading.total} tensors of the {module.child} found"]
     if loading.other_shape:
@@ -109,9 +109,9 @@ def _report(module: nn.Module, incompatible) -> None:
 
 
 def _rename_metadata(metadata: dict | None, outer: str, child: str) -> None:
-    """Let the child's modules find what the checkpoint says of them, such as a layout of weights.
+    """Copy the metadata of the child's modules, such as their versions, to their new names.
 
-    In place, by additional entries: the loader holds on to this dictionary.
+    Entries are added in place, because the loader keeps a reference to this dictionary.
     """
     for name, value in list((metadata or {}).items()):
         if f"{name}.".startswith(outer):

@@ -28,23 +28,23 @@ class EBMBBoxHead(EnergyHead):
     output per class (or one for all). ``f`` is an unnormalised log-density of the box in encoded
     coordinates (:mod:`ebm_mmdet.models.box_coding`); it is defined up to a constant per object.
 
-    Every box has a value: a box without area pools to zeros (gradient 0), parts outside the map
-    count as zeros (as the mean feature with ``standardize``), a box with a non-finite coordinate
-    has ``f = -inf``.
+    Every box has a value. A box without area pools to zeros (gradient 0). Parts outside the map
+    count as zeros, which with ``standardize`` is the mean feature. A box with a non-finite
+    coordinate has ``f = -inf``.
 
     Args:
         num_classes: number of foreground classes.
         in_channels: channels of every level that is used: one number for all of them, or, with
             ``level_rule='concat'``, one for each.
         strides: stride in pixels of every level that is used, fine to coarse.
-        feature_levels: indices of those levels among the detector's features; all of them, in
-            order, by default.
+        feature_levels: indices of those levels among the detector's features. By default the first
+            ``len(strides)`` levels, in order.
         level_rule: ``'assign'`` pools each box from one level, chosen by the size of **the box
             being scored**: ``floor(log2(sqrt(w h) / finest_scale + 1e-6))``, clamped (ECCV 2020
-            code, the FPN rule). ``'concat'`` pools every box from all levels and concatenates,
-            which suits small detectors.
+            code, the FPN rule). ``'concat'`` pools every box from all levels and concatenates
+            the results, which suits small detectors.
         finest_scale: boxes below twice this size (px) go to the finest level.
-        pool_size: bins per axis.
+        pool_size: bins per axis; a box is pooled to ``pool_size x pool_size`` bins.
         roi_shift: shift of the RoIs, in cells of each level: a side at x (px) is read at the
             coordinate ``c = x / stride + roi_shift``, where PrRoIPool has cell i at c = i. So cell
             i stands for the position ``(i - roi_shift) * stride``. A side at x = 10.4 px on stride
@@ -55,11 +55,11 @@ class EBMBBoxHead(EnergyHead):
             - -0.5 reads at c = 0.8, between cells 0 and 1 with weights 0.2 and 0.8. Cell 0 stands
               for 4 px, the centre of the pixels that it covers, and cell 1 for 12 px. This is
               where mmdet's own heads read, through RoIAlign with ``aligned=True``.
-        standardize: standardise each channel of the maps with running statistics. Frozen
-            features may have any scale; a fresh trunk wants unit scale.
+        standardize: standardise each channel of the maps with running statistics. Frozen features
+            may have any scale, whereas a fresh trunk learns best on unit scale.
         fc_channels: widths of the trunk.
         act_cfg: activation of the trunk. Score matching differentiates f twice with respect to the
-            box, so it wants a smooth one (``dict(type='SiLU')``).
+            box, so it needs a smooth one (``dict(type='SiLU')``).
         class_agnostic: one output for all classes instead of one per class.
         objective: how f is trained, a registered objective (``NCEObjective``).
         min_box_size: annotated boxes with a side below this many pixels are not trained on.
@@ -67,7 +67,8 @@ class EBMBBoxHead(EnergyHead):
         init_cfg: mmengine's. Default: Kaiming-uniform trunk, output N(0, 0.001), biases 0.
 
     Raises:
-        ValueError: for an unknown ``level_rule`` or lengths that do not match.
+        ValueError: ``level_rule`` is unknown, or the lengths of ``strides``, ``feature_levels`` and
+            ``in_channels`` do not match.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297) and BMVC 2020 (2005.01698).
     """
@@ -130,18 +131,19 @@ class EBMBBoxHead(EnergyHead):
         detach: bool = True,
         input_shape: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Make the maps that :meth:`log_density` reads; once per batch of images.
+        """Make the maps that :meth:`log_density` reads; called once per batch of images.
 
         Args:
-            maps: (B, C, H, W) every level that the detector gives.
+            maps: every level that the detector gives, (B, C, H, W) each.
             detach: cut the graph to the detector (frozen features).
-            input_shape: (height, width) of the network's input, to check the strides by.
+            input_shape: (height, width) of the network's input in pixels, with which the strides
+                are checked.
 
         Returns:
             The chosen levels in float32, channels-last, standardised if so configured.
 
         Raises:
-            ValueError: if the neck has fewer levels, other channels or other strides than
+            ValueError: the detector's maps have fewer levels, other channels or other strides than
                 configured.
         """
         if max(self.feature_levels) >= len(maps):
@@ -169,7 +171,7 @@ class EBMBBoxHead(EnergyHead):
         return decode_boxes(offsets, reference)
 
     def _check_strides(self, feats: Sequence[Tensor], input_shape: Sequence[int]) -> None:
-        """ValueError if a map is more than a cell larger or smaller than its stride says."""
+        """ValueError if the size of a map differs by more than a cell from that of its stride."""
         for level, stride, feat in zip(self.feature_levels, self.strides, feats):
             expected = [size / stride for size in input_shape]
             found = tuple(feat.shape[2:])
@@ -193,8 +195,8 @@ class EBMBBoxHead(EnergyHead):
     ) -> tuple[Tensor, Tensor | slice]:
         """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features.
 
-        The rows may come sorted by level; the second value, used as an index, undoes it. Done at
-        the other end of the trunk this moves one number per box instead of thousands.
+        The rows may be sorted by level; indexing with the second value restores the order of
+        ``boxes``. That is done after the trunk, where a box has one number instead of thousands.
         """
         everything = slice(None)
 

@@ -1,4 +1,4 @@
-"""What every energy head is: pooled features in, a scalar log-density f of any box out."""
+"""The base class of energy heads, which map pooled features to a scalar log-density f."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ class EnergyHead(BaseModule):
 
     This base has the MLP (a trunk of fully connected layers and one output per class, or one for
     all), the function of boxes that objectives and refiners take, and the training loss. A subclass
-    says what a box is and how it is pooled:
+    defines what a box is and how it is pooled, by:
 
     - :attr:`dim`, the number of encoded coordinates, and :meth:`decode`;
-    - :meth:`prepare`, from the detector's maps to what :meth:`pool` reads;
-    - :meth:`pool`, from boxes to features, whose number ``__init__`` gives to :meth:`build_trunk`;
-    - :meth:`is_trainable_box`.
+    - :meth:`prepare`, which turns the detector's maps into those that :meth:`pool` reads;
+    - :meth:`pool`, which turns boxes into features; ``__init__`` gives their number to
+      :meth:`build_trunk`;
+    - :meth:`is_trainable_box`, which selects the annotated boxes to train on.
 
     ``f`` is an unnormalised log-density of the box in encoded coordinates; it is defined up to a
     constant for each object. Every box has a value: a box with a coordinate that is not finite has
     ``f = -inf`` and no gradient.
 
     Weights in half precision (``model.half()``, ``model.bfloat16()``) are multiplied in float32,
-    since refinement compares differences of f that half precision cannot resolve.
+    because refinement compares values of f whose differences half precision cannot resolve.
 
     Args:
         num_classes: number of foreground classes.
@@ -54,7 +55,7 @@ class EnergyHead(BaseModule):
     dim: int
     """D, the number of encoded coordinates of a box."""
     task_utils: Registry = TASK_UTILS
-    """Where objectives and noise distributions are looked up."""
+    """The registry of objectives and noise distributions."""
     always_float32: bool = False
     """Whether autocast is switched off while f is evaluated."""
 
@@ -78,7 +79,7 @@ class EnergyHead(BaseModule):
         self.objective: Objective = self.task_utils.build(objective)
 
     def build_trunk(self, in_features: int, fc_channels: Sequence[int]) -> None:
-        """Make the trunk and the output layer for ``in_features`` pooled features of a box."""
+        """Make the trunk and the output layer for boxes with ``in_features`` pooled features."""
         widths = [in_features, *fc_channels]
         self.trunk = nn.ModuleList(Float32Linear(i, o) for i, o in itertools.pairwise(widths))
         self.fc_energy = Float32Linear(widths[-1], 1 if self.class_agnostic else self.num_classes)
@@ -90,12 +91,12 @@ class EnergyHead(BaseModule):
 
     @abstractmethod
     def prepare(self, maps: Sequence[Tensor], detach: bool = True, **kwargs) -> list[Tensor]:
-        """Make what :meth:`pool` reads out of the detector's maps; once per batch of images.
+        """Turn the detector's maps into those that :meth:`pool` reads; once per batch of images.
 
         Args:
             maps: feature maps (B, C, H, W) of the detector.
             detach: cut the graph to the detector (frozen features).
-            **kwargs: what the subclass checks the maps by.
+            **kwargs: further values with which the subclass checks the maps.
         """
 
     @abstractmethod
@@ -115,13 +116,13 @@ class EnergyHead(BaseModule):
 
         Returns:
             (R, C) float32, in an order of the head's choice, and the index that restores the order
-            of the boxes. Applied after the trunk it moves one number for each box, not thousands.
+            of the boxes. It is applied after the trunk, where a box has one number, not thousands.
         """
 
     def embed(
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
     ) -> tuple[Tensor, Tensor | slice]:
-        """Pool, and pass through the trunk: (R, fc_channels[-1]), and the index of :meth:`pool`."""
+        """Pool and apply the trunk: features (R, fc_channels[-1]) and the index of :meth:`pool`."""
         x, restore = self.pool(feats, boxes, batch_index)
         for layer in self.trunk:
             x = self.activation(layer(x))
@@ -134,7 +135,7 @@ class EnergyHead(BaseModule):
     def log_density(
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
     ) -> Tensor:
-        """f(x, y, c) of S boxes for each of N objects.
+        """f(x, y, c) at S boxes for each of N objects.
 
         Args:
             feats: what :meth:`prepare` returned.
@@ -154,11 +155,11 @@ class EnergyHead(BaseModule):
     def evaluate(
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
     ) -> Tensor:
-        """:meth:`log_density` for labels that were checked, which reads values from the device."""
+        """:meth:`log_density` without the check of labels, which reads values from the device."""
         num, samples = boxes.shape[:2]
         flat = boxes.float().reshape(num * samples, self.dim)
         finite = torch.isfinite(flat).all(dim=1, keepdim=True)
-        # NaN times a zero gradient would still be NaN, in the weights.
+        # Zeros replace boxes that are not finite: NaN times a zero gradient is NaN in weights.
         flat = flat.where(finite, 0)
         float32 = torch.autocast(boxes.device.type, enabled=False)
         with float32 if self.always_float32 else contextlib.nullcontext():
@@ -231,15 +232,15 @@ class EnergyHead(BaseModule):
     def training_problem(
         self, feats: Sequence[Tensor], gt_boxes: Tensor, batch_index: Tensor, labels: Tensor
     ) -> tuple[BoxLogDensity, Tensor]:
-        """What the objective is given: f of the N objects, and their encoded targets (N, D)."""
+        """Arguments of the objective: f of the N objects and their encoded targets (N, D)."""
         fn = self.log_density_fn(feats, gt_boxes, batch_index, labels)
-        # Relative to itself, every annotation is the origin.
+        # Every annotation is its own reference, so its offset is zero.
         return fn, torch.zeros_like(fn.reference)
 
     def _loss_by_image(
         self, fn: BoxLogDensity, targets: Tensor, avg_factor: float | Tensor | None
     ) -> dict[str, Tensor]:
-        """The objective image by image, for noise that is shared within one call."""
+        """The objective, called once per image, for noise that is shared within one call."""
         total = max(len(targets), 1)
         # A batch without boxes is one image without boxes: the loss must reach the parameters.
         images = fn.batch_index.unique().tolist() or [-1]
@@ -257,7 +258,7 @@ class EnergyHead(BaseModule):
 class BoxLogDensity:
     """``LogDensityFn`` of a batch of boxes: encoded offsets (N, S, D) -> f (N, S), float32.
 
-    Made by :meth:`EnergyHead.log_density_fn`; offsets are relative to ``reference`` (N, D).
+    :meth:`EnergyHead.log_density_fn` returns it; offsets are relative to ``reference`` (N, D).
     """
 
     def __init__(
@@ -280,7 +281,7 @@ class BoxLogDensity:
         batch_index: Tensor,
         labels: Tensor,
     ) -> BoxLogDensity:
-        """The same of tensors made in any mode: autograd cannot record those of inference mode."""
+        """Build it from tensors made in any mode; autograd cannot record inference-mode tensors."""
 
         def usable(x: Tensor) -> Tensor:
             return x.clone() if x.is_inference() else x

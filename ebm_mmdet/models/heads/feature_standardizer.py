@@ -10,11 +10,11 @@ __all__ = ["FeatureStandardizer"]
 
 
 class FeatureStandardizer(nn.Module):
-    r"""``(x - mean_c) / std_c`` with statistics of the training images, no parameters.
+    r"""``(x - mean_c) / std_c`` with statistics of the training images, without parameters.
 
-    The statistics are the averages over all training batches so far (over the most recent
-    ``window`` once there are more), never of the batch at hand alone: training and test see the
-    same function, and images of a batch do not influence each other.
+    The statistics are averages over all training batches so far (over about the ``window`` most
+    recent ones after that many), never those of the current batch alone. So training and test use
+    the same function, and images of a batch do not influence each other.
 
     Args:
         num_channels: C of the maps (B, C, H, W).
@@ -32,7 +32,7 @@ class FeatureStandardizer(nn.Module):
         """(B, C, H, W) -> (B, C, H, W); in training mode the statistics are updated first."""
         if self.training:
             self._update(x)
-        # A model in half precision keeps its buffers in it: the difference needs more digits.
+        # A model in half precision has half-precision buffers; the difference needs more digits.
         mean, mean_square = self.mean.float(), self.mean_square.float()
         std = (mean_square - mean**2).clamp(min=1e-8).sqrt()
         return (x - mean[:, None, None]) / std[:, None, None]
@@ -42,8 +42,9 @@ class FeatureStandardizer(nn.Module):
         moments = torch.stack((x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3)))).float()
         all_reduce(moments, op="mean")  # identity for a single process
         if not torch.isfinite(moments).all():
-            # One bad batch (an overflow under AMP) must not poison the buffers for good; nothing at
-            # all (B = 0) has NaN moments, which keeps the other processes from waiting for it.
+            # One bad batch (an overflow under AMP) must not spoil the buffers for ever. An empty
+            # batch (B = 0) has NaN moments, and still takes part in all_reduce, for which the other
+            # processes wait.
             return
         self.num_batches += 1
         weight = 1.0 / min(int(self.num_batches), self.window)

@@ -1,4 +1,4 @@
-"""Box heads that predict, beside each box, how sure they are of its four sides."""
+"""The box head that also predicts a variance for each of the four sides of a box."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..task_modules.variance_voting import select_detections
 __all__ = ["KLBBoxHead"]
 
 ALPHA_STD = 1e-4
-"""Initial weights of the layer that predicts α: σ = 1 at first, so training starts as smooth L1."""
+"""Initial weights of the layer that predicts α: σ = 1, so training starts as smooth L1."""
 
 
 @MODELS.register_module()
@@ -25,13 +25,13 @@ class KLBBoxHead(Shared2FCBBoxHead):
     """mmdet's ``Shared2FCBBoxHead`` with a log-variance α per class and side.
 
     ``forward`` returns scores (R, classes + 1) and one tensor (R, 8 classes): the deltas of all
-    classes, then their α. So every RoI head that takes a box head takes this one.
+    classes, then their α. So it can replace the box head of any RoI head.
 
     Detections gain ``side_std`` (k, 4), the standard deviations of x1, y1, x2, y2 in pixels of the
     returned boxes, and ``box_std``, ``box_cov`` in encoded coordinates; see
     :func:`~ebm_mmdet.models.task_modules.variance_voting.select_detections`. Variance voting is
     switched on by ``test_cfg.rcnn.var_vote`` (``{}`` for the published settings). Without a test
-    config all boxes and scores are returned, as by mmdet's head.
+    config all boxes and scores are returned, as in mmdet's head.
 
     Args:
         bbox_coder: mmdet's; must be a ``DeltaXYXYBBoxCoder``.
@@ -39,7 +39,8 @@ class KLBBoxHead(Shared2FCBBoxHead):
         kwargs: those of ``Shared2FCBBoxHead``, whose checkpoints load (α then starts fresh).
 
     Raises:
-        ValueError: another coder, boxes decoded before the loss, or a head without boxes.
+        ValueError: the coder is another one, boxes are decoded before the loss
+            (``reg_decoded_bbox``), or the head predicts no classes or no boxes.
 
     Source: He et al., CVPR 2019 (arXiv:1809.08545), sec. 3.
     """
@@ -83,12 +84,12 @@ class KLBBoxHead(Shared2FCBBoxHead):
         bbox_weights: Tensor | None,
         reduction_override: str | None = None,
     ) -> dict[str, Tensor]:
-        """Mmdet's losses, with KL-Loss for the boxes; arguments are mmdet's.
+        """The losses of mmdet's head, with KL-Loss for the boxes; the arguments are mmdet's.
 
         Returns:
-            ``loss_cls`` and ``acc``; unless ``bbox_pred`` is None also ``loss_bbox`` (which may be
-            negative) and ``alpha``, the mean log-variance of the foreground (0 without any), for
-            the log.
+            ``loss_cls`` and ``acc``; unless ``bbox_pred`` is None, also ``loss_bbox`` (which may be
+            negative) and ``alpha``, the mean log-variance of the foreground for the log (0 without
+            foreground).
         """
         losses = super().loss(
             cls_score,
@@ -100,7 +101,7 @@ class KLBBoxHead(Shared2FCBBoxHead):
             bbox_weights,
             reduction_override,
         )
-        if bbox_pred is None:  # mmdet's OHEM sampler asks for the classification loss alone
+        if bbox_pred is None:  # mmdet's OHEM sampler needs only the classification loss
             return losses
         foreground = torch.nonzero((labels >= 0) & (labels < self.num_classes)).squeeze(1)
         column = torch.zeros_like(foreground) if self.reg_class_agnostic else labels[foreground]
@@ -126,7 +127,7 @@ class KLBBoxHead(Shared2FCBBoxHead):
         rcnn_test_cfg: dict | None = None,
         rescale: bool = False,
     ) -> list[InstanceData]:
-        """Detections of a batch, see the class; arguments are mmdet's."""
+        """Detections of a batch, see the class; the arguments are mmdet's."""
         deltas, alphas = zip(*(pred.chunk(2, dim=1) for pred in bbox_preds))
         deltas = [part.contiguous() for part in deltas]
         # Without a test config mmdet decodes and scores, and leaves the selection to the caller.
@@ -142,9 +143,9 @@ class KLBBoxHead(Shared2FCBBoxHead):
     def _candidates(
         self, decoded: InstanceData, roi: Tensor, alpha: Tensor, cfg: dict, meta: dict | None
     ) -> InstanceData:
-        """All boxes of an image above the score threshold, as ``select_detections`` takes them."""
+        """Boxes of an image above the score threshold, in the format of ``select_detections``."""
         shape = (len(roi), self.boxes_per_roi, 4)
-        # Half-precision scores would tie, and mmcv's NMS refuses them.
+        # Half-precision scores would be tied, and mmcv's NMS does not accept them.
         boxes, scores = decoded.bboxes.view(shape), decoded.scores[:, : self.num_classes].float()
         row, label = torch.nonzero(scores > cfg["score_thr"], as_tuple=True)
         column = torch.zeros_like(label) if self.reg_class_agnostic else label
@@ -160,7 +161,7 @@ class KLBBoxHead(Shared2FCBBoxHead):
     def regress_by_class(
         self, priors: Tensor, label: Tensor, bbox_pred: Tensor, img_meta: dict
     ) -> Tensor:
-        """Boxes for the next stage of a cascade; arguments are mmdet's."""
+        """Boxes for the next stage of a cascade; the arguments are mmdet's."""
         return super().regress_by_class(priors, label, bbox_pred.chunk(2, dim=1)[0], img_meta)
 
 
@@ -168,10 +169,10 @@ def side_std(coder: DeltaXYXYBBoxCoder, priors: Tensor, alpha: Tensor, meta: dic
     """Standard deviations of decoded sides in pixels.
 
     Args:
-        coder: of the boxes.
+        coder: the coder with which the deltas are decoded.
         priors: (n, 4) proposals or anchors in network-input pixels.
         alpha: (n, 4) log-variances of deltas.
-        meta: of the image if boxes are rescaled to its own pixels, else None.
+        meta: the image's metadata if boxes are rescaled to pixels of the original image, else None.
 
     Returns:
         (n, 4) float32, of x1, y1, x2, y2.
@@ -184,7 +185,7 @@ def side_std(coder: DeltaXYXYBBoxCoder, priors: Tensor, alpha: Tensor, meta: dic
 
 
 def check_coder(coder: object, decoded: bool) -> None:
-    """Raise ``ValueError`` unless variances of deltas mean variances of sides."""
+    """Raise ``ValueError`` unless each variance of a delta belongs to one side of the box."""
     if not isinstance(coder, DeltaXYXYBBoxCoder) or decoded:
         raise ValueError(
             f"bbox_coder={type(coder).__name__} with reg_decoded_bbox={decoded}: a variance per "

@@ -22,7 +22,8 @@ class KLRetinaHead(RetinaHead):
     """mmdet's ``RetinaHead`` with a log-variance α per anchor and side.
 
     Box maps have 8 channels per anchor: four deltas, then their four α. Detections gain the fields
-    of :class:`~ebm_mmdet.models.KLBBoxHead`; ``test_cfg.var_vote`` switches variance voting on.
+    described in :class:`~ebm_mmdet.models.KLBBoxHead`; ``test_cfg.var_vote`` switches variance
+    voting on.
 
     Args:
         bbox_coder: mmdet's; must be a ``DeltaXYXYBBoxCoder``.
@@ -31,7 +32,8 @@ class KLRetinaHead(RetinaHead):
         kwargs: those of ``RetinaHead``, whose checkpoints load (α then starts fresh).
 
     Raises:
-        ValueError: another coder, or boxes decoded before the loss.
+        ValueError: the coder is another one, or boxes are decoded before the loss
+            (``reg_decoded_bbox``).
 
     Source: He et al., CVPR 2019 (arXiv:1809.08545), whose detectors have two stages.
     """
@@ -84,14 +86,14 @@ class KLRetinaHead(RetinaHead):
         bbox_weights: Tensor,
         avg_factor: int,
     ) -> tuple[Tensor, Tensor]:
-        """Classification loss and KL-Loss of one level; arguments are mmdet's."""
+        """Classification loss and KL-Loss of one level; the arguments are mmdet's."""
         loss_cls = self.loss_cls(
             cls_score.permute(0, 2, 3, 1).reshape(-1, self.cls_out_channels),
             labels.reshape(-1),
             label_weights.reshape(-1),
             avg_factor=avg_factor,
         )
-        # Only the foreground: elsewhere the weight is 0, and 0 times an overflow is NaN.
+        # Only the foreground: elsewhere the weight is 0, and 0 times an infinite loss is NaN.
         weights = bbox_weights.reshape(-1, 4)
         foreground = torch.nonzero(weights.amax(1) > 0).squeeze(1)
         deltas, alpha = bbox_pred.permute(0, 2, 3, 1).reshape(-1, 8)[foreground].chunk(2, dim=1)
@@ -114,14 +116,14 @@ class KLRetinaHead(RetinaHead):
         rescale: bool = False,
         with_nms: bool = True,
     ) -> list[InstanceData]:
-        """Detections of a batch, see the class; arguments are mmdet's.
+        """Detections of a batch, see the class; the arguments are mmdet's.
 
-        Without NMS every candidate is returned, by falling score.
+        Without NMS every candidate is returned, by descending score.
         """
         cfg = dict(self.test_cfg if cfg is None else cfg)
         if not with_nms:
             cfg.update(nms=None, max_per_img=-1)
-        # Not in the dtype of the scores: under autocast, half precision moves anchors by pixels.
+        # Not in the dtype of the scores: autocast's half precision would move anchors by pixels.
         priors = self.prior_generator.grid_priors(
             [level.shape[-2:] for level in cls_scores], torch.float32, cls_scores[0].device
         )

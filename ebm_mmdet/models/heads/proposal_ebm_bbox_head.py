@@ -1,4 +1,4 @@
-"""The energy head with a learned proposal: it also says where to look."""
+"""The energy head with a learned proposal distribution of boxes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ProposalBoxLogDensity(BoxLogDensity):
     """A log-density of boxes that comes with a proposal in the same coordinates."""
 
     def proposal(self) -> MixtureDensity:
-        """q(u | x, reference) of the N boxes, over offsets u from their ``reference``."""
+        """The N densities q(u | x, reference) of offsets u from ``reference``."""
         return self.head.propose(self.feats, self.reference, self.batch_index)
 
 
@@ -33,30 +33,30 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
         h = ReLU(Linear(standardise(PrRoIPool(x, r)))), without gradient to x
         q(u | x, r) = Σ_k π_k(h) N(u; μ_k(h), diag σ_k(h)²)
 
-    ``u`` are offsets from the reference box ``r``, which is the detection at test time. Both q and
-    f are densities of u, so their difference needs no Jacobian. In training nothing is detected:
-    the reference is a jittered annotation that stands in for a detection,
+    ``u`` are offsets from the reference box ``r``, which is the detection at test time. Both
+    exp f and q are densities of u, so f - log q needs no Jacobian. Training does not use
+    detections: the reference is a jittered annotation that replaces a detection,
 
         r = decode(δ, y*),   δ ~ reference_noise,   target u* = encode(y*, r)
 
     and ``reference_noise`` should have the spread of the detector's residuals
-    (``tools/analysis_tools/fit_residual_prior.py`` prints it): what q learns is where the truth
-    lies **given** such a detection. One reference per object and iteration.
+    (``tools/analysis_tools/fit_residual_prior.py`` prints it), because q learns where the truth
+    lies **given** such a detection. Each object gets one reference per iteration.
 
-    Two things keep q from running away, which it does otherwise: pooled features are standardised
-    per channel, so that q can tell shifts of a few percent; and σ is bounded, because f is constant
-    far outside of the image, where exp f has no finite integral and J_KL would widen q for ever.
-    A σ beyond its bounds still gets the gradients that lead back
+    Two measures keep q from diverging, which it does otherwise. Pooled features are standardised
+    per channel, so that q can distinguish shifts of a few percent. And σ is bounded, because f is
+    constant far outside the image, where exp f has no finite integral and J_KL would widen q for
+    ever. A σ beyond its bounds still gets the gradients that lead it back
     (:func:`~ebm_mmdet.energy.recoverable_clamp.recoverable_clamp`).
 
     Args:
         proposal: arguments of :class:`~ebm_mmdet.energy.MixtureDensityHead`: ``num_components``,
-            ``hidden`` (the width of h too) and others. ``target_std`` is the spread of
-            ``reference_noise`` by default.
+            ``hidden`` (which is also the width of h) and others. By default ``target_std`` is the
+            spread of ``reference_noise``.
         reference_noise: config of a ``GaussianMixtureNoise`` over R^4.
         log_sigma_range: limits of log(σ / target_std).
-        target_noise: config of one, or None. NCE+: the annotation is inaccurate too, and the
-            target becomes ``encode(decode(ν, y*), r)`` with ν drawn from it.
+        target_noise: config of a ``GaussianMixtureNoise``, or None. For NCE+, where the annotation
+            is inaccurate too: the target is ``encode(decode(ν, y*), r)`` with ν drawn from it.
         objective: ``ProposalObjective``.
         **kwargs: those of ``EBMBBoxHead``.
 
@@ -100,7 +100,7 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
             batch_index: (N,) int64.
 
         Returns:
-            N mixtures over R^4, differentiable in the parameters of ``proposal`` only.
+            N mixtures over R^4, differentiable only with respect to the parameters of ``proposal``.
         """
         with torch.no_grad():
             x, restore = self.pool(feats, reference.nan_to_num(0, 0, 0), batch_index)
@@ -116,7 +116,7 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
     def training_problem(
         self, feats: Sequence[Tensor], gt_boxes: Tensor, batch_index: Tensor, labels: Tensor
     ) -> tuple[ProposalBoxLogDensity, Tensor]:
-        """F around jittered annotations, and the annotations relative to them, see the class."""
+        """The function f around jittered annotations, and the annotations relative to these."""
         gt_boxes = gt_boxes.float()
         reference = self._jitter(gt_boxes, self.reference_noise)
         target = gt_boxes

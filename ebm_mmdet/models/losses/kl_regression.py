@@ -1,4 +1,4 @@
-"""KL-Loss: box regression that also learns how sure it is of every side."""
+"""KL-Loss: box regression that also learns a variance for every side."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ...energy.reduction import reduce_loss
 __all__ = ["KLLoss", "kl_loss", "limit_alpha"]
 
 _REPRESENTABLE = (-60.0, 60.0)
-"""Limits in place of none at all: within float32, e^60 d overflows beyond d = 3e12 and e^60 d² / 2
-(the "gaussian" form) beyond d = 2e6. Boxes of an image differ by 1e5 of these units at most."""
+"""Limits that apply if none are configured. In float32, e^60 d overflows beyond d = 3e12, and
+e^60 d² / 2 (the "gaussian" form) beyond d = 2e6; boxes of an image differ by at most 1e5 units."""
 
 
 def limit_alpha(alpha: Tensor, limits: Sequence[float] | None) -> Tensor:
     """Keep log-variances inside ``limits`` = (low, high), or inside (-60, 60) for None.
 
     Values are clamped. The gradient is that of the identity, except that it is 0 for an α outside
-    that gradient descent would move further out. An α that has left the limits finds back, which
-    with an ordinary clamp it never does.
+    the limits that gradient descent would move further out. So an α that has left the limits can
+    return, which an ordinary clamp prevents.
 
     Args:
         alpha: log σ², any shape, floating point; infinities count as large numbers.
@@ -48,20 +48,20 @@ def kl_loss(
                     e^-α (d - 1/2) + α / 2       for d > 1
         "gaussian"  e^-α d² / 2 + α / 2          everywhere
 
-    Value and slope are continuous at d = 1, and α = 0 is smooth L1 with beta 1. For a given d the
-    loss is least at σ² = d² (d <= 1 or "gaussian") or σ² = 2 d - 1, where it may be negative: it is
-    the negative logarithm of a density, without its constant log(2π) / 2.
+    Value and slope are continuous at d = 1, and for α = 0 the loss is smooth L1 with beta 1. For a
+    given d the loss is smallest at σ² = d² (d <= 1 or "gaussian") or σ² = 2 d - 1. It may be
+    negative there, because it is a negative log-density without the constant log(2π) / 2.
 
     Args:
-        pred: coordinates of the box, any shape.
-        target: of the annotation, the same shape.
-        alpha: log-variances, the same shape, finite.
+        pred: predicted coordinates in normalised units, any shape.
+        target: coordinates of the annotation, the same shape.
+        alpha: log-variances of the coordinates, the same shape, finite.
 
     Returns:
-        Losses in the same shape, float32 or better, also under autocast.
+        Losses of the coordinates, the same shape, float32 or better, also under autocast.
 
     Raises:
-        ValueError: shapes do not agree, or the form is unknown.
+        ValueError: the shapes are not equal, or the form is unknown.
 
     Source: He et al., "Bounding Box Regression with Uncertainty for Accurate Object Detection",
     CVPR 2019 (arXiv:1809.08545), eq. 9 and eq. 10.
@@ -69,7 +69,7 @@ def kl_loss(
     if not pred.shape == target.shape == alpha.shape:
         raise ValueError(
             f"pred {tuple(pred.shape)}, target {tuple(target.shape)} and alpha "
-            f"{tuple(alpha.shape)} must have one shape: a log-variance for every coordinate."
+            f"{tuple(alpha.shape)} must have the same shape: one log-variance for every coordinate."
         )
     if form not in ("smooth", "gaussian"):
         raise ValueError(f"form={form!r} is unknown; use 'smooth' or 'gaussian'.")
@@ -90,9 +90,9 @@ class KLLoss(nn.Module):
             tail.
         reduction: ``'mean'``, ``'sum'`` or ``'none'``.
         loss_weight: factor on the loss.
-        alpha_limits: (low, high) of α, see :func:`limit_alpha`; None for none, as in the paper.
-            Reached by no α of a healthy training: at ±10 the standard deviation is 1 / 148 or 148
-            of what boxes are normalised with. Predictions are limited alike.
+        alpha_limits: (low, high) of α, see :func:`limit_alpha`; None for no limits, as in the
+            paper. No α of a healthy training reaches limits of ±10, where the standard deviation is
+            148 or 1 / 148 of the unit of normalised boxes. Predictions are limited in the same way.
 
     Raises:
         ValueError: the limits are not two finite numbers in order.

@@ -1,7 +1,7 @@
-"""Parts chosen by config, registered in mmdet's ``TASK_UTILS``.
+"""Parts that configs choose, registered in mmdet's ``TASK_UTILS``.
 
-The mathematics in ``ebm_mmdet.energy`` knows nothing of registries, so it is registered here.
-``TRAINING_AND_REFINEMENT_PARTS`` are those that do not depend on the dimension of a box;
+The mathematics in ``ebm_mmdet.energy`` does not use registries, so it is registered here.
+``TRAINING_AND_REFINEMENT_PARTS`` are the parts that do not depend on the dimension of a box;
 ``ebm_mmdet3d`` registers the same ones with mmdet3d.
 """
 

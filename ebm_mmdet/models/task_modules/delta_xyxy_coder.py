@@ -1,4 +1,4 @@
-"""Boxes as shifts of their four sides, which have one variance each."""
+"""Box coder with one delta, and hence one variance, for each of the four sides."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 __all__ = ["DeltaXYXYBBoxCoder"]
 
 _MIN_SIZE = 1.0
-"""Smaller proposals (pixels) count as this large, or a sliver would have unbounded targets."""
+"""Smallest size (pixels) of a proposal, because targets of a sliver would be unbounded."""
 
 
 @TASK_UTILS.register_module()
 class DeltaXYXYBBoxCoder(BaseBBoxCoder):
-    """Shift of each side in units of the proposal's size.
+    """Deltas are the shifts of the four sides, in units of the proposal's size.
 
         t = ((g - p) / (w, h, w, h) - means) / stds,   p, g = (x1, y1, x2, y2)
 
@@ -26,10 +26,10 @@ class DeltaXYXYBBoxCoder(BaseBBoxCoder):
     wrong order becomes a box without extent, halfway between them.
 
     Args:
-        target_means: of the shifts, in the order x1, y1, x2, y2.
-        target_stds: likewise.
+        target_means: means of the shifts, in the order x1, y1, x2, y2.
+        target_stds: their standard deviations, in the same order.
         clip_border: clip decoded boxes to the image.
-        max_shift: larger shifts (in units of the proposal's size) count as this.
+        max_shift: larger shifts (in units of the proposal's size) are clamped to this.
         use_box_type: mmdet's.
 
     Source: He et al., CVPR 2019 (arXiv:1809.08545), sec. 3.1; stds of 0.1 as in its code.
@@ -50,7 +50,7 @@ class DeltaXYXYBBoxCoder(BaseBBoxCoder):
         self.clip_border, self.max_shift = clip_border, max_shift
 
     def pixels_per_delta(self, bboxes: Tensor) -> Tensor:
-        """How far each side moves per unit of its delta: stds (w, h, w, h).
+        """Pixels by which each side moves per unit of its delta: stds (w, h, w, h).
 
         Args:
             bboxes: (..., 4) proposals, tensor or box type.

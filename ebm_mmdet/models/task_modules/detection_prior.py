@@ -1,4 +1,4 @@
-"""Where an object is likely to be, seen from its detection: the prior of a refiner."""
+"""The prior of a refiner: a Gaussian of the true box around its detection."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ __all__ = ["DetectionPrior"]
 class DetectionPrior:
     """The prior of ``temperature f(x, y) + log N(y; ŷ + bias, (scale std)²)``, as configs name it.
 
-    Source of the numbers: residuals of the detector, truth minus detection ŷ in encoded
-    coordinates, as ``tools/analysis_tools/fit_residual_prior.py`` fits and prints them.
+    The numbers come from the detector's residuals, truth minus detection ŷ in encoded coordinates;
+    ``tools/analysis_tools/fit_residual_prior.py`` fits and prints them.
     """
 
     std: Sequence[float] | str
     """Standard deviations of the residuals, (D,); or ``'per_box'``, the detector's own uncertainty:
-    the covariance ``pred_instances.box_cov`` (n, D, D), or else ``box_std`` (n, D), which counts as
+    the covariance ``pred_instances.box_cov`` (n, D, D), or else ``box_std`` (n, D), which means
     independent errors."""
     bias: float | Sequence[float] = 0.0
-    """Typical residual, a number or (D,): detectors tend to be off in one direction."""
+    """Typical residual, a number or (D,): the errors of detectors often have a preferred sign."""
     scale: float = 1.0
     """s, factor on ``std``."""
     temperature: float = 1.0
-    """τ, factor on f; the mode depends on τ s² only."""
+    """τ, factor on f; the mode depends only on τ s²."""
 
     @classmethod
     def from_config(cls, prior: Mapping[str, Any]) -> DetectionPrior:
         """Read ``dict(std=..., bias=0.0, scale=1.0, temperature=1.0)``.
 
         Raises:
-            ValueError: ``std`` is missing or neither positive numbers nor ``'per_box'``, a key is
-                unknown, or the scale is not positive.
+            ValueError: ``std`` is missing, or is neither positive numbers nor ``'per_box'``; a key
+                is unknown; or the scale is not positive.
         """
         if "std" not in prior or set(prior) - {field.name for field in fields(cls)}:
             raise ValueError(
@@ -48,7 +48,7 @@ class DetectionPrior:
         found = cls(**prior)
         if found.std != "per_box" and not _are_positive(found.std):
             raise ValueError(
-                f"prior.std={found.std!r}; expected a positive number for each coordinate, such as "
+                f"prior.std={found.std!r}; expected one positive number per coordinate, which "
                 "tools/analysis_tools/fit_residual_prior.py prints, or 'per_box'"
             )
         if not 0 < found.scale < math.inf:
@@ -62,12 +62,12 @@ class DetectionPrior:
         """Centres (N, D) for detections ``y0`` (N, D), both encoded.
 
         Raises:
-            ValueError: ``bias`` has another length than D.
+            ValueError: ``bias`` does not have length D.
         """
         return y0 + _fitting("bias", self.bias, y0)
 
     def scaled_std(self, y0: Tensor, covariance: Tensor | None = None) -> Tensor:
-        """``scale std`` for detections ``y0``, as ``with_gaussian_prior`` takes it.
+        """``scale std`` for detections ``y0``, in the format of ``with_gaussian_prior``.
 
         Args:
             y0: (N, D) encoded detections.
@@ -75,11 +75,11 @@ class DetectionPrior:
 
         Returns:
             (D,); with ``'per_box'`` the lower triangle L (N, D, D) of ``L Lᵀ = scale² covariance``.
-            Like ``y0``.
+            Dtype and device are those of ``y0``.
 
         Raises:
-            ValueError: ``std`` has another length than D; or it is ``'per_box'``, and there is no
-                covariance, or something that is none.
+            ValueError: ``std`` does not have length D; or it is ``'per_box'`` and the covariance is
+                missing, or is not finite and positive definite.
         """
         if self.std != "per_box":
             return self.scale * _fitting("std", self.std, y0)
@@ -105,15 +105,15 @@ def _fitting(name: str, values: float | Sequence[float], y0: Tensor) -> Tensor:
     values = y0.new_tensor(values)
     if values.dim() > 1 or values.numel() not in (1, y0.shape[1]):
         raise ValueError(
-            f"prior.{name} has {values.numel()} numbers, and boxes have {y0.shape[1]} coordinates"
+            f"prior.{name} has {values.numel()} numbers, but boxes have {y0.shape[1]} coordinates"
         )
     return values.expand(y0.shape[1])
 
 
 def _lower_triangle(covariance: Tensor) -> Tensor:
     """L (n, D, D) float64 of covariances ``L Lᵀ``."""
-    # In float64, and with the rounding of float32 made harmless: one side of a box may be known
-    # so much better than the other that the covariance is singular to seven digits.
+    # In float64, with a margin for the rounding of float32: one side of a box may be known so much
+    # better than the other that the covariance is singular to seven digits.
     covariance = covariance.double()
     diagonal = covariance.diagonal(dim1=1, dim2=2)
     root, failed = torch.linalg.cholesky_ex(covariance + 1e-6 * torch.diag_embed(diagonal))
@@ -121,6 +121,6 @@ def _lower_triangle(covariance: Tensor) -> Tensor:
     if bad.any():
         raise ValueError(
             f"prior.std='per_box': box_cov of {int(bad.sum())} of {len(bad)} detections is not "
-            f"finite and positive definite, first {covariance[bad][0].tolist()}"
+            f"finite and positive definite, the first is {covariance[bad][0].tolist()}"
         )
     return root

@@ -16,18 +16,18 @@ __all__ = ["EnergyGuidedNMS"]
 
 @TASK_UTILS.register_module()
 class EnergyGuidedNMS:
-    """Per class: the box of highest f suppresses others; the cluster's best score is kept.
+    """NMS per class in which the box of highest f suppresses others and gets the best score.
 
-    Survivors are those of ordinary greedy NMS with ``f`` in the place of scores. Each suppressed
+    Survivors are those of ordinary greedy NMS with ``f`` in place of the scores. Each suppressed
     box belongs to the survivor that removed it, the one of highest f of its class with
     ``IoU > iou_threshold``; a survivor's score becomes the largest classification score of its
-    cluster, itself included. ``f`` decides nothing else: it is comparable between boxes of one
-    object only, so ranking stays with the scores.
+    cluster, itself included. ``f`` decides nothing else: it can be compared only between boxes of
+    one object, so detections are still ranked by their scores.
 
     Args:
         score_thr: boxes with a classification score above this are candidates.
-        iou_threshold: a box is suppressed above this overlap.
-        max_per_img: at most so many survivors, the highest scores first.
+        iou_threshold: a box is suppressed if its IoU with a survivor is above this.
+        max_per_img: largest number of survivors; those of the highest scores are kept.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), detection code; Jiang et al., IoU-Net,
     ECCV 2018 (IoU-guided NMS).
@@ -42,8 +42,8 @@ class EnergyGuidedNMS:
     def without_nms(self, detector: nn.Module) -> nn.Module:
         """A detector that returns every box above ``score_thr`` and shares everything else.
 
-        The given one does not change, and may predict at the same time in another thread. Only the
-        module that reads the test config, and the way to it, are copied; no tensor is.
+        The given detector does not change and may predict at the same time in another thread. Only
+        the module that reads the test config and its parents are copied; no tensor is.
 
         Raises:
             ValueError: the detector has no NMS to replace (no ``test_cfg`` with ``nms`` on its
@@ -61,16 +61,16 @@ class EnergyGuidedNMS:
         head.test_cfg = type(test_cfg)(
             {**test_cfg, "score_thr": self.score_thr, "nms": None, "max_per_img": _NO_LIMIT}
         )
-        # A shallow copy shares the table of children.
+        # A shallow copy would share the table of children.
         view.__dict__["_modules"] = {**detector._modules, name: head}
         return view
 
     def __call__(self, instances: InstanceData, log_density: Tensor) -> InstanceData:
-        """Select survivors.
+        """Select the survivors.
 
         Args:
             instances: ``bboxes`` (n, 4), ``scores`` (n,), ``labels`` (n,) and any other fields.
-            log_density: (n,) f of each box and its class.
+            log_density: (n,) f of each box for its class.
 
         Returns:
             Survivors in the order of their new scores, all fields kept.
@@ -84,8 +84,9 @@ class EnergyGuidedNMS:
             members = torch.nonzero(instances.labels == label).squeeze(1)
             order = log_density[members].nan_to_num(nan=-torch.inf, neginf=-torch.inf)
             _, survivors = nms(boxes[members], _ranks(order), self.iou_threshold)
-            # NMS returns survivors by descending f, so the first overlap is the suppressor; the
-            # largest one decides where both functions round an IoU at the threshold differently.
+            # NMS returns survivors by descending f, so the first one that overlaps is the
+            # suppressor. If both functions round an IoU at the threshold differently, the largest
+            # overlap decides.
             overlaps = bbox_overlaps(boxes[members[survivors]], boxes[members])
             above = overlaps > self.iou_threshold
             owner = torch.where(above.any(0), above.int().argmax(0), overlaps.argmax(0))
@@ -103,11 +104,11 @@ class EnergyGuidedNMS:
 
 
 _NO_LIMIT = 1_000_000
-"""``max_per_img`` that no detector reaches; -1 means "all" to some mmdet heads only."""
+"""A ``max_per_img`` that no detector reaches; -1 means "all" only in some mmdet heads."""
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Positions in ascending order, in (0, 1]: as scores they order like ``values``."""
+    """Positions in ascending order, in (0, 1], for use as scores in the order of ``values``."""
     ranks = torch.empty_like(values, dtype=torch.float32)
     order = values.argsort(stable=True)
     ranks[order] = torch.arange(1, len(values) + 1, device=values.device, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""How a prediction is made from a log-density: configured once, called per batch."""
+"""Prediction by gradient ascent on a log-density: configured once, called per batch."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class GradientAscentRefiner:
     Args:
         step_size: step lengths of the encoded coordinates, a number or (D,). Required without a
             prior; with one, the default is derived from it and needs no tuning.
-        num_steps: T of Algorithm 1.
+        num_steps: number of steps T of Algorithm 1.
         decay: factor on a box's step lengths after a rejected step.
         prior: None (the published rule), or ``dict(std=..., bias=0.0, scale=1.0,
-            temperature=1.0)``, see :class:`.DetectionPrior`.
+            temperature=1.0)``; see :class:`.DetectionPrior`.
         return_trace: keep every step in the result, for plots.
 
     Raises:
-        ValueError: neither a step size nor a prior, or unknown keys in ``prior``.
+        ValueError: neither a step size nor a prior is given, or ``prior`` has unknown keys.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), Algorithm 1.
     """
@@ -67,13 +67,13 @@ class GradientAscentRefiner:
         covariance: Tensor | None = None,
         num_per_image: Sequence[int] | None = None,
     ) -> RefinementResult:
-        """Climb from ``y0``.
+        """Maximise by gradient ascent from ``y0``.
 
         Args:
             log_density_fn: f of the N boxes.
-            y0: (N, D) encoded detections ŷ, where the climb starts.
+            y0: (N, D) encoded detections ŷ, the starting points.
             covariance: (N, D, D) of the detector, encoded; read with ``prior.std='per_box'``.
-            num_per_image: not read: boxes do not know of each other.
+            num_per_image: not read, because boxes do not influence each other.
 
         Returns:
             See :class:`~ebm_mmdet.energy.RefinementResult`; ``log_density`` is that of f alone,

@@ -1,4 +1,4 @@
-"""Prediction as averaging: the posterior mean by importance sampling, without gradients."""
+"""Prediction by averaging: the posterior mean by importance sampling, without gradients."""
 
 from __future__ import annotations
 
@@ -28,28 +28,29 @@ class ImportanceMeanRefiner:
 
         y_m = ŷ + bias + scale std ε_m,   w = softmax_m(temperature f(y_m)),   y = Σ_m w_m y_m
 
-    (``std='per_box'``: scale L ε_m, with L Lᵀ the covariance that the detector predicts).
-    The prior is the proposal, and the answer comes with a covariance and an effective sample size.
-    All samples of a box are scored in one call of f; one more point per box says f at the answer.
-    No gradient of f is asked for.
+    (with ``std='per_box'``: scale L ε_m, where L Lᵀ is the covariance that the detector predicts).
+    The prior is the proposal, and the result includes a covariance and an effective sample size.
+    One call of f evaluates all samples of a box, and one more evaluation per box gives f at the
+    mean. No gradient of f is needed.
 
-    ε are M standard normal numbers per coordinate in antithetic pairs (ε, -ε), brought to the
-    covariance 1 exactly. They are the same for every box and drawn from ``seed``: a prediction
-    depends on nothing but its image, and where f is flat the mean is ŷ + bias and the covariance is
-    that of the prior, to rounding.
+    ε are M standard normal numbers per coordinate in antithetic pairs (ε, -ε), transformed to have
+    covariance 1 exactly. They are the same for every box and drawn from ``seed``, so a prediction
+    depends only on its image. If f is constant, the mean is ŷ + bias and the covariance is that of
+    the prior, up to rounding.
 
-    Where f is finite at no sample, the box stays, with the covariance of the prior and ESS 0.
-    A warning (once per process) says when samples are too few to mean anything.
+    If f is finite at no sample, the box does not move and gets the covariance of the prior and
+    ESS 0. A warning (once per process) reports samples that are too few for the result to mean
+    anything.
 
     Args:
         prior: ``dict(std=..., bias=0.0, scale=1.0, temperature=1.0)``, see
-            :class:`.DetectionPrior`. The scale is also the width of the search: wide ones find
+            :class:`.DetectionPrior`. The scale is also the width of the search: a wide search finds
             other objects.
         num_samples: M, even and at least 2 D.
-        seed: of ε.
+        seed: seed of ε.
 
     Raises:
-        ValueError: an argument is outside what is given above.
+        ValueError: an argument is outside the range given above.
 
     Source: Gustafsson et al., AISTATS 2022 (arXiv:2110.11948), self-normalised importance
     sampling, with a Gaussian around the detection as proposal.
@@ -70,13 +71,13 @@ class ImportanceMeanRefiner:
         covariance: Tensor | None = None,
         num_per_image: Sequence[int] | None = None,
     ) -> RefinementResult:
-        """Average around ``y0``.
+        """Compute the posterior means around ``y0``.
 
         Args:
             log_density_fn: f of the N boxes.
             y0: (N, D) encoded detections ŷ.
             covariance: (N, D, D) of the detector, encoded; read with ``prior.std='per_box'``.
-            num_per_image: not read: ε are the same for every box.
+            num_per_image: not read, because ε are the same for every box.
 
         Raises:
             ValueError: too few samples for D coordinates.
@@ -99,7 +100,7 @@ class ImportanceMeanRefiner:
             y=mean,
             log_density=at_mean.squeeze(1),
             accepted=(mean != y0).any(1).long(),
-            # About the mean also where the box stays, which is not there if the prior has a bias.
+            # About the samples' mean even if the box stays: with a bias that is not the box.
             covariance=importance_covariance(samples, w.weights, found_mean),
             ess=w.ess,
             log_prob=(log_posterior.squeeze(1) - w.log_z).where(alive, -torch.inf),

@@ -1,4 +1,4 @@
-"""Prediction from a learned proposal: averages, samples, and climbs from several places."""
+"""Prediction from a learned proposal: means, samples, and ascents from several points."""
 
 from __future__ import annotations
 
@@ -30,23 +30,26 @@ class ProposalRefiner:
         y_m ~ q(· | x, detection),   w = softmax_m(f(y_m) - log q(y_m))
         y = Σ_m w_m y_m,   log Z = logsumexp_m(f - log q) - log M,   log p(y) = f(y) - log Z
 
-    With ``climb``, the answer is the highest mode found instead of the mean: gradient ascent on f
-    from the detection's box and from the best sample of each of ``num_starts`` equal groups, so
-    it ends at least as high as from the detection alone. The covariance is then about that mode.
+    With ``climb``, the result is the highest mode found instead of the mean: gradient ascent on f
+    starts from the detection's box and from the best sample of each of ``num_starts`` equal groups,
+    so its f is at least that of an ascent from the detection alone. The covariance is then about
+    that mode.
 
-    Samples are drawn anew for every image from ``seed``: a prediction depends on nothing but its
-    image. Where f is finite at no sample, the box stays, with the covariance of q about it and ESS
-    0. A warning (once per process) says when samples are too few to mean anything.
+    Samples are drawn from ``seed`` again for every image, so a prediction depends only on its
+    image. If f is finite at no sample, the box does not move and gets the covariance of q about it
+    and ESS 0. A warning (once per process) reports samples that are too few for the result to mean
+    anything.
 
     Args:
         num_samples: M, samples per box.
         climb: None for the mean, or ``dict(step_size=..., num_steps=10, decay=0.5,
             num_starts=4)``, the first three as for ``GradientAscentRefiner``.
-        num_resampled: approximate samples of p to return per box.
-        seed: of all draws.
+        num_resampled: number of approximate samples of p to return per box.
+        seed: seed of all draws.
 
     Raises:
-        ValueError: no sample, more groups than samples, or unknown keys in ``climb``.
+        ValueError: there is no sample, there are more groups than samples, or ``climb`` has unknown
+            keys.
 
     Source: Gustafsson et al., AISTATS 2022 (arXiv:2110.11948).
     """
@@ -87,8 +90,8 @@ class ProposalRefiner:
         Args:
             log_density_fn: f with a ``proposal()``.
             y0: (N, D) encoded detections.
-            covariance: not read: the proposal knows better.
-            num_per_image: detections of each image; by default all belong to one image.
+            covariance: not read, because the proposal replaces it.
+            num_per_image: number of detections of each image; by default all belong to one image.
 
         Raises:
             ValueError: the log-density has no proposal.
@@ -142,7 +145,7 @@ class ProposalRefiner:
     def _highest(
         self, log_density_fn: ProposalLogDensityFn, y0: Tensor, samples: Tensor, f: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best end of all climbs: y (N, D), f (N,), and the steps there, or 1 if it jumped."""
+        """The highest end of all ascents: y (N, D), f (N,), and steps, at least 1 if y moved."""
         best = [
             points.gather(1, values.argmax(1)[:, None, None].expand(-1, 1, points.shape[2]))
             for points, values in zip(

@@ -17,7 +17,7 @@ from ..uncertain_instances import UncertainInstances
 __all__ = ["check_var_vote", "select_detections", "variance_vote"]
 
 _NEVER = -1e4
-"""Log of a decay to nothing; finite, so that 0 times it is 0."""
+"""Log of a decay to zero; finite, so that its product with 0 is 0."""
 
 
 def variance_vote(
@@ -29,7 +29,7 @@ def variance_vote(
     iou_thr: float = 0.0,
     remaining: tuple[Tensor, Mapping] | None = None,
 ) -> Tensor:
-    r"""Move each picked box to the mean of its neighbours, weighted by their certainty.
+    r"""Move each picked box to the mean of its neighbours, weighted by inverse variances.
 
     For a pick m and each side e, over the boxes i of its group with IoU(m, i) > ``iou_thr`` and m
     itself:
@@ -37,22 +37,22 @@ def variance_vote(
         p_i = exp(-(1 - IoU(m, i))^2 / sigma_t)
         m'_e = Σ_i p_i b_ie / σ²_ie  /  Σ_i p_i / σ²_ie
 
-    Scores take no part. All picks of all classes and images are one computation, of memory
+    Scores are not used. All picks of all classes and images are one computation, whose memory is
     K x (boxes in the largest group). It is a softmax over i, so no variance is too small or large.
 
     Args:
         boxes: (N, 4) ``(x1, y1, x2, y2)``, candidates before suppression.
         log_variance: (N, 4) log σ² of the same sides, finite. Only ratios matter.
-        groups: (N,) int64; only boxes of one group (a class of an image) see each other.
+        groups: (N,) int64; only boxes of one group (a class of an image) vote on each other.
         picks: (K,) int64, rows of ``boxes`` that suppression kept, in its order.
-        sigma_t: how fast a vote fades with the overlap.
-        iou_thr: see above.
+        sigma_t: how fast the weight of a vote decays as the overlap decreases.
+        iou_thr: boxes with an IoU above this vote.
         remaining: None lets every candidate vote (the paper). ``(scores (N,), nms)``, the scores
             before NMS and its config, lets only those vote that NMS had neither picked nor
             removed before m (the released code).
 
     Returns:
-        (K, 4), float32 or better.
+        (K, 4) moved boxes ``(x1, y1, x2, y2)``, float32 or better.
 
     Source: He et al., CVPR 2019 (arXiv:1809.08545), algorithm 1.
     """
@@ -101,7 +101,7 @@ def _remaining(
             decay = torch.where(iou >= threshold, lowered, 0.0)
     k = torch.arange(len(picks), device=picks.device)
     before = (k < k.unsqueeze(1)) & (groups[picks] == groups[picks].unsqueeze(1))
-    # Members of one group stand in the same columns, whichever pick the row belongs to.
+    # Members of one group have the same columns in the rows of all its picks.
     log_score = scores.log()[members] + before.to(decay) @ decay
     rank = torch.full_like(groups, len(picks))
     rank[picks] = k
@@ -112,17 +112,18 @@ def check_var_vote(var_vote: Mapping | None, nms: Mapping | None) -> dict:
     """Options of variance voting with their defaults.
 
     Args:
-        var_vote: ``dict(sigma_t=0.02, iou_thr=0.0, candidates='all', space='delta')``, or a part
-            of it:
+        var_vote: some or all of
+            ``dict(sigma_t=0.02, iou_thr=0.0, candidates='all', space='delta')``:
 
             - ``sigma_t``, ``iou_thr``: see :func:`variance_vote`;
-            - ``candidates``: ``'all'`` or ``'remaining'``, likewise;
+            - ``candidates``: ``'all'`` or ``'remaining'``, see ``remaining`` there;
             - ``space``: variances of the normalised coordinates (``'delta'``, as published) or of
-              the sides in pixels (``'pixel'``), which differ between proposals of different size.
-        nms: config of the suppression beside it.
+              the sides in pixels (``'pixel'``); their ratio depends on the proposal's size.
+        nms: config of the NMS that is used with it.
 
     Raises:
-        ValueError: an unknown option or value, or an NMS whose order ``'remaining'`` cannot know.
+        ValueError: an option or a value is unknown, or the NMS is of a type whose order of removal
+            ``'remaining'`` cannot reconstruct.
     """
     options = dict(sigma_t=0.02, iou_thr=0.0, candidates="all", space="delta")
     given = dict(var_vote or {})
@@ -145,7 +146,7 @@ def check_var_vote(var_vote: Mapping | None, nms: Mapping | None) -> dict:
 
 
 def select_detections(candidates: Sequence[InstanceData], cfg: Mapping) -> list[InstanceData]:
-    """Suppress, vote, and say how sure the result is, for all images of a batch.
+    """Apply NMS and the vote, and add uncertainties, for all images of a batch.
 
     Args:
         candidates: per image ``bboxes`` (n, 4), ``scores`` (n,), ``labels`` (n,) int64,
@@ -155,10 +156,10 @@ def select_detections(candidates: Sequence[InstanceData], cfg: Mapping) -> list[
             ``var_vote`` (see :func:`check_var_vote`; absent or None: no vote).
 
     Returns:
-        Per image, by falling score: ``bboxes`` (k, 4), ``scores`` (k,), ``labels`` (k,), and of
-        the picked boxes, which a vote moves but does not make surer,
+        Per image, by descending score: ``bboxes`` (k, 4), ``scores`` (k,), ``labels`` (k,), and the
+        uncertainties of the picked boxes, which a vote moves but does not make more certain:
 
-        - ``side_std`` (k, 4): of x1, y1, x2, y2, in the unit of ``bboxes``;
+        - ``side_std`` (k, 4): standard deviations of x1, y1, x2, y2, in the unit of ``bboxes``;
         - ``box_cov`` (k, 4, 4), ``box_std`` (k, 4): the same in encoded coordinates relative to the
           box, see :func:`~ebm_mmdet.models.side_uncertainty.side_std_to_covariance`.
 
@@ -179,13 +180,13 @@ def select_detections(candidates: Sequence[InstanceData], cfg: Mapping) -> list[
         image.pop("alpha")
         image.box_cov = side_std_to_covariance(image.bboxes, image.side_std)
         image.box_std = image.box_cov.diagonal(dim1=1, dim2=2).sqrt()
-    # From here on boxes may be rescaled by others, and side_std has to follow them.
+    # From here on other code may rescale the boxes, and side_std has to follow them.
     return [UncertainInstances.of(image) for image in found]
 
 
 def _suppress(image: InstanceData, nms: Mapping | None, limit: int) -> tuple[Tensor, Tensor]:
     """Rows that NMS keeps, (k,) int64, and their scores (k,)."""
-    if len(image) == 0:  # mmcv's function does not take an empty set
+    if len(image) == 0:  # mmcv's function does not accept an empty set
         return image.labels, image.scores
     kept, keep = batched_nms(image.bboxes, image.scores, image.labels, nms)
     limit = limit if limit > 0 else len(keep)
@@ -199,7 +200,7 @@ def _vote(
     nms: Mapping,
     options: Mapping,
 ) -> None:
-    """Vote once for all images; writes ``bboxes`` of ``found``."""
+    """Vote once for all images and write the result into ``bboxes`` of ``found``."""
     everything = InstanceData.cat(list(candidates))
     if len(everything) == 0:
         return

@@ -1,4 +1,4 @@
-"""Test-time augmentation that keeps what is known of each box."""
+"""Test-time augmentation that keeps all fields of each box."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class EBMTTAModel(DetTTAModel):
     Boxes, scores and labels are those of ``DetTTAModel``: all views of an image, flipped back, in
     one NMS. The fields that our detectors add (``log_density``, ``accepted_steps``, ``box_cov``,
     ``box_std``, ``side_std``, ``ess``, ``log_prob``, ``box_samples``), and those of any detector,
-    come from the box that the NMS has kept, flipped back with it (:func:`flip_back`). A field that
-    not every view has is left out.
+    come from the box that the NMS has kept, and are flipped back with it (:func:`flip_back`). A
+    field that some view lacks is left out.
 
     Args:
         tta_cfg: mmdet's: ``nms`` and ``max_per_img``.
@@ -31,7 +31,7 @@ class EBMTTAModel(DetTTAModel):
     """
 
     def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
-        """Merge the views of one image into the first of them; mmdet's name, and its contract."""
+        """Merge the views of one image into the first of them; mmdet calls this method."""
         if any("masks" in sample.pred_instances for sample in data_samples):
             raise NotImplementedError(
                 "test-time augmentation cannot merge masks; leave --tta out, or predict without "
@@ -62,13 +62,13 @@ class EBMTTAModel(DetTTAModel):
 
 
 def flip_back(instances: InstanceData, metainfo: dict) -> InstanceData:
-    """Detections of a mirrored image, in the coordinates of the image itself.
+    """Convert detections of a mirrored image to the coordinates of the original image.
 
     Mirroring along x changes the sign of the encoded centre cx / w and swaps the left and the right
-    side, along y likewise:
+    side; along y likewise:
 
         box_cov   C' = S C S,   S = diag(-1, 1, 1, 1) along x, diag(1, -1, 1, 1) along y
-        side_std  (σ3, σ2, σ1, σ4) along x, (σ1, σ4, σ3, σ2) along y, where it is stored
+        side_std  (σ3, σ2, σ1, σ4) along x, (σ1, σ4, σ3, σ2) along y, if it is stored
         boxes     mmdet's ``bbox_flip``, as for ``box_samples`` (n, S, 4)
 
     Args:

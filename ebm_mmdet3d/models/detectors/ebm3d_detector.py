@@ -26,12 +26,12 @@ __all__ = ["EBM3DDetector"]
 
 @MODELS.register_module()
 class EBM3DDetector(DetectorWrapper, Base3DDetector):
-    """Wraps a detector; an energy head scores 3D boxes, a refiner moves them uphill.
+    """Wraps a detector: an energy head evaluates f at 3D boxes; a refiner moves boxes to larger f.
 
-    The detector is used as it is: a bird's-eye-view map is taken while it runs, so features are
-    computed once per frame, and boxes are refined in the coordinates in which the network saw the
-    points. All seven dimensions move; further ones, such as velocities, pass through. Predictions
-    keep scores, labels, order and every other field, and gain per box
+    The detector is used unchanged: its bird's-eye-view map is captured while it runs, so features
+    are computed once per frame, and boxes are refined in the coordinates of the network's input.
+    All seven coordinates are refined; further ones, such as velocities, are kept. Predictions keep
+    scores, labels, order and every other field, and each box gains
 
     - ``log_density`` (n,) float32: ``f`` at the final box,
     - ``accepted_steps`` (n,) int64: steps that moved the box.
@@ -39,32 +39,33 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
     A refiner that samples (``ImportanceMeanRefiner``) adds ``box_cov`` (n, 7, 7), ``box_std``
     (n, 7), ``ess`` (n,) and ``log_prob`` (n,), in metres and radians.
 
-    A box that moved has its sizes floored at ``energy_head.min_box_size`` and its yaw wrapped to
-    [-π, π); one that did not keeps every bit. A frame without points has no detections and is not
-    trained on, and a batch of such frames is fine.
+    A box that moved has sizes of at least ``energy_head.min_box_size`` and its yaw wrapped to
+    [-π, π); a box that did not move keeps every bit. A frame without points has no detections and
+    is not trained on; a batch may consist of such frames alone.
 
     Args:
         detector: config of any mmdet3d detector that computes a BEV map: ``SASSD``, ``VoxelNet``
             (SECOND, PointPillars), ``CenterPoint``, ...
         energy_head: config of the energy head (``EBM3DRefineHead``).
-        refiner: config of the refiner (``GradientAscentRefiner``). None: the detector's boxes,
-            which is "before refinement" in every comparison.
-        freeze_detector: no gradient, eval mode, byte-identical after training. False trains
-            the detector's losses and the energy head jointly.
+        refiner: config of the refiner (``GradientAscentRefiner``). None keeps the detector's boxes,
+            as for "before refinement" in every comparison.
+        freeze_detector: if True, the detector gets no gradients, stays in eval mode and is
+            byte-identical after training. If False, its losses and the energy head are trained
+            jointly.
         feature_source: dotted name of the module in the detector whose output is the BEV map, or
-            holds it (``energy_head.feature_level``): ``'neck'``, ``'pts_neck'`` for CenterPoint,
-            ``'middle_encoder'`` or ``'backbone'`` for a cheaper head.
-        bn_train_mode: while training, let the batch normalisations of a frozen detector normalise
+            contains it (at index ``energy_head.feature_level``): ``'neck'``, ``'pts_neck'`` for
+            CenterPoint, ``'middle_encoder'`` or ``'backbone'`` for a cheaper head.
+        bn_train_mode: during training, let the batch normalisations of a frozen detector normalise
             by the batch and update their running statistics, as the paper's code does. The
-            detector then drifts: compare with ``refiner=None`` of the same checkpoint.
+            detector then changes: compare with ``refiner=None`` on the same checkpoint.
         data_preprocessor: by default the detector's own.
-        train_cfg: refused unless empty: the wrapper has none, the detector inside has.
+        train_cfg: refused unless empty, because only the wrapped detector has one.
         test_cfg: likewise.
         init_cfg: mmengine's.
 
     Raises:
-        ValueError: the detector has no module named in ``feature_source``, or ``bn_train_mode``
-            is set for a detector that is not frozen.
+        ValueError: the detector has no module of the name ``feature_source``, ``bn_train_mode`` is
+            set for a detector that is not frozen, or ``train_cfg`` or ``test_cfg`` is given.
 
     Source: Gustafsson et al., "Accurate 3D Object Detection using Energy-Based Models", CVPR
     Workshops 2021 (2012.04634), algorithm 1.
@@ -85,7 +86,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
     ) -> None:
         if bn_train_mode and not freeze_detector:
             raise ValueError(
-                "bn_train_mode=True concerns a frozen detector; with freeze_detector=False its "
+                "bn_train_mode=True is for a frozen detector; with freeze_detector=False its "
                 "batch normalisations are in training mode anyway"
             )
         inner = MODELS.build(ConfigDict(detector))
@@ -107,14 +108,14 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
     def extract_maps(
         self, batch_inputs_dict: dict, batch_data_samples: SampleList
     ) -> tuple[Tensor, ...]:
-        """BEV maps (B, C, H, W) of preprocessed frames, each with points; no gradient if frozen."""
+        """BEV maps (B, C, H, W) of frames that all have points; no gradient if frozen."""
         inputs = [batch_inputs_dict]
         if "batch_input_metas" in inspect.signature(self.detector.extract_feat).parameters:
             inputs.append([sample.metainfo for sample in batch_data_samples])
         return super().extract_maps(*inputs)
 
     def extract_feat(self, batch_inputs_dict: dict, *args):
-        """The detector's own features."""
+        """Features of the detector, as it returns them."""
         return self.detector.extract_feat(batch_inputs_dict, *args)
 
     def loss(
@@ -122,12 +123,12 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
     ) -> dict[str, Tensor]:
         """Losses of the energy head, and of the detector unless it is frozen.
 
-        A batch without any ground truth gives a zero connected to the head's parameters, and one
-        without any point a zero connected to all that is trained, so that distributed training
-        goes on.
+        A batch without any ground truth gives a zero connected to the head's parameters, and a
+        batch without any point a zero connected to all trained parameters, so that distributed
+        training continues.
         """
         inputs, samples, _ = _with_points(batch_inputs_dict, batch_data_samples)
-        # First, because mmdet3d's heads replace the boxes in the samples by bare tensors.
+        # First, because mmdet3d's heads replace the boxes in the samples by plain tensors.
         annotated = [self._annotation(sample) for sample in samples]
         losses: dict[str, Tensor] = {}
         if not samples:
@@ -141,28 +142,28 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         feats = self.prepare(maps, samples, detach=self.freeze_detector)
         losses.update(self.energy_losses(feats, annotated))
         if not samples and not self.freeze_detector:
-            # The detector did not run here, but may have in another process.
+            # The detector did not run in this process, but may have run in another one.
             losses["loss_energy"] = losses["loss_energy"] + connected_zero(
                 parameter for parameter in self.detector.parameters() if parameter.requires_grad
             )
         return losses
 
     def _no_maps(self) -> list[Tensor]:
-        """Maps of no frames, in all places where the head may look for its own."""
+        """Empty maps (no frames), for every level that the head may choose."""
         shape = (0, self.energy_head.in_channels, 1, 1)
         return [torch.zeros(shape, device=self._device)] * (self.energy_head.feature_level + 1)
 
     def prepare(
         self, maps: Sequence[Tensor], samples: SampleList, detach: bool = True
     ) -> Sequence[Tensor]:
-        """What the energy head makes of the maps of ``extract_maps``; ``refine`` takes it."""
+        """Turn the maps of ``extract_maps`` into the features that ``refine`` takes."""
         voxels = getattr(self.data_preprocessor, "voxel_layer", None)
-        # Maps that stand for those of no frames have no place.
+        # The empty maps of no frames have no position to check.
         place = getattr(voxels, "point_cloud_range", None) if samples else None
         return self.energy_head.prepare(maps, detach=detach, point_cloud_range=place)
 
     def _annotation(self, sample: Det3DDataSample) -> tuple[Tensor, Tensor]:
-        """Boxes (n, 7) float32 and labels (n,) of a frame; -1 are objects of other classes."""
+        """Boxes (n, 7) float32 and labels (n,) of a frame; -1 marks objects of other classes."""
         truth = sample.gt_instances_3d
         boxes = truth.bboxes_3d.tensor[:, :7].to(self._device).float()
         return boxes, truth.labels_3d.to(self._device)
@@ -174,13 +175,13 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         refiner: Refiner | None = None,
         **kwargs,
     ) -> SampleList:
-        """Detect, then refine. See the class for what each ``pred_instances_3d`` carries.
+        """Detect, then refine. The class describes the fields of ``pred_instances_3d``.
 
         Args:
-            batch_inputs_dict: what the data preprocessor gives.
+            batch_inputs_dict: output of the data preprocessor.
             batch_data_samples: the data samples of the frames.
-            refiner: for this call, see :meth:`refine`.
-            **kwargs: of the detector's ``predict``.
+            refiner: the refiner of this call, see :meth:`refine`.
+            **kwargs: further arguments of the detector's ``predict``.
         """
         inputs, samples, occupied = _with_points(batch_inputs_dict, batch_data_samples)
         if samples:
@@ -206,8 +207,8 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
     ) -> Det3DDataSample:
         """A prediction for one point in the middle of the range, in a copy of ``sample``.
 
-        Where no frame has a point, this tells what the result of a frame has: its fields, their
-        types, and the columns of its boxes are the detector's affair.
+        If no frame has a point, this shows the form of a result, because the detector determines
+        its fields, their types and the columns of its boxes.
         """
         inputs = select_frames(batch_inputs_dict, [0])
         point = inputs["points"][0].new_zeros(1, inputs["points"][0].shape[1])
@@ -229,7 +230,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         Args:
             feats: what ``energy_head.prepare`` returned for these frames.
             samples: data samples with predictions, in the coordinates of the map.
-            refiner: for this call, instead of the model's own.
+            refiner: the refiner of this call, instead of the model's own.
                 :func:`~ebm_mmdet.energy.evaluate_only` leaves the boxes where they are.
         """
         if not samples:
@@ -247,7 +248,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         return samples
 
     def _write(self, sample: Det3DDataSample, reference: Tensor, result: RefinementResult) -> None:
-        """Hand the results of a frame, offsets from ``reference`` (n, 7), over to its sample."""
+        """Write the results of a frame, offsets from ``reference`` (n, 7), into its sample."""
         instances = sample.pred_instances_3d
         boxes = instances.bboxes_3d.tensor
         moved = (result.y != 0).any(dim=1, keepdim=True)
@@ -261,24 +262,24 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
             instances.ess, instances.log_prob = result.ess, result.log_prob
 
     def _export(self, boxes: Tensor) -> Tensor:
-        """(N, 7) boxes with sizes floored and yaw in [-π, π)."""
+        """(N, 7) boxes with their smallest sizes raised to the limit and yaw in [-π, π)."""
         sizes = boxes[:, 3:6].clamp(min=self.energy_head.min_box_size)
         yaw = limit_period(boxes[:, 6:], offset=0.5, period=2 * torch.pi)
         return torch.cat((boxes[:, :3], sizes, yaw), dim=1)
 
     def _forward(self, batch_inputs_dict: dict, batch_data_samples=None, **kwargs):
-        """What the networks compute, for ``mode='tensor'`` and for counters of operations.
+        """Outputs of the networks, for ``mode='tensor'`` and for counters of operations.
 
         Returns:
-            What the detector returns in this mode, and f (B, 50) of 50 boxes for each frame, as
-            many as a detector on KITTI returns.
+            The detector's own output in this mode, and f (B, 50) of 50 boxes for each frame, which
+            is the number that a detector on KITTI returns.
         """
         with self.capture_features() as features:
             outputs = self.detector(batch_inputs_dict, batch_data_samples, mode="tensor", **kwargs)
         feats = self.energy_head.prepare(features())
         device = self._device
         frames = torch.arange(len(feats[0]), device=device)
-        # A car at the first cell of the map: what a box costs does not depend on its place.
+        # A car at the first cell of the map; the cost of a box does not depend on its position.
         car = torch.tensor([*self.energy_head.origin, 0.0, 3.9, 1.6, 1.56, 0.0], device=device)
         boxes = car.expand(len(frames), _TENSOR_MODE_BOXES, 7)
         labels = torch.zeros_like(frames)
@@ -289,7 +290,7 @@ _TENSOR_MODE_BOXES = 50
 
 
 def _with_points(batch_inputs_dict: dict, samples: SampleList) -> tuple[dict, list, list[int]]:
-    """The frames with points: their inputs, their samples, and which ones they are."""
+    """The frames with points: their inputs, their samples and their indices."""
     occupied = occupied_frames(batch_inputs_dict, len(samples))
     if len(occupied) == len(samples):
         return batch_inputs_dict, list(samples), occupied

@@ -1,4 +1,4 @@
-"""Batches in which some frames have no points: mmdet3d's detectors cannot run on those."""
+"""Batches with frames without points, on which mmdet3d's detectors cannot run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def occupied_frames(batch_inputs: dict, num_frames: int) -> list[int]:
     would be missing from the features, and a batch without any would raise.
 
     Args:
-        batch_inputs: what mmdet3d's data preprocessor gives: ``points`` (one tensor per frame),
-            ``voxels`` with ``coors`` (V, 4), frame index first.
-        num_frames: B.
+        batch_inputs: output of mmdet3d's data preprocessor: ``points`` (one tensor per frame) and
+            ``voxels`` with ``coors`` (V, 4), the index of the frame first.
+        num_frames: number of frames B.
     """
     if "voxels" in batch_inputs:
         present = torch.unique(batch_inputs["voxels"]["coors"][:, 0]).tolist()

@@ -23,18 +23,19 @@ def _shared_noise(value: bool) -> str:
 @MODELS.register_module()
 @refuse("shared_noise", _shared_noise)
 class EBM3DRefineHead(EnergyHead):
-    r"""Energy head on bird's-eye-view features sampled on a grid that turns with the box.
+    r"""Energy head on bird's-eye-view features sampled on a grid that rotates with the box.
 
         f(x, y, c) = MLP([grid(x; x, y, l, w, yaw), MLP_z(z), MLP_h(h)])_c
 
-    ``grid`` are 4 x 7 bilinear samples, box edges included (:func:`ebm_ops.rotated_grid_pool`). A
-    map seen from above knows neither height nor bottom, so those enter through MLPs of their own,
-    in metres. ``f`` is an unnormalised log-density over (x, y, z, l, w, h, yaw), z at the bottom
-    as in mmdet3d, defined up to a constant per object, and 2π-periodic in yaw. Sizes below
-    ``min_box_size`` count as that size (gradient 0). Outside the map features are zero; a box with
-    a coordinate that is not finite has ``f = -inf``.
+    ``grid`` are 4 x 7 bilinear samples, box edges included (:func:`ebm_ops.rotated_grid_pool`).
+    Sampling a map seen from above does not depend on bottom and height, so these enter in metres
+    through MLPs of their own. ``f`` is an unnormalised log-density over (x, y, z, l, w, h, yaw), z
+    at the bottom as in mmdet3d, defined up to a constant per object, and 2π-periodic in yaw. Sizes
+    below ``min_box_size`` count as that size (gradient 0). Features outside the map are zero; a box
+    with a coordinate that is not finite has ``f = -inf``.
 
-    Everything runs in float32, also under autocast: metres do not survive half precision.
+    Everything is computed in float32, also under autocast, because half precision is too coarse for
+    metres.
 
     Args:
         num_classes: number of foreground classes.
@@ -43,22 +44,26 @@ class EBM3DRefineHead(EnergyHead):
         origin: position (x0, y0) of the map's first cell in metres, usually the lower limits of
             the point cloud range.
         cell_size: size of a cell in metres: voxel size times the stride of the map.
-        pixel_offset: cells to subtract, ``u = (x - x0) / cell_size - pixel_offset``. 0 is the
-            paper's convention; ``0.5 / stride`` shifts by half a voxel, to the centres on which
-            3 x 3 convolutions of stride 2 put their cells. For voxels of 0.16 m and stride 2, hence
-            cells of 0.32 m, and x0 = 0, a point at x = 0.416 m is read at u = 1.3 with 0 (weights
-            0.7 and 0.3 on cells 1 and 2; cell 1 stands for 0.32 m) and at u = 1.05 with 0.25 (0.95
-            and 0.05; cell 1 stands for 0.40 m).
+        pixel_offset: cells to subtract, ``u = (x - x0) / cell_size - pixel_offset``. So cell i
+            stands for the position ``x0 + (i + pixel_offset) * cell_size``. With voxels of 0.16 m
+            and stride 2, hence cells of 0.32 m, and x0 = 0, a point at x = 0.416 m is read
+
+            - with 0 (the paper's convention) at u = 1.3, between cells 1 and 2 with weights 0.7 and
+              0.3; cell 1 stands for 0.32 m;
+            - with 0.25 at u = 1.05, with weights 0.95 and 0.05; cell 1 stands for 0.40 m, which is
+              the centre of voxel 2, where a 3 x 3 convolution of stride 2 has its centre.
+
+            The difference is half a voxel, ``0.5 / stride`` cells.
         grid_size: samples across the width and along the length.
         samples_per_bin: 0 for the paper's single samples; n for the mean of n x n samples in each
-            bin, as rotated RoIAlign has them.
+            bin, as in rotated RoIAlign.
         feature_level: index of the map among those the detector gives.
         standardize: standardise each channel of the map with running statistics. Frozen features
-            may have any scale; a fresh trunk wants unit scale.
+            may have any scale, whereas a fresh trunk learns best on unit scale.
         fc_channels: widths of the trunk.
         branch_channels: width of the two layers of each of the MLPs of z and h.
         act_cfg: activation. Score matching differentiates f twice with respect to the box, so it
-            wants a smooth one (``dict(type='SiLU')``).
+            needs a smooth one (``dict(type='SiLU')``).
         class_agnostic: one output for all classes instead of one per class.
         min_box_size: lower limit of l, w and h in metres when a box is scored.
         loss_weight: factor on the loss.
@@ -125,21 +130,21 @@ class EBM3DRefineHead(EnergyHead):
         detach: bool = True,
         point_cloud_range: Sequence[float] | None = None,
     ) -> list[Tensor]:
-        """Make the map that :meth:`log_density` reads; once per batch of frames.
+        """Make the map that :meth:`log_density` reads; called once per batch of frames.
 
         Args:
             maps: BEV maps (B, C, H, W) that the detector gives; rows go along y, columns
                 along x.
             detach: cut the graph to the detector (frozen features).
-            point_cloud_range: of the detector, ``(x0, y0, z0, x1, y1, z1)`` in metres, to check
-                ``origin`` and ``cell_size`` by.
+            point_cloud_range: the detector's range ``(x0, y0, z0, x1, y1, z1)`` in metres, with
+                which ``origin`` and ``cell_size`` are checked.
 
         Returns:
             The chosen map alone, float32, channels-last, standardised if so configured.
 
         Raises:
-            ValueError: there is no such map, it has other channels than configured, or it does not
-                cover the range.
+            ValueError: the map does not exist, it does not have the configured channels, or it does
+                not cover the range.
         """
         if self.feature_level >= len(maps):
             raise ValueError(
@@ -162,7 +167,7 @@ class EBM3DRefineHead(EnergyHead):
             return [feat.contiguous(memory_format=torch.channels_last)]
 
     def _check_place(self, feat: Tensor, point_cloud_range: Sequence[float]) -> None:
-        """ValueError if the map starts, or ends, more than a cell from where the range does."""
+        """ValueError if the map's limits differ by more than a cell from those of the range."""
         for axis, cells in ((0, feat.shape[3]), (1, feat.shape[2])):
             low, high = point_cloud_range[axis], point_cloud_range[axis + 3]
             start, size = self.origin[axis], self.cell_size
@@ -175,13 +180,13 @@ class EBM3DRefineHead(EnergyHead):
                 )
 
     def decode(self, offsets: Tensor, reference: Tensor) -> Tensor:
-        """The sum: encoded coordinates are differences, neither floored nor wrapped."""
+        """The sum: encoded coordinates are plain differences, without limits and wrapping."""
         return reference + offsets
 
     def pool(
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
     ) -> tuple[Tensor, slice]:
-        """Features of (R, 7) boxes: the grid's samples, and the MLPs of z and h; all in order."""
+        """Features of (R, 7) boxes, in their order: samples of the grid, and MLPs of z and h."""
         x, y, z, length, width, height, yaw = boxes.unbind(dim=1)
         length, width, height = (
             size.clamp(min=self.min_box_size) for size in (length, width, height)

@@ -1,4 +1,4 @@
-"""SA-SSD as its paper has it, where mmdet3d's differs."""
+"""SA-SSD as in its paper; mmdet3d's version differs from it."""
 
 from .anchor_head import SASSDHead
 from .auxiliary_head import SASSDAuxiliaryHead

@@ -1,4 +1,4 @@
-"""Proposals of SA-SSD: mmdet3d's anchor head, with anchors over empty ground left out."""
+"""Proposals of SA-SSD: mmdet3d's anchor head, without anchors over empty ground."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class SASSDHead(Anchor3DHead):
     """Anchor head for one class, on one map.
 
     An anchor with fewer than ``min_points`` points in its footprint is neither trained nor used.
-    For anchors in the centres of the map's cells take ``AlignedAnchor3DRangeGenerator``; mmdet3d's
-    usual one puts the first and the last anchor on the borders of the range.
+    ``AlignedAnchor3DRangeGenerator`` puts anchors in the centres of the map's cells; mmdet3d's
+    usual generator puts the first and the last anchor on the borders of the range.
 
     Args:
-        min_points: see above. 2 is the paper's.
-        **kwargs: of ``Anchor3DHead``.
+        min_points: see above; 2 in the paper.
+        **kwargs: arguments of ``Anchor3DHead``.
 
     Raises:
-        ValueError: more than one class.
+        ValueError: there is more than one class.
 
     Source: He et al., CVPR 2020, and its released code.
     """
@@ -39,7 +39,7 @@ class SASSDHead(Anchor3DHead):
         if kwargs.get("num_classes") != 1:
             raise ValueError(
                 f"num_classes={kwargs.get('num_classes')}, but part-sensitive warping scores boxes "
-                "of one class; merge the classes (MergeClasses3D) or take mmdet3d's SASSD"
+                "of one class; merge the classes (MergeClasses3D) or use mmdet3d's SASSD"
             )
         super().__init__(**kwargs)
         self.min_points = min_points
@@ -57,7 +57,7 @@ class SASSDHead(Anchor3DHead):
         voxel_size: Sequence[float],
         origin: Sequence[float],
     ) -> Tensor:
-        """(B, A) bool: anchors of a map of (H, W) cells that have ``min_points`` points.
+        """(B, A) bool: anchors of a map of (H, W) cells that have at least ``min_points`` points.
 
         The other arguments are those of :func:`~.occupancy.count_points`.
         """
@@ -95,7 +95,7 @@ class SASSDHead(Anchor3DHead):
         sums: dict[str, Tensor] = {}
         for i, (boxes, labels) in enumerate(zip(gt_boxes, gt_labels)):
             of_frame = [[level[i : i + 1] for level in levels] for levels in outs]
-            # Assigners index with labels; data sets may bring int32.
+            # Assigners index with labels, and data sets may have int32 labels.
             objects = InstanceData(bboxes_3d=boxes, labels_3d=labels.long())
             losses = self.loss_by_feat(*of_frame, [objects], [dict(occupied_anchors=occupied[i])])
             for name, values in losses.items():
@@ -134,12 +134,12 @@ class SASSDHead(Anchor3DHead):
     def guided_boxes(
         self, outs: tuple[list[Tensor], ...], occupied: Tensor, score_thr: float
     ) -> tuple[Tensor, Tensor]:
-        """Decode the occupied anchors that score high enough, heading the way predicted.
+        """Decode the occupied anchors of high score, with the predicted direction.
 
         Args:
             outs: what ``forward`` returned.
             occupied: (B, A) bool.
-            score_thr: a box counts if its score is above.
+            score_thr: only boxes with a score above this are returned.
 
         Returns:
             Boxes (N, 7) with a gradient, all finite, and the frame (N,) int64 of each, ascending.

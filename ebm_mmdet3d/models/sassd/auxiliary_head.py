@@ -1,4 +1,4 @@
-"""The auxiliary network of SA-SSD: in training, every point says which object it belongs to."""
+"""The auxiliary network of SA-SSD, which in training predicts the object of every point."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["PointLevel", "SASSDAuxiliaryHead", "interpolate_nearest"]
 
 
 class PointLevel(NamedTuple):
-    """Features of the sites of one sparse tensor, and where they are.
+    """Features and positions of the sites of one sparse tensor.
 
     Attributes:
-        features: (M, C).
-        centres: (M, 3) in metres.
-        batch_index: (M,) int64.
+        features: (M, C) features of the sites.
+        centres: (M, 3) ``(x, y, z)`` in metres.
+        batch_index: (M,) int64, frame of each site.
     """
 
     features: Tensor
@@ -38,7 +38,7 @@ class PointLevel(NamedTuple):
 
         Args:
             tensor: ``SparseConvTensor`` with indices ``(b, z, y, x)``.
-            stride: of the tensor.
+            stride: stride of the tensor.
             voxel_size: (x, y, z) in metres at stride 1.
             origin: lower limits (x, y, z) of the voxels in metres.
         """
@@ -53,15 +53,15 @@ class SASSDAuxiliaryHead(BaseModule):
     """Foreground and offset to the object's centre for every point, from features of three strides.
 
     Features are interpolated to each point from the three nearest sites of its frame
-    (:func:`interpolate_nearest`), concatenated, and mapped linearly. It teaches the encoder and
-    is not needed afterwards. mmdet3d's own differs: it takes strides 1, 2 and 4 for 2, 4 and 8,
-    mixes the frames of a batch, and gives background points a centre.
+    (:func:`interpolate_nearest`), concatenated, and mapped linearly. The network helps to train the
+    encoder and is not needed afterwards. mmdet3d's own version differs: it uses strides 1, 2 and 4
+    in place of 2, 4 and 8, mixes the frames of a batch, and gives background points a centre.
 
     Args:
         in_channels: sum of the levels' channels.
-        hidden_channels: width in between.
-        loss_cls: of the foreground, logits (N, 1).
-        loss_offset: of the offsets in metres.
+        hidden_channels: width of the hidden layer.
+        loss_cls: loss of the foreground logits (N, 1).
+        loss_offset: loss of the offsets in metres.
         init_cfg: mmengine's.
 
     Source: He et al., CVPR 2020, section 3.3, and its released code, with the object's centre at
@@ -129,7 +129,7 @@ class SASSDAuxiliaryHead(BaseModule):
     def targets(
         points: Tensor, batch_index: Tensor, gt_boxes: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Which points lie in an object, and where from its centre.
+        """Which points lie in an object, and their offsets from its centre.
 
         Args:
             points: (N, 3) in metres.
@@ -137,8 +137,8 @@ class SASSDAuxiliaryHead(BaseModule):
             gt_boxes: (n, 7) of each frame, ``(x, y, z, l, w, h, yaw)``, z at the bottom.
 
         Returns:
-            Foreground (N,) bool, and offsets (N, 3) ``point - centre`` in metres, 0 elsewhere; of
-            several objects around a point the first one counts.
+            Foreground (N,) bool, and offsets (N, 3) ``point - centre`` in metres, 0 elsewhere. If
+            several objects contain a point, the first one counts.
         """
         ops = mmcv.ops if points.is_cuda else cpu_ops
         foreground = torch.zeros_like(batch_index, dtype=torch.bool)
@@ -162,8 +162,8 @@ def interpolate_nearest(points: Tensor, batch_index: Tensor, level: PointLevel) 
 
         out_i = sum_k w_ik features_{n_k(i)},   w_ik = 1 / (d_ik + 1e-8), normalised over k
 
-    Neighbours are of the same frame. Fewer than three sites count as they are; without any the
-    result is 0. Only the features get a gradient.
+    Neighbours are of the same frame. If there are fewer than three sites, those are used; without
+    any the result is 0. Only the features get a gradient.
 
     Args:
         points: (N, 3) in metres.

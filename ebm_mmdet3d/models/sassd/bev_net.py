@@ -15,13 +15,13 @@ class SASSDBEVNet(BaseModule):
     """Convolutions at one scale: ``conv0`` to ``conv6`` are 3 x 3, ``conv7`` is 1 x 1.
 
     Each is followed by batch normalisation and ReLU. Boxes are proposed from ``conv7``; both the
-    part-sensitive warping and the energy head read ``conv6``, which is a module of its own, so
-    that ``EBM3DDetector(feature_source='backbone.conv6')`` gets it.
+    part-sensitive warping and the energy head read ``conv6``, which is a separate module so that
+    ``EBM3DDetector(feature_source='backbone.conv6')`` can use its output.
 
     Args:
-        in_channels: of the map that comes in.
-        channels: of all convolutions.
-        num_convs: how many are 3 x 3.
+        in_channels: channels of the input map.
+        channels: output channels of all convolutions.
+        num_convs: number of 3 x 3 convolutions.
         norm_cfg: normalisation.
         init_cfg: mmengine's.
 

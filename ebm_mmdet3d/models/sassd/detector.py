@@ -20,27 +20,28 @@ __all__ = ["SASSDPaper"]
 class SASSDPaper(SingleStage3DDetector):
     """Points, sparse encoder, bird's-eye-view network, proposals, part-sensitive warping.
 
-    What mmdet3d's ``SASSD`` has otherwise: every point is a site of its own, the encoder keeps
+    It differs from mmdet3d's ``SASSD`` in this: every point is a separate site, the encoder keeps
     five heights (320 channels), the 2D network has one scale, anchors lie in the centres of cells
-    that have points, boxes are scored again where they are, and the auxiliary network sees what it
-    is meant to see.
+    that have points, boxes are scored again at their own positions, and the auxiliary network gets
+    the features that the paper intends.
 
-    Points come undivided from ``Det3DDataPreprocessor(voxel=True, voxel_type='dynamic')``, which
-    gives each the index of its voxel; with ``voxel_type='hard'`` and a ``HardSimpleVFE`` as
-    ``voxel_encoder`` sites are the means of voxels instead. Size and place of the voxels, and with
-    them of the map, are those of its ``voxel_layer``.
+    Use ``Det3DDataPreprocessor(voxel=True, voxel_type='dynamic')``, which keeps all points and
+    gives each the index of its voxel. With ``voxel_type='hard'`` and a ``HardSimpleVFE`` as
+    ``voxel_encoder``, sites are the means of voxels instead. The preprocessor's ``voxel_layer``
+    determines size and position of the voxels, and so of the map.
 
     Args:
-        middle_encoder: ``SASSDSparseEncoder``.
-        backbone: ``SASSDBEVNet``.
-        bbox_head: ``SASSDHead``, which proposes boxes from ``backbone``'s last map.
-        rescore_head: ``PSWarpHead``, which scores them from the map before.
-        auxiliary_head: ``SASSDAuxiliaryHead``, or None to train without.
-        voxel_encoder: for hard voxels only.
-        train_cfg: of the proposals (``assigner``, ``pos_weight``), and ``guide_thr``: in training
-            the proposals that score above are scored again, and the annotated boxes with them.
+        middle_encoder: config of a ``SASSDSparseEncoder``.
+        backbone: config of a ``SASSDBEVNet``.
+        bbox_head: config of a ``SASSDHead``, which proposes boxes from ``backbone``'s last map.
+        rescore_head: config of a ``PSWarpHead``, which scores them on the map before that.
+        auxiliary_head: config of a ``SASSDAuxiliaryHead``, or None to train without it.
+        voxel_encoder: config, for hard voxels only.
+        train_cfg: settings of the proposals (``assigner``, ``pos_weight``), and ``guide_thr``: in
+            training, proposals with a score above it are scored again, together with the annotated
+            boxes.
         test_cfg: ``guide_thr`` likewise; ``score_thr`` and ``nms_thr`` (overlap in bird's-eye
-            view) of what comes out; ``max_num`` boxes at most, all if absent.
+            view) for the final boxes; ``max_num``, their largest number, all if absent.
         data_preprocessor: see above.
         init_cfg: mmengine's.
 
@@ -98,11 +99,11 @@ class SASSDPaper(SingleStage3DDetector):
                     "the detector's voxel_encoder to dict(type='HardSimpleVFE')"
                 )
             features = self.voxel_encoder(features, voxels["num_points"], coors)
-        inside = (coors >= 0).all(dim=1)  # -1 is out of range
+        inside = (coors >= 0).all(dim=1)  # -1 marks points out of range
         return features[inside], coors[inside], len(batch_inputs_dict["points"])
 
     def _run(self, batch_inputs_dict: dict):
-        """All that training and prediction share."""
+        """The computations that training and prediction share."""
         features, coors, batch_size = self._sites(batch_inputs_dict)
         bev, levels = self.middle_encoder(features, coors, batch_size)
         proposals, parts = self.backbone(bev)
@@ -132,8 +133,8 @@ class SASSDPaper(SingleStage3DDetector):
     ) -> dict[str, Tensor]:
         """Losses of the proposals, the second scores and the auxiliary network.
 
-        Frames without points, also a batch of nothing else, are trained on: their losses are those
-        of an empty map, and are connected to every parameter.
+        Frames without points are trained on, even in a batch of only such frames: their losses are
+        those of an empty map, and are connected to every parameter.
         """
         features, coors, levels, parts, outs, occupied = self._run(batch_inputs_dict)
         gt_boxes, gt_labels = self._ground_truth(batch_data_samples, parts.device)
@@ -166,7 +167,7 @@ class SASSDPaper(SingleStage3DDetector):
         """Boxes (n, 7) and labels (n,), zeros, of each frame.
 
         Raises:
-            ValueError: an object is of a second class.
+            ValueError: an object has a label other than 0 or -1.
         """
         boxes, labels = [], []
         for sample in samples:
@@ -174,11 +175,11 @@ class SASSDPaper(SingleStage3DDetector):
             label = gt.labels_3d.to(device).long()
             if len(label) and label.max() > 0:
                 raise ValueError(
-                    f"an object has the label {int(label.max())}, but SASSDPaper knows one class, "
-                    "0; name that class alone in the data set's metainfo, or merge the "
+                    f"an object has the label {int(label.max())}, but SASSDPaper has only the "
+                    "class 0; name that class alone in the data set's metainfo, or merge the "
                     "others into it (MergeClasses3D)"
                 )
-            known = label >= 0  # -1 are objects of other classes
+            known = label >= 0  # -1 marks objects of other classes
             boxes.append(gt.bboxes_3d.tensor[:, :7].to(device).float()[known])
             labels.append(label[known])
         return boxes, labels
@@ -197,7 +198,7 @@ class SASSDPaper(SingleStage3DDetector):
         return self.add_pred_to_datasample(batch_data_samples, found)
 
     def _select(self, boxes: Tensor, scores: Tensor, sample) -> InstanceData:
-        """Threshold, suppression and limit of one frame's boxes."""
+        """Apply the score threshold, NMS and the limit to one frame's boxes."""
         above = scores > self.test_cfg["score_thr"]
         box_type = sample.metainfo.get("box_type_3d", LiDARInstance3DBoxes)
         boxes, scores = box_type(boxes[above], box_dim=7), scores[above]

@@ -1,4 +1,4 @@
-"""Points under boxes that lie along the axes, as anchors do."""
+"""Numbers of points in axis-parallel footprints, such as those of anchors."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def count_points(
     as an edge on it, so the first column belongs to no footprint, as in the released code, where
     the sum up to the first column is subtracted.
 
-    An edge within a thousandth of a voxel of a corner counts as lying on it. The edges of SA-SSD's
-    anchors all lie on corners, up to rounding; the released code compares what float32 arithmetic
-    makes of them, so there some 5 % of the edges fall one column lower.
+    An edge within a thousandth of a voxel of a corner counts as lying on it. All edges of SA-SSD's
+    anchors lie on corners, up to rounding; the released code compares their float32 values, so in
+    that code some 5 % of the edges fall one column lower.
 
-    By an integral image, so the cost does not depend on the size of the footprints.
+    An integral image is used, so the cost does not depend on the size of the footprints.
 
     Args:
         coors: (N, 4) integers, frame and voxel ``(b, z, y, x)`` of each point.
         footprints: (A, 4) float, ``(x1, y1, x2, y2)`` in metres, the same for all frames.
-        batch_size: B.
-        grid: voxels (H, W) along y and x.
-        voxel_size: along x and y in metres.
+        batch_size: number of frames B.
+        grid: numbers of voxels (H, W) along y and x.
+        voxel_size: size of a voxel along x and y in metres.
         origin: lower limits of the voxels in x and y, in metres.
 
     Returns:
-        (B, A) int64.
+        (B, A) int64, number of points.
 
     Source: He et al., CVPR 2020, released code (``fused_get_anchors_area``).
     """

@@ -1,4 +1,4 @@
-"""Part-sensitive warping: scores of boxes from the features where the boxes are."""
+"""Part-sensitive warping: scores of boxes from the features at the boxes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["PSWarpHead"]
 
 @MODELS.register_module()
 class PSWarpHead(BaseModule):
-    """Scores a box by the mean of K = 4 x 7 maps, each read at its own point of the box.
+    """Scores a box by the mean of K = 4 x 7 maps, each sampled at its own point of the box.
 
         logit(y) = 1/K sum_k map_k(position of grid point k in y),   maps = convs(bev)
 
-    with the grid of :func:`ebm_ops.rotated_grid_pool`, box edges included. A box keeps its
-    gradient, so the score trains the box too, as in the released code. A box that is not finite
+    with the grid of :func:`ebm_ops.rotated_grid_pool`, box edges included. Boxes are not detached,
+    so the score also trains the boxes, as in the released code. A box that is not finite
     has logit 0.
 
     Args:
-        in_channels: of the bird's-eye-view map.
-        grid_size: points across the width and along the length.
+        in_channels: channels of the bird's-eye-view map.
+        grid_size: numbers of points across the width and along the length.
         pixel_offset: see :func:`ebm_ops.rotated_grid_pool`.
         pos_iou: a box is positive if its 3D IoU with an object is at least this.
         loss_cls: classification loss of logits (N, 1), class 0 or background.
@@ -71,10 +71,10 @@ class PSWarpHead(BaseModule):
 
         Args:
             bev: (B, C, H, W).
-            boxes: (N, 7) ``(x, y, z, l, w, h, yaw)``, metres and radians; z and h do not count.
+            boxes: (N, 7) ``(x, y, z, l, w, h, yaw)``, metres and radians; z and h are not used.
             batch_index: (N,) int64, frame of each box.
             origin: position (x0, y0) of the map's first cell in metres.
-            cell_size: in metres.
+            cell_size: metres per cell of the map.
 
         Returns:
             (N,) float32.

@@ -1,4 +1,4 @@
-"""The sparse 3D encoder of SA-SSD, in which every point is a site of its own."""
+"""The sparse 3D encoder of SA-SSD, in which every point is a separate site."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["SASSDSparseEncoder"]
 
 @MODELS.register_module()
 class SASSDSparseEncoder(BaseModule):
-    r"""Points to a bird's-eye-view map of stride 8, through sparse convolutions.
+    r"""Sparse convolutions from points to a bird's-eye-view map of stride 8.
 
     With (D, H, W) = (40, 1600, 1408), KITTI's range in voxels of 0.05 x 0.05 x 0.1 m:
 
@@ -35,23 +35,24 @@ class SASSDSparseEncoder(BaseModule):
     and heights become channels, ``64 * 5 = 320``. Each convolution (3 x 3 x 3, padding 1, without
     bias) is followed by batch normalisation and ReLU.
 
-    Several points may lie in a voxel v. Every point i is then a site with a feature of its own
-    (``site='point'``), and the last one of a voxel sees the neighbours: in the stem
+    Several points may lie in a voxel v. Then every point i is a separate site with its own feature
+    (``site='point'``), and only the last point of a voxel gets the features of its neighbours: in
+    the stem
 
         y_i = W_0 x_i + [i = last(v(i))] \sum_{o != 0} W_o \sum_{j: v(j) = v(i) + o} x_j
 
-    and the first convolution of stride 2 reads the sum over the points of a voxel. That is what
-    spconv 1.0 computes, in which SA-SSD was trained. Which point is the one is verified against
-    the released code on a CPU, where it is the last; on a GPU, where spconv 1.0 lets threads race,
-    it may be any one. spconv 2 accepts several sites in a voxel but assumes that half of a kernel's
-    pairs mirror the other half, which is not so then; so here it gets the sum over each voxel, and
-    what belongs to the single points is added afterwards.
+    and the first convolution of stride 2 reads the sum over the points of a voxel. This is what
+    spconv 1.0 computes, with which SA-SSD was trained. In the released code on a CPU the point that
+    gets the neighbours is the last one, as has been verified; on a GPU, where the threads of spconv
+    1.0 race, it may be any point of the voxel. spconv 2 accepts several sites in a voxel but
+    assumes that half of a kernel's pairs mirror the other half, which then does not hold. So here
+    spconv 2 gets the sum over each voxel, and the terms of the single points are added afterwards.
 
     Args:
-        in_channels: per point, ``(x, y, z, reflectance)``.
-        sparse_shape: voxels (D, H, W) along z, y, x.
-        site: ``'point'``, or ``'voxel'`` to average the points of a voxel beforehand, which is
-            what mmdet3d's detectors do. Without points that share a voxel both are the same.
+        in_channels: channels of a point, ``(x, y, z, reflectance)``.
+        sparse_shape: numbers of voxels (D, H, W) along z, y, x.
+        site: ``'point'``, or ``'voxel'`` to average the points of a voxel first, as mmdet3d's
+            detectors do. If no points share a voxel, both are the same.
         stem_channels: width of the stem.
         stage_channels: width of each stage.
         stage_convs: number of submanifold convolutions of each stage.
@@ -61,7 +62,7 @@ class SASSDSparseEncoder(BaseModule):
 
     Raises:
         ImportError: spconv 2 is not installed.
-        ValueError: ``site`` is neither of the two, or stages differ in number.
+        ValueError: ``site`` is neither of the two, or the numbers of stages differ.
 
     Source: He et al., "Structure Aware Single-stage 3D Object Detection from Point Cloud",
     CVPR 2020, and its released code.
@@ -120,7 +121,8 @@ class SASSDSparseEncoder(BaseModule):
             ]
             self.stages.append(nn.Sequential(down, *same))
             width = channels
-        # Not spconv 2's: it declares a kernel of size 1 as (out, 1, 1, 1, in), but reads (in, out).
+        # Not spconv 2's layer: it declares a kernel of size 1 as (out, 1, 1, 1, in), but reads it
+        # as (in, out).
         self.conv_out = nn.Sequential(
             nn.Linear(width, out_channels, bias=False),
             build_norm_layer(norm_cfg, out_channels)[1],
@@ -144,16 +146,16 @@ class SASSDSparseEncoder(BaseModule):
         """Encode the points of a batch; float32, also under autocast.
 
         Args:
-            features: (N, in_channels) of points, or of voxels.
+            features: (N, in_channels) features of points, or of voxels.
             coors: (N, 4) integers, frame and voxel ``(b, z, y, x)`` of each, inside
                 ``sparse_shape``.
-            batch_size: B.
+            batch_size: number of frames B.
 
         Returns:
             The map (B, out_channels * D', H', W') with (D', H', W') = :attr:`out_shape`, and the
-            sparse tensors behind the stages. Without points: zeros that are connected to the
-            parameters, so that every process of a distributed training has all gradients, and no
-            tensors.
+            sparse tensors after the stages. Without points: zeros that are connected to the
+            parameters, so that every process of a distributed training has all gradients, and an
+            empty list.
         """
         if not len(features):
             depth, height, width = self.out_shape
@@ -184,7 +186,7 @@ class SASSDSparseEncoder(BaseModule):
             return x.dense().flatten(1, 2), levels
 
     def _group(self, coors: Tensor) -> tuple[Tensor, Tensor]:
-        """The voxel (N,) of each point, and the last point (V,) of each voxel."""
+        """Indices of the voxel (N,) of each point, and of the last point (V,) of each voxel."""
         _, height, width = self.sparse_shape
         b, z, y, x = coors.long().unbind(1)
         key = ((b * self.sparse_shape[0] + z) * height + y) * width + x
@@ -205,7 +207,7 @@ class _StemLayer(nn.Module):
     def forward(
         self, features: Tensor, sites: SparseConvTensor, voxel: Tensor, last: Tensor
     ) -> tuple[Tensor, SparseConvTensor]:
-        """(N, C) features, and the tensor of their sums by voxel -> the same, convolved."""
+        """(N, C) features and the tensor of their sums by voxel -> both after the convolution."""
         out = self.conv(sites)
         if len(last) == len(voxel):
             rows = out.features[voxel]
@@ -218,5 +220,5 @@ class _StemLayer(nn.Module):
 
 
 def _sum_by_voxel(features: Tensor, voxel: Tensor, num_voxels: int) -> Tensor:
-    """(N, C) -> (V, C)."""
+    """Sums over the points of each voxel, (N, C) -> (V, C)."""
     return features.new_zeros(num_voxels, features.shape[1]).index_add(0, voxel, features)

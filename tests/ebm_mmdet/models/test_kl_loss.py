@@ -214,7 +214,7 @@ def test_a_lost_alpha_finds_back():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         kl_loss(torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(2, 1))
     with pytest.raises(ValueError, match="'huber'"):
         kl_loss(torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(2, 4), "huber")

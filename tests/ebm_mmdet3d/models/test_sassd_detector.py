@@ -133,7 +133,7 @@ def test_an_object_of_a_second_class_is_refused():
     model = build(sassd_cfg()).train()
     frame = car_frame(CARS)
     frame[1].gt_instances_3d.labels_3d[1] = 2
-    with pytest.raises(ValueError, match=r"label 2, but SASSDPaper knows one class.*MergeClasses"):
+    with pytest.raises(ValueError, match=r"label 2, but SASSDPaper has only .*MergeClasses"):
         losses_of(model, [frame])
 
 
