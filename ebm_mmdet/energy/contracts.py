@@ -171,7 +171,8 @@ class RefinementResult(NamedTuple):
 class Refiner(Protocol):
     """Makes predictions from a log-density; configured once, called for every batch.
 
-    A refiner stores nothing from a call, so that several threads may share it.
+    A refiner stores nothing from a call, so that several threads may share it. The detectors call
+    it with autocast off.
     """
 
     def __call__(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .float32_linear import Float32Linear
 from .log_density import at_least_float32
 from .recoverable_clamp import recoverable_clamp
 
@@ -255,16 +256,19 @@ class MixtureDensityHead(nn.Module):
         logits, means, log_sigmas = (
             branch(x).to(dtype) for branch in (self.weights, self.means, self.log_sigmas)
         )
+        # A model in half precision keeps its buffers in it.
+        mean, std = self.target_mean.to(dtype), self.target_std.to(dtype)
         return MixtureDensity(
             logits.log_softmax(1),
-            self.target_mean + self.target_std * means.view(shape),
-            self.target_std.log()
-            + recoverable_clamp(log_sigmas.view(shape), *self.log_sigma_range),
+            mean + std * means.view(shape),
+            std.log() + recoverable_clamp(log_sigmas.view(shape), *self.log_sigma_range),
         )
 
 
 def _perceptron(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features))
+    return nn.Sequential(
+        Float32Linear(in_features, hidden), nn.ReLU(), Float32Linear(hidden, out_features)
+    )
 
 
 def _row(value: float | Sequence[float] | Tensor, dim: int) -> Tensor:

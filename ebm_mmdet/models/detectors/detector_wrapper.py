@@ -189,12 +189,14 @@ class DetectorWrapper(CheckpointOfChild):
         )
         # An image without detections does not show whether the detector gives covariances.
         given = [each for each, n in zip(covariances, counts) if n]
-        result = (refiner or evaluate_only)(
-            fn,
-            torch.zeros_like(fn.reference),
-            covariance=_joined(given),
-            num_per_image=counts,
-        )
+        # A refiner compares numbers that half precision cannot tell apart; so does a proposal.
+        with torch.autocast(everything.device.type, enabled=False):
+            result = (refiner or evaluate_only)(
+                fn,
+                torch.zeros_like(fn.reference),
+                covariance=_joined(given),
+                num_per_image=counts,
+            )
         return list(fn.reference.split(counts)), split_result(result, counts)
 
 

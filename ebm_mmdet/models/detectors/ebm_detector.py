@@ -95,9 +95,10 @@ class EBMDetector(DetectorWrapper, BaseDetector):
     ) -> None:
         if init_trunk_from not in ("auto", None):
             raise ValueError(f"init_trunk_from={init_trunk_from!r}; use 'auto' or None")
-        detector = ConfigDict(detector)
-        super().__init__(data_preprocessor or detector.get("data_preprocessor"), init_cfg)
-        self.wrap(MODELS.build(detector), feature_source, freeze_detector, train_cfg, test_cfg)
+        # Built, and not its config: a detector may have a preprocessor that its config lacks.
+        inner = MODELS.build(ConfigDict(detector))
+        super().__init__(data_preprocessor or inner.data_preprocessor, init_cfg)
+        self.wrap(inner, feature_source, freeze_detector, train_cfg, test_cfg)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
         self.candidates = TASK_UTILS.build(candidates) if candidates else None

@@ -12,11 +12,11 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.model import BaseModule
 from mmengine.registry import Registry
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ...energy import Objective
+from ...energy.float32_linear import Float32Linear
 
-__all__ = ["BoxLogDensity", "EnergyHead", "Float32Linear"]
+__all__ = ["BoxLogDensity", "EnergyHead"]
 
 
 class EnergyHead(BaseModule):
@@ -308,15 +308,3 @@ class BoxLogDensity:
             self.batch_index[index],
             self.labels[index],
         )
-
-
-class Float32Linear(nn.Linear):
-    """``nn.Linear`` that multiplies in float32 even if its weights have half precision.
-
-    Under autocast it behaves like ``nn.Linear``.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) -> (..., out_features)."""
-        bias = None if self.bias is None else self.bias.float()
-        return functional.linear(x.float(), self.weight.float(), bias)

@@ -9,9 +9,10 @@ from mmdet.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
 from ...energy import MixtureDensity, MixtureDensityHead
+from ...energy.float32_linear import Float32Linear
 from ..box_coding import decode_boxes, encode_boxes
 from .ebm_bbox_head import EBMBBoxHead
-from .energy_head import BoxLogDensity, Float32Linear
+from .energy_head import BoxLogDensity
 from .feature_standardizer import FeatureStandardizer
 
 __all__ = ["ProposalBoxLogDensity", "ProposalEBMBBoxHead"]

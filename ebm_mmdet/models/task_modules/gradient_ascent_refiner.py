@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from mmdet.registry import TASK_UTILS
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from ...energy import (
     prior_step_size,
     with_gaussian_prior,
 )
+from ...energy.log_density import evaluate_finite
 from .detection_prior import DetectionPrior
 
 __all__ = ["GradientAscentRefiner"]
@@ -91,7 +91,6 @@ class GradientAscentRefiner:
             climbed, y0, step_size, self.num_steps, self.decay, return_trace=self.return_trace
         )
         if self.prior is not None:
-            with torch.no_grad():
-                f = log_density_fn(result.y.unsqueeze(1)).squeeze(1)
+            f = evaluate_finite(log_density_fn, result.y.unsqueeze(1)).squeeze(1)
             result = result._replace(log_density=f)
         return result

@@ -8,9 +8,9 @@ import torch
 from mmdet3d.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
+from ebm_mmdet.energy.float32_linear import Float32Linear
 from ebm_mmdet.energy.old_names import refuse
 from ebm_mmdet.models.heads import EnergyHead, FeatureStandardizer
-from ebm_mmdet.models.heads.energy_head import Float32Linear
 from ebm_ops import rotated_grid_pool
 
 __all__ = ["EBM3DRefineHead"]

@@ -286,3 +286,22 @@ def test_learns_a_conditional_density():
 def test_head_refuses_bad_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_head(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_weights_of_any_precision_give_the_density_in_float32_or_better(dtype):
+    """That of the rounded weights, for features of any precision."""
+    torch.manual_seed(0)
+    head = MixtureDensityHead(3, 2, 4, target_mean=[0.1, -0.2], target_std=[0.5, 2.0]).to(dtype)
+    wide = MixtureDensityHead(3, 2, 4)
+    wide.load_state_dict(head.state_dict())
+    x = torch.randn(5, 3)
+    expected = wide(x)
+    for features in (x, x.to(dtype)):
+        density = head(features)
+        at_least = torch.promote_types(dtype, torch.float32)
+        assert density.means.dtype == density.log_sigmas.dtype == at_least
+        if features is x:
+            for name in ("log_weights", "means", "log_sigmas"):
+                found = getattr(density, name).float()
+                torch.testing.assert_close(found, getattr(expected, name), rtol=1e-4, atol=1e-5)

@@ -51,6 +51,18 @@ def test_bias_moves_the_centre_of_the_prior_but_not_the_start():
     assert torch.equal(still.y, detected)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("prior", [None, dict(std=[0.05] * 4)])
+def test_the_log_density_is_minus_infinity_where_f_is_not_finite(prior, value):
+    def log_density(u):
+        return torch.stack((u[0].sum(-1), u[1].sum(-1) * value))
+
+    result = GradientAscentRefiner(1e-3, prior=prior)(log_density, torch.zeros(2, 4) + 0.1)
+    assert result.log_density[0].isfinite()
+    assert result.log_density[1] == -torch.inf
+    assert torch.equal(result.y[1], torch.full((4,), 0.1))
+
+
 def test_a_prior_per_box_needs_nothing_where_nothing_was_detected():
     refiner = GradientAscentRefiner(prior=dict(std="per_box"))
     result = refiner(lambda u: -u.square().sum(-1), torch.zeros(0, 4))

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import io
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.analysis import get_model_complexity_info
 
 import ebm_mmdet
 from ebm_mmdet.energy import RefinementResult, evaluate_only
 from tests.ebm_mmdet.models.toys import batch, build, ebm_cfg
+from tests.overrides import check_override, overrides
 from tests.tolerances import TOLERANCE
 
 CANDIDATES = dict(type="EnergyGuidedNMS", score_thr=0.2, max_per_img=20)
+PROPOSAL = dict(
+    type="ProposalEBMBBoxHead",
+    proposal=dict(num_components=4),
+    reference_noise=dict(type="GaussianMixtureNoise", sigmas=[0.075, 0.15, 0.3], dim=4),
+    objective=dict(type="ProposalObjective", num_noise=7),
+)
 
 
 def images(seed: int, model) -> dict:
@@ -142,8 +149,9 @@ def test_a_model_in_bfloat16_predicts_and_refines(name, standardize):
     assert (found.log_density >= still.log_density).all()
 
 
-def test_a_head_in_bfloat16_trains():
-    model = build(ebm_cfg(head=dict(standardize=True))).train()
+@pytest.mark.parametrize("head", [{}, PROPOSAL])
+def test_a_head_in_bfloat16_trains(head):
+    model = build(ebm_cfg(head=dict(standardize=True, **head))).train()
     model.energy_head.bfloat16()
     data = batch(model, training=True)
     loss = model.loss(data["inputs"], data["data_samples"])["loss_energy"]
@@ -178,40 +186,80 @@ def test_a_config_that_nothing_reads_is_refused(name):
     build(ebm_cfg(**{name: {}}))
 
 
-def _overrides():
-    """(class, method) of every registered class that overrides something of another package."""
-    for name in ebm_mmdet.__all__:
-        cls = getattr(ebm_mmdet, name)
-        if not isinstance(cls, type):
-            continue
-        for method, function in vars(cls).items():
-            if not inspect.isfunction(function) or method == "__init__":
-                continue
-            for base in cls.__mro__[1:]:
-                if method in vars(base) and not base.__module__.startswith("ebm_mmdet"):
-                    yield pytest.param(function, vars(base)[method], id=f"{name}.{method}")
-                    break
-
-
-@pytest.mark.parametrize(("ours", "theirs"), _overrides())
+@pytest.mark.parametrize(("ours", "theirs"), overrides(ebm_mmdet))
 def test_overrides_take_what_they_override(ours, theirs):
-    """Whoever calls mmdet's method by its signature may call ours."""
-    if not inspect.isfunction(theirs):
-        pytest.skip("the base is no plain function")
-    if getattr(theirs, "__isabstractmethod__", False) or theirs.__name__ != ours.__name__:
-        pytest.skip("the base leaves the signature to its subclasses")
-    mine, base = inspect.signature(ours).parameters, inspect.signature(theirs).parameters
-    kinds = {p.kind for p in mine.values()}
-    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
-    for name, parameter in base.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        assert name in mine or takes_any, f"{name} of {theirs.__qualname__} is missing"
-        if name in mine and parameter.default is not parameter.empty:
-            assert mine[name].default is not parameter.empty, f"{name} has become required"
-    for name, parameter in mine.items():
-        if name not in base and parameter.kind not in (
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-        ):
-            assert parameter.default is not parameter.empty, f"{name} is required here only"
+    check_override(ours, theirs)
+
+
+REFINERS = {
+    "ascent": dict(type="GradientAscentRefiner", step_size=1e-2, num_steps=3),
+    "ascent with a prior": dict(type="GradientAscentRefiner", prior=dict(std=[0.05] * 4)),
+    "samples of a prior": dict(type="ImportanceMeanRefiner", prior=dict(std=[0.05] * 4)),
+    "samples of a prior per box": dict(type="ImportanceMeanRefiner", prior=dict(std="per_box")),
+    "samples of a proposal": dict(type="ProposalRefiner", num_samples=8),
+    "climbs from a proposal": dict(type="ProposalRefiner", climb=dict(step_size=1e-3)),
+    "none": None,
+}
+
+
+def with_refiner(name: str, detector: str = "fcos") -> dict:
+    head = PROPOSAL if "proposal" in name else {}
+    return ebm_cfg(detector, head=head, refiner=REFINERS[name])
+
+
+@pytest.mark.parametrize("name", REFINERS)
+def test_refinement_is_the_same_under_autocast(name):
+    """Of the same maps and detections: every field, to the last bit."""
+    model = build(with_refiner(name))
+    data = images(0, model)
+    with torch.no_grad():
+        with model.capture_features() as features:
+            samples = model.detector.predict(data["inputs"], data["data_samples"])
+        feats = model.energy_head.prepare(features())
+        for sample in samples:
+            found = sample.pred_instances
+            found.box_std = torch.full((len(found), 4), 0.05)
+        expected = model.refine(feats, copy.deepcopy(samples), True)
+        with torch.autocast("cpu", torch.bfloat16):
+            again = model.refine(feats, copy.deepcopy(samples), True)
+    for one, other in zip(again, expected):
+        one, other = one.pred_instances, other.pred_instances
+        assert set(one.keys()) == set(other.keys())
+        for key in one.keys():  # noqa: SIM118
+            assert torch.equal(one[key], other[key]), key
+
+
+@pytest.mark.parametrize("name", REFINERS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_refiner_takes_a_head_in_half_precision(name, dtype):
+    model = build(with_refiner(name))
+    model.energy_head.to(dtype)
+    data = images(0, model)
+    inner = model.detector.predict
+
+    def with_variances(*args, **kwargs):
+        samples = inner(*args, **kwargs)
+        for sample in samples:
+            sample.pred_instances.box_std = torch.full((len(sample.pred_instances), 4), 0.05)
+        return samples
+
+    model.detector.predict = with_variances
+    for found in predict(model, data):
+        assert len(found) > 0
+        for key in ("bboxes", "log_density"):
+            assert found[key].dtype == torch.float32
+            assert found[key].isfinite().all()
+
+
+def test_a_detector_brings_its_own_preprocessor():
+    """Also where its config does not have one, such as that of a wrapper in a wrapper."""
+    inner = ebm_cfg("fcos")
+    model = build({**ebm_cfg("fcos", feature_source="detector.neck"), "detector": inner})
+    own = MODELS.build(inner["detector"]["data_preprocessor"])
+    assert type(model.data_preprocessor) is type(own)
+    assert torch.equal(model.data_preprocessor.mean, own.mean)
+    assert model.data_preprocessor is model.detector.data_preprocessor
+    data = images(0, model)
+    found = predict(model, data)
+    assert (found[0].accepted_steps > 0).any()
+    assert_same(predict(copy.deepcopy(model), data), found)

@@ -11,7 +11,14 @@ import torch
 
 pytest.importorskip("mmdet3d", reason="3D needs mmdet3d: pip install 'ebm-mmdet[3d]'")
 
+import ebm_mmdet3d
 from tests.ebm_mmdet3d.models.test_empty_batches3d import build, cfg_of, frames_of, predict
+from tests.overrides import check_override, overrides
+
+
+@pytest.mark.parametrize(("ours", "theirs"), overrides(ebm_mmdet3d))
+def test_overrides_take_what_they_override(ours, theirs):
+    check_override(ours, theirs)
 
 
 def test_two_threads_get_their_own_features():
@@ -67,3 +74,35 @@ def test_loading_into_a_copy_leaves_the_original_alone():
         assert torch.equal(value, before[name]), name
     for name, value in copied.detector.state_dict().items():
         assert torch.equal(value, other.detector.state_dict()[name]), name
+
+
+REFINERS = {
+    "ascent": dict(type="GradientAscentRefiner", step_size=[1e-3] * 7, num_steps=3),
+    "ascent with a prior": dict(type="GradientAscentRefiner", prior=dict(std=[0.05] * 7)),
+    "samples": dict(type="ImportanceMeanRefiner", prior=dict(std=[0.05] * 7), num_samples=16),
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("name", REFINERS)
+def test_refinement_is_the_same_under_autocast_and_takes_half_precision(name):
+    model = build(cfg_of("toy", refiner=REFINERS[name]))
+    (expected,) = predict(model, frames_of("toy", (False,)))
+    inner = model.detector.extract_feat
+
+    def without_autocast(*args):
+        with torch.autocast("cpu", enabled=False):
+            return inner(*args)
+
+    model.detector.extract_feat = without_autocast
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = predict(model, frames_of("toy", (False,)))
+    assert torch.equal(found.bboxes_3d.tensor, expected.bboxes_3d.tensor)
+    for key in set(found.keys()) - {"bboxes_3d"}:
+        assert torch.equal(found[key], expected[key]), key
+    for dtype in (torch.float16, torch.bfloat16):
+        model.energy_head.to(dtype)
+        (found,) = predict(model, frames_of("toy", (False,)))
+        assert found.log_density.dtype == torch.float32
+        assert found.log_density.isfinite().all()
+        assert found.bboxes_3d.tensor.isfinite().all()
