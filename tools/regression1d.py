@@ -9,9 +9,9 @@
 
 Methods: ml-is, kld-is, nce, nceplus, sm, dsm, ml-mcmc-L with L Langevin steps; nce-mdn-K and
 ml-is-mdn-K with a learned proposal of K parts; mdn-K and mdn-teacher-K, mixture density networks
-without and with an energy-based teacher. `all` stands for the first seven, `proposals` for the
-second study. Run the same command again after an interruption, and it goes on where it was. What
-is finished is kept and never run again; tables and figures show everything in the output folder.
+without and with an energy-based teacher. `all` means the first seven, `proposals` the second
+study. After an interruption, run the same command again to continue. Finished runs are kept and
+never repeated; tables and figures show everything in the output folder.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:
             if value is not None and value < 1:
-                parser.error(f"--{name} {value}: at least 1")
+                parser.error(f"--{name} {value}: must be at least 1")
     return args
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the study; turn what a user can mend into one line."""
+    """Run the study; report errors that the user can fix in one line."""
     args = parse_args(argv)
     from lab.regression1d import StudyError, run_study
 

@@ -59,10 +59,10 @@ def datasets_with_images(dataset: ConfigDict) -> list[ConfigDict]:
 
 
 def mirrored(pipeline: Sequence[ConfigDict]) -> list[ConfigDict]:
-    """A test pipeline that gives the image and its mirror image.
+    """Make a test pipeline that returns the image and its mirror image.
 
     Raises:
-        UsageError: its last step is not PackDetInputs, so that nothing says where to put the flip.
+        UsageError: its last step is not PackDetInputs, so the position for the flip is unknown.
     """
     pipeline = deepcopy(list(pipeline))
     names = [str(step["type"]).rpartition(".")[2] for step in pipeline]
@@ -75,26 +75,27 @@ def mirrored(pipeline: Sequence[ConfigDict]) -> list[ConfigDict]:
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
     pack.meta_keys = (*pack.get("meta_keys", keys), "flip", "flip_direction")
     flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
-    # Before the padding: the merged boxes are mirrored within the image.
+    # Before the padding, because the merged boxes are mirrored within the image.
     first = names.index("Pad") if "Pad" in names else len(pipeline) - 1
     steps = [flips, *([step] for step in pipeline[first:])]
     return [*pipeline[:first], dict(type="TestTimeAug", transforms=steps)]
 
 
 def use_test_time_augmentation(cfg: Config) -> None:
-    """Wrap the model as the config's ``tta_model`` says; default: the image and its mirror image.
+    """Wrap the model in the config's ``tta_model``; by default, merge image and mirror image.
 
-    mmdet's ``DetTTAModel`` becomes ours, which merges the same boxes and keeps the other fields of
-    each. Every data set gets the config's ``tta_pipeline``, or else its own pipeline with the flip.
+    mmdet's ``DetTTAModel`` is replaced by ours, which merges boxes in the same way and keeps their
+    other fields. Every data set gets the config's ``tta_pipeline``, or its own pipeline with the
+    flip.
 
     Raises:
-        UsageError: the pipeline of a data set has no place for the flip.
+        UsageError: the flip cannot be inserted into the pipeline of a data set.
     """
     if "tta_model" not in cfg:
         nms = dict(type="nms", iou_threshold=0.5)
         cfg.tta_model = dict(type="EBMTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
     elif cfg.tta_model.type in ("DetTTAModel", "mmdet.DetTTAModel"):
-        # The same boxes, and the other fields of each box with them.
+        # Ours merges the same boxes and keeps the other fields of each box.
         cfg.tta_model.type = "EBMTTAModel"
     for dataset in datasets_with_images(cfg.test_dataloader.dataset):
         dataset.pipeline = deepcopy(cfg.get("tta_pipeline")) or mirrored(dataset.pipeline)
@@ -102,10 +103,10 @@ def use_test_time_augmentation(cfg: Config) -> None:
 
 
 class DumpWholeResults(DumpDetResults):
-    """Writes the predictions whole or not at all, for any machine to read."""
+    """Writes the predictions completely or not at all, and readable on any machine."""
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        # Tensors come to the CPU by themselves, mmdet3d's boxes do not.
+        # mmengine moves tensors to the CPU, but not mmdet3d's boxes.
         samples = []
         for sample in data_samples:
             found = sample.get("pred_instances_3d")
@@ -140,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     except (UsageError, AnnotationError, CheckpointError) as error:
         sys.exit(f"test: {error}")
     if args.out is not None and isinstance(runner.test_evaluator, MultiDatasetsEvaluator):
-        # It asks one metric per data set, and the writer is one more.
+        # It requires one metric per data set, and the writer is an additional one.
         writer.evaluate(len(runner.test_dataloader.dataset))
     return 0
 

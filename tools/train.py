@@ -46,7 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
-    """Write the arguments that only training has into the config."""
+    """Write the arguments that are only for training into the config."""
     if args.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
@@ -54,17 +54,17 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise UsageError(
                 "--auto-scale-lr: the config does not say which batch size its learning rate "
-                "belongs to. Add e.g. auto_scale_lr=dict(base_batch_size=16)"
+                "is for. Add e.g. auto_scale_lr=dict(base_batch_size=16)"
             )
         cfg.auto_scale_lr.enable = True
-    # The config's own `resume = True` without a file asks for the same, and mmengine takes a
-    # checkpoint that it does not find for none.
+    # The config's own `resume = True` without a file means the same; mmengine would ignore a
+    # checkpoint that it does not find.
     if args.resume == "auto" or (
         args.resume is None and cfg.get("resume") and not cfg.get("load_from")
     ):
         checkpoint = find_resumable_checkpoint(cfg.work_dir)
         if checkpoint is None:
-            # Not mmengine's automatic resuming, which would also forget `load_from`.
+            # Not mmengine's automatic resuming, which would also ignore `load_from`.
             print(f"Nothing to resume in {cfg.work_dir}: starting from the beginning.", flush=True)
         else:
             print(f"Resuming from {checkpoint}", flush=True)
@@ -76,12 +76,12 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def train(cfg: Config) -> int:
-    """Train as the config says; returns the status of the command."""
+    """Train according to the config; returns the exit status of the command."""
     try:
         build_runner(cfg).train()
     except KeyboardInterrupt:
         print(
-            f"\nInterrupted. The checkpoints in {cfg.work_dir} are whole; the same command with "
+            f"\nInterrupted. The checkpoints in {cfg.work_dir} are intact; the same command with "
             "--resume continues from the newest.",
             file=sys.stderr,
         )

@@ -1,10 +1,11 @@
-"""How wrong is a detector's box? Fits the standard deviations for a refiner's prior.
+"""Fit the standard deviations of a refiner's prior to the residuals of a detector.
 
     python tools/analysis_tools/fit_residual_prior.py configs/nuclei/yolox_nano_nuclei_nceplus.py
 
-Detects on a data set, matches detections to annotations, and prints the line to paste into the
-config of an EBMDetector: once with the prior about the detection, once about the detection and its
-median residual. The checkpoint is the config's ``load_from`` unless one is given.
+Runs the detector on a data set, matches detections to annotations, and prints two lines, one of
+which to paste into the config of an EBMDetector: the first for a prior about the detection, the
+second for a prior about the detection plus the median residual. The checkpoint is the config's
+``load_from`` unless another one is given.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ebm_mmdet.engine.command_line import merge_options
 
 
 def main(arguments: list[str] | None = None) -> list[str]:
-    """Fit, print and return the config lines."""
+    """Fit the prior; print and return the config lines."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> list[str]:
     parser.add_argument(
         "--dataset",
         default="fit_dataset",
-        help="key in the config of a data set prepared as in the test (default: %(default)s; "
+        help="key of a data set in the config with the test's pipeline (default: %(default)s; "
         "val_dataloader.dataset exists in every config, but then do not report results on it)",
     )
     parser.add_argument("--score-thr", type=float, default=0.3, help="default: %(default)s")
@@ -64,9 +65,9 @@ def main(arguments: list[str] | None = None) -> list[str]:
         f"scale={options.k**0.5:.4f}, temperature=1.0)"
         for rest, more in ((residuals, ""), (residuals - bias, f", bias={_rounded(bias)}"))
     ]
-    print(f"{len(residuals)} matched detections on {len(dataset)} images; into model.refiner:")
+    print(f"{len(residuals)} matched detections on {len(dataset)} images; for model.refiner:")
     print(lines[0])
-    print("or, if the detector's systematic error should count too:")
+    print("or, to correct the detector's systematic error too:")
     print(lines[1])
     return lines
 

@@ -1,1 +1,1 @@
-"""Makes data that configs read; commands, and what they call. Not for import by the packages."""
+"""Commands that make data for configs, and their functions; the packages must not import them."""

@@ -5,8 +5,8 @@
     python tools/dataset_converters/create_kitti_infos.py /read/only/kitti --out data/kitti
     python tools/dataset_converters/create_kitti_infos.py data/kitti --generate train=400 val=100
 
-Runs without a GPU. The last form first makes the folder out of generated scenes, which need no
-download: mmdet3d's KITTI configs, and those in configs/ebm3d, look in data/kitti.
+No GPU is needed. The last form first fills the folder with generated scenes, which need no
+download. mmdet3d's KITTI configs, and those in configs/ebm3d, read data/kitti.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def split_and_count(text: str) -> tuple[str, int]:
-    """Read ``train=400``."""
+    """Parse an argument such as ``train=400``."""
     split, separator, count = text.partition("=")
     if not separator or not split or not count.isdigit() or int(count) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; expected SPLIT=NUMBER, such as train=400")
@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out",
         type=Path,
-        help="where to write, the data_root of configs (default: ROOT, which may be read-only "
+        help="output folder, the data_root of configs (default: ROOT, which may be read-only "
         "otherwise)",
     )
     parser.add_argument(
@@ -53,19 +53,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=split_and_count,
         metavar="SPLIT=NUMBER",
-        help="first make ROOT out of so many generated scenes",
+        help="first make ROOT from these numbers of generated scenes",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the generated scenes (default: 0)")
     args = parser.parse_args(argv)
     if args.seed < 0:
-        parser.error(f"--seed {args.seed}: at least 0")
+        parser.error(f"--seed {args.seed}: must be at least 0")
     return args
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prepare; turn what a user can mend into one line."""
+    """Prepare the folder; report errors that the user can fix in one line."""
     args = parse_args(argv)
-    # Run as a script, Python looks beside this file, not where this folder is a package.
+    # For a script, Python searches its own folder, not the one in which it is part of a package.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from dataset_converters.kitti_preparation import KittiError, prepare_kitti
     from dataset_converters.kitti_writer import write_kitti

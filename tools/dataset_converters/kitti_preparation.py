@@ -1,9 +1,9 @@
 """KITTI preparation for any folder in KITTI's layout, on a machine without a GPU.
 
 Labels, calibrations and the format of the info files are read and written by mmdet3d's own
-converters, which ship in its wheel as scripts. Ours is what they lack: any choice of splits (they
-ask for all four), a read-only source, frames without any object, files that are there whole or not
-at all, and nothing overwritten.
+converters, which its wheel contains as scripts. This module adds what they lack: any choice of
+splits (they require all four), a read-only source, frames without any object, files that are
+written completely or not at all, and no overwriting.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .progress_bars import no_progress_bars
 __all__ = ["DATABASE", "KittiError", "info_file", "prepare_kitti"]
 
 DATABASE = "kitti_dbinfos_train.pkl"
-_OBJECTS = "kitti_gt_database"  # its files are named by DATABASE
+_OBJECTS = "kitti_gt_database"  # DATABASE lists its files
 LAYOUT = (
     "expected layout: ROOT/ImageSets/<split>.txt with one frame per line, and for each frame "
     "ROOT/training/velodyne/*.bin, calib/*.txt, image_2/*.png and label_2/*.txt (the split "
@@ -44,7 +44,7 @@ class KittiError(ValueError):
 
 
 def info_file(split: str) -> str:
-    """The name of the info file of a split, as mmdet3d's configs have it."""
+    """The name of the info file of a split in mmdet3d's configs."""
     return f"kitti_infos_{split}.pkl"
 
 
@@ -54,7 +54,7 @@ def prepare_kitti(
     splits: Sequence[str] | None = None,
     database: bool = False,
 ) -> list[Path]:
-    """Make what mmdet3d's KITTI configs read.
+    """Make the files that mmdet3d's KITTI configs read.
 
     - ``velodyne_reduced``: the points inside the image, byte for byte as in the scan;
     - ``kitti_infos_<split>.pkl``, format 1.1 of mmdet3d ("version 2" of its docs), with the number
@@ -63,9 +63,9 @@ def prepare_kitti(
       ``train``, for ``ObjectSample``.
 
     Args:
-        root: Folder in KITTI's layout; only read if ``out`` is another one.
-        out: Where to write, ``root`` by default. It becomes the ``data_root`` of configs.
-        splits: Names of files in ``ImageSets``; all that are there by default.
+        root: Folder in KITTI's layout; it is only read if ``out`` is another one.
+        out: Output folder, ``root`` by default, for use as ``data_root`` in configs.
+        splits: Names of files in ``ImageSets``; by default all of them.
         database: Also cut out the objects of ``train``.
 
     Returns:
@@ -74,7 +74,7 @@ def prepare_kitti(
     Raises:
         KittiError: The folder is not as expected. Nothing is written.
         FileExistsError: An info file that would be written exists. Nothing is written. (Reduced
-            scans alone do not count: they follow from the scans and are made again.)
+            scans may exist; they are computed from the scans again.)
     """
     root = Path(root)
     out = root if out is None else Path(out)
@@ -85,11 +85,11 @@ def prepare_kitti(
     for name in wanted:
         if (out / name).exists():
             raise FileExistsError(
-                f"{out / name} exists and is not overwritten; remove it or choose another folder "
-                "to write to"
+                f"{out / name} exists and is not overwritten; remove it or choose another output "
+                "folder"
             )
     out.mkdir(parents=True, exist_ok=True)
-    # Made beside their place and moved there at the end: an interruption leaves no part of a set.
+    # Made in a temporary folder and moved at the end: an interruption leaves no partial set.
     with _converters() as converter, tempfile.TemporaryDirectory(dir=out, prefix=".kitti.") as made:
         read: dict[tuple[bool, int], dict] = {}
         for split, numbers in frames.items():
@@ -102,7 +102,7 @@ def prepare_kitti(
             _convert(converter, infos, Path(made, info_file(split)))
         if database:
             _make_database(converter, out, Path(made))
-            shutil.rmtree(out / _OBJECTS, ignore_errors=True)  # no file names it: a leftover
+            shutil.rmtree(out / _OBJECTS, ignore_errors=True)  # a leftover: no file lists it
             wanted.insert(0, _OBJECTS)
         for name in wanted:
             os.replace(Path(made, name), out / name)
@@ -110,7 +110,7 @@ def prepare_kitti(
 
 
 def _frames(root: Path, splits: Sequence[str] | None) -> dict[str, list[int]]:
-    """Numbers of the frames of each split; every file they need is there."""
+    """Numbers of the frames of each split, after a check that all their files exist."""
     sets = root / "ImageSets"
     if splits is None:
         splits = sorted(path.stem for path in sets.glob("*.txt"))
@@ -135,8 +135,8 @@ def _frames(root: Path, splits: Sequence[str] | None) -> dict[str, list[int]]:
             missing = [path for path in paths if not path.is_file()]
             if missing:
                 raise KittiError(
-                    f"{len(missing)} of the {len(paths)} files that {file} asks for in "
-                    f"{folder / kind} are missing, the first of them is {missing[0].name}; {LAYOUT}"
+                    f"{len(missing)} of the {len(paths)} files that {file} requires in "
+                    f"{folder / kind} are missing, the first is {missing[0].name}; {LAYOUT}"
                 )
     return frames
 
@@ -150,7 +150,7 @@ def _converters() -> Iterator[Callable[[str], ModuleType]]:
     folder = Path(mmdet3d.__file__).parent / ".mim" / "tools" / "dataset_converters"
 
     def converter(name: str) -> ModuleType:
-        # By its place: the folder has the name of our own.
+        # Imported by its path, because the folder has the same name as ours.
         unique = f"_mmdet3d_dataset_converters_{name}"
         if unique in sys.modules:
             return sys.modules[unique]
@@ -177,7 +177,7 @@ def _converters() -> Iterator[Callable[[str], ModuleType]]:
 
 
 def _read(converter, root: Path, numbers: list[int], labelled: bool) -> list[dict]:
-    """mmdet3d's old infos of some frames: calibration, image size, labels, difficulty."""
+    """Infos of some frames in mmdet3d's old format: calibration, image size, labels, difficulty."""
     get = converter("kitti_data_utils").get_kitti_image_info
     return get(
         str(root),
@@ -191,7 +191,7 @@ def _read(converter, root: Path, numbers: list[int], labelled: bool) -> list[dic
 
 
 def _reduce(root: Path, out: Path, info: dict) -> None:
-    """Write the reduced points of a frame, and count those in every box into its info."""
+    """Write the reduced points of a frame, and add the number in every box to its info."""
     calibration = info["calib"]
     camera = Camera(
         projection=calibration["P2"][:3],
@@ -208,13 +208,13 @@ def _reduce(root: Path, out: Path, info: dict) -> None:
     labels = info["annos"]
     boxes = np.column_stack([labels["location"], labels["dimensions"], labels["rotation_y"]])
     inside = points_in_boxes(points, camera.boxes_to_lidar(boxes.reshape(-1, 7)))
-    # -1 is mmdet3d's mark of regions that have no box.
+    # mmdet3d marks regions without a box by -1.
     counts = np.where(labels["name"] == "DontCare", -1, inside.sum(0))
     labels["num_points_in_gt"] = counts.astype(np.int32)
 
 
 def _convert(converter, infos: list[dict], path: Path) -> None:
-    """Write old infos in the present format."""
+    """Convert infos of the old format to the current one, and write them."""
     with tempfile.TemporaryDirectory() as old:
         Path(old, path.name).write_bytes(pickle.dumps(infos))
         convert = converter("update_infos_to_v2").update_kitti_infos

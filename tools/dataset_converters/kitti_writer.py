@@ -1,12 +1,12 @@
-"""Generated scenes as a folder in KITTI's layout, from where they go the way of real data.
+"""Write generated scenes to a folder in KITTI's layout, to be processed like real data.
 
     root/ImageSets/<split>.txt                     names of the frames
     root/training/velodyne/000000.bin              float32 x, y, z, intensity
     root/training/calib/000000.txt                 the same camera for all frames
-    root/training/label_2/000000.txt               what KITTI's label files hold
-    root/training/image_2/000000.png               a grey image; it is there for its size
+    root/training/label_2/000000.txt               labels in KITTI's format
+    root/training/image_2/000000.png               a grey image, needed for its size
 
-`kitti_preparation` makes mmdet3d's info files of it.
+`kitti_preparation` makes mmdet3d's info files from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ebm_mmdet3d.datasets.lidar_scenes import CLASSES, LidarScene, SceneOptions,
 
 __all__ = ["label_lines", "write_kitti"]
 
-# KITTI writes two decimals. Ours say where a box is to a micrometre: it is exact.
+# KITTI writes two decimals. Here boxes are exact, so they are written to the micrometre.
 _DECIMALS = 6
 
 
@@ -38,8 +38,8 @@ def label_lines(scene: LidarScene, camera: Camera = SYNTHETIC_CAMERA) -> list[st
     """The lines of a scene's label file: the vehicles that are at least partly in the image.
 
     Args:
-        scene: with boxes in the LiDAR frame.
-        camera: that of the frame.
+        scene: a scene with boxes in the LiDAR frame.
+        camera: the camera of the frame.
     """
     flat, truncation = image_boxes(scene.boxes, camera)
     level = occlusion_level(scene.occlusion)
@@ -56,7 +56,7 @@ def label_lines(scene: LidarScene, camera: Camera = SYNTHETIC_CAMERA) -> list[st
 
 
 def _calibration_lines(camera: Camera) -> list[str]:
-    """The lines of KITTI's calibration file; all four cameras are the same one."""
+    """The lines of KITTI's calibration file; all four cameras are equal."""
 
     def line(name: str, matrix: np.ndarray) -> str:
         return f"{name}: " + " ".join(f"{value:.12e}" for value in matrix.ravel())
@@ -77,21 +77,21 @@ def write_kitti(
 ) -> Path:
     """Write generated scenes in KITTI's layout.
 
-    The folder appears in one piece, when everything is written: where it exists, it is complete.
+    The folder is moved into place when everything is written: if it exists, it is complete.
 
     Args:
         root: Folder to make.
-        num_scenes: Name of each split, such as ``train`` and ``val``, to its number of scenes.
-            Frames are numbered through.
-        seed: Which endless set to take scenes ``0, 1, ...`` from.
-        options: What a scene may look like.
+        num_scenes: Number of scenes of each split, by its name, such as ``train`` and ``val``.
+            Frames are numbered consecutively.
+        seed: Number of the endless set from which scenes ``0, 1, ...`` are taken.
+        options: Settings of the scenes.
 
     Returns:
         ``root``.
 
     Raises:
-        FileExistsError: ``root`` is there already; nothing is changed.
-        ValueError: A split has no scene, or its name cannot be that of a file.
+        FileExistsError: ``root`` already exists; nothing is changed.
+        ValueError: A split has no scene, or its name cannot be a file name.
     """
     root = Path(root)
     if root.exists():
@@ -103,7 +103,7 @@ def write_kitti(
             raise ValueError(f"num_scenes has {split!r}: {count}; expected a plain name and >= 1")
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = root.with_name(f".{root.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call left
+    shutil.rmtree(partial, ignore_errors=True)  # the rest of an interrupted call
     training, sets = partial / "training", partial / "ImageSets"
     for folder in (sets, *(training / n for n in ("velodyne", "calib", "label_2", "image_2"))):
         folder.mkdir(parents=True)

@@ -6,14 +6,14 @@ r"""Nuclei of the 2018 Data Science Bowl (BBBC038v1, stage 1) as a data set in C
         kaggle-dsbowl-2018-dataset-fixes/stage1_train --out data/nuclei_dsb2018
 
 The source is the published folder stage1_train, with NAME/images/NAME.png and one mask per nucleus
-in NAME/masks/; the repository above holds it with corrected masks (CC0; results of docs/results.md:
+in NAME/masks/; the repository above has it with corrected masks (CC0; results of docs/results.md:
 commit 30354551efef351c1241da7c6d48cf938d76f02a).
 
 Images of at most 60,000 bytes, which are the small fluorescence images, are ordered by the SHA-1 of
-their names: the first 40 are kept back as test.json, the next 40 are val.json, and the next 100 are
+their names: the first 40 are test.json, the next 40 are val.json, and the next 100 are
 train.json. A box is the exact extent of one mask, area is the number of its pixels. Masks under 6
 pixels on the shorter side (specks, slivers at the border) are ignore regions (iscrowd): one pixel
-there moves the IoU by more than 0.15.
+there changes the IoU by more than 0.15.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SourceError(ValueError):
 
 
 def order(name: str) -> str:
-    """What images are ordered by."""
+    """The key by which images are sorted."""
     return hashlib.sha1(name.encode()).hexdigest()
 
 
@@ -66,7 +66,7 @@ def find_images(source: Path, max_bytes: int = MAX_BYTES) -> list[Path]:
     ]
     if not images:
         raise SourceError(
-            f"{source} has no NAME/images/NAME.png; expected is the folder stage1_train of the "
+            f"{source} has no NAME/images/NAME.png; expected the folder stage1_train of the "
             "2018 Data Science Bowl"
         )
     small = [path for path in images if path.stat().st_size <= max_bytes]
@@ -74,20 +74,20 @@ def find_images(source: Path, max_bytes: int = MAX_BYTES) -> list[Path]:
 
 
 def annotate(mask_file: Path, shape: tuple[int, int]) -> dict | None:
-    """Box and area of one mask; None where it is empty.
+    """Box and area of one mask; None if it is empty.
 
     Args:
-        mask_file: Picture that is 0 outside the nucleus.
-        shape: Height and width of the image it belongs to.
+        mask_file: Image file that is 0 outside the nucleus.
+        shape: Height and width of the image that the mask belongs to.
 
     Raises:
-        SourceError: The file is no picture, or has another size than the image.
+        SourceError: The file is not an image, or its size is not that of the image.
     """
     mask = cv2.imread(str(mask_file), cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise SourceError(f"{mask_file} is not a picture that OpenCV can read")
     if mask.shape != shape:
-        raise SourceError(f"{mask_file} has shape {mask.shape}, its image {shape}")
+        raise SourceError(f"{mask_file} has shape {mask.shape}, but its image {shape}")
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return None
@@ -140,7 +140,7 @@ def convert(images: list[Path]) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Convert; turn what a user can mend into one line."""
+    """Convert the folder; report errors that the user can fix in one line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

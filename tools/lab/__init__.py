@@ -1,1 +1,1 @@
-"""What made the numbers and figures of the documentation; never installed."""
+"""Code that made the numbers and figures of the documentation; never installed."""

@@ -1,4 +1,4 @@
-"""How everything here is timed: wall time, on fresh inputs, the candidates in turns."""
+"""Timing for all studies: wall time, on fresh inputs, with the candidates in turns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Output = TypeVar("Output")
 
 
 def timed(run: Callable[..., Output], *arguments: object) -> tuple[Output, float]:
-    """Call a function; returns its result and the seconds that it took, work on a GPU included."""
+    """Call a function; returns its result and its duration in seconds, work on a GPU included."""
     _wait()
     start = time.perf_counter()
     result = run(*arguments)
@@ -26,15 +26,15 @@ def timed(run: Callable[..., Output], *arguments: object) -> tuple[Output, float
 
 
 def take_turns(candidates: Sequence[Callable[[Input], object]], inputs: Iterable[Input]):
-    """Seconds of every candidate on every input.
+    """Time every candidate on every input, in seconds.
 
-    On each input the candidates follow each other, so that other work on the machine meets all of
-    them alike. Each gets a deep copy, since models change what they are given; copying and loading
-    do not count.
+    On each input the candidates run one after another, so that other work on the machine affects
+    them equally. Each gets a deep copy, because models change their inputs; copying and loading are
+    not timed.
 
     Args:
-        candidates: what to time, each called with one input.
-        inputs: such as the batches of a loader.
+        candidates: functions to time, each called with one input.
+        inputs: for example the batches of a loader.
 
     Returns:
         (candidates, inputs) float64.

@@ -6,9 +6,10 @@
 
 The first is SA-SSD (github.com/skyhehe123/SA-SSD), for configs/ebm3d/sassd_paper_car_kitti.py. The second has an energy
 head too (github.com/fregu856/ebms_3dod, its SingleStageDetector20), and the detector whose batch normalisations drifted
-while that was trained; it is for configs/ebm3d/sassd_paper_car_kitti_nce.py. Which one it is, the file tells.
+while that was trained; it is for configs/ebm3d/sassd_paper_car_kitti_nce.py. The tool recognises which of
+the two a file is.
 
-What changes besides names:
+Changes besides names:
 
     sparse kernels    spconv 1 (D, H, W, in, out) -> spconv 2 (out, D, H, W, in); 1 x 1 x 1: a matrix (out, in)
     box regression    rows (x, y, z, w, l, h, rotation_y) -> (x, y, z, l, w, h, yaw), the last with its sign changed,
@@ -28,7 +29,7 @@ from pathlib import Path
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "ebm3d"
 
 WHAT_WAS_CHECKED = """Verified against the released code: names and shapes of the layers, the order of a sparse kernel's axes,
-and that of several points in a voxel the last one sees the neighbours (spconv 1 on a GPU: any one).
+and that the last of several points in a voxel gets the neighbours (spconv 1 on a GPU: any of them).
 Not verified: AP, since the published files were not at hand; compare with the config's own line `Expected`."""  # noqa: E501
 
 
@@ -94,7 +95,7 @@ def box_regression(value):
 
 
 def transform_of(module: str, value) -> Callable | None:
-    """What to do with a tensor of an official module besides renaming; None: its shape is wrong."""
+    """The conversion of a tensor of an official module; None if its shape is wrong."""
     if module == "rpn_head.conv_box":
         return box_regression if value.shape[0] % 7 == 0 else None
     if value.dim() == 5:
@@ -106,17 +107,17 @@ def convert(official: dict, expected: dict, with_energy_head: bool) -> tuple[dic
     """Rename and rearrange the tensors of an official state dict.
 
     Args:
-        official: names, with or without ``module.`` in front, to tensors.
-        expected: state dict of our model; says what must come out, and in which shapes.
-        with_energy_head: ours is an ``EBM3DDetector``.
+        official: tensors by name, with or without the prefix ``module.``.
+        expected: state dict of our model, with the required names and shapes.
+        with_energy_head: whether our model is an ``EBM3DDetector``.
 
     Returns:
         A copy of ``expected`` with the converted values, metadata included, and the names of the
-        official tensors that have no place in it. If a file has the auxiliary network twice, that
+        official tensors that do not belong to it. If a file has the auxiliary network twice, that
         of ``neck.backbone`` is taken.
 
     Raises:
-        ConversionError: a tensor is missing, or of another shape.
+        ConversionError: a tensor is missing, or has another shape.
     """
     names = module_names()
     if with_energy_head:
@@ -134,7 +135,7 @@ def convert(official: dict, expected: dict, with_energy_head: bool) -> tuple[dic
         values[ours] = transform(value) if transform else value
         if transform is None or values[ours].shape != expected[ours].shape:
             misshapen.append(f"{key} {tuple(value.shape)} for {ours}")
-    # The first PyTorch versions did not count batches; nothing reads the count.
+    # The first PyTorch versions did not count batches, and the count is never read.
     needed = [key for key in expected if not key.endswith("num_batches_tracked")]
     missing = [key for key in needed if key not in values]
     if missing or misshapen:
@@ -151,7 +152,7 @@ def convert(official: dict, expected: dict, with_energy_head: bool) -> tuple[dic
     for key in converted:
         if key in values:
             converted[key] = values[key].clone().contiguous()
-    converted._metadata = expected._metadata  # that sparse kernels have the layout of spconv 2
+    converted._metadata = expected._metadata  # sparse kernels have the layout of spconv 2
     return converted, left_out
 
 
@@ -161,13 +162,13 @@ def _some(keys: list[str], most: int = 5) -> str:
 
 
 def read(path: Path) -> dict:
-    """The tensors of a checkpoint, whichever way it wraps them.
+    """The tensors of a checkpoint, with or without a wrapping dictionary.
 
-    Besides tensors and plain values a file may hold what our own training checkpoints may: the
-    released code's optimiser state has numpy scalars.
+    Besides tensors and plain values, a file may have the types that our own training checkpoints
+    may have, because the released code's optimiser state has numpy scalars.
 
     Raises:
-        ConversionError: the file does not exist, holds objects of other types, or no tensors.
+        ConversionError: the file does not exist, has objects of other types, or has no tensors.
     """
     import torch
 
@@ -185,12 +186,12 @@ def read(path: Path) -> dict:
     tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     if len(tensors) < len(state):
         others = [key for key in state if key not in tensors]
-        raise ConversionError(f"{path} holds entries that are no tensors: {_some(others)}")
+        raise ConversionError(f"{path} holds entries that are not tensors: {_some(others)}")
     return tensors
 
 
 def our_state(with_energy_head: bool) -> dict:
-    """State dict of the model of our config."""
+    """State dict of our config's model."""
     from mmdet3d.registry import MODELS
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
@@ -203,7 +204,7 @@ def our_state(with_energy_head: bool) -> dict:
 
 
 def run(source: Path, target: Path) -> int:
-    """Convert a file, and print what was done; returns the number of tensors converted.
+    """Convert a file and print a report; returns the number of converted tensors.
 
     Raises:
         ConversionError: see :func:`read` and :func:`convert`; or ``target`` exists.
@@ -236,12 +237,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, help="published checkpoint")
-    parser.add_argument("target", type=Path, help="where to write ours; must not exist")
+    parser.add_argument("target", type=Path, help="file to write; must not exist")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Convert; turn what a user can mend into one line."""
+    """Convert the file; report errors that the user can fix in one line."""
     args = parse_args(argv)
     try:
         run(args.source, args.target)

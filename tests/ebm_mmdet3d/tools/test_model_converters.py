@@ -386,7 +386,7 @@ def test_files_that_are_refused(tmp_path):
         "there is no checkpoint": None,
         "is not a whole checkpoint": b"no checkpoint",
         "holds no state dict": [1, 2],
-        "no tensors: epoch": {"epoch": 3, "a": torch.zeros(1)},
+        "not tensors: epoch": {"epoch": 3, "a": torch.zeros(1)},
     }
     for i, (message, content) in enumerate(cases.items()):
         source = tmp_path / f"{i}.pth"

@@ -93,7 +93,7 @@ def test_what_is_wrong_is_named_and_nothing_is_written(tool, source, tmp_path):
     fails(tmp_path / "nowhere", "nowhere has no NAME/images/NAME.png")
     bad = source / "a" / "masks" / "0.png"
     cv2.imwrite(str(bad), np.ones((4, 4), np.uint8))
-    fails(source, r"a/masks/0\.png has shape \(4, 4\), its image \(40, 50\)")
+    fails(source, r"a/masks/0\.png has shape \(4, 4\), but its image \(40, 50\)")
     bad.write_bytes(b"no picture")
     fails(source, r"a/masks/0\.png is not a picture")
     for path in (source / "b").rglob("*.png"):

@@ -141,7 +141,7 @@ def test_wrong_arguments(main, tmp_path, capsys):
         main(["--method", "ncee", "--out", str(tmp_path)])
     with pytest.raises(SystemExit):
         main(["--epochs", "0"])
-    assert "--epochs 0: at least 1" in capsys.readouterr().err
+    assert "--epochs 0: must be at least 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--quick", "--paper"])
 

@@ -1,4 +1,4 @@
-"""How the benchmarks time what they run."""
+"""Timing functions of the benchmarks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def best_time(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of some runs, after one that warms up."""
+    """Duration of the fastest of several runs in seconds, after one to warm up."""
     run()
     times = []
     for _ in range(repeats):
@@ -20,12 +20,12 @@ def best_time(run: Callable[[], object], repeats: int) -> float:
 
 
 def linear_layers(weights: Sequence[torch.Tensor], rows: int, steps: int) -> None:
-    """The floor of a climb: T + 1 forwards of these layers alone, T backwards to their input.
+    """Lower bound of refinement: T + 1 forwards of these layers, T backwards to their input.
 
     Args:
-        weights: (out, in) of each layer.
-        rows: how many boxes.
-        steps: T.
+        weights: weight (out, in) of each layer.
+        rows: number of boxes.
+        steps: number of steps T.
     """
     x = torch.randn(rows, weights[0].shape[1])
     for step in range(steps + 1):

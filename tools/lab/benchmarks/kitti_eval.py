@@ -1,16 +1,16 @@
-"""What KITTI's evaluation costs on a CPU, for a validation set of the size of KITTI's.
+"""Time of KITTI's evaluation on a CPU, for a validation set of the size of KITTI's.
 
     python tools/lab/benchmarks/kitti_eval.py [--frames 3769] [--boxes 50] [--threads 2]
 
-Every frame has so many cars and as many detections: two thirds near a car, the others anywhere.
-Timed are, for the five IoU thresholds from 0.7 to 0.9 and mmdet3d's own two, in 3D, BEV and 2D:
+Every frame has this number of cars and of detections: two thirds near a car, the others anywhere.
+Two things are timed, for five IoU thresholds from 0.7 to 0.9 and mmdet3d's two, in 3D, BEV and 2D:
 
 - overlaps and AP: `kitti_precision`, from arrays;
-- the metric: `EBMKittiMetric`, where mmdet3d is installed; also loads the annotations, turns
-  predictions into camera boxes, projects them, and prints the table.
+- the metric: `EBMKittiMetric`, if mmdet3d is installed; it also loads the annotations, converts
+  predictions to camera boxes, projects them, and prints the table.
 
-The time of numba's compiler, which is needed once per process, is shown apart. On a machine that is
-busy with other things, CPU time tells more than wall time.
+The time of numba's compiler, which runs once per process, is shown separately. On a machine with
+other load, CPU time is more reliable than wall time.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def make_metric(folder: Path, cars: np.ndarray, found: np.ndarray, scores: np.nd
 
 
 def main() -> None:
-    """Time the evaluation and print where the time goes."""
+    """Time the evaluation and print the time of its parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--frames", type=int, default=3769)
     parser.add_argument("--boxes", type=int, default=50)

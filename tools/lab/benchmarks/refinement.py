@@ -1,13 +1,13 @@
-"""What refinement costs: 100 boxes, T = 10, the papers' head on an 800 x 1216 FPN.
+"""Time of refinement: 100 boxes, T = 10, the papers' head on the FPN of an 800 x 1216 image.
 
     python tools/lab/benchmarks/refinement.py [--threads 2] [--boxes 100] [--steps 10] [--repeats 5]
 
-Three things run side by side, each the minimum over the repeats:
+Three things are compared by their minimum over the repeats:
 
-- the floor: the linear layers that any implementation has to run, T + 1 forwards and T backwards to
-  the input, nothing else;
+- the floor: only the linear layers that any implementation has to run, T + 1 forwards and T
+  backwards to the input;
 - ours: `gradient_ascent` on `EBMBBoxHead`, pooling included;
-- naive: the papers' loop written plainly, two forwards and one full backward per step (to boxes,
+- naive: the papers' loop, written directly, two forwards and one full backward per step (to boxes,
   weights and feature maps), pooling by two dense products over the whole map of each level.
 """
 
@@ -71,7 +71,7 @@ def papers_loop(
     labels: torch.Tensor,
     steps: int,
 ) -> torch.Tensor:
-    """Algorithm 1 as released: no caching, gradients of everything."""
+    """Algorithm 1 as in the released code: without caching, and with all gradients."""
     maps = [m.clone().requires_grad_() for m in maps]
     offsets, step = torch.zeros(len(boxes), 4), STEP.repeat(len(boxes), 1)
 
@@ -103,7 +103,7 @@ def papers_loop(
 
 
 def main() -> None:
-    """Time the three and print them with the ratios that are promised."""
+    """Time the three and print them with their ratios and the targets."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--boxes", type=int, default=100)
@@ -138,7 +138,7 @@ def main() -> None:
         "refinement": lambda: gradient_ascent(fn, start, STEP, args.steps),
         "naive": lambda: papers_loop(head, maps, boxes, labels, args.steps),
     }
-    # The slow one is measured fewer times; its noise does not matter at this ratio.
+    # The slow one is measured fewer times, because its noise does not matter at this ratio.
     seconds = {
         name: best_time(run, 1 if name == "naive" else args.repeats) for name, run in rows.items()
     }

@@ -1,10 +1,10 @@
-r"""What refinement costs in 3D: 50 boxes, T = 10, the paper's head on the map of a KITTI frame.
+r"""Time of refinement in 3D: 50 boxes, T = 10, the paper's head on the map of a KITTI frame.
 
     python tools/lab/benchmarks/refinement3d.py \
         [--channels 256] [--threads 2] [--boxes 50] [--repeats 10]
 
-Beside it, the linear layers that any implementation has to run: T + 1 forwards and T backwards to
-the input, nothing else. Times are minima over the repeats.
+It is compared with the linear layers alone, which any implementation has to run: T + 1 forwards and
+T backwards to the input. Times are minima over the repeats.
 """
 
 from __future__ import annotations
@@ -49,9 +49,11 @@ def make_boxes(number: int) -> torch.Tensor:
 
 
 def main() -> None:
-    """Time both and print the ratio that is promised."""
+    """Time both and print their ratio and the target."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--channels", type=int, default=256, help="of the map; SECOND has 512")
+    parser.add_argument(
+        "--channels", type=int, default=256, help="channels of the map; SECOND has 512"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--boxes", type=int, default=50)
     parser.add_argument("--steps", type=int, default=10)

@@ -1,11 +1,11 @@
-"""What a training step of the 1D study costs, and how long `--paper` takes.
+"""Time of a training step of the 1D study, and of the whole study with `--paper`.
 
     python tools/lab/benchmarks/regression1d.py [--repeats 10]
 
 One step trains 20 models, each with 32 targets and M = 1024 samples per target, on one thread:
-drawing, forward, backward and Adam. Steps of all methods take turns and each keeps its minimum, so
-that other load on the machine hits them alike. "network" is the forward and backward pass alone,
-fused (`kernel.cpp`) and in plain PyTorch.
+sampling, forward, backward and Adam. Steps of all methods run in turns and the minimum of each
+counts, so that other load on the machine affects them equally. "network" is the forward and
+backward pass alone, fused (`kernel.cpp`) and in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tools/, which holds the package lab
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[2])
+)  # tools/, which contains the package lab
 
 from lab.regression1d.data import load_dataset
 from lab.regression1d.fused import kernel_is_available

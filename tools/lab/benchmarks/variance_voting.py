@@ -1,15 +1,15 @@
-r"""What variance voting costs beside the NMS that it follows: 1,000 boxes x 80 classes on a CPU.
+r"""Time of variance voting and of the NMS before it: 1,000 boxes x 80 classes on a CPU.
 
     python tools/lab/benchmarks/variance_voting.py \
         [--threads 1] [--boxes 1000] [--classes 80] [--repeats 5]
 
-Boxes stand in clusters around 30 objects, as the proposals of an image do. Two sets of scores:
+Boxes form clusters around 30 objects, like the proposals of an image. There are two sets of scores:
 
-- all: every box is a candidate for every class, 80,000 candidates, the worst there can be;
-- typical: softmax scores of a detector that is sure of one class or two, threshold 0.05.
+- all: every box is a candidate for every class, 80,000 candidates, which is the worst case;
+- typical: softmax scores of a detector that favours one class or two, threshold 0.05.
 
-Both functions get the same candidates; the vote moves the 100 boxes that are kept. The minimum over
-the repeats counts.
+Both functions get the same candidates; the vote moves the 100 boxes that NMS keeps. Times are
+minima over the repeats.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_candidates(boxes: int, classes: int, everything: bool) -> tuple[torch.T
 
 
 def main() -> None:
-    """Time both and print them with the ratio that is promised."""
+    """Time both and print their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--boxes", type=int, default=1000)

@@ -1,5 +1,5 @@
-"""The demos: from nothing to refined boxes on two CPU cores, in images and in point clouds.
+"""The demos: training and refinement from scratch on two CPU cores, in images and point clouds.
 
-One runner (`run.run_demo`) trains, measures and draws; a `world.World` says what differs: `shapes`,
-which needs no mmdet3d, and `lidar`. Nothing here imports `lidar` by itself.
+One runner (`run.run_demo`) trains, measures and draws; a `world.World` has the differences:
+`shapes`, which does not need mmdet3d, and `lidar`, which is imported only when it is used.
 """

@@ -1,4 +1,4 @@
-"""The way of one detection uphill, and the object it belongs to."""
+"""The path of one detection during refinement, and its object."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 __all__ = ["Climb", "first_matches", "log_density_at", "most_found", "typical_gains"]
 
 FOUND = 0.5
-"""IoU from which on a detection belongs to an object."""
+"""Smallest IoU at which a detection belongs to an object."""
 
 
 class Climb(NamedTuple):
-    """The way of one detection, and the object it belongs to; D is 4 in images and 7 in scenes."""
+    """The path of one detection, and its object; D is 4 in images and 7 in scenes."""
 
     scene: np.ndarray
     """(H, W, 3) uint8 RGB, the network's input; or (N, 4) the points of the frame."""
@@ -27,28 +27,28 @@ class Climb(NamedTuple):
     iou: np.ndarray
     """(T + 1,), IoU with the truth after each step."""
     log_density: Callable[[Tensor], Tensor]
-    """Encoded offsets (S, D) from `path[0]` to f (S,)."""
+    """Function of encoded offsets (S, D) from `path[0]` that returns f (S,)."""
     number: int
-    """Which image or frame."""
+    """Number of the image or frame."""
 
     @property
     def gain(self) -> float:
-        """What the climb adds to the IoU."""
+        """The increase of the IoU."""
         return float(self.iou[-1] - self.iou[0])
 
     def until(self, step: int) -> Climb:
-        """Return the same climb with no more than ``step`` steps."""
+        """Return the same climb with at most ``step`` steps."""
         return self._replace(path=self.path[: step + 1], iou=self.iou[: step + 1])
 
 
 def first_matches(overlaps: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pair objects with detections: every object in turn takes the best detection left.
+    """Pair objects with detections: every object in turn takes the best remaining detection.
 
     Args:
-        overlaps: (G, n) IoU of G objects with n detections; 0 where they must not be paired.
+        overlaps: (G, n) IoU of G objects with n detections; 0 for pairs that are not allowed.
 
     Yields:
-        Rows of object and detection, for pairs with an IoU of at least 0.5.
+        Row of the object and row of the detection, for pairs with an IoU of at least 0.5.
     """
     overlaps = overlaps.copy()
     for row, values in enumerate(overlaps):
@@ -63,7 +63,7 @@ def log_density_at(fn, row: int) -> Callable[[Tensor], Tensor]:
 
     Args:
         fn: f of all targets, with `select`.
-        row: Which of them.
+        row: Row of the target.
     """
     fn = fn.select(torch.tensor([row]))
 
@@ -77,7 +77,7 @@ def log_density_at(fn, row: int) -> Callable[[Tensor], Tensor]:
 def typical_gains(climbs: Sequence[Climb], count: int) -> list[Climb]:
     """Choose objects evenly among the better half of all gains in IoU, best first.
 
-    A picture of the very best gain would promise too much, one of no gain would show nothing.
+    A picture of the best gain would be misleading, and one without a gain would show nothing.
     """
     order = np.argsort([climb.gain for climb in climbs])[::-1][: max(count, len(climbs) // 2)]
     chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)]

@@ -1,4 +1,4 @@
-"""What the command lines of the demos share; imports nothing heavy, so that --help is quick."""
+"""The part that the command lines of the demos share; light imports keep --help fast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, *arguments) -> argparse.Namespace:
         args = super().parse_args(*arguments)
         if args.seeds < 1:
-            self.error(f"--seeds {args.seeds}: at least 1")
+            self.error(f"--seeds {args.seeds}: must be at least 1")
         if args.page and args.seeds == 1:
             self.error(
                 f"--page {args.page}: its table shows the spread over seeds, so it needs several; "
@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def demo_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with ``--seeds``, ``--out`` and ``--page``, whose values it checks."""
+    """A parser with ``--seeds``, ``--out`` and ``--page`` that checks their values."""
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: 1)")
     parser.add_argument(
@@ -49,7 +49,7 @@ def demo_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def run_command(name: str, run: Callable[[], object], *mended_by_user: type[Exception]) -> None:
-    """Run a demo; what a user can mend, and Ctrl-C, end it with one line."""
+    """Run a demo; errors that the user can fix, and Ctrl-C, end it with one line."""
     try:
         run()
     except mended_by_user as error:

@@ -1,4 +1,4 @@
-"""What measuring has in common in both worlds: load a model, predict with any refiner, time it."""
+"""Measurements for both worlds: load a model, predict with any refiner, and time it."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def val_loader(cfg: Config) -> DataLoader:
 
 
 def build_metric(registry: Registry, settings: dict, loader: DataLoader) -> BaseMetric:
-    """Build a metric for what a loader gives."""
+    """Build a metric for the data set of a loader."""
     metric = registry.build(settings)
     metric.dataset_meta = loader.dataset.metainfo
     return metric
 
 
 def metric_values(metric: BaseMetric, loader: DataLoader) -> dict[str, float]:
-    """Evaluate a metric that has seen everything; names without their prefix."""
+    """Evaluate a metric after all images were processed; names without their prefix."""
     return {k.rpartition("/")[2]: v for k, v in metric.evaluate(len(loader.dataset)).items()}
 
 
 class RecordingRefiner:
-    """A refiner that remembers how it climbed; for one thread."""
+    """A refiner that records its steps; for one thread only."""
 
     def __init__(self, refiner: Refiner) -> None:
         self.refiner = refiner
@@ -81,7 +81,7 @@ def changed(refiner: Refiner, **settings) -> Refiner:
 
 
 def predict(model: nn.Module, batch: dict, refiner: Refiner) -> list:
-    """What ``model.test_step(batch)`` gives, with another refiner."""
+    """The result of ``model.test_step(batch)`` with another refiner."""
     with torch.inference_mode():
         data = model.data_preprocessor(batch, False)
         return model.predict(data["inputs"], data["data_samples"], refiner=refiner)
@@ -90,13 +90,13 @@ def predict(model: nn.Module, batch: dict, refiner: Refiner) -> list:
 def milliseconds_with(
     model: nn.Module, loader: DataLoader, refiners: Sequence[Refiner], count: int
 ) -> list[float]:
-    """Median wall times of one image or frame, loading left out, with every refiner.
+    """Median wall times in ms for one image or frame, without loading, with every refiner.
 
     Args:
         model: In eval mode.
-        loader: What `val_loader` gives.
-        refiners: What refines.
-        count: How many images to time.
+        loader: Result of `val_loader`.
+        refiners: The refiners to time.
+        count: Number of images to time.
     """
     turns = [functools.partial(_predict_with, model, refiner) for refiner in refiners]
     return median_milliseconds(turns, itertools.islice(loader, count))

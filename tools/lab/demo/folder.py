@@ -1,4 +1,4 @@
-"""The output folder: an interrupted run goes on, a finished one is never touched."""
+"""The output folder: an interrupted run continues, a finished one is never changed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ RESULTS = "results.json"
 def choose_folder(wanted: Path, settings: dict) -> tuple[Path, str | None]:
     """Return the folder to work in, and a sentence for the screen if there is something to say.
 
-    The folder itself if it is new or empty; if it holds an unfinished run with the same settings,
-    that run goes on; otherwise the first of ``wanted-2``, ``wanted-3``, ... that is one of these.
+    It is ``wanted`` itself if that is new or empty, or if it has an unfinished run with the same
+    settings, which is then continued; otherwise the first such of ``wanted-2``, ``wanted-3``, ...
 
     Args:
-        wanted: What the user asked for.
-        settings: What a run depends on; JSON types.
+        wanted: Folder that the user chose.
+        settings: Everything that a run depends on; JSON types.
     """
     folder, number = wanted, 1
     while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

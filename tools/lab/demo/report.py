@@ -1,4 +1,4 @@
-"""The table: for the screen, and for the page of results."""
+"""The table for the screen and for the page of results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rows(results: Sequence[dict]) -> list[tuple[str, str, str, str]]:
         before, after = (
             np.array([result[when][name] for result in results]) for when in ("before", "after")
         )
-        digits = 3 if "mean" in name else 1  # an IoU in [0, 1]; all else is in percent or ms
+        digits = 3 if "mean" in name else 1  # an IoU in [0, 1]; the others are in percent or ms
         cells = [
             _mean_and_spread(values, digits, sign=values is difference)
             for difference in [after - before]

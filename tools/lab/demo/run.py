@@ -28,30 +28,31 @@ def run_demo(
     page: Path | None = None,
     overrides: dict | None = None,
 ) -> Path:
-    """Run the whole demo of a world; an interrupted run goes on where it was.
+    """Run the whole demo of a world; an interrupted run is continued.
 
     Args:
         world: `ShapesWorld` or `LidarWorld`.
         configs: Folder with ``<world.configs>_base.py`` and ``<world.configs>_ebm.py``.
-        out: Output folder; see `folder.choose_folder` for what happens if it exists.
-        num_seeds: Seeds 0 .. num_seeds - 1 train a detector and a head each.
-        page: Page whose table of this demo is to be filled in.
+        out: Output folder; `folder.choose_folder` describes what happens if it exists.
+        num_seeds: For each of the seeds 0 .. num_seeds - 1 a detector and a head are trained.
+        page: Page in which the table of this demo is filled in.
         overrides: ``{"base": {...}, "ebm": {...}}`` merged into the configs.
 
     Returns:
         The folder with ``results.json``, ``pictures/`` and ``console.log``.
 
     Raises:
-        ValueError: Fewer than one seed; or a page is asked for, and there is none for this run.
+        ValueError: There is less than one seed; or a page is given, but this run is not the
+            published one.
     """
     overrides = overrides or {}
     if num_seeds < 1:
         raise ValueError(f"the number of seeds must be at least 1, got {num_seeds}")
     if page is not None and (num_seeds == 1 or overrides or world.page([]) is None):
         raise ValueError(
-            f"the table of {page} shows the spread over several seeds of the demo as it is, and "
+            f"the table of {page} shows the spread over several seeds of the unchanged demo, but "
             f"this run has {num_seeds} seed(s), overrides {overrides} and settings "
-            f"{world.settings()}; leave the page out, or ask for 3 seeds and nothing else"
+            f"{world.settings()}; leave the page out, or use 3 seeds and no other change"
         )
     settings = {"seeds": num_seeds, "overrides": overrides, **world.settings()}
     out, note = choose_folder(Path(out), settings)
@@ -71,7 +72,7 @@ def run_demo(
         above, below = world.page(results)
         fill_section(page, world.name, f"{above}\n\n{report.markdown_table(results)}\n\n{below}")
         say(f"table written to {page}")
-    write_json(out / RESULTS, results)  # last: it says that the run is finished
+    write_json(out / RESULTS, results)  # last, because it marks the run as finished
     say(f"pictures: {pictures}")
     say(f"done in {time.monotonic() - start:.0f} s; logs: {out / 'console.log'}")
     return out
@@ -104,7 +105,7 @@ def _run_seed(
     ebm.load_from = str(train_stage(base, "detector" + of_seed, say))
     checkpoint = train_stage(ebm, f"energy head, {world.objective}{of_seed}", say)
 
-    say(f"evaluation{of_seed}: after every step, the zeroth included")
+    say(f"evaluation{of_seed}: after every number of steps, including none")
     model, loader = load_model(ebm, str(checkpoint)), val_loader(ebm)
     used = model.refiner.num_steps
     measured, climbs = world.measure(model, ebm, loader, sorted({*STEPS, used}))

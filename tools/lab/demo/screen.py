@@ -1,4 +1,4 @@
-"""What a demo shows: its own lines and tables; what libraries print goes to a file."""
+"""The output of a demo: its own lines and tables; a file gets the output of libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 
 def screen() -> tuple[Console, Callable[[str], None]]:
-    """Return the present standard output as a console, and a function that prints a line there."""
+    """Return the current standard output as a console, and a function that prints a line there."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
     def say(text: str) -> None:
@@ -23,7 +23,7 @@ def screen() -> tuple[Console, Callable[[str], None]]:
 
 @contextlib.contextmanager
 def quiet(log: Path) -> Iterator[None]:
-    """Send what libraries print to a file; the screen keeps our own lines."""
+    """Redirect the output of libraries to a file; the screen shows only our own lines."""
     with (
         log.open("a") as file,
         contextlib.redirect_stdout(file),

@@ -1,4 +1,4 @@
-"""Train one stage of the demo with mmengine's runner: quiet, resumable."""
+"""Train one stage of the demo with mmengine's runner, quietly and resumably."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ebm_mmdet.engine import ReadableCheckpointHook, find_resumable_checkpoint
 
 
 class ProgressHook(Hook):
-    """Says every few seconds how far a training is.
+    """Prints the progress of a training every few seconds.
 
     Args:
-        name: What is trained.
+        name: Name of the stage.
         say: Prints a line.
         period: Seconds between two lines.
     """
@@ -33,7 +33,7 @@ class ProgressHook(Hook):
         self.first_iter = runner.iter
 
     def after_train_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Print a line if it is time."""
+        """Print a line if the period is over."""
         now, done = time.monotonic(), runner.iter + 1
         if now - self.last < self.period or done == runner.max_iters:
             return
@@ -47,11 +47,11 @@ class ProgressHook(Hook):
 
 
 def train_stage(cfg: Config, name: str, say: Callable[[str], None]) -> Path:
-    """Train what a config describes, unless that is done; go on where a run was interrupted.
+    """Train according to a config, unless that is done; continue an interrupted run.
 
     Args:
-        cfg: With its own `work_dir`.
-        name: What is trained, for the screen.
+        cfg: Config with its own `work_dir`.
+        name: Name of the stage, for the screen.
         say: Prints a line.
 
     Returns:
@@ -68,7 +68,7 @@ def train_stage(cfg: Config, name: str, say: Callable[[str], None]) -> Path:
         say(f"{name}: going on from {checkpoint}")
         cfg.load_from, cfg.resume = str(checkpoint), True
     say(f"{name}: {iterations} iterations of {cfg.train_dataloader.batch_size} images")
-    # The demo evaluates at the end in its own way; a runner with these would do it too.
+    # The demo evaluates at the end in its own way; with these, the runner would evaluate too.
     cfg = copy.deepcopy(cfg)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     use_checked_annotations()

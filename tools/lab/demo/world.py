@@ -1,4 +1,4 @@
-"""What a demo has to say about its own data, measures and pictures."""
+"""The interface of a demo to its own data, measurements and pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = (0, 1, 2, 3, 5, 7, 10, 15)
 
 
 class DataError(ValueError):
-    """A user's folder is not as expected; the message says what is missing and where."""
+    """A user's folder is not as expected; the message tells what is missing and where."""
 
 
 class World(Protocol):
@@ -31,21 +31,21 @@ class World(Protocol):
     configs: str
     """Beginning of the names of the configs: ``<configs>_base.py`` and ``<configs>_ebm.py``."""
     objective: str
-    """What trains the energy head, for the screen."""
+    """Name of the objective of the energy head, for the screen."""
     before_after: str
-    """What the last lines of the screen say about the table."""
+    """The last lines on the screen, about the table."""
 
     def settings(self) -> dict:
-        """What a run depends on besides seeds and overrides; JSON types."""
+        """Everything that a run depends on besides seeds and overrides; JSON types."""
 
     def quiet(self) -> AbstractContextManager:
-        """Keep what this world's libraries draw themselves off the screen."""
+        """Context in which the libraries of this world do not draw on the screen."""
 
     def prepare(self, root: Path, configs: Path, say: Callable[[str], None]) -> None:
-        """Make the data to measure on in the folder `root`, unless it is there."""
+        """Make the evaluation data in the folder `root`, unless it exists."""
 
     def use_data(self, cfg: Config, root: Path, seed: int) -> None:
-        """Point a config (detector or energy head) at the data, in place."""
+        """Let a config (detector or energy head) use the data; changes it in place."""
 
     def measure(
         self, model: nn.Module, cfg: Config, loader: DataLoader, counts: Sequence[int]
@@ -53,15 +53,15 @@ class World(Protocol):
         """Evaluate after every number of steps of `counts`, and time.
 
         Returns:
-            ``before`` and ``after`` by name (the keys of the table) and what `draw_steps` reads;
-            climbs for `draw`.
+            Two values: ``before`` and ``after`` by name (the keys of the table) with the data that
+            `draw_steps` reads; the climbs for `draw`.
         """
 
     def draw(self, climbs: Sequence[Climb], cfg: Config, used: int, folder: Path) -> None:
         """Write the pictures of one seed; `used` is the number of steps of the table."""
 
     def draw_steps(self, results: Sequence[dict], folder: Path) -> None:
-        """Write the curve over numbers of steps, of all seeds."""
+        """Write the curves over numbers of steps, for all seeds."""
 
     def page(self, results: Sequence[dict]) -> tuple[str, str] | None:
-        """What the page of results says before and after the table; None: it has no place there."""
+        """Text of the page of results before and after the table; None if the run is not for it."""

@@ -1,4 +1,4 @@
-"""Pictures for people: functions of arrays that return matplotlib figures."""
+"""Pictures: functions of arrays that return matplotlib figures."""
 
 from .bev import draw_bev_boxes, draw_bev_scenes
 from .boxes import draw_before_after, draw_refinement_paths

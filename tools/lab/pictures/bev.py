@@ -1,4 +1,4 @@
-"""Points and boxes from above, x to the right and y upwards, in metres."""
+"""Pictures of points and boxes from above, x to the right and y upwards, in metres."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def footprint_corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def show_points(axes: Axes, points: np.ndarray, window: Sequence[float], size: float) -> None:
-    """Scatter points (N, 3 or more) by height on a dark ground.
+    """Plot points (N, 3 or more), coloured by height, on a dark background.
 
     Args:
         axes: Where to draw.
-        points: metres; z decides how bright a point is.
+        points: metres; z determines the brightness of a point.
         window: ``(x1, y1, x2, y2)`` to show.
-        size: of a point, in points squared.
+        size: size of a point, in points squared.
     """
     x1, y1, x2, y2 = window
     inside = (points[:, 0] > x1) & (points[:, 0] < x2) & (points[:, 1] > y1) & (points[:, 1] < y2)
@@ -83,7 +83,7 @@ def draw_bev_scenes(
 
     Args:
         points: Per scene (N, 3 or more), metres.
-        truth: Per scene (n, 7) ``(x, y, z, l, w, h, yaw)``.
+        truth: Per scene true boxes (n, 7) ``(x, y, z, l, w, h, yaw)``.
         before: Per scene (m, 7), the detector's boxes.
         after: Per scene (m, 7), the same boxes, refined.
         iou: Per scene the mean 3D IoU before and after, printed under the panels.
@@ -93,7 +93,7 @@ def draw_bev_scenes(
         The figure; write it with `save_figure`.
 
     Raises:
-        ValueError: No scene at all.
+        ValueError: There is no scene.
     """
     if not points:
         raise ValueError("draw_bev_scenes needs at least one scene, got none")
@@ -118,12 +118,12 @@ def draw_bev_boxes(
     iou: Sequence[tuple[float, float]],
     columns: int = 4,
 ) -> Figure:
-    """Draw single boxes from close by: detector, refined, truth; IoU below.
+    """Draw close-ups of single boxes: detector, refined, truth; the IoU is printed below.
 
     Args:
         points: The cloud of each box, (N, 3 or more).
         paths: Per box (T + 1, 7), the box after each step, the detection first.
-        truth: Per box (7,).
+        truth: True box (7,) of each box.
         iou: Per box the 3D IoU before and after.
         columns: Panels per row.
 
@@ -131,7 +131,7 @@ def draw_bev_boxes(
         The figure; write it with `save_figure`.
 
     Raises:
-        ValueError: No box at all.
+        ValueError: There is no box.
     """
     if not paths:
         raise ValueError("draw_bev_boxes needs at least one path, got none")

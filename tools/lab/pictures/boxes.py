@@ -1,4 +1,4 @@
-"""Boxes on images: before and after refinement, and the way between."""
+"""Pictures of boxes on images: before and after refinement, and the path between."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def draw_before_after(
 ) -> Figure:
     """Draw images in two rows: the detector's boxes above, the refined ones below.
 
-    Under each panel stands the mean IoU of its boxes with the truth.
+    The mean IoU of its boxes with the truth is printed below each panel.
 
     Args:
         images: ``(H, W, 3)`` uint8 RGB each.
-        truth: Per image ``(n, 4)`` xyxy, row i the object of box i.
+        truth: Per image ``(n, 4)`` xyxy; row i is the object of box i.
         before: Per image ``(n, 4)`` boxes of the detector.
         after: Per image ``(n, 4)`` the same boxes, refined.
 
@@ -46,7 +46,7 @@ def draw_before_after(
         The figure; write it with `save_figure`.
 
     Raises:
-        ValueError: No image at all.
+        ValueError: There is no image.
     """
     if not images:
         raise ValueError("draw_before_after needs at least one image, got none")
@@ -87,7 +87,7 @@ def draw_refinement_paths(
     truth: Sequence[np.ndarray],
     columns: int = 4,
 ) -> Figure:
-    """Draw boxes on their way uphill, one panel per box, from orange (start) to blue (end).
+    """Draw the refinement paths of boxes, one panel each, from orange (start) to blue (end).
 
     Args:
         images: The image of each box, ``(H, W, 3)`` uint8 RGB.
@@ -99,7 +99,7 @@ def draw_refinement_paths(
         The figure; write it with `save_figure`.
 
     Raises:
-        ValueError: No box at all.
+        ValueError: There is no box.
     """
     if not paths:
         raise ValueError("draw_refinement_paths needs at least one path, got none")
@@ -120,6 +120,6 @@ def draw_refinement_paths(
         add_boxes(axes, true_box, "truth")
         start, end = box_iou(path[[0, -1]], true_box)
         axes.set_xlabel(f"IoU {start:.3f} → {end:.3f}", fontsize=10)
-    caption(figure, f"The way of single boxes uphill, {len(paths[0]) - 1} steps")
+    caption(figure, f"The refinement of single boxes, {len(paths[0]) - 1} steps")
     box_legend(figure, ("truth", "before", "after"))
     return figure

@@ -19,19 +19,19 @@ def plot_ap_vs_steps(
     values: Mapping[str, np.ndarray],
     used: int | None = None,
 ) -> Figure:
-    """Draw one panel per metric: its value against T, with the detector's own as a dashed line.
+    """Draw one panel per metric: its value against T, and that of the detector as a dashed line.
 
     Args:
         steps: Numbers of steps T, ascending; the first must be 0, the detector itself.
-        values: Metric name to ``(len(steps),)``, or ``(seeds, len(steps))`` drawn as mean and
-            range.
-        used: The T of the table; marked.
+        values: Values by metric name, ``(len(steps),)``, or ``(seeds, len(steps))`` drawn as mean
+            and range.
+        used: The T of the table, which is marked.
 
     Returns:
         The figure; write it with `save_figure`.
 
     Raises:
-        ValueError: `steps` does not begin with 0, or a metric has another number of values.
+        ValueError: `steps` does not begin with 0, or a metric does not have one value per step.
     """
     if not len(steps) or steps[0] != 0:
         raise ValueError(f"steps must begin with 0 (the detector itself), got {list(steps)}")

@@ -1,4 +1,4 @@
-"""Curves of the 3D demo: precision and cost against steps, f against a turn of the box."""
+"""Curves of the 3D demo: precision and cost against steps, f against a rotation of the box."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ebm_mmdet.visualization.style import AFTER, BEFORE, GREY, INK, caption, new
 
 __all__ = ["plot_rotation_scans", "plot_steps_3d"]
 
-# From light to dark with the threshold: the order shows without a legend.
+# From light to dark with the threshold, so that the order is visible without a legend.
 _SHADES = ("#9ECAE1", "#6BAED6", "#4292C6", "#2171B5", "#08306B")
 
 
@@ -26,16 +26,16 @@ def plot_steps_3d(
 
     Args:
         steps: Numbers of steps T, ascending.
-        precision: Name of a metric, such as ``"3D AP"``, to name of a threshold to ``(seeds,
+        precision: By name of a metric, such as ``"3D AP"``, and name of a threshold, ``(seeds,
             len(steps))`` in percent; drawn as mean and range.
         milliseconds: ``(seeds, len(steps))`` per frame, detector included.
-        used: The T of the table; marked.
+        used: The T of the table, which is marked.
 
     Returns:
         The figure; write it with `save_figure`.
 
     Raises:
-        ValueError: A curve has another number of values than there are steps.
+        ValueError: A curve does not have one value for each number of steps.
     """
     figure = new_figure(3.8 * (len(precision) + 1), 3.9)
     *panels, cost = figure.subplots(1, len(precision) + 1)
@@ -74,18 +74,18 @@ def _curve(axes: Axes, steps: Sequence[int], series, colour: str, label: str) ->
 def plot_rotation_scans(
     angles: np.ndarray, scans: Sequence[np.ndarray], true_turn: Sequence[float]
 ) -> Figure:
-    """Draw f of boxes turned about their centre, all other dimensions as refined.
+    """Draw f of boxes rotated about their centre, with all other coordinates as refined.
 
     Args:
-        angles: (R,) turns in radians, ascending from -pi to pi; 0 is the refined box.
+        angles: (R,) rotations in radians, ascending from -pi to pi; 0 is the refined box.
         scans: Per box (R,) f.
-        true_turn: Per box the turn that would give the true yaw, radians.
+        true_turn: Per box the rotation that would give the true yaw, radians.
 
     Returns:
         The figure; write it with `save_figure`.
 
     Raises:
-        ValueError: No box, or a scan with another number of values than there are angles.
+        ValueError: There is no box, or a scan does not have one value per angle.
     """
     if not scans:
         raise ValueError("plot_rotation_scans needs at least one box, got none")
@@ -98,11 +98,11 @@ def plot_rotation_scans(
         axes.axvline(turn, color=GREY, linestyle="--", linewidth=1, label="truth")
         axes.plot(0, np.interp(0, angles, f), "o", color=AFTER, markersize=5, label="refined")
         axes.set_xticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
-        axes.set(xlim=(-np.pi, np.pi), xlabel="turn Δφ of the box")
+        axes.set(xlim=(-np.pi, np.pi), xlabel="rotation Δφ of the box")
         _calm(axes)
     panels[0].set_ylabel("f")
     panels[0].legend(fontsize=8, frameon=False)
-    caption(figure, "f against a turn of the refined box: one mode per way to fit a rectangle")
+    caption(figure, "f against a rotation of the refined box: one mode per way to fit a rectangle")
     return figure
 
 

@@ -24,7 +24,7 @@ from .boxes import window_around
 __all__ = ["plot_density_slices"]
 
 _PATH = {"color": "white", "linewidth": 1.0, "marker": "o", "markersize": 2.0}
-# What the ends of the climb and the truth look like on a heat map.
+# Markers of the ends of the path and of the truth on a heat map.
 _MARKERS = {
     "detector": {"marker": "s", "color": BEFORE, "markersize": 7},
     "refined": {"marker": "o", "color": AFTER_LINE, "markersize": 7},
@@ -37,7 +37,7 @@ def _heat_map(
 ):
     """Draw ``exp(f - max f)`` over a square grid; `path` (T + 1, 2), `truth` (2,)."""
     density = np.exp(log_density - log_density.max())
-    # Four decades: a linear scale would show a single bright dot.
+    # Four decades, because a linear scale would show only a single bright dot.
     mesh = axes.pcolormesh(
         grid, grid, density, norm=LogNorm(1e-4, 1), cmap=HEAT, shading="gouraud", rasterized=True
     )
@@ -62,12 +62,12 @@ def plot_density_slices(
 ) -> Figure:
     """Draw ``exp f`` over one box's centre (size fixed) and over its size (centre fixed).
 
-    Both slices go through the end of the climb. Values are relative to the slice's maximum.
+    Both slices contain the end of the path. Values are relative to the maximum of the slice.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
         reference: ``(4,)`` xyxy, the detection; the origin of encoded offsets.
-        path: ``(T + 1, 4)`` encoded offsets of the climb, ``(dcx/w, dcy/h, log w/w0, log h/h0)``.
+        path: ``(T + 1, 4)`` encoded offsets of all steps, ``(dcx/w, dcy/h, log w/w0, log h/h0)``.
         truth: ``(4,)`` encoded offset of the true box.
         centre_grid: ``(R,)`` centre offsets, the same along x and y.
         centre_log_density: ``(R, R)``; entry ``[i, j]`` is f at ``(centre_grid[j],
@@ -95,7 +95,7 @@ def plot_density_slices(
     on_image.set_title("one box", fontsize=10)
 
     _heat_map(centre_axes, centre_grid, centre_log_density, path[:, :2], truth[:2])
-    centre_axes.invert_yaxis()  # as in the image: y grows downwards
+    centre_axes.invert_yaxis()  # as in the image, where y points down
     centre_axes.set_title("density over its centre (size as refined)", fontsize=10)
     centre_axes.set(xlabel="shift of x, in widths", ylabel="shift of y, in heights")
 

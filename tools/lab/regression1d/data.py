@@ -1,4 +1,4 @@
-"""The data sets of the 1D studies: seeded draws, and the true densities behind them."""
+"""The data sets of the 1D studies: seeded draws and their true densities."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UMAL_BOXES = ((8.0, 8.5), (1.0, 4.0), (-4.5, -3.0))
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pairs (x, y), and p(y | x) that they were drawn from."""
+    """Pairs (x, y), and the density p(y | x) from which they were drawn."""
 
     name: str
     x: Tensor
@@ -34,10 +34,10 @@ class Dataset:
     test_x: Tensor
     """(t,) float32 inputs of fresh draws, or of the held-out part."""
     test_y: Tensor
-    """(t,) float32."""
+    """(t,) float32 targets of the same draws."""
     x_range: tuple[float, float]
     y_range: tuple[float, float]
-    """Outside of it, densities count as zero in every evaluation."""
+    """The range of y; outside it, densities count as zero in every evaluation."""
     y_points: int
     """Points of the evaluation grid over ``y_range``, ends included."""
     true_log_density: Callable[[Tensor, Tensor], Tensor]
@@ -54,8 +54,8 @@ class Dataset:
 def load_dataset(name: str) -> Dataset:
     """Draw a data set; every call gives the same numbers.
 
-    ``"1"``, ``"2"``: 2000 pairs each, x ~ U(-3, 3), and 2000 more for testing. The draws of the
-    paper are not in its repository, so these are our own.
+    ``"1"``, ``"2"``: 2000 pairs each, x ~ U(-3, 3), and 2000 more for testing. The paper's draws
+    are not in its repository, so these are our own.
 
         1:  x < 0:  0.8 N(sin x, 0.075²) + 0.2 N(-sin x, 0.075²);   x >= 0:  LogNormal(0, 0.25) - 1
         2:  N(sin x, s(x)²),  s(x) = 0.15 / (1 + e^-x)
@@ -63,15 +63,15 @@ def load_dataset(name: str) -> Dataset:
     ``"umal"``: the four-piece set on [0, 1] used by "Learning Proposals for Practical Energy-Based
     Regression" (arXiv:2110.11948), first in Brando et al., "Modelling heterogeneous distributions
     with an Uncountable Mixture of Asymmetric Laplacians", NeurIPS 2019: 3800 points, of which half
-    are for testing and a tenth of the rest is left out (a validation part that nothing uses).
+    are for testing, and a tenth of the rest is left out (a validation part that is not used).
 
     Source of 1 and 2: Gustafsson et al., BMVC 2020 (arXiv:2005.01698), 1D regression.
 
     Raises:
-        ValueError: another name.
+        ValueError: the name is another one.
     """
     if name in ("1", "2"):
-        # RandomState is the generator whose stream NumPy guarantees to stay as it is.
+        # RandomState is the generator whose stream NumPy guarantees not to change.
         rng = np.random.RandomState(20200 + int(name))
         x = rng.uniform(*X_RANGE, 2 * NUM_TRAIN).astype(np.float32)
         y = draw_y(name, x, rng)

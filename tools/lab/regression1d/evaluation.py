@@ -1,4 +1,4 @@
-"""How good a learned density is, by quadrature on a grid: divergence from the truth, NLL."""
+"""Quality of a learned density by quadrature on a grid: divergence from the truth, NLL."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CHUNK = 1 << 21  # values of f at a time
 
 
 class Grid(NamedTuple):
-    """Points at which densities are compared."""
+    """The points at which densities are compared."""
 
     x: Tensor
     """(X,) float32."""
@@ -49,7 +49,7 @@ def evaluation_grid(dataset: Dataset, num_x: int = 2048, num_y: int | None = Non
 def log_probability_table(true_log_density, x: Tensor, y: Tensor) -> Tensor:
     """Table (X, Y) float64 of log P, with P_j ∝ p(y_j | x) + 1e-30, Σ_j P_j = 1."""
     log_density = true_log_density(x.double()[:, None], y.double()[None, :])
-    # The 1e-30 is the paper's, and changes nothing that could be measured.
+    # The 1e-30 is the paper's; its effect is too small to be measured.
     floor = torch.tensor(1e-30, dtype=torch.float64).log()
     return torch.logaddexp(log_density, floor).log_softmax(-1)
 
@@ -59,12 +59,11 @@ def kl_divergence(log_p: Tensor, log_density: Tensor) -> Tensor:
 
         KL = Σ_j P_j (log P_j - log Q_j),   Q = softmax_j f(x, y_j)
 
-    Mass that the model puts outside of the grid is not punished, and a constant added to f changes
-    nothing.
+    Mass of the model outside the grid does not count, and a constant added to f has no effect.
 
-    Source: Gustafsson et al., BMVC 2020 (arXiv:2005.01698), D_KL. There, exponentials are formed
-    in float32 and a model whose sum of them vanishes is replaced by the uniform density; here the
-    logarithm is taken first and a model fails only if f is not finite.
+    Source: Gustafsson et al., BMVC 2020 (arXiv:2005.01698), D_KL. In the paper, exponentials are
+    computed in float32, and a model for which their sum vanishes is replaced by the uniform
+    density; here logarithms are used, and a model fails only if f is not finite.
 
     Args:
         log_p: (X, Y) float64, from :func:`log_probability_table`.
@@ -122,13 +121,13 @@ def proposal_ess(
     generator: torch.Generator,
     num_samples: int = 1024,
 ) -> Tensor:
-    """Mean effective sample size of a learned proposal, as a share of the samples.
+    """Mean effective sample size of a learned proposal, as a fraction of the samples.
 
         ESS / M = 1 / (M Σ_m w_m²),   w = softmax_m(f(x, y_m) - log q(y_m | x)),   y_m ~ q(. | x)
 
     Args:
         energy: f.
-        proposal: x (E, B) -> q for the E·B pairs of model and input.
+        proposal: function from x (E, B) to the densities q of the E·B pairs of model and input.
         x: (X,) inputs to average over.
         generator: source of randomness.
         num_samples: M.
@@ -158,11 +157,11 @@ def summarise(values: Tensor, best: int = 5) -> dict[str, float]:
     """Mean and population spread of the best models and of all that did not fail.
 
     Args:
-        values: (E,) one number per model, the smaller the better; not finite for a failed model.
-        best: how many of the smallest count.
+        values: (E,) one number per model, where smaller is better; not finite for a failed model.
+        best: number of the smallest values that count as best.
 
     Returns:
-        ``best_mean``, ``best_std``, ``mean``, ``std``, ``median`` (NaN where no model is left),
+        ``best_mean``, ``best_std``, ``mean``, ``std``, ``median`` (NaN if no model is left),
         ``failed`` and ``models``.
     """
     finite = values[values.isfinite()].sort().values

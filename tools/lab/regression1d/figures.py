@@ -34,11 +34,11 @@ _OTHER_COLOURS = ("#666666", "#8C564B", "#332288", "#88CCEE", "#999933")
 _MARKERS = {"ml-is": "o", "kld-is": "s", "nce": "^", "nceplus": "D"}
 _NAMES = {"ml-is": "ML-IS", "kld-is": "KLD-IS", "nce": "NCE", "nceplus": "NCE+"}
 PIXELS, FINER = 480, 8
-"""Pixels of a density image along x and y; a pixel is the mean over so many values of y."""
+"""Pixels of a density image along x and y, and the number of values of y per pixel."""
 
 
 def display_name(method: str) -> str:
-    """A method as the papers write it."""
+    """The name of a method as in the papers."""
     return _NAMES.get(method, method.upper().replace("TEACHER", "teacher"))
 
 
@@ -52,12 +52,12 @@ def _grid(dataset: Dataset) -> tuple[Tensor, Tensor, float]:
 
 
 def _shown(dataset: Dataset) -> tuple[float, float]:
-    """The part of the y axis that a picture shows; evaluation sees all of ``y_range``."""
+    """The part of the y axis that a picture shows; evaluations use all of ``y_range``."""
     return (-10.0, 10.0) if dataset.name == "umal" else dataset.y_range
 
 
 def _pixels(log_p: Tensor, spacing: float) -> np.ndarray:
-    """Densities (y, x) of log-probabilities (x, finer y)."""
+    """Convert log-probabilities (x, finer y) to densities (y, x)."""
     density = log_p.exp().view(len(log_p), PIXELS, FINER).mean(-1) / spacing
     return density.T.numpy()
 
@@ -70,7 +70,7 @@ def true_density(dataset: Dataset) -> np.ndarray:
 
 @torch.no_grad()
 def learned_density(ensemble: Ensemble, model: int, dataset: Dataset) -> np.ndarray:
-    """Image (y, x) of what one model learned, normalised over the shown range."""
+    """Image (y, x) of the density of one model, normalised over the shown range."""
     x, y, spacing = _grid(dataset)
     columns = []
     for part in x.split(max(1, (1 << 21) // (ensemble.num_models * len(y)))):
@@ -85,8 +85,8 @@ def plot_densities(dataset: Dataset, images: Mapping[str, np.ndarray], text: str
     """Draw p(y | x) as images, one panel each, all with one scale of colours.
 
     Args:
-        dataset: gives the axes, and the points drawn on its first panel.
-        images: title -> density (y, x), the truth first.
+        dataset: determines the axes, and the points drawn on the first panel.
+        images: density (y, x) by title, the truth first.
         text: caption.
 
     Returns:
@@ -97,7 +97,7 @@ def plot_densities(dataset: Dataset, images: Mapping[str, np.ndarray], text: str
     figure = new_figure(3.1 * columns + 0.7, 2.9 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     truth = next(iter(images.values()))
-    # Narrow parts would take the whole scale: the brightest of a typical column saturates it.
+    # The brightest value of a typical column saturates the scale, or narrow parts would fill it.
     norm = PowerNorm(0.5, 0, float(np.quantile(truth.max(0), 0.6)))
     extent = (*dataset.x_range, *_shown(dataset))
     for axes, (title, image) in zip(panels, images.items()):
@@ -132,7 +132,7 @@ def plot_kl_vs_samples(rows: Sequence[dict]) -> Figure:
             ``best_std``, of the methods that have several M.
 
     Returns:
-        The figure; one panel per data set, and one for their mean beside what is published.
+        The figure, with one panel per data set, and one for their mean and the published values.
     """
     datasets = sorted({row["dataset"] for row in rows})
     figure = new_figure(4.0 * (len(datasets) + 1), 3.9)
@@ -194,10 +194,10 @@ def plot_curves(results: Sequence[dict], key: str, label: str, log: bool, text: 
     """Draw a quantity against the epoch: median over models, and their middle half as a band.
 
     Args:
-        results: of runs, each with ``key`` as (epochs, models); None for a model that failed.
+        results: results of runs, each with ``key`` as (epochs, models); None for a failed model.
         key: ``"kl_curve"`` or ``"loss_curve"``.
-        label: of the y axis.
-        log: logarithmic y axis, all methods in one panel per data set; else a panel per method.
+        label: label of the y axis.
+        log: use a logarithmic y axis and one panel per data set; else one panel per method.
         text: caption.
 
     Returns:
@@ -224,7 +224,7 @@ def plot_curves(results: Sequence[dict], key: str, label: str, log: bool, text: 
                 colour = "#0072B2" if result["dataset"] != "2" else "#D55E00"
                 name = _set_title(result["dataset"])
             axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
-            # A line through few points would not be seen.
+            # A line through few points would not be visible.
             marker = "o" if len(values) < 4 else None
             axes.plot(epochs, middle, color=colour, linewidth=1.4, marker=marker, label=name)
         axes.set_title(title, fontsize=10, color=INK)

@@ -1,7 +1,8 @@
 """The y part of the 1D network as one compiled pass, over three times faster than layer by layer.
 
-``kernel.cpp`` is compiled when it is first needed, which takes some seconds, for the processor at
-hand. Without a C++ compiler the plain PyTorch definition in :mod:`.network` does the same work.
+``kernel.cpp`` is compiled when it is first needed, for the processor of this machine, which takes
+some seconds. Without a C++ compiler the plain PyTorch definition in :mod:`.network` does the same
+work.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _LOCK = threading.Lock()
 
 
 def kernel_is_available() -> bool:
-    """Whether the kernel could be compiled; the first call tries to."""
+    """Whether the kernel could be compiled; the first call compiles it."""
     with _LOCK:
         return _kernel() is not None
 
@@ -39,11 +40,11 @@ def fused_log_density(y: Tensor, weights: Tensor, c: Tensor) -> Tensor:
     Args:
         y: (E, B, S) float32, S points for each of B targets of each of E models.
         weights: (E, 351) float32, the flattened weights in the order of ``kernel.cpp``.
-        c: (E, B, 10) float32, what x and the bias add to the first joint layer.
+        c: (E, B, 10) float32, contribution of x and the bias to the first joint layer.
 
     Raises:
         RuntimeError: the kernel is not available.
-        ValueError: shapes, dtypes or devices are not as above.
+        ValueError: shapes, dtypes or devices are not those above.
     """
     return _FusedLogDensity.apply(y, weights, c)
 
@@ -101,14 +102,14 @@ def _sizes(y: Tensor) -> list[ctypes.c_int64]:
 
 @functools.cache
 def _kernel() -> ctypes.CDLL | None:
-    """The compiled kernel, or None. ctypes lets other threads run while it computes."""
+    """The compiled kernel, or None. While it computes, ctypes lets other threads run."""
     names = (os.environ.get("CXX", "").partition(" ")[0], "c++", "g++", "clang++")
     compiler = next((path for name in names if name and (path := shutil.which(name))), None)
     if compiler is None or platform.system() == "Windows":
         warnings.warn("no C++ compiler: the 1D study will be several times slower", stacklevel=3)
         return None
     source = Path(__file__).with_name("kernel.cpp")
-    # Compiled anew by every process: a cache would have to know which processor it was made for.
+    # Compiled again in every process, because a cached file may be for another processor.
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "energy1d.so")
         command = [compiler, *_FLAGS, "-march=native", str(source), "-o", str(library)]

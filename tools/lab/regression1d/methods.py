@@ -2,10 +2,10 @@
 
     ml-is  kld-is  nce  nceplus  sm  dsm  ml-mcmc-L    an energy network; L Langevin steps
     nce-mdn-K  ml-is-mdn-K                             the same with a learned proposal of K parts
-    mdn-K  mdn-teacher-K                               a mixture density network that stands alone
+    mdn-K  mdn-teacher-K                               a stand-alone mixture density network
 
-A method is described by a plain dictionary, as in the configs of ``configs/regression1d``, and
-:func:`build_trainee` makes of it something that can be trained.
+A method is described by a plain dictionary, as in the configs of ``configs/regression1d``;
+:func:`build_trainee` builds the networks and the objective from it.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ PROPOSAL_METHODS = (
     *("mdn-1", "mdn-4", "mdn-16", "mdn-teacher-4"),
 )
 
-# Standard deviations, data set by data set. Those of ML-IS, KLD-IS, DSM and MCMC for the third set
-# are ours: the paper trains only NCE on it.
+# Standard deviations for each data set. Those of ML-IS, KLD-IS, DSM and MCMC for the third set are
+# ours, because the paper trains only NCE on it.
 _NCE_NOISE = {"1": [0.1, 0.8], "2": [0.1, 0.8], "umal": [0.4, 3.2]}
 _IS_NOISE = {"1": [0.2, 1.6], "2": [0.2, 1.6], "umal": [0.8, 6.4]}
 _DSM_SIGMA = {"1": 0.2, "2": 0.075, "umal": 0.2}
 _MCMC_STEP = {"1": 0.05, "2": 0.0125, "umal": 0.05}
 _LABEL_SIGMA = 0.025
 _BETA = 0.025
-# Where a sample costs many times that of ML-IS (17 passes, a double backward pass, K Gaussians),
-# M is so many times smaller than asked for. The papers use the same M everywhere.
+# If a sample costs many times as much as in ML-IS (17 passes, a double backward pass, K Gaussians),
+# the requested M is divided by this number. The papers use the same M for all methods.
 SAMPLE_DIVISORS = {"ml-mcmc": 16, "dsm": 16, "nce-mdn": 4, "ml-is-mdn": 4, "mdn-teacher": 4}
 
 
@@ -58,11 +58,11 @@ def method_config(name: str, dataset: str, num_samples: int) -> dict:
     """The description of a method on a data set.
 
     Args:
-        name: see the head of this module.
+        name: see the docstring of this module.
         dataset: ``"1"``, ``"2"`` or ``"umal"``.
         num_samples: M, samples per target besides the target itself. Score matching and ``mdn-K``
             have none; DSM and MCMC use a sixteenth of it and learned proposals a quarter
-            (:data:`SAMPLE_DIVISORS`), because their samples are dear.
+            (:data:`SAMPLE_DIVISORS`), because their samples are expensive.
 
     Returns:
         ``objective``: ``type`` and arguments of an objective of :mod:`ebm_mmdet.energy`, with which
@@ -122,7 +122,7 @@ def method_config(name: str, dataset: str, num_samples: int) -> dict:
 
 
 def _parse(name: str) -> tuple[str, int]:
-    """Family and number of a method name; 0 where it has no number."""
+    """Family and number of a method name; 0 if it has no number."""
     if name in ("ml-is", "kld-is", "nce", "nceplus", "sm", "dsm"):
         return name, 0
     match = re.fullmatch(r"(ml-mcmc|nce-mdn|ml-is-mdn|mdn-teacher|mdn)-([1-9]\d*)", name)
@@ -135,15 +135,15 @@ def _parse(name: str) -> tuple[str, int]:
 
 
 class CommonNoise:
-    """A density whose samples for the B targets of one model serve the other models too.
+    """A density whose samples for the B targets of one model are used for all models.
 
-    Every model sees its own targets, so it is trained exactly as alone; only models are not
-    independent of each other in this respect. It makes drawing E times cheaper, and a model the
-    same whatever others are trained with it.
+    Every model has its own targets, so it is trained exactly as if it were alone; only the noise of
+    different models is not independent. Sampling becomes E times cheaper, and the result of a model
+    does not depend on which others are trained with it.
 
     Args:
         noise: a density of offsets.
-        num_models: E; targets come model after model.
+        num_models: number of models E; targets are ordered by model.
     """
 
     def __init__(self, noise: GaussianMixtureNoise, num_models: int) -> None:
@@ -152,7 +152,7 @@ class CommonNoise:
     def sample(
         self, n: int, num_samples: int, generator: torch.Generator | None = None, **options
     ) -> tuple[Tensor, Tensor]:
-        """Draw as a ``Density`` does: offsets (n, S, D) and log q (n, S), repeated E times."""
+        """Draw offsets (n, S, D) and log q (n, S), as in ``Density``, repeated E times."""
         drawn = self.noise.sample(n // self.num_models, num_samples, generator, **options)
         return tuple(t.repeat(self.num_models, *[1] * (t.dim() - 1)) for t in drawn)
 
@@ -161,7 +161,7 @@ class CommonNoise:
         return self.noise.log_prob(offsets)
 
     def scaled(self, beta: float) -> CommonNoise:
-        """The same with every standard deviation multiplied by ``beta``."""
+        """The same density with every standard deviation multiplied by ``beta``."""
         return CommonNoise(self.noise.scaled(beta), self.num_models)
 
     @property
@@ -171,18 +171,18 @@ class CommonNoise:
 
     @property
     def antithetic(self) -> bool:
-        """Whether offsets come in pairs, which some objectives cannot do with."""
+        """Whether offsets come in pairs, which some objectives do not accept."""
         return self.noise.antithetic
 
 
 class Trainee(nn.Module):
-    """What is trained, and the density that is evaluated afterwards.
+    """The networks that are trained, and the density that is evaluated afterwards.
 
     Args:
         objective: as in :func:`method_config`, or None to fit the mixture by maximum likelihood.
         energy: f, or None.
-        mixture: q, or None. Without an x branch of its own it gets the features of f, detached.
-        standalone: the mixture has its own x branch, and is the result; else f is.
+        mixture: q, or None. Without its own x branch it gets the detached features of f.
+        standalone: whether the mixture has its own x branch and is the result; else f is.
     """
 
     def __init__(
@@ -198,11 +198,11 @@ class Trainee(nn.Module):
 
     @property
     def density(self) -> Ensemble:
-        """What predicts: the mixture if it stands alone, else f."""
+        """The density that predicts: the mixture if it stands alone, else f."""
         return self.mixture if self.standalone else self.energy
 
     def proposal(self, x: Tensor) -> MixtureDensity:
-        """The densities q (N = E·B) of x (E, B); f gets no gradient from them."""
+        """The densities q (N = E·B) for x (E, B); f gets no gradient from them."""
         if self.standalone:
             return self.mixture(x)
         return self.mixture.from_features(self.energy.x_features(x).detach())
@@ -227,9 +227,9 @@ def build_trainee(config: dict, dataset: Dataset, models: Sequence[int], seed: i
 
     Args:
         config: as :func:`method_config` returns it.
-        dataset: sets the scale of a mixture.
+        dataset: determines the scale of a mixture.
         models: indices of the models.
-        seed: of the run.
+        seed: seed of the run.
 
     Raises:
         ValueError: the objective or its noise is of an unknown type.

@@ -31,16 +31,16 @@ class Ensemble(nn.Module):
     """E independent conditional densities of one kind, evaluated together.
 
     Parameters ``<layer>_weight`` (E, outputs, inputs) and ``<layer>_bias`` (E, outputs) begin with
-    the index of the model, and model e depends on its own slices only: a sum of per-model losses
-    trains every model as if it were alone, also where another one has become NaN.
+    the index of the model, and model e depends only on its own slices: a sum of per-model losses
+    trains every model as if it were alone, even if another one has become NaN.
 
-    Initialised like ``nn.Linear``, U(±1/√inputs) for weights and biases, from a stream of its own
-    for every model.
+    Initialised like ``nn.Linear``, U(±1/√inputs) for weights and biases, with a separate random
+    stream for every model.
 
     Args:
         models: indices of the models; index, ``seed`` and ``stream`` fix the initial weights.
-        seed: of the run.
-        layers: name -> (inputs, outputs).
+        seed: seed of the run.
+        layers: (inputs, outputs) of each layer, by name.
         stream: name of the random streams, different for ensembles that are trained together.
     """
 
@@ -61,12 +61,12 @@ class Ensemble(nn.Module):
                 self.register_parameter(f"{name}_{kind}", nn.Parameter(torch.stack(draws)))
 
     def log_density_fn(self, x: Tensor, twice_differentiable: bool = False) -> LogDensityFn:
-        """Bind f to x (E, B): a function of y (E·B, S, 1), model after model, to f (E·B, S).
+        """Bind f to x (E, B): a function from y (E·B, S, 1), ordered by model, to f (E·B, S).
 
         Args:
             x: (E, B), B inputs for each model.
-            twice_differentiable: use the plain definition, which is slower, also where a fused one
-                is available; score matching needs it.
+            twice_differentiable: use the slower plain definition even if a fused one is available;
+                score matching needs it.
         """
         raise NotImplementedError
 
@@ -82,13 +82,13 @@ class EnergyEnsemble(Ensemble):
         h_x = relu(X2 relu(X1 x)),   h_y = tanh(Y1 y)
         a = tanh(J [h_x, h_y]),   twice: a ← a + tanh(R a),   f = O a      (all layers with bias)
 
-    J is split into its x and its y part, so that x costs the same for one y or a thousand.
+    J is split into its x and its y part, so that the cost of x does not depend on the number of y.
 
     Source: Gustafsson et al., BMVC 2020 (arXiv:2005.01698), network of the 1D experiments.
 
     Args:
         models: indices of the models.
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, models: Sequence[int], seed: int = 0) -> None:
@@ -115,14 +115,14 @@ class EnergyEnsemble(Ensemble):
         return self.x1_weight.dtype == torch.float32 and self.x1_weight.device.type == "cpu"
 
     def _x_part(self, x: Tensor) -> Tensor:
-        """What x and the bias add to the joint layer, c (E, B, H)."""
+        """Contribution of x and the bias to the joint layer, c (E, B, H)."""
         weight = self.joint_weight[:, :, :HIDDEN]
         return torch.baddbmm(self.joint_bias.unsqueeze(1), self.x_features(x), weight.mT)
 
     def _y_part(self, y: Tensor, c: Tensor) -> Tensor:
-        """The definition of f (E, B, S) at y (E, B, S), differentiable as often as one likes.
+        """The definition of f (E, B, S) at y (E, B, S), differentiable any number of times.
 
-        Activations are (E, H, B·S): the long dimension last keeps products and tanh vectorised.
+        Activations are (E, H, B·S), with the long dimension last to vectorise products and tanh.
         """
         models, targets, points = y.shape
         h = torch.baddbmm(self.y1_bias.unsqueeze(-1), self.y1_weight, y.reshape(models, 1, -1))
@@ -136,7 +136,7 @@ class EnergyEnsemble(Ensemble):
         return f.view(models, targets, points)
 
     def _packed_y_weights(self) -> Tensor:
-        """(E, 351) in the order of ``kernel.cpp``."""
+        """Weights (E, 351) in the order of ``kernel.cpp``."""
         tensors = (
             self.y1_weight,
             self.y1_bias,

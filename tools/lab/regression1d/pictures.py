@@ -1,4 +1,4 @@
-"""Which pictures are made of the results in a folder."""
+"""Selects the pictures for the results in a folder."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["draw_all"]
 
 
 def draw_all(results: Sequence[dict], out: Path) -> list[Path]:
-    """Draw densities, D_KL against M, and training curves, as far as there are results for them.
+    """Draw densities, D_KL against M, and training curves, if there are results for them.
 
     Args:
-        results: of :func:`.runs.execute`.
-        out: the folder of the study; pictures go to ``figures`` in it, in place of older ones.
+        results: results of :func:`.runs.execute`.
+        out: the folder of the study; pictures in its folder ``figures`` are replaced.
 
     Returns:
         The files.
@@ -64,7 +64,7 @@ def draw_all(results: Sequence[dict], out: Path) -> list[Path]:
 
 
 def _with_most_samples(results: Sequence[dict]) -> list[dict]:
-    """For each method and data set, the run with the largest M that did not fail altogether."""
+    """For each method and data set, the run with the largest M that did not fail completely."""
     best: dict[tuple[str, str], dict] = {}
     for result in results:
         if any(value is not None for value in result["nll"]):

@@ -19,18 +19,18 @@ __all__ = ["MixtureEnsemble"]
 
 
 class MixtureEnsemble(Ensemble):
-    """E mixture density networks q_e(y | x) of K Gaussians, for features or with their own.
+    """E mixture density networks q_e(y | x) of K Gaussians, on given features or their own.
 
     Three perceptrons (Linear 10→10, ReLU, Linear 10→K) give log weights, means and log σ of
-    standardised targets, as :class:`MixtureDensityHead` does, initial means spread included. A
-    stand-alone network has in front of them the x branch of the energy network.
+    standardised targets, as in :class:`MixtureDensityHead`, including spread initial means. In a
+    stand-alone network, the x branch of the energy network comes before them.
 
     Args:
         models: indices of the models.
-        seed: of the run.
-        num_components: K.
+        seed: seed of the run.
+        num_components: number of Gaussians K.
         y: (n,) training targets, whose mean and standard deviation set the scale.
-        standalone: with an x branch of its own.
+        standalone: whether the network has its own x branch.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MixtureEnsemble(Ensemble):
             self.means2_bias.copy_(torch.stack([quantiles[order] for order in orders]))
 
     def from_features(self, h: Tensor) -> MixtureDensity:
-        """The densities (N = E·B) of features h (E, B, 10)."""
+        """The densities (N = E·B) for features h (E, B, 10)."""
         logits, means, log_sigmas = (
             self.linear(f"{branch}2", self.linear(f"{branch}1", h).relu()).flatten(0, 1)
             for branch in ("logits", "means", "log_sigmas")
@@ -67,7 +67,7 @@ class MixtureEnsemble(Ensemble):
         return MixtureDensity(logits.log_softmax(1), means.unsqueeze(-1), log_sigmas.unsqueeze(-1))
 
     def forward(self, x: Tensor) -> MixtureDensity:
-        """The densities (N = E·B) of inputs x (E, B), for a stand-alone network."""
+        """The densities (N = E·B) for inputs x (E, B), of a stand-alone network."""
         h = self.linear("x2", self.linear("x1", x.unsqueeze(-1)).relu()).relu()
         return self.from_features(h)
 

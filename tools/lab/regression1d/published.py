@@ -1,4 +1,4 @@
-"""What the papers print, and how sure we are of it."""
+"""Numbers of the papers, and how reliable our copies are."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _CURVES = {
 def published_kl(method: str, num_samples: int) -> Published | None:
     """D_KL of a method in Paper II, averaged over data sets 1 and 2, or None where unknown.
 
-    MCMC and DSM are known for M = 1024 alone, which is returned for any M; score matching has none.
+    For MCMC and DSM only M = 1024 is known, and is returned for any M; score matching has no M.
 
     Source: Gustafsson et al., BMVC 2020 (arXiv:2005.01698).
     """

@@ -1,4 +1,4 @@
-"""Tables of the study: on the screen, as CSV, and as sections of a page."""
+"""Tables of the study for the screen, as CSV, and as sections of a page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def summaries(results: Sequence[dict], metric: str) -> list[dict]:
     """One row per run: method, data set, M, and :func:`summarise` of a metric.
 
     Args:
-        results: of :func:`.runs.execute`.
+        results: results of :func:`.runs.execute`.
         metric: ``"kl"`` or ``"nll"``.
     """
     rows = []
@@ -46,14 +46,14 @@ def summaries(results: Sequence[dict], metric: str) -> list[dict]:
 
 
 def method_order(method: str) -> tuple:
-    """A key that sorts methods: those of the first study, then the others by name and number."""
+    """Sort key of methods: those of the first study, then the others by name and number."""
     stem, _, number = method.rpartition("-")
     name, size = (stem, int(number)) if number.isdigit() else (method, 0)
     return _ORDER.index(name) if name in _ORDER else len(_ORDER), name, size
 
 
 def write_csv(path: Path, results: Sequence[dict]) -> None:
-    """One line per run and metric, and per model; written whole or not at all."""
+    """One line per run and metric, and per model; written completely or not at all."""
     lines = []
     for metric in ("kl", "nll"):
         by_key = {_key(result): result for result in results}
@@ -80,7 +80,7 @@ def _key(result: dict) -> tuple[str, str, int]:
 
 
 def method_table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: D_KL of every method and M on both data sets, beside what is published."""
+    """Header and rows: D_KL of every method and M on both data sets, with the published values."""
     header = ["method", "M", "data 1, best 5", "data 2, best 5", "mean", "published"]
     header += ["data 1, all", "data 2, all", "failed", "ms/step"]
     times = {_key(result): result["ms_per_step"] for result in results}
@@ -140,7 +140,7 @@ def proposal_table(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]
 
 
 def _published(found: Published, num_samples: int) -> str:
-    """The number and its mark, and M where the paper's is another one."""
+    """The number and its mark, and the paper's M if it differs."""
     text = f"{found.value:.3f} [{found.mark}]"
     return text if found.num_samples == num_samples else f"{text}, M = {found.num_samples}"
 
@@ -203,8 +203,8 @@ def _note(results: Sequence[dict]) -> str:
     kinds = {json.dumps(result["settings"]) for result in results}
     if len(kinds) > 1:
         raise ValueError(
-            f"the folder holds runs of {len(kinds)} settings, which make no common table: "
-            f"{'; '.join(sorted(kinds))}. Give an --out of its own to each."
+            f"the folder has runs with {len(kinds)} settings, which cannot be in one table: "
+            f"{'; '.join(sorted(kinds))}. Use a separate --out for each."
         )
     settings, machine = results[0]["settings"], results[0]["machine"]
     marks = "; ".join(f"[{mark}] {meaning}" for mark, meaning in MARKS.items())

@@ -1,9 +1,9 @@
-"""One run of the study: an ensemble trained by one method on one data set, in a folder of its own.
+"""One run of the study: an ensemble trained by one method on one data set, in its own folder.
 
 <out>/runs/<dataset>/<method>[_M<samples>]/
-    run.json          what is run; written first, and never changed
+    run.json          description of the run; written first, and never changed
     checkpoint.pth    networks, optimiser and curves, every few epochs
-    result.json       what was measured; written last
+    result.json       measurements; written last
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EVALUATION_X = {"1": 2048, "2": 2048, "umal": 256}
 
 
 class StudyError(Exception):
-    """Something that the user can mend; the message says how."""
+    """An error that the user can fix; the message tells how."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,17 @@ class Run:
 
     @property
     def cost(self) -> float:
-        """Rough duration, in any unit, to begin with the longest."""
+        """Rough duration in an arbitrary unit, used to start with the longest runs."""
         objective = self.config.get("objective", {})
         passes = 1 + objective.get("num_steps", 0) + 3 * ("sigma" in objective)
         return self.settings.epochs * self.settings.models * (self.num_samples + 50) * passes
 
     def folder(self, out: Path) -> Path:
-        """Where the run keeps its files."""
+        """Folder of the run's files."""
         return out / "runs" / self.name
 
     def description(self) -> dict:
-        """What makes the run what it is, data included."""
+        """Everything that determines the run, including the data."""
         return {
             "method": self.method,
             "dataset": self.dataset,
@@ -89,17 +89,17 @@ def execute(
     on_epoch: Callable[[int], None] = lambda epoch: None,
     stop: threading.Event | None = None,
 ) -> dict:
-    """Train and measure, or go on where it was, or return what was measured before.
+    """Train and measure, or continue, or return earlier measurements.
 
     Returns:
         The content of ``result.json``: the description of the run, ``kl`` and ``nll`` (one number
-        per model, None for a failed one), ``ess`` (the same, only where a proposal was learned:
+        per model, None for a failed one), ``ess`` (the same, only if a proposal was learned:
         its effective sample size at the test inputs, divided by M), ``kl_curve`` (epochs, models)
         on a coarse grid, ``loss_curve`` (epochs, models), ``ms_per_step`` (median over epochs) and
         ``machine``.
 
     Raises:
-        StudyError: the folder holds another run of this name.
+        StudyError: the folder has another run of this name.
         Interrupted: ``stop`` was set.
     """
     folder = claim(run, out)
@@ -135,10 +135,10 @@ def execute(
 
 
 def claim(run: Run, out: Path) -> Path:
-    """Make the folder of a run, or make sure that it is this very run's.
+    """Make the folder of a run, or check that it belongs to the same run.
 
     Raises:
-        StudyError: it is another run's.
+        StudyError: it belongs to another run.
     """
     folder = run.folder(out)
     description, found = run.description(), read_json(folder / "run.json")

@@ -1,4 +1,4 @@
-"""The study: many runs, some at a time, then tables and pictures of all that is finished."""
+"""The study: many runs, several at a time, then tables and pictures of all finished runs."""
 
 from __future__ import annotations
 
@@ -58,25 +58,25 @@ def run_study(
     """Run methods on data sets; write results, a table and pictures.
 
     Args:
-        preset: ``"quick"`` or ``"paper"``, which sets what is None below.
-        methods: names, ``"all"`` or ``"proposals"``; none by default where there are ``configs``.
+        preset: ``"quick"`` or ``"paper"``, the values of the arguments that are None.
+        methods: names, ``"all"`` or ``"proposals"``; by default none if there are ``configs``.
         configs: files that describe further methods, see :func:`read_config`.
         datasets: ``"1"``, ``"2"``, ``"umal"``.
         num_samples: values of M, see :func:`plan`.
         models: models per run.
-        epochs: of training.
-        seed: of every run.
-        jobs: runs at a time; one per core by default.
+        epochs: number of training epochs.
+        seed: seed of every run.
+        jobs: number of runs at a time; by default one per core.
         out: folder, ``work_dirs/regression1d/<preset>`` by default. Finished runs in it are kept.
         page: Markdown page whose tables are filled in.
-        report_only: run nothing; tables and pictures of what is finished.
+        report_only: run nothing; only make tables and pictures of finished runs.
 
     Returns:
         The folder, with ``runs/``, ``results.csv``, ``results.txt`` and ``figures/``. All but the
-        first are made anew from everything in ``runs``.
+        first are made again from everything in ``runs``.
 
     Raises:
-        StudyError: the folder holds runs of the same name with other settings, or no finished run
+        StudyError: the folder has runs of the same name with other settings, or no finished run
             to report.
         ValueError: a method is unknown.
     """
@@ -103,13 +103,13 @@ def run_study(
 
 
 def _report(out: Path, page: Path | None, console: Console) -> None:
-    """Tables and pictures of everything that is finished in a folder."""
+    """Make tables and pictures of all finished runs in a folder."""
     results = [read_json(path) for path in sorted(out.glob("runs/*/*/result.json"))]
     if not results:
         raise StudyError(f"{out} holds no finished run; there is nothing to report.")
     write_csv(out / "results.csv", results)
     tables, text = screen_tables(results), io.StringIO()
-    # The tables are wider than a terminal that nobody looks at (80 columns).
+    # The tables are wider than the 80 columns of an output that is not a terminal.
     for target in (sys.stdout, text):
         Console(file=target, width=max(console.width, 160)).print(*tables)
     write_text(out / "results.txt", text.getvalue())
@@ -122,11 +122,11 @@ def _report(out: Path, page: Path | None, console: Console) -> None:
 
 
 def read_config(path: Path, dataset: str) -> dict:
-    """The description of a method in a config file, as ``method_config`` returns it.
+    """Read the description of a method, in the format of ``method_config``, from a config file.
 
     The file has ``method = dict(num_samples=..., objective=dict(...), mixture=dict(...))``, and may
-    have ``per_dataset = {name: dict(...)}`` that is merged into it for one data set. The name of
-    the method is that of the file.
+    have ``per_dataset = {name: dict(...)}``, which is merged into it for one data set. The method
+    is named after the file.
 
     Raises:
         StudyError: the file has no ``method``.
@@ -153,9 +153,9 @@ def plan(
     Args:
         methods: names, see :mod:`.methods`.
         datasets: names of data sets.
-        num_samples: values of M; only ML-IS, KLD-IS, NCE and NCE+ are run with all of them, the
-            others with the largest.
-        settings: of every run.
+        num_samples: values of M; ML-IS, KLD-IS, NCE and NCE+ are run with all of them, the others
+            with the largest.
+        settings: settings of every run.
 
     Raises:
         ValueError: a method is unknown.
@@ -172,19 +172,19 @@ def plan(
 def run_all(runs: Sequence[Run], out: Path, jobs: int, console: Console) -> list[dict]:
     """Execute runs, ``jobs`` at a time, each on one core; finished ones are not run again.
 
-    Runs are threads of this process: nearly all of their time is spent in code that lets others
-    run. One thread per run also makes the numbers independent of ``jobs``.
+    Runs are threads of this process, because they spend nearly all their time in code that releases
+    the interpreter lock. One thread per run also makes the numbers independent of ``jobs``.
 
     Returns:
         The results, in the order of ``runs``.
 
     Raises:
-        StudyError: a folder holds another run of the same name; raised before anything is run.
-        KeyboardInterrupt: after all runs have stopped; they go on with the next call.
+        StudyError: a folder has another run of the same name; raised before anything is run.
+        KeyboardInterrupt: after all runs have stopped; the next call continues them.
     """
     for run in runs:
         claim(run, out)
-    kernel_is_available()  # compiled before the threads, which would all wait for it
+    kernel_is_available()  # compiled before the threads start, which would all wait for it
     stop, threads_before = threading.Event(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -206,7 +206,7 @@ def run_all(runs: Sequence[Run], out: Path, jobs: int, console: Console) -> list
 
 
 def _wait(futures: list[Future]) -> None:
-    """Return when all are done; raise what the first failing one raised."""
+    """Return when all are done; raise the error of the first one that failed."""
     for future in wait(futures, return_when=FIRST_EXCEPTION).done:
         future.result()
 
@@ -228,7 +228,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _one(run: Run, out: Path, progress: Progress, everything, stop: threading.Event) -> dict:
-    """A run with its bar."""
+    """Execute a run with its progress bar."""
     if stop.is_set():
         raise Interrupted
     already = read_json(run.folder(out) / "result.json") is not None

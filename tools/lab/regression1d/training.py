@@ -22,12 +22,12 @@ __all__ = ["Interrupted", "Settings", "load_checkpoint", "save_checkpoint", "tra
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; what came after its last checkpoint is done again."""
+    """The run was stopped; everything after its last checkpoint will be repeated."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the networks are trained; defaults are those of the paper."""
+    """Settings of the training; the defaults are those of the paper."""
 
     epochs: int = 75
     batch_size: int = 32
@@ -36,7 +36,7 @@ class Settings:
     seed: int = 0
 
     def as_dict(self) -> dict:
-        """The same as a plain dictionary."""
+        """The settings as a plain dictionary."""
         return asdict(self)
 
 
@@ -51,22 +51,22 @@ def train(
     stop: threading.Event | None = None,
     save_every: int = 5,
 ) -> dict[str, Tensor]:
-    """Adam on all models at once; every model shuffles for itself, the last batch may be smaller.
+    """Train all models at once with Adam; each shuffles on its own; the last batch may be smaller.
 
-    Permutations and noise of an epoch depend on the seed and the number of the epoch (and
-    permutations on the index of the model) alone, so a resumed run gives the same numbers as one
-    that was never interrupted.
+    Permutations and noise of an epoch depend only on the seed and the number of the epoch (and
+    permutations on the index of the model), so a resumed run gives the same numbers as one that was
+    never interrupted.
 
     Args:
         trainee: trained in place.
         dataset: pairs to train on.
-        settings: of the run.
-        checkpoint: file to resume from if it is there, and to save to.
-        curve_grid: where D_KL is measured after each epoch; not measured without.
-        models: indices of the models, which fix their permutations; 0.. by default.
+        settings: settings of the run.
+        checkpoint: file to save to, and to resume from if it exists.
+        curve_grid: grid on which D_KL is measured after each epoch; None: not measured.
+        models: indices of the models, which determine their permutations; by default 0, 1, ...
         on_epoch: called with the number of finished epochs, at the start and after each.
-        stop: when set, training stops after the step, with :class:`Interrupted`.
-        save_every: epochs between two checkpoints.
+        stop: when it is set, training raises :class:`Interrupted` after the current step.
+        save_every: number of epochs between two checkpoints.
 
     Returns:
         ``loss`` (epochs, E): mean training loss of each model; ``kl`` (epochs, E), on the curve
@@ -110,7 +110,7 @@ def _epoch(
     for batch in order.split(settings.batch_size, dim=1):
         if stop is not None and stop.is_set():
             raise Interrupted
-        # The gradient of Σ w_n L_n / B with respect to w_n tells every target's loss.
+        # The gradient of Σ w_n L_n / B with respect to w_n gives the loss of every target.
         weight = torch.ones(batch.numel(), requires_grad=True)
         loss = trainee.loss(dataset.x[batch], dataset.y[batch], weight, noise)
         optimizer.zero_grad()
@@ -123,7 +123,7 @@ def _epoch(
 def save_checkpoint(
     path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, history: dict
 ) -> None:
-    """Write everything that a run needs to go on; the file is whole or the old one."""
+    """Write everything that a run needs to continue, atomically."""
     state = {"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict()}
     with open_atomic(path) as file:
         torch.save({**state, "history": history}, file)
@@ -135,11 +135,11 @@ def load_checkpoint(
     """Restore the networks (and the optimiser), and return the history so far.
 
     Raises:
-        ValueError: the file cannot be read. It is not taken for absent.
+        ValueError: the file exists but cannot be read; this does not count as absent.
     """
     try:
         state = torch.load(path, weights_only=True)
-    except Exception as error:  # every way in which a file is no checkpoint
+    except Exception as error:  # any error that reading an invalid checkpoint may raise
         raise ValueError(
             f"{path} cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}). It "
             "is kept; remove it to have this run trained again"

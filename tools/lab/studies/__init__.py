@@ -1,4 +1,4 @@
-"""Does refinement pay? Heads trained on cached features, rivals, and a paired bootstrap."""
+"""Studies of refinement: heads trained on cached features, rivals, and a paired bootstrap."""
 
 from .average_precision import METRICS, MatchedDetections, coco_results
 from .bootstrap import Difference, bootstrap_weights, paired_bootstrap

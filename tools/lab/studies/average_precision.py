@@ -1,4 +1,4 @@
-"""COCO average precision of any weighting of the images, which is what a bootstrap needs."""
+"""COCO average precision for any weights of the images, as a bootstrap needs it."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ _COLUMN = {"AP50": 0, "AP75": 5, "AP90": 8}
 
 
 class _Class(NamedTuple):
-    """Detections of one class in the order of falling score, and the annotations of each image."""
+    """Detections of one class by descending score, and the annotations of each image."""
 
     image: np.ndarray  # (D,) index of the image
     hit: np.ndarray  # (T, D) bool, matched an annotation
     miss: (
         np.ndarray
-    )  # (T, D) bool, matched nothing (neither hit nor miss: matched an ignore region)
+    )  # (T, D) bool, matched nothing (if neither hit nor miss: matched an ignore region)
     positives: np.ndarray  # (I,) annotations that count
     iou: np.ndarray  # (D,) IoU with the annotation matched at 0.5; NaN without one
 
 
 class MatchedDetections:
-    """Detections matched to annotations by pycocotools, once; AP for any image weights after that.
+    """Matches detections to annotations once, by pycocotools; then gives AP for any image weights.
 
     An image of weight w counts as w copies of it, so with integer weights the result equals
-    COCO's AP on the resampled set (areas "all"; equal scores within one image aside, whose order
-    between copies is arbitrary).
+    COCO's AP on the resampled set (areas "all"), except for equal scores within one image, whose
+    order between copies is arbitrary.
 
     Args:
-        ground_truth: annotations.
+        ground_truth: the annotations.
         detections: COCO result records: ``image_id``, ``category_id``, ``bbox`` (x, y, w, h),
             ``score``.
-        max_dets: detections per image and class that are looked at.
+        max_dets: largest number of detections per image and class.
     """
 
     def __init__(self, ground_truth: COCO, detections: Sequence[dict], max_dets: int = 100) -> None:
@@ -74,10 +74,10 @@ class MatchedDetections:
         """AP, AP50, AP75, AP90 and the mean IoU of true positives at 0.5, each in [0, 1].
 
         Args:
-            image_weights: (I,) not negative, in the order of ``image_ids``; ones by default.
+            image_weights: (I,) not negative, in the order of ``image_ids``; by default ones.
 
         Returns:
-            (5,) in the order of ``METRICS``; NaN where nothing is annotated.
+            (5,) in the order of ``METRICS``; NaN if nothing is annotated.
         """
         weights = np.ones(len(self.image_ids)) if image_weights is None else image_weights
         table = np.array([_average_precision(c, weights) for c in self._classes])
@@ -126,7 +126,7 @@ def _collect(records: list[dict | None], ground_truth: COCO, found: COCO) -> _Cl
                 ious.append(float(box_iou(*(_corners(box) for box in pair))))
             else:
                 ious.append(np.nan)
-    # Stable, as in COCO: equal scores keep the order of images.
+    # A stable sort, as in COCO: equal scores keep the order of images.
     order = np.argsort(-np.concatenate(scores), kind="mergesort")
     return _Class(
         np.concatenate(images)[order],

@@ -1,4 +1,4 @@
-"""Paired bootstrap over images: how sure is a difference between two methods?"""
+"""Paired bootstrap over images: the standard error of a difference between two methods."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 class Difference(NamedTuple):
-    """Of ``after - before``, one entry per metric."""
+    """The difference ``after - before``, one entry per metric."""
 
     value: np.ndarray
-    """(K,) on the images as they are."""
+    """(K,) on the original images."""
     std: np.ndarray
     """(K,) standard deviation over the resampled image sets: the ± of the tables."""
 
 
 def bootstrap_weights(num_images: int, num_resamples: int, seed: int = 0) -> np.ndarray:
-    """(B, I) how often each image was drawn; every row sums to ``num_images``."""
+    """(B, I) number of times each image was drawn; every row sums to ``num_images``."""
     if num_images < 1 or num_resamples < 2:
         raise ValueError(
             f"num_images={num_images} and num_resamples={num_resamples}: a bootstrap needs at "
@@ -35,8 +35,8 @@ def bootstrap_weights(num_images: int, num_resamples: int, seed: int = 0) -> np.
 def paired_bootstrap(before: Statistic, after: Statistic, weights: np.ndarray) -> Difference:
     """Compare two statistics of one image set, both on the same resampled images.
 
-    Pairing removes what both have in common (hard and easy images), which is most of the spread.
-    The error of the mean difference ``sum_i w_i d_i / I`` is ``sqrt(sum_i (d_i - mean d)^2) / I``.
+    Pairing removes the variation that both share (hard and easy images), which is most of it. The
+    error of the mean difference ``sum_i w_i d_i / I`` is ``sqrt(sum_i (d_i - mean d)^2) / I``.
 
     Args:
         before: statistic, image weights (I,) -> (K,) values.

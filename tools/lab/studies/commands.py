@@ -1,4 +1,4 @@
-"""From a study file to a table: what `tools/study.py` calls."""
+"""The functions that `tools/study.py` calls, from a study file to a table."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def compare(
     Args:
         kind: ``refinement``, ``objectives`` or ``detectors``.
         path: Study file, or a config.
-        out: Folder of the study; see the functions that this calls.
+        out: Folder of the study; see the function of each kind.
         rows: Names of some rows; empty for all.
         cfg_options: Dotted keys and values for every config.
-        data_root: Folder with the data instead of the configs' `data_root`.
+        data_root: Folder with the data, in place of the configs' `data_root`.
         rivals: Also train and evaluate the L1 heads; for ``refinement``.
         **settings: ``seeds``, ``rounds``, ``boxes``, ``prior_k``, ``resamples`` instead of those
             of the study file or of `StudySettings`.
 
     Returns:
-        What ``results.json`` holds, and the table with its description in Markdown.
+        The content of ``results.json``, and the table with its description in Markdown.
 
     Raises:
         StudyFileError: See `read_study`; or a study of one detector gets several rows.
-        FileExistsError: `out` holds a study with other settings.
+        FileExistsError: `out` has a study with other settings.
     """
     study = read_study(path, rows, cfg_options, data_root)
     chosen = _settings(study, rivals, settings)
@@ -97,7 +97,7 @@ def _find_files(study: Study, path: Path, with_weights: bool) -> None:
 
 
 def _settings(study: Study, rivals: bool, given: Mapping[str, object]) -> StudySettings:
-    """Settings of the command line, then of the study file, then the defaults."""
+    """Settings: those of the command line, else of the study file, else the defaults."""
     values = {**study.settings, **given}
     values.pop("shapes", None)
     values["boxes_per_iteration"] = values.pop("boxes", StudySettings.boxes_per_iteration)

@@ -48,26 +48,26 @@ def compare_detectors(
 
     Every detector is trained once per seed, by the schedule of its config. An energy head is
     trained on cached features of the detector of the same seed. Checkpoints, heads and detections
-    are kept in ``out`` and used again by the next call; an interrupted training goes on from its
+    are kept in ``out`` and used again by the next call; an interrupted training continues from its
     last checkpoint.
 
     Args:
-        cfgs: the configs of all rows, and of what they are trained as, by the name of the row;
-            they share the validation images.
+        cfgs: the configs of all rows, and of the rows in ``trained_as``, by the name of the row;
+            they must have the same validation images.
         rows: the table; changes are relative to the first row.
         out: folder of this study; what libraries print goes to ``console.log`` there.
-        settings: see :class:`.StudySettings`; ``prior_k`` and ``rivals`` are not read.
+        settings: see :class:`.StudySettings`; ``prior_k`` and ``rivals`` are not used.
         say: receives one line per step.
 
     Returns:
-        What ``results.json`` holds. Each row has the metrics, ``params``, ``ms_per_image`` (the
-        whole detector, images of all rows in turns), ``training_s`` (detector and head) and, where
-        detections carry a covariance, means of ``UNCERTAINTY`` over seeds.
+        The content of ``results.json``. Each row has the metrics, ``params``, ``ms_per_image`` (the
+        whole detector, with all rows in turns on each image), ``training_s`` (detector and head)
+        and, if detections have a covariance, means of ``UNCERTAINTY`` over seeds.
 
     Raises:
         ValueError: a schedule is not by iterations, an ``EBMDetector`` row has no ``trained_as``,
             or the validation images differ.
-        FileExistsError: ``out`` holds results of other settings.
+        FileExistsError: ``out`` has results of other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
     with (out / "console.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
@@ -96,7 +96,7 @@ class _Study:
 
     def run(self) -> dict:
         seeds = self.settings.seeds
-        # Before the first row, so that an interrupted study has lost no training.
+        # Before the first row, so that an interrupted study keeps all training.
         for row in self.rows:
             for seed in seeds:
                 self._trained(row, seed)
@@ -132,7 +132,7 @@ class _Study:
         return self.out / folder_name(name)
 
     def _check(self, row: Row, images: Mapping) -> None:
-        """Refuse what cannot be compared, before anything is trained."""
+        """Raise an error for rows that cannot be compared, before anything is trained."""
         cfg, trained = self.cfgs[row.name], self.cfgs[row.detector]
         if cfg.val_dataloader.dataset != images:
             raise ValueError(f"row {row.name!r} has other validation images than the first row")
@@ -143,7 +143,7 @@ class _Study:
             )
         if trained.model.type == "EBMDetector":
             raise ValueError(
-                f"row {row.name!r} is an EBMDetector; say in trained_as how its detector is trained"
+                f"row {row.name!r} is an EBMDetector; name in trained_as the row of its detector"
             )
         claim(self._folder(row.detector), dict(config=hash_recipe(trained)))
         if row.trained_as:
@@ -154,7 +154,7 @@ class _Study:
             claim(self._folder(row.name), wanted)
 
     def _trained(self, row: Row, seed: int) -> tuple[nn.Module, float]:
-        """The model of a row in eval mode, trained now or before, and the seconds that it took."""
+        """The model of a row in eval mode, trained now or before, and its training time (s)."""
         checkpoint = self._checkpoint(row.detector, seed)
         seconds, cfg = _training_seconds(checkpoint), copy.deepcopy(self.cfgs[row.name])
         if not _has_head(cfg):
@@ -170,11 +170,11 @@ class _Study:
         return model.eval(), seconds + trained.seconds
 
     def _checkpoint(self, name: str, seed: int) -> Path:
-        """The last checkpoint of a detector, which is trained unless that is done."""
+        """The last checkpoint of a detector, which is trained first if necessary."""
         cfg, folder = copy.deepcopy(self.cfgs[name]), self._folder(name) / f"seed{seed}"
         path = folder / f"iter_{cfg.train_cfg.max_iters}.pth"
         if not path.is_file():
-            # mmengine keeps loggers and pictures by name, for the whole process.
+            # mmengine keeps loggers and visualizers by name, for the whole process.
             unique = str(folder.resolve()).replace("/", "_")
             cfg.work_dir, cfg.experiment_name, cfg.randomness = str(folder), unique, dict(seed=seed)
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
@@ -184,7 +184,7 @@ class _Study:
         return path
 
     def _test(self, row: Row, seed: int) -> dict:
-        """What a trained model finds on the validation images, from the folder if it is there."""
+        """Detections of a trained model on the validation images, from the folder if they exist."""
         path = self._folder(row.name) / f"test{seed}.json"
         if path.exists():
             return read_json(path)
@@ -197,7 +197,7 @@ class _Study:
             with torch.inference_mode():
                 (sample,) = model.test_step(pseudo_collate([self.test_set[index]]))
             found = sample.pred_instances
-            # All rows alike: clipping alone gains where a detector does not do it.
+            # For all rows, because clipping alone is a gain for a detector that does not clip.
             height, width = sample.ori_shape[:2]
             found.bboxes = found.bboxes.clamp(min=0).minimum(
                 found.bboxes.new_tensor([width, height, width, height])
@@ -219,9 +219,9 @@ class _Study:
         return result
 
     def _times(self) -> dict[str, float]:
-        """Median milliseconds per image of each row, loading left out.
+        """Median milliseconds per image of each row, without loading.
 
-        The rows take turns on every image, so that other work on the machine meets all alike.
+        The rows run in turns on every image, so that other load on the machine affects all equally.
         """
         path, wanted = self.out / "times.json", {row.name for row in self.rows}
         stored = read_json(path)
@@ -243,7 +243,7 @@ def _has_head(cfg: Config) -> bool:
 
 
 def _training_seconds(checkpoint: Path) -> float:
-    """Sum of the times of all iterations, also of those before an interruption."""
+    """Sum of the times of all iterations, including those before an interruption."""
     state = read_checkpoint(checkpoint, mmap=True)
     steps, _ = state["message_hub"]["log_scalars"]["train/time"].data
     return round(float(np.sum(steps)), 1)

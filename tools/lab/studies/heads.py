@@ -1,4 +1,4 @@
-"""Heads of a study: trained once per seed on cached features, and kept."""
+"""The heads of a study, trained once per seed on cached features and stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["TrainedHeads", "training_views"]
 def training_views(
     cfg: Config, detector: EBMDetector, rounds: int, say: Callable[[str], None]
 ) -> Callable[[], list[TrainingView]]:
-    """A function that makes the cached training images when first called, and keeps them."""
+    """A function that caches the training images at its first call, and keeps them."""
 
     @functools.cache
     def views() -> list[TrainingView]:
@@ -39,14 +39,14 @@ def training_views(
 
 
 class TrainedHeads:
-    """Heads of one recipe, from the folder if they are there.
+    """Heads of one recipe, loaded from the folder if they exist.
 
     Args:
         cfg: config of an ``EBMDetector`` with the recipe of its head.
         detector: the frozen detector.
-        folder: where heads are kept.
-        views: makes the training images.
-        boxes_per_iteration: annotations per step.
+        folder: folder of the stored heads.
+        views: function that returns the cached training images.
+        boxes_per_iteration: number of annotations per step.
         say: receives one line per training.
     """
 
@@ -63,7 +63,7 @@ class TrainedHeads:
         self.views, self.boxes_per_iteration, self.say = views, boxes_per_iteration, say
 
     def get(self, kind: str, seed: int) -> Trained:
-        """The head in eval mode, the seconds its training took, and its losses."""
+        """The head in eval mode, with its training time in seconds and its losses."""
         path = self.folder / f"{kind}_{seed}.pth"
         if path.exists():
             head, stored = self._build(kind), read_checkpoint(path)

@@ -1,4 +1,4 @@
-"""Move true boxes at random, let an `EBM3DDetector` mend them, and measure by how much it does."""
+"""Move true boxes at random, let an `EBM3DDetector` refine them, and measure the gain."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class JitteredBoxes(NamedTuple):
     """The true boxes of a frame, and n moved copies of each; (x, y, z, l, w, h, yaw) in LiDAR."""
 
     frame: str
-    """The name of the frame."""
+    """Name of the frame."""
     truth: np.ndarray
-    """(G, 7)."""
+    """(G, 7) true boxes."""
     before: np.ndarray
-    """(G, n, 7) where the copies were put."""
+    """(G, n, 7) moved copies before refinement."""
     after: np.ndarray
-    """(G, n, 7) where f took them."""
+    """(G, n, 7) the same copies after refinement."""
 
     def iou(self, boxes: np.ndarray, bev: bool = False) -> np.ndarray:
         """IoU (G, n) of ``before`` or ``after`` with the truth, in 3D or from above."""
@@ -51,25 +51,26 @@ def refine_jittered_boxes(
 ) -> Iterator[JitteredBoxes]:
     """Refine true boxes that were moved by draws from the noise distribution of the training.
 
-    The detector lends its features only; what it detects plays no part.
+    Only the features of the detector are used, not its detections.
 
     Args:
-        model: in eval mode, with a refiner, and with an objective that has a noise distribution.
-        loader: frames with ``eval_ann_info``, as a `KittiDataset` in test mode gives them.
-        num_copies: moved copies per box, n.
-        seed: of the draws.
+        model: model in eval mode, with a refiner and an objective that has a noise distribution.
+        loader: frames with ``eval_ann_info``, in the format of a `KittiDataset` in test mode.
+        num_copies: number n of moved copies per box.
+        seed: seed of the draws.
 
     Yields:
         One entry per frame that has objects of the model's classes in the range of its map.
 
     Raises:
-        ValueError: the model has no refiner, or its objective has no noise; fewer than one copy.
+        ValueError: the model has no refiner, its objective has no noise, or ``num_copies`` is below
+            one.
     """
     noise = getattr(model.energy_head.objective, "noise", None)
     if model.refiner is None or noise is None:
         raise ValueError(
-            f"the model has refiner={model.refiner} and noise={noise}; needed are a refiner, and "
-            "an objective with a noise distribution (NCEObjective), which says how far to move"
+            f"the model has refiner={model.refiner} and noise={noise}; expected a refiner, and "
+            "an objective with a noise distribution (NCEObjective), from which moves are drawn"
         )
     if num_copies < 1:
         raise ValueError(f"num_copies must be at least 1, got {num_copies}")
@@ -117,22 +118,22 @@ def measure_checkpoints(
     seed: int = 0,
     out: Path | None = None,
 ) -> list[dict]:
-    """Measure f alone, without what the detector finds, and print a table.
+    """Measure f alone, without the detector's detections, and print a table.
 
-    That is what a handful of labelled frames allow. Several checkpoints, of several seeds, give a
-    mean and its spread.
+    This is possible with very few labelled frames. Several checkpoints, of several seeds, give a
+    mean and its standard deviation.
 
     Args:
-        config: Config of an ``EBM3DDetector``, such as configs/demo/lidar_kitti_frames_ebm.py;
-            measured on the frames of its ``val_dataloader``.
+        config: Config of an ``EBM3DDetector``, such as configs/demo/lidar_kitti_frames_ebm.py; the
+            frames of its ``val_dataloader`` are used.
         checkpoints: One per seed.
         cfg_options: Dotted keys and values for the config.
-        num_copies: Moved copies per box.
-        seed: Of the moves.
-        out: JSON file for the numbers.
+        num_copies: Number of moved copies per box.
+        seed: Seed of the moves.
+        out: JSON file for the results.
 
     Returns:
-        ``before`` and ``after``, each by name of a metric, and ``frames`` per checkpoint.
+        ``before`` and ``after``, each by the name of a metric, and ``frames`` per checkpoint.
 
     Raises:
         ValueError: No frame has objects of the model's classes in its range.

@@ -1,4 +1,4 @@
-"""The rows of the study: what is done to a detector's boxes, and with which trained head."""
+"""The rows of the study: methods that change a detector's boxes, and the heads that they need."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ class Method:
     name: str
     refiner: Callable[[nn.Module | None], Callable | None]
     head: str | None = None
-    """Kind of head that has to be trained, once per seed."""
+    """Kind of head that is trained for it, once per seed."""
     ensemble: bool = False
-    """One result of all seeds together instead of one result per seed."""
+    """One result from the heads of all seeds together, instead of one result per seed."""
     own_candidates: bool = False
-    """Start from the wrapper's candidates (energy-guided NMS) where the config has them."""
+    """Start from the wrapper's candidates (energy-guided NMS) if the config has them."""
     clip: bool = True
-    """Clip boxes to the image, which alone gains where a detector does not do it."""
+    """Clip boxes to the image, which alone is a gain for a detector that does not clip."""
 
 
 def study_methods(
     refiner: ConfigDict, std: Tensor, shift: Tensor, k: float, ensemble: bool
 ) -> list[Method]:
-    """All rows; the first one is what the others are compared with.
+    """All rows; the others are compared with the first one.
 
     Args:
-        refiner: config of the refiner, with short steps or with a prior of its own.
-        std: (4,) residual standard deviations, for the prior.
+        refiner: config of the refiner, with short steps or with its own prior.
+        std: (4,) standard deviations of the residuals, for the prior.
         shift: (4,) median residual, for the constant correction and as the bias of a prior.
-        k: strength of f against the prior, ``temperature * scale^2``.
+        k: strength of f relative to the prior, ``temperature * scale^2``.
         ensemble: add the rows that use all heads at once.
     """
     rows = [
@@ -82,9 +82,9 @@ def study_methods(
 
 
 def energy_methods(refiner: ConfigDict, std: Tensor, shift: Tensor, k: float) -> list[Method]:
-    """The refiner as configured, modes with a prior without and with bias, and a mean of samples.
+    """The configured refiner, modes with a prior without and with bias, and a mean of samples.
 
-    Arguments as for :func:`study_methods`.
+    The arguments are those of :func:`study_methods`.
     """
     climb = TASK_UTILS.build(refiner)
     settings = {key: value for key, value in refiner.items() if key != "step_size"}
@@ -124,17 +124,18 @@ def apply(
     heads: Sequence[nn.Module],
     category_ids: Sequence[int],
 ) -> tuple[list[dict], float]:
-    """Run one row over the test images, through the product's own refinement.
+    """Run one row over the test images, with the refinement code of the package.
 
     Args:
         method: the row.
-        detector: the wrapper; left as it was.
-        images: from ``cache_test_images``.
+        detector: the wrapper; it is not changed.
+        images: result of ``cache_test_images``.
         heads: none, the trained head, or all heads for an ensemble.
         category_ids: COCO category of each label.
 
     Returns:
-        COCO result records, and median seconds per image for scoring, moving and clipping boxes.
+        COCO result records, and the median time per image in seconds for scoring, moving and
+        clipping boxes.
     """
     kept = detector.energy_head, detector.candidates, detector.clip_boxes
     head = EnergyEnsemble(heads) if method.ensemble else (heads[0] if heads else None)

@@ -1,4 +1,4 @@
-"""Several recipes of an energy head on one frozen detector: which objective trains it best?"""
+"""Comparison of recipes, such as objectives, for an energy head on one frozen detector."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def compare_recipes(
     settings: StudySettings,
     say: Callable[[str], None] = print,
 ) -> dict:
-    """Train a head by every recipe on the same cached features, evaluate each by the same rules.
+    """Train a head by every recipe on the same cached features; evaluate all in the same way.
 
     Heads are kept in ``out`` and used again by the next call.
 
     Args:
-        cfgs: by name, configs of ``EBMDetector`` that differ in head, refiner and schedule only;
+        cfgs: configs of ``EBMDetector``, by name, that differ only in head, refiner and schedule;
             costs are relative to the first.
         out: folder of this comparison.
-        settings: see :class:`StudySettings`; ``rivals`` is not read.
+        settings: see :class:`StudySettings`; ``rivals`` is not used.
         say: receives one line per step.
 
     Returns:
-        What ``results.json`` holds. Each row has ``recipe``, ``method``, the metrics,
+        The content of ``results.json``. Each row has ``recipe``, ``method``, the metrics,
         ``first_loss`` and ``last_loss`` (mean of the first and last tenth of the training) and
         ``cost`` (training time relative to the first recipe).
 
     Raises:
         ValueError: the configs differ in the detector, its checkpoint or the training images.
-        FileExistsError: ``out`` holds heads of other settings.
+        FileExistsError: ``out`` has heads of other settings.
     """
     first = next(iter(cfgs.values()))
     for name, cfg in cfgs.items():

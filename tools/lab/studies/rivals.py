@@ -1,7 +1,7 @@
-"""What energy refinement has to beat, on the same features and the same jittered boxes.
+"""Rivals of energy refinement, on the same features and the same jittered boxes.
 
 Every rival has the signature of a refiner, so :class:`~ebm_mmdet.models.detectors.EBMDetector`
-applies, rescales and clips all of them in the same way.
+applies all of them, and rescales and clips their boxes, in the same way.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["BoxRegressor", "EnergyEnsemble", "FixedOffset", "RandomNudge", "Regr
 class BoxRegressor(EBMBBoxHead):
     """The pooling and the trunk of an energy head with four outputs: offsets to the object.
 
-    Trained as box heads usually are, by the L1 distance in encoded coordinates, on boxes drawn
-    around the annotations from the noise that the energy head is trained with.
+    It is trained like most box heads, by the L1 distance in encoded coordinates, on boxes drawn
+    around the annotations from the noise with which the energy head is trained.
 
     Args:
-        energy_head: config of the energy head it competes with.
+        energy_head: config of the energy head with which it is compared.
     """
 
     def __init__(self, energy_head: dict) -> None:
@@ -37,7 +37,7 @@ class BoxRegressor(EBMBBoxHead):
         """Accept any label: the four outputs are coordinates, not classes."""
 
     def offsets(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
-        """Where the object is: boxes (R, 4) -> offsets (R, 4) relative to them."""
+        """Offsets (R, 4) of the object relative to the boxes (R, 4)."""
         x, unsort = self.embed(feats, boxes, batch_index)
         return self.fc_energy(x)[unsort]
 
@@ -57,7 +57,7 @@ def _moved(offsets: Tensor) -> RefinementResult:
 
 
 class RegressionStep:
-    """Move a box by the regressor's answer, or by a part of it."""
+    """Move a box by the regressor's offset, or by a fraction of it."""
 
     def __init__(self, regressor: BoxRegressor, length: float) -> None:
         self.regressor, self.length = regressor, length
@@ -69,7 +69,7 @@ class RegressionStep:
 
 
 class FixedOffset:
-    """Move every box by the same relative amount (4,): a systematic error of the detector."""
+    """Move every box by the same offset (4,), to correct a systematic error of the detector."""
 
     def __init__(self, offset: Tensor) -> None:
         self.offset = offset
@@ -79,7 +79,7 @@ class FixedOffset:
 
 
 class RandomNudge:
-    """Move every box by Gaussian noise, to see that movement as such gains nothing."""
+    """Move every box by Gaussian noise, to show that mere movement gains nothing."""
 
     def __init__(self, std: float, seed: int) -> None:
         self.std, self.generator = std, torch.Generator().manual_seed(seed)
@@ -89,7 +89,7 @@ class RandomNudge:
 
 
 class EnergyEnsemble(nn.Module):
-    """The mean log-density of several heads (a product of experts), in the place of one head."""
+    """The mean log-density of several heads (a product of experts), in place of one head."""
 
     def __init__(self, heads: Sequence[EBMBBoxHead]) -> None:
         super().__init__()

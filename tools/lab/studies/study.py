@@ -42,11 +42,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What the study was run with; stored beside the results."""
+    """The settings of a study; stored with its results."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     rounds: int = 12
-    """Augmented versions of every training image that are cached."""
+    """Number of augmented versions of every training image to cache."""
     boxes_per_iteration: int = 32
     prior_k: float = 0.125
     resamples: int = 1000
@@ -60,20 +60,20 @@ def run_study(
     """Train what is missing, evaluate all rows, write ``results.json`` and ``results.csv``.
 
     Heads and detections are kept in ``out`` and used again by the next call, so that an
-    interrupted study continues where it was.
+    interrupted study can be continued.
 
     Args:
         cfg: config of an ``EBMDetector`` with ``load_from``, the recipe of its head, and
-            ``fit_dataset`` (training images prepared as in the test, for the prior).
+            ``fit_dataset`` (training images with the test's pipeline, for the prior).
         out: folder of this study.
         settings: see :class:`StudySettings`.
         say: receives one line per step.
 
     Returns:
-        What ``results.json`` holds: ``rows`` (one dict each), ``residual_std``, ``settings``, ...
+        The content of ``results.json``: ``rows`` (a dict each), ``residual_std``, ``settings``, ...
 
     Raises:
-        FileExistsError: ``out`` holds a study with other settings.
+        FileExistsError: ``out`` has a study with other settings.
     """
     claim_folder(out, cfg, settings)
     use_checked_annotations()
@@ -88,7 +88,7 @@ def run_study(
     methods = study_methods(
         cfg.model.refiner, std, shift, settings.prior_k, len(settings.seeds) > 1
     )
-    # Before the first row, so that an interrupted study has lost no training.
+    # Before the first row, so that an interrupted study keeps all training.
     for seed in settings.seeds:
         for kind in (ENERGY, L1) if settings.rivals else (ENERGY,):
             heads.get(kind, seed)
@@ -129,7 +129,7 @@ def residual_prior(
     if not path.exists():
         say("detecting on the training images, for the prior")
         residuals = detector_residuals(detector, DATASETS.build(cfg.fit_dataset))
-        # Plain: matching at IoU 0.5 bounds the residuals, and k is usually stated for this one.
+        # Not robust: matching at IoU 0.5 bounds the residuals, and k usually refers to this std.
         std, median = fit_residual_std(residuals, robust=None), residuals.median(0).values
         write_json(path, dict(std=std.tolist(), median=median.tolist(), boxes=len(residuals)))
     stored = read_json(path)
@@ -138,7 +138,7 @@ def residual_prior(
 
 
 def _groups(method: Method, seeds: Sequence[int]) -> list[Sequence[int]]:
-    """Seeds of each evaluation of a row."""
+    """The seeds that each evaluation of a row uses."""
     if method.head is None:
         return [()]
     return [seeds] if method.ensemble else [(seed,) for seed in seeds]
@@ -155,11 +155,11 @@ def make_row(
     """One row: means over runs in percent, changes against ``base`` with errors, times.
 
     Args:
-        method: what was run.
+        method: the method of the row.
         base: runs of the first row; the same object for that row itself.
-        runs: one per seed.
+        runs: one run per seed.
         weights: (B, I) from ``bootstrap_weights``.
-        training: seconds of each training.
+        training: duration of each training in seconds.
         times: seconds per image of each run.
     """
 
@@ -194,10 +194,10 @@ def metric_cell(row: dict, metric: str) -> str:
 
 
 def claim_folder(out: Path, cfg: Config, settings: StudySettings) -> None:
-    """Store the settings, or make sure that the folder was made with the same ones.
+    """Store the settings, or check that the folder was made with the same ones.
 
     Raises:
-        FileExistsError: it was not.
+        FileExistsError: it was made with others.
     """
     weights = Path(cfg.load_from)
     wanted = dict(
@@ -210,7 +210,7 @@ def claim_folder(out: Path, cfg: Config, settings: StudySettings) -> None:
 
 
 def hash_recipe(cfg: Config) -> str:
-    """What tells two recipes apart: model, schedule, and the training images."""
+    """Hash of the parts that distinguish recipes: model, schedule, and training images."""
     parts = {
         key: cfg.get(key) for key in ("model", "optim_wrapper", "param_scheduler", "train_cfg")
     }
@@ -219,10 +219,10 @@ def hash_recipe(cfg: Config) -> str:
 
 
 def claim(out: Path, wanted: dict) -> None:
-    """Write ``wanted`` to ``settings.json`` of a folder, or make sure that this is what it holds.
+    """Write ``wanted`` to ``settings.json`` of a folder, or check that it has this content.
 
     Raises:
-        FileExistsError: it is not; the message names the entries that differ.
+        FileExistsError: its content differs; the message names the entries.
     """
     path = out / "settings.json"
     stored = read_json(path)

@@ -1,8 +1,8 @@
-"""A study file: which configs are compared, each as a row that says what it changes in its base.
+"""Study files, which list the configs to compare, each as a row with its changes.
 
     rounds: 6                                  # settings of the study, see `SETTINGS`
     rows:
-    - name: Faster R-CNN                       # what the table calls it
+    - name: Faster R-CNN                       # its name in the table
       config: faster_rcnn.py                   # relative to the study file
     - name: Faster R-CNN, soft-NMS
       config: faster_rcnn.py
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 SETTINGS = {"rounds", "boxes", "prior_k", "resamples", "shapes"}
-"""Settings a study file may have: of `StudySettings`, and a config that draws generated images."""
+"""Keys of a study file: those of `StudySettings`, and a config of generated images."""
 KEYS = SETTINGS | {"rows", "cfg_options"}
 ROW_KEYS = {"name", "config", "cfg_options", "trained_as", "note"}
 
@@ -56,10 +56,10 @@ class Row:
     """One row of a table."""
 
     name: str
-    """What the table calls it."""
+    """Its name in the table."""
     trained_as: str = ""
-    """Name of the row whose training gives the weights, if it is another one. Where the row is an
-    ``EBMDetector``, that row is its detector, on which an energy head is trained."""
+    """Name of the row whose training gives the weights, if it is another one. For an
+    ``EBMDetector``, that row is its detector, on which the energy head is trained."""
 
     @property
     def detector(self) -> str:
@@ -69,18 +69,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file says."""
+    """The content of a study file."""
 
     rows: list[Row]
     """The rows of the table."""
     cfgs: dict[str, Config]
-    """By name, the configs of these rows and of what they are trained as, options applied."""
+    """Configs, by name, of these rows and of those in ``trained_as``, with options applied."""
     settings: dict
     """Some of `SETTINGS`."""
 
 
 def folder_name(name: str) -> str:
-    """Return the folder of a row: ``KL-Loss, voting`` has ``kl-loss_voting``."""
+    """Return the folder of a row, for example ``kl-loss_voting`` for ``KL-Loss, voting``."""
     return re.sub(r"[^a-z0-9.+-]+", "_", name.lower()).strip("_")
 
 
@@ -90,17 +90,17 @@ def read_study(
     cfg_options: Mapping[str, object] | None = None,
     data_root: str | Path | None = None,
 ) -> Study:
-    """Read a study file, or a config as a study of itself.
+    """Read a study file, or a config as a study with one row.
 
     Args:
         path: YAML file of a study, or a config.
         only: Names of the rows to keep; empty for all.
         cfg_options: Dotted keys and values for every config, after those of the file.
-        data_root: Folder that holds the data instead of the configs' `data_root`.
+        data_root: Folder with the data, in place of the configs' `data_root`.
 
     Raises:
-        StudyFileError: An unknown or missing key, two rows of one name, a name that no row has, or
-            an option whose key a config does not have.
+        StudyFileError: A key is unknown or missing, two rows have the same name, no row has a given
+            name, or a config does not have the key of an option.
     """
     path = Path(path)
     if not path.is_file():
@@ -142,8 +142,8 @@ def read_study(
 def move_data(cfg: Config, data_root: str | Path) -> None:
     """Let a config read its data from another folder, in place.
 
-    The variable `data_root` of a config file is a name for what the file has put into its data sets
-    and metrics by then, so all paths that begin with it are replaced.
+    When a config is read, the value of its variable `data_root` is copied into its data sets and
+    metrics, so all paths that begin with this value are replaced.
 
     Raises:
         StudyFileError: The config has no variable `data_root`.
@@ -171,16 +171,16 @@ def move_data(cfg: Config, data_root: str | Path) -> None:
 def apply_options(cfg: Config, options: Mapping[str, object], where: str = "cfg_options") -> None:
     """Merge dotted options into a config, in place, if the config has what they change.
 
-    A key must be there already, or be an argument of the part (a dictionary with a ``type``) that
-    gets it; what replaces a part as a whole (``_delete_: true``) may hold anything. At the top
+    A key must exist already, or be an argument of the part (a dictionary with a ``type``) that gets
+    it; a value that replaces a whole part (``_delete_: true``) may have any keys. At the top
     level it must be one that a runner reads, as for ``--cfg-options`` of the other tools.
 
     Raises:
-        StudyFileError: A key is neither; nothing has been changed then.
+        StudyFileError: A key is neither; then nothing is changed.
     """
     for option, value in options.items():
         _check(cfg, option.split("."), value, [], where)
-    # Deep copies one by one: merging takes `_delete_` out, also of what YAML shares by anchors.
+    # Deep copies one by one, because merging removes `_delete_` even from values shared by anchors.
     try:
         merge_options(
             cfg, {key: copy.deepcopy(value) for key, value in options.items()}, {"fit_dataset"}
@@ -190,7 +190,7 @@ def apply_options(cfg: Config, options: Mapping[str, object], where: str = "cfg_
 
 
 def _check(node: object, keys: Sequence[str], value: object, path: list[str], where: str) -> None:
-    """Walk down ``keys``, then into ``value`` where that is merged and not put in whole."""
+    """Follow ``keys``, then descend into ``value`` if it is merged and does not replace a part."""
     full = ".".join([*path, *keys])
     for position, key in enumerate(keys):
         known = _children(node)
@@ -211,11 +211,11 @@ def _check(node: object, keys: Sequence[str], value: object, path: list[str], wh
 
 
 _ARGUMENT = object()
-"""In place of the value of an argument that a config leaves at its default."""
+"""Stands for the value of an argument that a config leaves at its default."""
 
 
 def _children(node: object) -> dict[str, object]:
-    """What may be changed below a node, by key."""
+    """The values below a node that may be changed, by key."""
     if isinstance(node, (list, tuple)):
         return {str(index): item for index, item in enumerate(node)}
     if not isinstance(node, (Mapping, Config)):
@@ -224,7 +224,7 @@ def _children(node: object) -> dict[str, object]:
 
 
 def _arguments(node: object) -> Iterator[str]:
-    """Names of the arguments of a part's registered type, those of its bases among them."""
+    """Names of the arguments of a part's registered type, including those of its bases."""
     kind = node.get("type") if isinstance(node, Mapping) else None
     registries = (item for item in vars(mmdet.registry).values() if isinstance(item, Registry))
     found = (registry.get(kind) for registry in registries) if isinstance(kind, str) else ()

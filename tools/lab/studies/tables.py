@@ -1,4 +1,4 @@
-"""The tables of the studies in Markdown, each with what its reader has to know."""
+"""The tables of the studies in Markdown, each with a description for its reader."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def detectors_page(report: dict) -> str:
         "detector with batch size 1, rows in turns on each image. Training: detector and, where "
         f"there is one, energy head (on cached features of {settings['rounds']} versions of each "
         "image). NLL (of encoded coordinates, in nats) and expected calibration error of the "
-        "sides, over detections that found an object, where a row says how sure it is."
+        "sides, over detections that match an object, for rows that predict an uncertainty."
     )
     header = ["", *_PRECISION, "ms per image", "parameters, M", "NLL", "ECE", "training, s"]
     lines = []

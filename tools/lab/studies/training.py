@@ -1,4 +1,4 @@
-"""Train a head on cached features, by the recipe of its config."""
+"""Train a head on cached features, according to its config."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ VIEWS_PER_ITERATION = 8
 
 
 class Trained(NamedTuple):
-    """What training gave."""
+    """The result of a training."""
 
     head: EBMBBoxHead
-    """In eval mode."""
+    """The trained head, in eval mode."""
     seconds: float
-    """Wall time without the feature cache."""
+    """Wall time in seconds, without caching of features."""
     losses: list[float]
     """Mean loss of each tenth of the training."""
 
@@ -44,8 +44,8 @@ def train_head(
         build: makes an energy head, or a rival with the same ``prepare`` and ``loss``.
         views: cached training images.
         recipe: config with ``optim_wrapper``, ``param_scheduler`` and ``train_cfg.max_iters``.
-        seed: of initialisation, order and noise.
-        boxes_per_iteration: annotations per step, spread over eight views.
+        seed: seed of initialisation, order and noise.
+        boxes_per_iteration: number of annotations per step, from eight views.
     """
     set_random_seed(seed)
     generator = torch.Generator().manual_seed(seed)

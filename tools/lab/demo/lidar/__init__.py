@@ -1,4 +1,4 @@
-"""The demo's world of scenes: LiDAR points and oriented boxes, generated; needs mmdet3d."""
+"""The demo's world of generated LiDAR scenes with oriented boxes; needs mmdet3d."""
 
 from .world import LidarWorld
 

@@ -1,4 +1,4 @@
-"""Where the demo's scenes come from: a fixed set in KITTI's layout to measure on."""
+"""The data of the demo: a fixed set of evaluation scenes in KITTI's layout."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ebm_mmdet3d.datasets import SceneOptions
 __all__ = ["NUM_SCENES", "generate", "use_data"]
 
 NUM_SCENES = 150
-_SEED = 2  # the data sets of the configs count from 1000 and 2000
+_SEED = 2  # the data sets of the configs use seeds from 1000 and 2000 on
 
 
 def generate(root: Path, cfg: Config, num_scenes: int) -> None:
-    """Write and prepare the scenes that are measured on, unless they are there already.
+    """Write and prepare the evaluation scenes, unless they exist.
 
     Args:
-        root: Folder to make.
+        root: Output folder.
         cfg: A config with `scene`.
         num_scenes: Number of scenes.
     """
@@ -31,7 +31,7 @@ def generate(root: Path, cfg: Config, num_scenes: int) -> None:
 
 
 def use_data(cfg: Config, root: Path) -> None:
-    """Point a demo config (detector or energy head) at a folder, in place."""
+    """Let a demo config (detector or energy head) use a folder; changes it in place."""
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = f"{root}/"
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):

@@ -1,4 +1,4 @@
-"""Measure an `EBM3DDetector` after any number of steps, none included."""
+"""Measure an `EBM3DDetector` after any number of steps, including none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..evaluate import RecordingRefiner, build_metric, changed, metric_values, p
 __all__ = ["MEAN_IOU", "METRICS_SHOWN", "THRESHOLDS", "TIME", "iou_along", "trace_steps"]
 
 THRESHOLDS = (0.7, 0.75, 0.8, 0.85, 0.9)
-# Name in our tables to metric and threshold; moderate difficulty, 40 recall positions.
+# Metric and threshold by their name in our tables; moderate difficulty, 40 recall positions.
 METRICS_SHOWN = {
     f"{metric} AP, IoU {t:.2f}": (metric, t) for metric in ("3D", "BEV") for t in THRESHOLDS
 }
@@ -29,12 +29,12 @@ TIME = "ms per frame"
 
 
 def iou_along(path: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the 3D IoU (T + 1,) of the boxes of a path (T + 1, 7) with one true box (7,)."""
+    """Return the 3D IoU (T + 1,) of the boxes of a path (T + 1, 7) with a true box (7,)."""
     return box_iou_3d(path, np.broadcast_to(truth, path.shape), aligned=True)
 
 
 class _Replay:
-    """A refiner that gives back a climb recorded before, up to some step."""
+    """A refiner that returns a recorded climb up to a given step."""
 
     def __init__(self, result: RefinementResult, step: int) -> None:
         trace = result.trace
@@ -50,17 +50,17 @@ def trace_steps(
 ) -> tuple[list[dict[str, float]], list[Climb]]:
     """Evaluate after every number of steps, in one pass over the frames.
 
-    A climb of T steps begins with the climb of fewer steps, so that one recorded climb gives all.
+    A climb of T steps begins with those of fewer steps, so one recorded climb is enough.
 
     Args:
-        model: In eval mode, with a refiner.
+        model: Model in eval mode, with a refiner.
         cfg: Config with `val_evaluator`.
         loader: One frame per batch.
         steps: Numbers of steps T.
 
     Returns:
-        `METRICS_SHOWN` in percent and `MEAN_IOU` for each entry of `steps`; one climb of the
-        largest of them per object that a detection meets with a 3D IoU of at least 0.5.
+        `METRICS_SHOWN` in percent and `MEAN_IOU` for each entry of `steps`; for each object that a
+        detection overlaps with a 3D IoU of at least 0.5, one climb with the largest of `steps`.
     """
     recorder = RecordingRefiner(changed(model.refiner, num_steps=max(steps), return_trace=True))
     metrics, climbs = [_metric(cfg, loader) for _ in steps], []

@@ -1,4 +1,4 @@
-"""Choose what to show of a run in 3D, and draw it."""
+"""Select and draw pictures of a run in 3D."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _ANGLES = np.linspace(-np.pi, np.pi, 361)
 
 
 def draw_all(climbs: Sequence[Climb], window: Sequence[float], folder: Path) -> None:
-    """Write every picture of one seed that shows boxes; nothing if nothing was detected.
+    """Write all pictures of boxes of one seed; none if there are no detections.
 
     Args:
-        climbs: What `trace_steps` gives.
+        climbs: Result of `trace_steps`.
         window: ``(x1, y1, x2, y2)`` of a whole scene, metres.
-        folder: Where to.
+        folder: Output folder.
     """
     if not climbs:
         return
@@ -49,14 +49,14 @@ def draw_all(climbs: Sequence[Climb], window: Sequence[float], folder: Path) -> 
 
 
 def rotation_scan(climb: Climb, angles: np.ndarray) -> np.ndarray:
-    """Return f (R,) of the refined box turned by ``angles`` (R,) radians, all else kept."""
+    """Return f (R,) of the refined box rotated by ``angles`` (R,) radians, all else fixed."""
     offsets = np.tile(climb.path[-1] - climb.path[0], (len(angles), 1))
     offsets[:, 6] += angles
     return climb.log_density(torch.from_numpy(offsets).float()).numpy()
 
 
 def _scenes(climbs: Sequence[Climb], window: Sequence[float], count: int = 3):
-    """The frames with the most objects found."""
+    """The frames with the largest numbers of found objects."""
     chosen = most_found(climbs, count)
     overlaps = [np.stack([climb.iou for climb in found]).mean(0) for found in chosen]
     return draw_bev_scenes(

@@ -28,7 +28,7 @@ class LidarWorld:
     """See `lab.demo.world.World`.
 
     Args:
-        num_scenes: Number of scenes that are measured on.
+        num_scenes: Number of evaluation scenes.
     """
 
     name, configs, objective = "demo3d", "lidar", "NCE"
@@ -44,7 +44,7 @@ class LidarWorld:
         return no_progress_bars()
 
     def prepare(self, root: Path, configs: Path, say: Callable[[str], None]) -> None:
-        say(f"scenes: generating the {self.num_scenes} that are measured on")
+        say(f"scenes: generating {self.num_scenes} for the evaluation")
         generate(root, Config.fromfile(configs / "lidar_base.py"), self.num_scenes)
 
     def use_data(self, cfg: Config, root: Path, seed: int) -> None:
@@ -55,7 +55,7 @@ class LidarWorld:
         self, model: nn.Module, cfg: Config, loader: DataLoader, counts: Sequence[int]
     ) -> tuple[dict, list[Climb]]:
         steps, climbs = trace_steps(model, cfg, loader, counts)
-        # Zero steps are the detector and one evaluation of f.
+        # Zero steps mean the detector and one evaluation of f.
         refiners = [changed(model.refiner, num_steps=count) for count in counts]
         milliseconds = milliseconds_with(model, loader, refiners, TIMED_FRAMES)
         row = counts.index(model.refiner.num_steps)
@@ -83,5 +83,5 @@ class LidarWorld:
             f"`make demo3d SEEDS={seeds}`, 2 CPU cores, mean ± standard deviation of {seeds} "
             f"seeds, {self.num_scenes} generated scenes, cars. {report.EARLY_STOP}",
             "AP at 40 recall positions, moderate difficulty, in percent; mean 3D IoU of the "
-            "detections that met an object; ms per frame with batch size 1, detector included.",
+            "detections that match an object; ms per frame with batch size 1, detector included.",
         )

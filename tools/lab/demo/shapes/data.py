@@ -1,4 +1,4 @@
-"""Where the demo's images come from: generated shapes, or a user's folder in COCO format."""
+"""The data of the demo: generated shapes, or a user's folder in COCO format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAYOUT = (
     "and the images that they name in DIR/images/"
 )
 NUM_IMAGES = {"train": 400, "val": 150}
-# The longer side of a user's images: four times the area of the generated ones and more.
+# The longer side of a user's images: at least four times the area of the generated ones.
 USER_IMAGE_SIZE = 320
 _SEEDS = {"train": 1, "val": 2}
 
@@ -33,11 +33,11 @@ class DemoData(NamedTuple):
 
 
 def generate(root: Path, cfg: Config, num_images: dict[str, int]) -> DemoData:
-    """Write the fixed sets of generated shapes, unless they are there already.
+    """Write the fixed sets of generated shapes, unless they exist.
 
     Args:
-        root: Folder to write to.
-        cfg: Config of the energy head; its `ShapesDataset` says how images look.
+        root: Output folder.
+        cfg: Config of the energy head; its `ShapesDataset` has the settings of the images.
         num_images: Number of images of each split.
     """
     endless = cfg.train_dataloader.dataset
@@ -55,11 +55,11 @@ def generate(root: Path, cfg: Config, num_images: dict[str, int]) -> DemoData:
 
 
 def check_folder(root: Path) -> DemoData:
-    """Look at a user's folder before minutes are spent on it.
+    """Check a user's folder before minutes are spent on it.
 
     Raises:
-        DataError: A folder, annotation file or image is missing, or an annotation file is not
-            what COCO format asks for.
+        DataError: A folder, annotation file or image is missing, or an annotation file is not in
+            COCO format.
     """
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; {LAYOUT}")
@@ -87,7 +87,7 @@ def check_folder(root: Path) -> DemoData:
         if absent:
             raise DataError(
                 f"{len(absent)} of the {len(content['images'])} images that {file} names are not "
-                f"in {root / 'images'}, the first of them is {absent[0]}; {LAYOUT}"
+                f"in {root / 'images'}, the first is {absent[0]}; {LAYOUT}"
             )
         names[split] = tuple(category["name"] for category in content["categories"])
     if names["train"] != names["val"]:  # mmdet numbers classes in the order of the file
@@ -100,7 +100,7 @@ def check_folder(root: Path) -> DemoData:
 
 
 def use_data(cfg: Config, data: DemoData) -> None:
-    """Point a demo config (detector or energy head) at a folder, in place."""
+    """Let a demo config (detector or energy head) use a folder; changes it in place."""
     root = f"{data.root}/"
     cfg.train_dataset.data_root = root
     train = cfg.train_dataloader.dataset

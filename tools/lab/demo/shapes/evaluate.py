@@ -1,4 +1,4 @@
-"""Measure an `EBMDetector` after any number of steps, none included."""
+"""Measure an `EBMDetector` after any number of steps, including none."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ def trace_steps(
 ) -> tuple[list[dict[str, float]], list[Climb]]:
     """Evaluate after every number of steps, in one pass over the images.
 
-    A climb of T steps begins with the climb of fewer steps, so that one recorded climb gives all.
+    A climb of T steps begins with those of fewer steps, so one recorded climb is enough.
 
     Args:
-        model: In eval mode, with a refiner.
+        model: Model in eval mode, with a refiner.
         cfg: Config with `val_evaluator`.
-        loader: What `val_loader` gives.
+        loader: Result of `val_loader`.
         steps: Numbers of steps T.
-        pictured: From how many images to return climbs, of the refiner's own number of steps.
+        pictured: Number of images from which climbs are returned, with the refiner's own number of
+            steps.
 
     Returns:
-        `METRICS_SHOWN` for each entry of `steps`, and one climb per object of the first images
-        that a detection of its class meets with an IoU of at least 0.5.
+        `METRICS_SHOWN` for each entry of `steps`, and one climb for each object of the first images
+        that a detection of its class overlaps with an IoU of at least 0.5.
     """
     own_steps = model.refiner.num_steps
     recorder = RecordingRefiner(
@@ -82,7 +83,7 @@ def _climbs(
 ) -> Iterator[Climb]:
     """Match detections ``paths (T + 1, n, 4)`` to objects of their class by their first box."""
     found, truth = sample.pred_instances, sample.gt_instances
-    # Paths are in network-input pixels, the truth is in those of the original image.
+    # Paths are in network-input pixels, the truth is in pixels of the original image.
     boxes = getattr(truth.bboxes, "tensor", truth.bboxes).numpy() * scale
     overlaps = box_iou(boxes[:, None], paths[0])
     overlaps *= truth.labels.numpy()[:, None] == found.labels.numpy()

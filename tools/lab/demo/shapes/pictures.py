@@ -1,4 +1,4 @@
-"""Choose what to show of a run, and draw it."""
+"""Select and draw pictures of a run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ..climb import Climb, most_found, typical_gains
 from .evaluate import METRICS_SHOWN
 
 _GRID = 49
-_CHUNK = 256  # points scored at once
+_CHUNK = 256  # points evaluated at once
 
 
 def draw_boxes_of_images(climbs: Sequence[Climb], path: Path, count: int = 4) -> None:
-    """Write detections before and after, for the images with the most objects found."""
+    """Draw detections before and after, for the images with most found objects."""
     chosen = most_found(climbs, count)
     figure = draw_before_after(
         [found[0].scene for found in chosen],
@@ -37,7 +37,7 @@ def draw_boxes_of_images(climbs: Sequence[Climb], path: Path, count: int = 4) ->
 
 
 def draw_paths(climbs: Sequence[Climb], path: Path, count: int = 8) -> None:
-    """Write the way uphill of a few boxes."""
+    """Draw the refinement paths of a few boxes."""
     chosen = typical_gains(climbs, count)
     figure = draw_refinement_paths(
         [climb.scene for climb in chosen],
@@ -48,12 +48,12 @@ def draw_paths(climbs: Sequence[Climb], path: Path, count: int = 8) -> None:
 
 
 def draw_density(climb: Climb, path: Path) -> None:
-    """Write the density over one box's centre and over its size."""
+    """Draw the density over the centre of one box and over its size."""
     boxes = torch.from_numpy(np.vstack([climb.path, climb.truth]))
     encoded = encode_boxes(boxes, boxes[:1]).numpy()
     offsets, truth = encoded[:-1], encoded[-1]
     slices = []
-    # Centre, then size, of which pooled features say less: its hill is broader.
+    # Centre, then size, which pooled features determine less, so its peak is broader.
     for axes, margin in ((slice(0, 2), 0.06), (slice(2, 4), 0.25)):
         ways = np.abs(np.vstack([offsets, truth]))[:, axes]
         grid = np.linspace(-1, 1, _GRID) * (1.2 * ways.max() + margin)
@@ -79,7 +79,7 @@ def draw_steps(
 
 
 def draw_all(climbs: Sequence[Climb], folder: Path) -> None:
-    """Write every picture of one seed that shows boxes; nothing if nothing was detected."""
+    """Write all pictures of boxes of one seed; none if there are no detections."""
     if not climbs:
         return
     draw_boxes_of_images(climbs, folder / "before_after.png")

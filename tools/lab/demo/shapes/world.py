@@ -47,7 +47,7 @@ class ShapesWorld:
         if not self.generated:
             self.before_after = (
                 f"Trained from scratch in minutes, images resized to {USER_IMAGE_SIZE} pixels: "
-                "read the differences, not the level. A detector of your own comes next: docs."
+                "read the differences, not the level. For your own detector, see docs."
             )
 
     def settings(self) -> dict:
