@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -81,6 +81,17 @@ def mirrored(pipeline: Sequence[ConfigDict]) -> list[ConfigDict]:
     return [*pipeline[:first], dict(type="TestTimeAug", transforms=steps)]
 
 
+def find_mask_head(model: Mapping) -> str:
+    """Dotted key of the mask head in the config of a model, or of a model inside it; '' if none."""
+    for key, part in model.items():
+        if key == "mask_head" and part:
+            return key
+        inner = find_mask_head(part) if isinstance(part, Mapping) else ""
+        if inner:
+            return f"{key}.{inner}"
+    return ""
+
+
 def use_test_time_augmentation(cfg: Config) -> None:
     """Wrap the model in the config's ``tta_model``; by default, merge image and mirror image.
 
@@ -89,8 +100,15 @@ def use_test_time_augmentation(cfg: Config) -> None:
     flip.
 
     Raises:
-        UsageError: the flip cannot be inserted into the pipeline of a data set.
+        UsageError: the flip cannot be inserted into the pipeline of a data set, or the model
+            predicts masks, which cannot be merged.
     """
+    if mask_head := find_mask_head(cfg.model):
+        raise UsageError(
+            f"--tta: the model has a mask head (model.{mask_head}), and test-time augmentation "
+            "cannot merge masks. Leave --tta out; or, if the model works without it, add "
+            f"--cfg-options model.{mask_head}=None"
+        )
     if "tta_model" not in cfg:
         nms = dict(type="nms", iou_threshold=0.5)
         cfg.tta_model = dict(type="EBMTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))

@@ -90,6 +90,15 @@ def nested_test_sets() -> Config:
     return Config(dict(model=dict(type="X"), test_dataloader=dict(dataset=dataset)))
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_masks_are_refused_before_anything_is_predicted(wrapped):
+    inner = dict(type="MaskRCNN", roi_head=dict(mask_head=dict(type="FCNMaskHead")))
+    cfg = Config(dict(model=dict(type="EBMDetector", detector=inner) if wrapped else inner))
+    path = "model.detector.roi_head.mask_head" if wrapped else "model.roi_head.mask_head"
+    with pytest.raises(UsageError, match=rf"--tta.*--cfg-options {path}=None"):
+        tool("test").use_test_time_augmentation(cfg)
+
+
 def test_augmentation_reaches_every_data_set():
     cfg = nested_test_sets()
     tool("test").use_test_time_augmentation(cfg)

@@ -200,7 +200,9 @@ class DetectorWrapper(CheckpointOfChild):
         fn: BoxLogDensity = self.energy_head.log_density_fn(
             feats,
             everything,
-            index.repeat_interleave(torch.tensor(counts, device=everything.device)),
+            index.repeat_interleave(
+                torch.tensor(counts, device=everything.device), output_size=len(everything)
+            ),
             torch.cat(list(labels)).long(),
         )
         # An image without detections does not show whether the detector gives covariances.

@@ -206,7 +206,8 @@ def _vote(
         return
     sizes = torch.tensor([len(image) for image in candidates], device=everything.labels.device)
     first = sizes.cumsum(0) - sizes
-    image_index = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+    images = torch.arange(len(sizes), device=sizes.device)
+    image_index = images.repeat_interleave(sizes, output_size=len(everything))
     delta = options["space"] == "delta"
     voted = variance_vote(
         everything.bboxes,
