@@ -282,13 +282,14 @@ def _left_out(
     images: Iterable[dict], categories: Iterable[dict], annotations: Sequence[dict], source: str
 ) -> list[str]:
     """Report the annotations that mmdet leaves out silently; an error if none is left."""
-    image_ids = {entry["id"] for entry in images}
+    # Sizes are checked for a data set; a metric's file may lack them.
+    sizes = {entry["id"]: (entry.get("width"), entry.get("height")) for entry in images}
     category_ids = {entry["id"] for entry in categories}
     reasons: Counter[str] = Counter()
     for entry in annotations:
         if entry["iscrowd"] or entry.get("ignore"):
             reasons["crowds or to be ignored"] += 1
-        elif entry["image_id"] not in image_ids:
+        elif entry["image_id"] not in sizes:
             reasons["of an image that is not in the file"] += 1
         elif entry["category_id"] not in category_ids:
             reasons["of a category that is not in the file"] += 1
@@ -296,7 +297,11 @@ def _left_out(
             reasons["less than a pixel wide or high (boxes are x, y, width, height in pixels)"] += 1
         elif entry["area"] <= 0:
             reasons["without an area"] += 1
+        elif _is_outside(entry["bbox"], *sizes[entry["image_id"]]):
+            reasons["outside of their image (boxes are x, y, width, height in pixels)"] += 1
     faults = {reason: n for reason, n in reasons.items() if not reason.startswith("crowds")}
+    if not faults and reasons and sum(reasons.values()) == len(annotations):
+        return [f"{source}: all {len(annotations)} annotations are crowds or to be ignored"]
     if not faults:
         return []
     text = "; ".join(f"{count} are {reason}" for reason, count in faults.items())
@@ -307,6 +312,13 @@ def _left_out(
     return [
         f"{source}: {sum(faults.values())} of {len(annotations)} annotations are left out: {text}"
     ]
+
+
+def _is_outside(box: Sequence[float], width: object, height: object) -> bool:
+    if not (_is_number(width) and _is_number(height)):
+        return False
+    x, y, w, h = box
+    return min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0)
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:

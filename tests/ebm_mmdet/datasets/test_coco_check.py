@@ -187,6 +187,8 @@ def test_area_0_in_some_is_left_alone_and_said(tmp_path, checked, messages):
     ("key", "wrong", "message"),
     [
         ("bbox", [0.1, 0.1, 0.5, 0.4], "less than a pixel wide"),
+        ("bbox", [30, 2, 5, 4], "outside of their image"),
+        ("bbox", [2, -4, 5, 4], "outside of their image"),
         ("image_id", 99, "of an image that is not in the file"),
         ("category_id", 99, "of a category that is not in the file"),
     ],
@@ -199,6 +201,16 @@ def test_a_file_that_would_train_on_nothing_is_refused(key, wrong, message, tmp_
     value["annotations"][0][key] = wrong
     with pytest.raises(AnnotationError, match=rf"none of the 4 annotations .*{message}"):
         dataset(write(tmp_path / "train.json", value))
+
+
+def test_a_file_of_crowds_alone_is_pointed_out(tmp_path, checked, messages):
+    value = content()
+    for entry in value["annotations"][1:]:
+        entry["iscrowd"] = 1
+    assert complete_annotations(copy.deepcopy(value), "x") == []
+    value["annotations"][0]["ignore"] = True
+    dataset(write(tmp_path / "train.json", value))
+    assert any("all 4 annotations are crowds or to be ignored" in line for line in messages())
 
 
 def test_a_test_set_without_annotations_is_fine(tmp_path, checked):
