@@ -1,4 +1,4 @@
-"""Prediction as search: climb the log-density from a first estimate."""
+"""Prediction by gradient ascent on the log-density, from a first estimate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def evaluate_only(
     covariance: Tensor | None = None,
     num_per_image: Sequence[int] | None = None,
 ) -> RefinementResult:
-    """The refiner that moves nothing: returns y0 (N, D) and f at y0, for comparisons.
+    """The refiner that does not move y0 (N, D): returns it and f at y0, for comparisons.
 
     Arguments are those of every :class:`Refiner`; the optional ones are not read.
     """

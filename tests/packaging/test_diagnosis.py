@@ -146,7 +146,7 @@ def test_our_two_distributions_belong_together():
     ids=["frozen", "maintained", "neither", "both"],
 )
 def test_lines_are_found_by_the_names_of_their_distributions(distributions, said, tmp_path):
-    """The command itself, in a Python that sees metadata and nothing else of the packages."""
+    """The command itself, in a Python that has only the metadata of the packages."""
     for name, version in distributions.items():
         folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
         folder.mkdir()

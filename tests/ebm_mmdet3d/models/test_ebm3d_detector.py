@@ -49,7 +49,7 @@ def neck_of(model):
 
 
 def frame_of(name: str, seed: int, **kwargs):
-    """A frame such as the detector wants."""
+    """A frame in the format that the detector needs."""
     if name == "centerpoint":  # five features per point, velocities
         kwargs = dict(num_features=5, box_dim=9, **kwargs)
     points, sample = frame(seed=seed, **kwargs)
