@@ -13,7 +13,10 @@ from importlib.util import find_spec
 __all__ = ["NEEDED", "diagnosis_is_asked_for", "explain_missing_names", "missing_packages"]
 
 NEEDED = ("mmengine", "mmcv", "mmdet")
-REMEDY = "pip install 'ebm-mmdet[openmmlab]', or 'ebm-mmdet[onedl]' for the maintained line"
+REMEDY = (
+    "in a clone of ebm-mmdet run `pip install ./ops '.[openmmlab]'`, or '.[onedl]' for the "
+    "maintained line (docs/getting_started.md; mmcv is compiled)"
+)
 
 
 def missing_packages(needed: Collection[str] = NEEDED) -> list[str]:

@@ -61,8 +61,11 @@ randomness = dict(seed=0)
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory) -> Path:
-    """Config of a tiny detector with an energy head, and four images with 1 to 4 objects."""
-    root = tmp_path_factory.mktemp("tiny")
+    """Config of a tiny detector with an energy head, and four images with 1 to 4 objects.
+
+    In a folder with blanks in its name, as users have them.
+    """
+    root = tmp_path_factory.mktemp("a folder with blanks")
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for image_id in range(1, 5):
@@ -105,7 +108,7 @@ class Trained:
 @pytest.fixture(scope="session")
 def trained(tiny_config, tmp_path_factory) -> Trained:
     """Two iterations of training in one process, started with `--resume` in an empty folder."""
-    work_dir = tmp_path_factory.mktemp("trained")
+    work_dir = tmp_path_factory.mktemp("trained in one")
     done = run(sys.executable, "tools/train.py", tiny_config, "--work-dir", work_dir, "--resume")
     assert done.returncode == 0, done.stdout[-4000:]
     return Trained(work_dir / "iter_2.pth", done.stdout)

@@ -95,17 +95,33 @@ class DetectorWrapper(CheckpointOfChild):
 
         Yields:
             A function that returns the maps (B, C, H, W) of the detector's last run in this thread.
+            It raises a ``RuntimeError`` if a source did not run, or gave something else than maps.
         """
-        sources = [self.detector.get_submodule(name) for name in self.feature_sources]
-        for module in sources:
+        sources = [(name, self.detector.get_submodule(name)) for name in self.feature_sources]
+        for _, module in sources:
             if _listen not in module._forward_hooks.values():
                 module.register_forward_hook(_listen)
         heard: dict[nn.Module, Features] = {}
         token = _listeners.set((*_listeners.get(), heard))
         try:
-            yield lambda: tuple(itertools.chain.from_iterable(heard[module] for module in sources))
+            yield lambda: tuple(
+                itertools.chain.from_iterable(
+                    self._maps_of(name, heard.get(module)) for name, module in sources
+                )
+            )
         finally:
             _listeners.reset(token)
+
+    def _maps_of(self, name: str, heard: Features | None) -> Features:
+        """What a source gave, or an error that names it."""
+        if isinstance(heard, Sequence) and not isinstance(heard, str):
+            return heard
+        found = "did not run" if heard is None else f"gives {type(heard).__name__}"
+        raise RuntimeError(
+            f"feature_source={name!r} {found} where {type(self.detector).__name__} computes its "
+            "features; choose a module that runs there and gives a map or a sequence of maps, such "
+            "as 'neck' or 'backbone'"
+        )
 
     def extract_maps(self, *inputs) -> tuple[Tensor, ...]:
         """Run ``detector.extract_feat(*inputs)`` and return the captured maps.

@@ -45,9 +45,12 @@ class EBMTTAModel(DetTTAModel):
         if not views:
             return data_samples[0]
         common = set.intersection(*(set(view.keys()) for view in views))
-        fields = {name: torch.cat([view[name] for view in views]) for name in sorted(common)}
-        kind = UncertainInstances if "box_cov" in fields else InstanceData
-        everything = kind(**fields)
+        # mmengine's, because a field may be an array or a list as well.
+        everything = InstanceData.cat(
+            [InstanceData(**{name: view[name] for name in sorted(common)}) for view in views]
+        )
+        if "box_cov" in everything:
+            everything = UncertainInstances.of(everything)
         kept, rows = batched_nms(
             everything.bboxes.float(),
             everything.scores.float(),

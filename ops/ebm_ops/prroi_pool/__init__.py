@@ -50,8 +50,7 @@ def prroi_pool(
 
     =====================================  ====================================================
     no boxes, or an empty map              (0, C, h, w), or zeros
-    zero area, inverted, side shorter      zeros; zero gradient to box and features
-    than 1e-5 feature cells
+    no area, inverted, side < 1e-5 cells   zeros; zero gradient to box and features
     a coordinate is NaN or infinite        zeros; zero gradient to box and features
     partly outside the map                 the zeros outside are averaged in
     outside the map by a cell or more      zeros; zero gradient

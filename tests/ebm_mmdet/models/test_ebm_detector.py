@@ -291,6 +291,23 @@ def test_unknown_feature_source_lists_the_choices():
         MODELS.build(ebm_cfg(feature_source="nek"))
 
 
+def test_a_feature_source_that_does_not_run_is_named():
+    """The box head is a module of the detector, but no part of its features."""
+    model = build(ebm_cfg(feature_source=("neck", "roi_head.bbox_head"))).train()
+    data = batch(model, training=True)
+    with pytest.raises(RuntimeError, match=r"'roi_head\.bbox_head' did not run.*'neck'"):
+        model.loss(data["inputs"], data["data_samples"])
+    assert not detector_wrapper._listeners.get()
+
+
+def test_a_feature_source_that_gives_no_maps_is_named():
+    model = build(ebm_cfg())
+    neck = model.detector.neck.forward
+    model.detector.neck.forward = lambda x: dict(enumerate(neck(x)))
+    with pytest.raises(RuntimeError, match="'neck' gives dict"):
+        model.extract_feat(torch.zeros(1, 3, 64, 64))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_wrong_strides_are_named_with_what_was_found(training):
     model = build(ebm_cfg(head=dict(strides=[8, 16, 32, 64])))

@@ -35,7 +35,8 @@ def test_deltas_by_hand():
 @given(st.integers(0, 2**31 - 1))
 def test_decode_inverts_encode(seed):
     torch.manual_seed(seed)
-    coder = DeltaXYXYBBoxCoder((0.1, -0.2, 0.0, 0.3), (0.1, 0.2, 0.5, 1.0))
+    # No side of a box is farther from a proposal than 180 px, and no proposal smaller than 2 px.
+    coder = DeltaXYXYBBoxCoder((0.1, -0.2, 0.0, 0.3), (0.1, 0.2, 0.5, 1.0), max_shift=90)
     proposals, boxes = random_boxes(8), random_boxes(8, low=0.01)
     deltas = coder.encode(proposals, boxes)
     torch.testing.assert_close(coder.decode(proposals, deltas), boxes, atol=1e-3, rtol=1e-4)

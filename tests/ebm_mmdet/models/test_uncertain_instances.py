@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -214,3 +215,26 @@ def test_test_time_augmentation_without_detections_and_with_masks():
     samples[0].pred_instances.masks = torch.zeros(0, 4, 4)
     with pytest.raises(NotImplementedError, match="masks"):
         tta(model).merge_preds([samples])
+
+
+def test_test_time_augmentation_keeps_fields_of_any_kind():
+    """Arrays and lists of a detector of the user's own, and a standard deviation that is stored."""
+    model = build(ebm_cfg())
+    _, samples = views(model)
+    for side, sample in zip("ab", samples):
+        sample.pred_instances = InstanceData(
+            bboxes=BOXES.clone(),
+            scores=torch.tensor([0.9, 0.8, 0.7]) - 0.01 * (side == "b"),
+            labels=torch.arange(3),
+            names=[f"{side}{i}" for i in range(3)],
+            counts=np.arange(3),
+            box_cov=side_std_to_covariance(BOXES, SIDE_STD),
+            side_std=SIDE_STD,
+        )
+    samples[1].set_metainfo(dict(flip=False))
+    samples[0].set_metainfo(dict(flip=False))
+    (merged,) = tta(model).merge_preds([samples])
+    found = merged.pred_instances
+    assert found.names == ["a0", "a1", "a2"]
+    assert found.counts.tolist() == [0, 1, 2]
+    torch.testing.assert_close(found.side_std, SIDE_STD, **CLOSE)

@@ -12,7 +12,13 @@ import torch
 pytest.importorskip("mmdet3d", reason="3D needs mmdet3d: pip install 'ebm-mmdet[3d]'")
 
 import ebm_mmdet3d
-from tests.ebm_mmdet3d.models.test_empty_batches3d import build, cfg_of, frames_of, predict
+from tests.ebm_mmdet3d.models.test_empty_batches3d import (
+    batch,
+    build,
+    cfg_of,
+    frames_of,
+    predict,
+)
 from tests.overrides import check_override, overrides
 
 
@@ -106,3 +112,24 @@ def test_refinement_is_the_same_under_autocast_and_takes_half_precision(name):
         assert found.log_density.dtype == torch.float32
         assert found.log_density.isfinite().all()
         assert found.bboxes_3d.tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["toy", "pointpillars", "second", "sassd_paper"])
+def test_tensor_mode_runs_the_detector_and_the_head(name):
+    """What counters of operations call; the head's part grows with the width of its trunk."""
+    model = build(cfg_of(name))
+    data = batch(model, frames_of(name, (False, False)))
+    calls = []
+    model.energy_head.trunk[0].register_forward_hook(lambda _, __, x: calls.append(len(x)))
+    with torch.no_grad():
+        _, f = model(*data.values(), mode="tensor")
+    assert f.shape == (2, 50)
+    assert f.isfinite().all()
+    assert calls == [100]
+
+
+@pytest.mark.parametrize("name", ["train_cfg", "test_cfg"])
+def test_a_config_that_nothing_reads_is_refused(name):
+    with pytest.raises(ValueError, match=rf"{name}=.*model\.detector\.{name}"):
+        build(cfg_of("toy", **{name: dict(pts=dict(score_threshold=0.5))}))
+    build(cfg_of("toy", **{name: {}}))
