@@ -63,8 +63,8 @@ def gradient_ascent(
 
     Works in any mode of the caller, including ``no_grad``, ``inference_mode`` and autocast: f is
     evaluated with gradients on and with inference mode and autocast off, because a climb compares
-    differences of f that half precision cannot resolve. :class:`LogDensityFn` says what this
-    requires of the function.
+    differences of f that half precision cannot resolve. :class:`LogDensityFn` describes what
+    this requires of the function.
 
     Source: Gustafsson et al., "Energy-Based Models for Deep Probabilistic Regression", ECCV 2020
     (arXiv:1909.12297), Algorithm 1; the published form evaluates f twice per step, shrinks λ in the
