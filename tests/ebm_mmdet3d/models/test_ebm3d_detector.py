@@ -302,7 +302,7 @@ def test_bn_train_mode_updates_statistics_only():
     mean = neck[1].running_mean.clone()
     predict(model.eval(), two_frames())
     assert torch.equal(neck[1].running_mean, mean)
-    with pytest.raises(ValueError, match="bn_train_mode=True concerns a frozen detector"):
+    with pytest.raises(ValueError, match="bn_train_mode=True is for a frozen detector"):
         build(ebm_cfg(bn_train_mode=True, freeze_detector=False))
 
 
