@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent
 # mmengine and mim look for `ebm_mmdet::ebm/name.py` in `<package>/.mim/configs`.
 MIM_FOLDER = Path("ebm_mmdet", ".mim")
 MIM_CONTENT = ("configs", "tools", "model-index.yml")
-# What made the numbers of the documentation, on data of its own, stays in the repository.
+# Parts that made the numbers of the documentation, on their own data, are not installed.
 NOT_INSTALLED = ("configs/nuclei", "configs/coco_open", "tools/lab", "tools/setup_env.sh")
 IMPORTS_LAB = re.compile(r"^\s*(from|import) lab\b", re.MULTILINE)
 
@@ -28,12 +28,12 @@ def requirements(name: str) -> list[str]:
 
 
 def left_out(folder: str, names: list[str]) -> list[str]:
-    """Which of `names` in `folder` a wheel does not get; for :func:`shutil.copytree`."""
+    """The `names` in `folder` that a wheel does not contain; for :func:`shutil.copytree`."""
 
     def is_left_out(path: Path) -> bool:
         if path.name == "__pycache__" or path.relative_to(ROOT).as_posix() in NOT_INSTALLED:
             return True
-        # A command that imports what is not installed would not start.
+        # A command that imports a package that is not installed would not start.
         return path.suffix == ".py" and bool(IMPORTS_LAB.search(path.read_text(encoding="utf-8")))
 
     return [name for name in names if is_left_out(Path(folder, name))]
@@ -61,7 +61,7 @@ class BuildPyWithConfigs(build_py):
                 shutil.copy2(source, target / name)
 
     def link_mim_content(self) -> None:
-        """Relative links, so that edits of a config are seen at once (ignored by git)."""
+        """Relative links, so that edits of a config take effect at once (ignored by git)."""
         folder = ROOT / MIM_FOLDER
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -81,7 +81,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ebm_mmdet*"]),
-    # Spelled out so that an editable install is one path on sys.path: new packages just appear.
+    # Explicit, so that an editable install is one path on sys.path, where new packages are found.
     package_dir={"": "."},
     package_data={"": ["py.typed"]},
     # The operators come from the same clone: the two are installed together.

@@ -5,7 +5,7 @@ Importing this package registers its parts with mmdet, which is what
 attribute, such as ``ebm_mmdet.EBMDetector``, which a config may use as its type.
 
 The mathematics in :mod:`ebm_mmdet.energy` needs only torch. If the OpenMMLab packages are not
-installed, nothing is registered, and every name below raises an ImportError that tells what to
+installed, nothing is registered, and every name below raises an ImportError that names what to
 install. If they are installed but cannot be imported, this package cannot be imported either,
 except for the diagnosis, ``python -m ebm_mmdet``.
 """

@@ -1,7 +1,7 @@
-"""What registered parts need, and what is said where it is not there.
+"""Packages that registered parts need, and the message if one is missing.
 
-The mathematics (:mod:`ebm_mmdet.energy`) needs torch only and imports where the OpenMMLab packages
-are not installed; so the package around it has to import too.
+The mathematics (:mod:`ebm_mmdet.energy`) needs only torch and can be imported without the OpenMMLab
+packages; so the package around it has to be importable too.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def explain_missing_names(
     Args:
         module: name of the module.
         names: the names that it would have.
-        needed: the packages.
-        remedy: the command that helps.
+        needed: the required packages.
+        remedy: the command that installs them.
 
     Returns:
         A function that raises ImportError, with the remedy, for one of ``names``, and

@@ -5,9 +5,9 @@ Importing this package registers its parts with mmdet3d, which is what
 
 Overlaps of rotated boxes, KITTI's average precision (:mod:`ebm_mmdet3d.evaluation`) and generated
 scenes (:mod:`ebm_mmdet3d.datasets`) can be imported without mmdet3d, and so can this package.
-Nothing is registered then, and every name of ``__all__`` raises an ImportError that tells what to
-install. If mmengine is installed, so that a config may have requested this package, a warning tells
-it at once. If all packages are installed but one cannot be imported, this one cannot either.
+Nothing is registered then, and every name of ``__all__`` raises an ImportError that names what to
+install. If mmengine is installed, so that a config may have requested this package, a warning says
+so at once. If all packages are installed but one cannot be imported, this one cannot either.
 """
 
 import typing as _typing  # mypy knows TYPE_CHECKING by this name only

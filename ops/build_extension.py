@@ -41,7 +41,7 @@ def extensions() -> list:
             "ebm_ops._C",
             [f"ebm_ops/{name}" for name in _SOURCES],
             depends=[f"ebm_ops/{name}" for name in _HEADERS],
-            # No -std: torch adds the one that its headers ask for. No -march: the kernels choose
+            # No -std: torch adds the one that its headers need. No -march: the kernels choose
             # their instructions when they run, so that one build serves every processor.
             extra_compile_args=["-O3", "-g0", "-ffp-contract=fast", "-Wno-psabi", *_openmp()],
             optional=True,

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Train a small detector and its energy head, refine, evaluate, draw: what `make demo` runs.
+"""Train a small detector and its energy head, refine, evaluate, draw: `make demo`.
 
 Without --data, shapes are generated. Nothing is downloaded, no GPU is needed, and one seed takes
-some minutes on 2 cores. Run it again after an interruption, and it goes on where it was.
+some minutes on 2 cores. After an interruption, run it again to continue.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the demo; turn what a user can mend into one line."""
+    """Run the demo; report errors that the user can fix in one line."""
     args = parse_args(argv)
     from ebm_mmdet.engine import CheckpointError
     from lab.demo.run import run_demo

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Train a small 3D detector and its energy head, refine, evaluate, draw: what `make demo3d` runs.
+"""Train a small 3D detector and its energy head, refine, evaluate, draw: `make demo3d`.
 
 LiDAR scenes are generated. Nothing is downloaded, no GPU is needed, and one seed takes some minutes
-on 2 cores. Run it again after an interruption, and it goes on where it was.
+on 2 cores. After an interruption, run it again to continue.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the demo; turn what a user can mend into one line."""
+    """Run the demo; report errors that the user can fix in one line."""
     args = parse_args(argv)
     try:
         from ebm_mmdet.engine import CheckpointError

@@ -4,12 +4,12 @@
     tools/study.py refinement CONFIG --out DIR            does refinement pay? Heads, rivals, priors
     tools/study.py objectives STUDY.yaml --out DIR        which objective trains the head best?
     tools/study.py detectors STUDY.yaml --out DIR         which detector, and which way to test it?
-    tools/study.py jittered CONFIG CKPT [CKPT ...]        true 3D boxes, moved at random and mended
+    tools/study.py jittered CONFIG CKPT [CKPT ...]        true 3D boxes, moved at random and refined
     tools/study.py config STUDY.yaml ROW --out NAME.py    a row as a config, for tools/train.py
 
-A study file lists rows: a config each, and what the row changes in it (configs/nuclei/*.yaml,
-tools/lab/studies/study_file.py). Run the same command again after an interruption, and it goes on
-where it was; with other settings in the same folder it refuses.
+A study file lists rows, each with a config and its changes (configs/nuclei/*.yaml,
+tools/lab/studies/study_file.py). After an interruption, run the same command again to continue;
+a folder of a study with other settings is refused.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         ("detectors", "several detectors, and several ways to test one of them"),
     ):
         command = commands.add_parser(name, help=described, description=described)
-        command.add_argument("study", type=Path, help="study file, or a config as its only row")
+        command.add_argument(
+            "study", type=Path, help="study file, or a config for a study of one row"
+        )
         command.add_argument("--out", type=Path, required=True, help="folder of this study")
         command.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="some rows")
         command.add_argument("--seeds", type=int, nargs="+", metavar="N")
         command.add_argument("--rounds", type=int, help="cached versions per training image")
-        command.add_argument("--boxes", type=int, help="per training step of a head")
+        command.add_argument("--boxes", type=int, help="boxes per training step of a head")
         if name != "detectors":
             command.add_argument("--prior-k", type=float, help="weight of f against the prior")
-        command.add_argument("--resamples", type=int, help="of the bootstrap")
+        command.add_argument("--resamples", type=int, help="resamples of the bootstrap")
         if name == "refinement":
             command.add_argument("--no-rivals", action="store_true", help="without L1 heads")
         command.add_argument(
@@ -62,7 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         _add_options(command)
     jittered = commands.add_parser("jittered", help="moved true boxes of an EBM3DDetector")
     jittered.add_argument("config", help="config of an EBM3DDetector")
-    jittered.add_argument("checkpoints", nargs="+", help="one per seed")
+    jittered.add_argument("checkpoints", nargs="+", help="one checkpoint per seed")
     jittered.add_argument("--copies", type=int, default=100, help="per box (default: %(default)s)")
     jittered.add_argument("--seed", type=int, default=0, help="of the moves (default: %(default)s)")
     jittered.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
@@ -74,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     _add_options(config)
     args = parser.parse_args(argv)
     if bool(getattr(args, "page", None)) != bool(getattr(args, "section", None)):
-        parser.error("--page and --section belong together: which page, and which part of it")
+        parser.error("--page and --section must be given together")
     if args.command in ("jittered", "config") and args.out and args.out.exists():
         parser.error(f"--out {args.out} exists; name a new file, or move that one away")
     return args
@@ -92,10 +94,10 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> object:
-    """Run a study; turn what a user can mend into one line.
+    """Run a study; report errors that the user can fix in one line.
 
     Returns:
-        What the study measured; see `lab.studies`.
+        The results of the study; see `lab.studies`.
     """
     args = parse_args(argv)
     from mmdet.utils import register_all_modules

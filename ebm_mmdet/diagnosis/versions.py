@@ -166,7 +166,7 @@ def _check_opencv(versions: Mapping[str, str | None], line: Line) -> list[Findin
                     if line is OPENMMLAB
                     else 'pip install "numpy>=2"'
                 )
-                findings.append(Finding(f"{name} {versions[name]} wants numpy 2", remedy))
+                findings.append(Finding(f"{name} {versions[name]} needs numpy 2", remedy))
     return findings
 
 

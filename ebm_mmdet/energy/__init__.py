@@ -1,18 +1,18 @@
 """The mathematics of energy-based regression: torch only, for targets of any dimension.
 
-Everything here exchanges one type, the :class:`LogDensityFn`, and knows nothing of detectors, boxes
-or images.
+Everything here exchanges one type, the :class:`LogDensityFn`, and does not depend on detectors,
+boxes or images.
 
-    contracts       what parts exchange, and what a part of your own has to offer
-    distributions   where to look: noise around a target
+    contracts       what parts exchange, and the methods that a part of your own needs
+    distributions   noise around a target, from which training draws points
     losses          pure functions of log-densities and their derivatives
     derivatives     gradient and Hessian trace of f
     langevin        samples of p by short chains
-    proposals       where to look, learned: a mixture density network
+    proposals       a learned distribution of points: a mixture density network
     importance      moments and samples of p from those of a proposal
-    objectives      how f is trained: draw, score, apply a loss
-    refinement      how a prediction is made: climb f
-    priors          what the first estimate knows, for the climb
+    objectives      training of f: draw points, evaluate f, apply a loss
+    refinement      prediction by gradient ascent on f
+    priors          a Gaussian prior around the first estimate
 """
 
 from .contracts import (

@@ -11,9 +11,9 @@ __all__ = ["Float32Linear"]
 
 
 class Float32Linear(nn.Linear):
-    """``nn.Linear`` that multiplies in float32, also where its weights have half precision.
+    """``nn.Linear`` that multiplies in float32 even if its weights have half precision.
 
-    Under autocast it does what autocast does; weights in float64 are multiplied in float64.
+    Under autocast it behaves like ``nn.Linear``; weights in float64 are multiplied in float64.
     """
 
     def forward(self, x: Tensor) -> Tensor:

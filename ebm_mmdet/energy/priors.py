@@ -6,8 +6,8 @@ depends on where the climb is stopped. With a prior it does not:
     argmax_y  τ f(x, y) + log N(y; ŷ, (s Σ)²)
 
 depends on τ and s through k = τ s² alone. Σ are the standard deviations of the detector's
-residuals (truth minus detection, encoded), from :func:`fit_residual_std`. A detector that knows how
-sure it is gives a covariance L Lᵀ for each box instead, and the prior is N(y; ŷ, s² L Lᵀ).
+residuals (truth minus detection, encoded), from :func:`fit_residual_std`. A detector that predicts
+its uncertainty gives a covariance L Lᵀ for each box instead, and the prior is N(y; ŷ, s² L Lᵀ).
 """
 
 from __future__ import annotations
@@ -183,5 +183,5 @@ def _check_positive(name: str, value: Tensor) -> None:
     if not ((value > 0) & value.isfinite()).all():
         raise ValueError(
             f"{name} must be positive and finite, got {value.tolist()}; a zero means that the "
-            "detections it was fitted to are (mostly) exact, and a prior has nothing to say."
+            "detections it was fitted to are (mostly) exact, so a prior is not needed."
         )

@@ -1,4 +1,4 @@
-"""Prediction as search: climb the log-density from a first estimate."""
+"""Prediction by gradient ascent on the log-density, from a first estimate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def evaluate_only(
     covariance: Tensor | None = None,
     num_per_image: Sequence[int] | None = None,
 ) -> RefinementResult:
-    """The refiner that moves nothing: returns y0 (N, D) and f at y0, for comparisons.
+    """The refiner that does not move y0 (N, D): returns it and f at y0, for comparisons.
 
     Arguments are those of every :class:`Refiner`; the optional ones are not read.
     """
@@ -63,8 +63,8 @@ def gradient_ascent(
 
     Works in any mode of the caller, including ``no_grad``, ``inference_mode`` and autocast: f is
     evaluated with gradients on and with inference mode and autocast off, because a climb compares
-    differences of f that half precision cannot resolve. :class:`LogDensityFn` says what this
-    requires of the function.
+    differences of f that half precision cannot resolve. :class:`LogDensityFn` describes what
+    this requires of the function.
 
     Source: Gustafsson et al., "Energy-Based Models for Deep Probabilistic Regression", ECCV 2020
     (arXiv:1909.12297), Algorithm 1; the published form evaluates f twice per step, shrinks λ in the

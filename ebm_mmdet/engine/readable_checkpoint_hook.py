@@ -1,4 +1,4 @@
-"""Training checkpoints hold what can be read from them again."""
+"""A hook that keeps training checkpoints readable."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def _readable(value: object, where: str, known: set[type]) -> object:
             return kind(items)
         return tuple(items) if isinstance(value, tuple) else items
     if isinstance(value, (np.ndarray, np.generic)):
-        plain = isinstance(value, np.generic) or kind is np.ndarray  # no masked array, no matrix
+        plain = (
+            isinstance(value, np.generic) or kind is np.ndarray
+        )  # not a masked array or a matrix
         if plain and type(value.dtype) in known and value.dtype != object:
             return value
         return _readable(value.tolist(), where, known)

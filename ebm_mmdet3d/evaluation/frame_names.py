@@ -64,7 +64,7 @@ def _position(sample_idx: object, num_frames: int) -> int:
         raise ValueError(
             f"a prediction has sample_idx={sample_idx!r}, expected its position in the annotation "
             f"file (0 to {num_frames - 1}); let the pipeline pack 'lidar_path' or 'img_path' "
-            "(meta_keys), so that the name of the file tells the frame"
+            "(meta_keys), so that the name of the file identifies the frame"
         )
     return position
 
@@ -100,7 +100,7 @@ def annotated_rows(results: Sequence[Mapping], data_list: Sequence[Mapping]) -> 
         why = (
             "several frames have files of the same name"
             if len(position) < len(names)
-            else "no file names to tell which; let the pipeline pack 'lidar_path' or 'img_path' "
+            else "no file names to identify them; let the pipeline pack 'lidar_path' or 'img_path' "
             "(meta_keys)"
         )
         raise ValueError(

@@ -161,7 +161,7 @@ def _iou(
 
 
 def _ratio(shared: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Shared / total, and 0 where nothing is shared (whatever the total then is)."""
+    """Shared / total, and 0 where nothing is shared, for any total."""
     total = np.broadcast_to(total, shared.shape)
     return np.divide(shared, total, out=np.zeros_like(shared), where=(shared > 0) & (total > 0))
 

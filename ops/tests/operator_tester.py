@@ -1,4 +1,4 @@
-"""Every pooling operator: one abstract tester, which a test class per operator fills in.
+"""Tests of every pooling operator: one abstract tester, and one subclass per operator.
 
 Here are its values and derivatives; `property_tester.py` and `backend_tester.py` go on.
 
@@ -25,20 +25,20 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 
 
 class OperatorTester(ABC):
-    """The tests that both operators share. A subclass says what its operator is.
+    """The tests that both operators share. A subclass describes its operator.
 
     Attributes:
-        name: of the operator, its package and its part of `torch.ops.ebm_ops`.
-        gradients: what the operators of its gradients end in: by the map, by the boxes.
-        reference: its definition in PyTorch.
+        name: name of the operator, of its package and in `torch.ops.ebm_ops`.
+        gradients: endings of the names of its gradient operators: by the map, by the boxes.
+        reference: module with its definition in PyTorch.
         size: bins of a usual result.
         third_columns: columns of the boxes by which second and third derivatives are not zero.
-        cases: argument of a test -> its values here; `variant` are options of `pool`.
+        cases: values of each argument of a test; `variant` are options of `pool`.
         property_variants: options of `pool` for the properties that hold for random boxes.
         odd_boxes: name -> box in cells, on a map of 9 x 11: they pool to zero and have no gradient.
         good_box: a box in cells on that map.
-        odd_index: how a message names the image of box 4, as a pattern.
-        has_second_derivatives: whether these run in the kernels, so that `derivatives` holds them.
+        odd_index: pattern of the message about the image of box 4.
+        has_second_derivatives: whether the kernels compute these, so that `derivatives` has them.
         fast_gradcheck: layouts for which derivatives are checked along one random direction.
         batch_tolerance: how far a box's values may depend on the other boxes.
     """
@@ -59,7 +59,7 @@ class OperatorTester(ABC):
 
     @abstractmethod
     def problem(self, seed: int, channels=3, count=6, dtype=torch.float64) -> Inputs:
-        """Two maps, boxes on them that leave them a little, and the map each box lies on."""
+        """Two maps, boxes that partly lie outside them, and the map of each box."""
 
     @abstractmethod
     def small_problem(self, seed: int, size: tuple[int, int], variant: dict) -> Inputs:
@@ -83,7 +83,7 @@ class OperatorTester(ABC):
 
     @abstractmethod
     def module(self, size: tuple[int, int]) -> tuple[nn.Module, str]:
-        """The module that does as `pool`, and a part of what it prints."""
+        """The module equivalent to `pool`, and a part of its printed form."""
 
     @abstractmethod
     def call_module(self, module: nn.Module, inputs: Inputs) -> Tensor:
@@ -91,7 +91,7 @@ class OperatorTester(ABC):
 
     @abstractmethod
     def exact_values(self, inputs: Inputs, **variant) -> Tensor:
-        """What `pool` returns, in float64 and by another computation than the kernels'."""
+        """The result of `pool`, in float64 and by an independent computation."""
 
     @abstractmethod
     def opcheck_calls(self, dtype: torch.dtype, case: Any) -> Iterable[tuple[Any, tuple]]:
@@ -99,11 +99,11 @@ class OperatorTester(ABC):
 
     @abstractmethod
     def closed_forms(self, inputs: Inputs, grad: Tensor, tangent: Tensor) -> list[Tensor]:
-        """What the reference computes without autograd, in the order of `derivatives`."""
+        """Derivatives by the reference without autograd, in the order of `derivatives`."""
 
     @abstractmethod
     def problem_of_backends(self, seed: int, channels: int, dtype: torch.dtype, count=12) -> Inputs:
-        """A larger problem, close to none of the kinks, where one rounding or another decides."""
+        """A larger problem without samples close to kinks, where rounding would decide."""
 
     def derivatives(self, inputs: Inputs, grad: Tensor, tangent: Tensor, backend: str, **variant):
         """Values, first derivatives, and second ones where kernels compute them."""

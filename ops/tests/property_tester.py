@@ -1,4 +1,4 @@
-"""What holds for every pooling operator whatever the map and the boxes, and the odd boxes."""
+"""Properties of every pooling operator for any map and boxes, and degenerate boxes."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class PropertyTester(OperatorTester):
         assert (pooled[1] == 0).all()
         for gradient in torch.autograd.grad(pooled[1].sum(), (f, boxes), retain_graph=True):
             assert (gradient == 0).all()
-        # No derivative of any order is hurt by them, and they leave the box beside them alone.
+        # They affect neither derivatives of any order nor the box beside them.
         (slope,) = torch.autograd.grad(pooled.square().sum(), boxes, create_graph=True)
         for second in torch.autograd.grad(slope.square().sum(), (f, boxes)):
             assert second.isfinite().all()

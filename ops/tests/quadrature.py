@@ -1,4 +1,4 @@
-"""Axis-aligned boxes, and an independent quadrature of what precise RoI pooling integrates."""
+"""Axis-aligned boxes, and an independent quadrature of precise RoI pooling."""
 
 from __future__ import annotations
 

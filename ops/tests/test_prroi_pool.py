@@ -1,4 +1,4 @@
-"""Precise RoI pooling: what all operators are tested for, values and derivatives of its own."""
+"""Precise RoI pooling: the tests of all operators, and its own values and derivatives."""
 
 from __future__ import annotations
 

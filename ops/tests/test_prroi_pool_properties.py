@@ -1,4 +1,4 @@
-"""What holds for precise RoI pooling, beside what holds for every operator."""
+"""Properties of precise RoI pooling, besides those of every operator."""
 
 from __future__ import annotations
 

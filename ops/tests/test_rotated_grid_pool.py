@@ -321,7 +321,7 @@ def test_bins_equal_rotated_roi_align_inside_the_map(backend, samples):
 
 
 def test_denoising_score_matching_reaches_map_and_head():
-    """The loss holds the gradient to the boxes; its own gradients agree with the reference."""
+    """The loss contains the gradient to the boxes; its gradients agree with the reference."""
     bev, boxes, index = problem(4, channels=5)
     found = []
     for backend in ("auto", "reference"):
@@ -343,7 +343,7 @@ def test_denoising_score_matching_reaches_map_and_head():
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize(("offset", "u", "position"), [(0.0, 1.3, 0.32), (0.25, 1.05, 0.40)])
 def test_pixel_offset_reads_where_the_docstring_says(offset, u, position, backend):
-    """On a map that holds its column numbers, a sample is the column `u` at which it was read."""
+    """On a map of column numbers, a sample is the column `u` at which it is read."""
     columns = torch.arange(4.0, dtype=torch.float64).expand(1, 1, 4, 4)
     where = {"origin": (0.0, 0.0), "cell_size": 0.32, "pixel_offset": offset, "backend": backend}
 

@@ -1,4 +1,4 @@
-"""What holds for pooling on rotated grids, beside what holds for every operator."""
+"""Properties of pooling on rotated grids, besides those of every operator."""
 
 from __future__ import annotations
 

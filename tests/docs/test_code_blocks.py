@@ -104,7 +104,7 @@ def test_block_is_of_a_kind_that_is_checked(block):
 
 @pytest.mark.parametrize("page", page_params(PAGES))
 def test_code_is_fenced(page):
-    """An indented block would escape all of this."""
+    """An indented block would not be checked."""
     in_fence = in_list = False
     previous = ""
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
@@ -259,7 +259,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 @cache
 def parser_of(script: Path) -> argparse.ArgumentParser:
-    """The parser that a script builds, taken from it when it wants to parse."""
+    """The parser that a script builds, captured when the script parses its arguments."""
 
     class Built(BaseException):
         pass

@@ -1,4 +1,4 @@
-"""docs/downstream.md, followed to the letter by a project of its own."""
+"""A separate project that follows docs/downstream.md literally."""
 
 import json
 import os

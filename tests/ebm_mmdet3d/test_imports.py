@@ -1,4 +1,4 @@
-"""What imports where: without mmdet3d, with a broken one, and which names there are."""
+"""Imports without mmdet3d and with a broken one, and the names that exist."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run(program: str) -> subprocess.CompletedProcess:
 
 
 def test_numbers_and_scenes_import_without_openmmlab():
-    """Nobody asked for what is registered, so nothing is said."""
+    """No config requests registered parts, so there is no message."""
     hide = HIDE.format(absent={"mmengine", "mmcv", "mmdet", "mmdet3d", "spconv"})
     done = run(hide + "warnings.simplefilter('error', RuntimeWarning)\n" + LIGHT)
     assert done.returncode == 0, done.stderr
@@ -87,7 +87,7 @@ def test_without_mmdet3d_alone_a_warning_says_what_to_install():
 @needs_mmdet3d
 @pytest.mark.slow
 def test_a_broken_package_stops_the_import(tmp_path):
-    """Installed, but it raises: no half of a package, and the message names the remedy."""
+    """Installed, but it raises: no partial package, and the message names the remedy."""
     (tmp_path / "mmdet3d").mkdir()
     (tmp_path / "mmdet3d" / "__init__.py").write_text("raise OSError('libcuda is too old')\n")
     done = run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport ebm_mmdet3d.evaluation")
@@ -122,7 +122,7 @@ def test_public_names_are_ordinary_and_registered():
 
 @needs_mmdet3d
 def test_parts_of_training_and_refinement_are_those_of_2d():
-    """All that mmdet's registry has of ours, but what knows of boxes with four sides."""
+    """All our parts in mmdet's registry, except those for boxes with four sides."""
     import mmdet.registry
     import mmdet3d.registry
 

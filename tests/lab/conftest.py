@@ -1,4 +1,4 @@
-"""What keeps the tests of demos and studies short."""
+"""Fixtures that keep the tests of demos and studies short."""
 
 from __future__ import annotations
 

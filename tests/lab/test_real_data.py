@@ -1,4 +1,4 @@
-"""The recipes for data that are not ours to give away read these data where they are."""
+"""Recipes for data that cannot be redistributed read the data of EBM_DATA_ROOT."""
 
 from __future__ import annotations
 

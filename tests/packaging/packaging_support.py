@@ -17,7 +17,7 @@ FILES = ("LICENSE", "MANIFEST.in", "README.md", "model-index.yml", "pyproject.to
 
 
 def copy_sources(target: Path) -> Path:
-    """What a clone holds, without anything built."""
+    """The files of a clone, without anything built."""
     ignore = shutil.ignore_patterns(".mim", "*.so", "__pycache__", "*.egg-info", "build")
     for name in FOLDERS:
         shutil.copytree(REPO / name, target / name, ignore=ignore)
@@ -27,7 +27,7 @@ def copy_sources(target: Path) -> Path:
 
 
 def run(*command: object, cwd: Path, check: bool = True, **variables: str):
-    """Run a command outside the repository, without what this process has on its path."""
+    """Run a command outside the repository, without the path entries of this process."""
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     env |= {"PYTHONWARNINGS": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **variables}
     done = subprocess.run(

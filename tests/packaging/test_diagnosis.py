@@ -57,7 +57,7 @@ def test_the_pinned_versions_fit(line):
         ({"numpy": None}, "numpy is not installed", "make install"),
         ({"numpy": "2.1.0", "opencv-python": "4.12.0.88"}, "numpy 2.1.0", "numpy<2"),
         ({"setuptools": "82.0.0"}, "pkg_resources", "setuptools<81"),
-        ({"opencv-python": "4.12.0.88"}, "wants numpy 2", "4.11.0.86"),
+        ({"opencv-python": "4.12.0.88"}, "needs numpy 2", "4.11.0.86"),
         ({"opencv-python-headless": "4.10.0.84"}, "overwrite each other", "4.11.0.86"),
         ({"torch": "2.6.0"}, "needs 2.7", "torch==2.13.0"),
         ({"mmdet": "3.0.0"}, "written for 3.3", "mmdet==3.3.0"),
@@ -82,7 +82,7 @@ def test_known_incompatible_versions(change, what, remedy):
         ({"onedl-mmengine": None}, "mmengine is not installed", "onedl-mmengine==0.10.12"),
         ({"mmcv-lite": "2.1.0"}, "without operators", "onedl-mmcv==2.3.6"),
         ({"mmcv-full": "1.7.2"}, "before 2.0", "onedl-mmcv==2.3.6"),
-        ({"numpy": "1.26.4"}, "wants numpy 2", "numpy>=2"),
+        ({"numpy": "1.26.4"}, "needs numpy 2", "numpy>=2"),
         ({"torch": "2.6.0"}, "needs 2.7", "onedl-mmcv"),
         ({"opencv-python-headless": "4.11.0.86"}, "overwrite each other", "4.12.0.88"),
     ],
@@ -146,7 +146,7 @@ def test_our_two_distributions_belong_together():
     ids=["frozen", "maintained", "neither", "both"],
 )
 def test_lines_are_found_by_the_names_of_their_distributions(distributions, said, tmp_path):
-    """The command itself, in a Python that sees metadata and nothing else of the packages."""
+    """The command itself, in a Python that has only the metadata of the packages."""
     for name, version in distributions.items():
         folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""--cfg-options: what has an effect is applied, what has none is refused; both tools alike."""
+"""--cfg-options: options with an effect are applied, others are refused, by both tools."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL = dict(
 
 
 def config() -> Config:
-    """With variables that were used for the model and stayed behind."""
+    """With variables that were used for the model and stay in the config."""
     return Config(
         dict(
             model=MODEL,

@@ -1,4 +1,4 @@
-"""The set-up script: says what is missing, and does nothing when everything is there.
+"""The set-up script: it reports what is missing, and does nothing if everything is installed.
 
 The long way, from nothing, is what `make test` itself takes in a fresh clone.
 """
@@ -205,7 +205,7 @@ def test_the_other_line_has_its_own_environment():
 
 @pytest.mark.parametrize("target", ["demo", "demo3d"])
 def test_a_demo_leaves_the_page_of_results_alone(target):
-    """Several seeds are no wish to rewrite a tracked file."""
+    """Several seeds alone must not rewrite a tracked file."""
     assert "--page" not in make(target, "SEEDS=3")
     assert "--seeds 3 --page " in make(target, "SEEDS=3", "PAGE=1")
 

@@ -1,4 +1,4 @@
-"""An interrupted training loses nothing before its last checkpoint, and goes on from there."""
+"""An interrupted training loses nothing before its last checkpoint, and continues from there."""
 
 import importlib.util
 import re
@@ -89,7 +89,7 @@ def test_interrupted_training_resumes(tiny_config, tmp_path, how):
 
 
 class Strange:
-    """A type that no checkpoint may hold."""
+    """A type that is refused in checkpoints."""
 
 
 def test_an_unreadable_checkpoint_stops_resuming_and_everything_is_kept(

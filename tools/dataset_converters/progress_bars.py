@@ -1,4 +1,4 @@
-"""mmengine's progress bars write to the screen whatever standard output is; this keeps them off."""
+"""Switches off mmengine's progress bars, which write to the screen and not to standard output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["no_progress_bars"]
 
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Inside, ``mmengine.track_iter_progress`` iterates and draws nothing."""
+    """Context in which ``mmengine.track_iter_progress`` iterates without drawing."""
     drawn = mmengine.track_iter_progress
     mmengine.track_iter_progress = iter
     try:

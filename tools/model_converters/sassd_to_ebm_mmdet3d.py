@@ -13,7 +13,7 @@ Changes besides names:
 
     sparse kernels    spconv 1 (D, H, W, in, out) -> spconv 2 (out, D, H, W, in); 1 x 1 x 1: a matrix (out, in)
     box regression    rows (x, y, z, w, l, h, rotation_y) -> (x, y, z, l, w, h, yaw), the last with its sign changed,
-                      since yaw = -rotation_y - pi/2; anchors of the config stand in the same order
+                      since yaw = -rotation_y - pi/2; anchors of the config have the same order
     all others        nothing: directions (rotation_y > 0 is yaw beyond pi/2), parts of the warping and the energy
                       head's 256 x 4 x 7 samples, z and h have the same order
 """  # noqa: E501
@@ -30,7 +30,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "ebm3d"
 
 WHAT_WAS_CHECKED = """Verified against the released code: names and shapes of the layers, the order of a sparse kernel's axes,
 and that the last of several points in a voxel gets the neighbours (spconv 1 on a GPU: any of them).
-Not verified: AP, since the published files were not at hand; compare with the config's own line `Expected`."""  # noqa: E501
+Not verified: AP, because the published files were not available; compare with the config's own line `Expected`."""  # noqa: E501
 
 
 class ConversionError(Exception):

@@ -6,10 +6,10 @@
     mcmc                 ML-MCMC                       one call of f per Langevin step, and one more
     proposal             f together with a proposal    one call of f
 
-Each is a frozen dataclass that fulfils the contract :class:`.contracts.Objective` and knows nothing
-of detectors. ``num_noise`` counts the points that are scored beside the target (NCE, ML-IS, a
-learned proposal), and ``num_samples`` the samples or chains where the target is not one of several
-candidates (KLD-IS, DSM, MCMC).
+Each is a frozen dataclass that fulfils the contract :class:`.contracts.Objective` and does not
+depend on detectors. ``num_noise`` counts the points at which f is evaluated besides the target
+(NCE, ML-IS, a learned proposal), and ``num_samples`` the samples or chains if the target is not one
+of several candidates (KLD-IS, DSM, MCMC).
 """
 
 from .importance_sampling import KLDISObjective, MLISObjective

@@ -1,4 +1,4 @@
-"""Training f together with a proposal that learns where to look."""
+"""Training f together with a learned proposal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ProposalObjective:
         MDN taught by f and by the data   w = v = 1/2: :func:`mdn_teacher_loss`, plus J_NCE for f
         warm-up of φ by the data alone    w = 0, v = 1
 
-    The gradient of J_KL does not see modes that q never samples: start with a broad q, and watch
+    The gradient of J_KL ignores modes that q never samples: start with a broad q, and watch
     ``ess_ratio`` and ``proposal_nll``.
 
     Source: Gustafsson et al., "Learning Proposals for Practical Energy-Based Regression", AISTATS

@@ -207,7 +207,7 @@ class DetectorWrapper(CheckpointOfChild):
         )
         # An image without detections does not show whether the detector gives covariances.
         given = [each for each, n in zip(covariances, counts) if n]
-        # A refiner compares numbers that half precision cannot tell apart; so does a proposal.
+        # Refiners and proposals compare numbers that half precision cannot distinguish.
         with torch.autocast(everything.device.type, enabled=False):
             result = (refiner or evaluate_only)(
                 fn,

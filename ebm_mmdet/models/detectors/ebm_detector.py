@@ -115,7 +115,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         """Copy the detector's box head into the trunk, unless something else has initialised it.
 
         Returns:
-            One clause that says what happened, for the loading message.
+            A clause for the loading message that describes the result.
         """
         if self.init_trunk_from is None:
             return "trunk starts fresh (init_trunk_from=None)"

@@ -10,20 +10,22 @@ __all__ = ["copy_trunk_from_box_head"]
 
 def _shared_fcs(detector: nn.Module) -> nn.ModuleList | None:
     box_head = getattr(getattr(detector, "roi_head", None), "bbox_head", None)
-    if isinstance(box_head, nn.ModuleList):  # cascades: the first stage sees the loosest boxes
+    if isinstance(
+        box_head, nn.ModuleList
+    ):  # cascades: the first stage is trained on the least accurate boxes
         box_head = box_head[0]
     return getattr(box_head, "shared_fcs", None)
 
 
 @torch.no_grad()
 def copy_trunk_from_box_head(detector: nn.Module, energy_head: nn.Module) -> str:
-    """Copy ``roi_head.bbox_head.shared_fcs`` into ``energy_head.trunk`` when all layers fit.
+    """Copy ``roi_head.bbox_head.shared_fcs`` into ``energy_head.trunk`` if all layers fit.
 
-    Both flatten pooled features channel-major, so the weights mean the same. The papers start
-    from these weights (their loader matches the layers by name).
+    Both flatten pooled features channel-major, so the weights have the same meaning. The papers
+    start from these weights (their loader matches the layers by name).
 
     Returns:
-        One clause that says what happened, for the loading message.
+        A clause for the loading message that describes the result.
     """
     source = _shared_fcs(detector)
     if not source:

@@ -41,8 +41,8 @@ class EBM3DRefineHead(EnergyHead):
         num_classes: number of foreground classes.
         objective: how f is trained, a registered objective (``NCEObjective``).
         in_channels: channels C of the map.
-        origin: position (x0, y0) of the map's first cell in metres, usually the lower limits of
-            the point cloud range.
+        origin: position (x0, y0) in metres of the map's first cell if ``pixel_offset`` is 0,
+            usually the lower limits of the point cloud range.
         cell_size: size of a cell in metres: voxel size times the stride of the map.
         pixel_offset: cells to subtract, ``u = (x - x0) / cell_size - pixel_offset``. So cell i
             stands for the position ``x0 + (i + pixel_offset) * cell_size``. With voxels of 0.16 m

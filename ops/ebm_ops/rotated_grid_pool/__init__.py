@@ -69,7 +69,7 @@ def rotated_grid_pool(
             x to y (mmdet3d: columns 0, 1, 3, 4, 6 of a `LiDARInstance3DBoxes`).
         batch_index: (N,), integers: which map each box lies on.
         grid_size: `(A, B)`, outputs across the width and along the length.
-        origin: `(x0, y0)` in metres, the position of pixel (0, 0).
+        origin: `(x0, y0)` in metres, the position of pixel (0, 0) if `pixel_offset` is 0.
         cell_size: metres per pixel.
         pixel_offset: in pixels, subtracted from `u` and `v`: pixel `i` stands for the position
             `x0 + (i + pixel_offset) * cell_size`. Take voxels of 0.16 m, stride 2, hence
@@ -117,7 +117,7 @@ class RotatedGridPool(nn.Module):
 
     Args:
         grid_size: `(A, B)`, outputs across the width and along the length.
-        origin: `(x0, y0)` in metres, the position of pixel (0, 0).
+        origin: `(x0, y0)` in metres, the position of pixel (0, 0) if `pixel_offset` is 0.
         cell_size: metres per pixel.
         pixel_offset: in pixels, subtracted from the sampling positions; :func:`rotated_grid_pool`
             has an example in numbers.

@@ -35,7 +35,7 @@ class Grid(NamedTuple):
         rows, columns: bins across the width and along the length.
         samples_per_bin: samples along each axis of a bin; 0 means one sample per bin, the outer
             ones on the edges of the box.
-        x0, y0: metres, position of pixel (0, 0).
+        x0, y0: metres, position of pixel (0, 0) if `pixel_offset` is 0.
         cell_size: metres per pixel.
         pixel_offset: pixels, subtracted from both coordinates on the map.
     """

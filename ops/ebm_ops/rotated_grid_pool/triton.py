@@ -105,7 +105,7 @@ def _per_bin(grid: Grid) -> int:
 
 
 def _boxes(boxes: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Contiguous boxes and tangents; without a tangent the boxes stand in, and are not read."""
+    """Contiguous boxes and tangents; without a tangent the boxes are passed twice."""
     boxes = boxes.contiguous()
     return boxes, boxes if tangent is None else tangent.contiguous()
 

@@ -1,4 +1,4 @@
-"""What is left in a recipe has an effect; recipes and their parts are bases of users' configs."""
+"""Every line of a recipe has an effect; recipes and their parts are bases of users' configs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def without_scopes(steps: list) -> list:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_key_of_a_recipe_is_read(name):
-    """Or is a variable of mmdet's own base files, whose names and habits users know."""
+    """Whether it is a variable of mmdet's own base files, whose names users know."""
     ours = read(name)
     inherited = set()
     for base in foreign_bases(ROOT / "configs" / name):
@@ -185,7 +185,7 @@ def test_a_recipe_as_the_base_of_a_users_config(tmp_path):
 
 
 def test_a_recipe_beside_a_users_own_base_with_the_same_names(tmp_path):
-    """Mmengine refuses two bases with one name, so a recipe must not have names of its own."""
+    """Mmengine refuses two bases with one name, so a recipe must not define other names."""
     (tmp_path / "mine.py").write_text(USER_VARIABLES)
     user = tmp_path / "user.py"
     user.write_text(

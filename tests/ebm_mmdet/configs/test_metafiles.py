@@ -56,7 +56,7 @@ def test_collections_and_models(name):
 
 
 def test_names_are_unique():
-    """Mim looks models up by name, whatever the folder."""
+    """Mim looks models up by name, in any folder."""
     names = [model["Name"] for metafile in METAFILES.values() for model in metafile["Models"]]
     assert len(names) == len(set(names))
 

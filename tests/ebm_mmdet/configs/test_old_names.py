@@ -1,4 +1,4 @@
-"""Settings that have another name now: a config of a user that still has the old one is told so."""
+"""Settings with a new name: for a config with the old one, the error names the new one."""
 
 import inspect
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Annotation files: what is filled in, what is refused and how it is named, who is told of it."""
+"""Annotation files: values that are filled in, errors and their messages, and all readers."""
 
 from __future__ import annotations
 

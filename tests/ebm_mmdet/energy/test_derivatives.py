@@ -1,4 +1,4 @@
-"""Gradient and Hessian trace of f against quadratics, and what they promise about modes."""
+"""Gradient and Hessian trace of f against quadratics, and in every mode of the caller."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Gradient ascent against closed forms, a naive loop, and every promise of its docstring."""
+"""Gradient ascent against closed forms, a naive loop, and every statement of its docstring."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""The mixture density network: its distribution against torch's, its head against its promises."""
+"""The mixture density network: its distribution against torch's, its head against its docstring."""
 
 import math
 
@@ -89,7 +89,7 @@ def test_log_density_differentiates_in_its_parameters():
 
 @pytest.mark.parametrize("dim", [1, 3])
 def test_fast_gradients_are_those_of_the_definition(dim):
-    """Where y needs no gradient, log q has a backward pass of its own."""
+    """Without a gradient to y, log q has its own backward pass."""
     density, y = some_density(4, 3, dim), 3 * normal(4, 6, dim, seed=9)
     y[0, 0] = 1e200  # where the density is zero even in logarithms
     parameters = [

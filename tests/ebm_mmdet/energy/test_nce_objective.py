@@ -1,4 +1,4 @@
-"""NCE and NCE+ as objectives: what is drawn, how it is weighted, what comes back."""
+"""NCE and NCE+ as objectives: their draws, weights and results."""
 
 import math
 
@@ -15,7 +15,7 @@ def seeded(seed=0):
 
 
 class Recorder:
-    """A smooth f that remembers the points it was asked about."""
+    """A smooth f that records the points at which it was evaluated."""
 
     def __init__(self):
         self.calls = []

@@ -1,4 +1,4 @@
-"""What all objectives have in common: calls, shapes, invariances, reductions, modes."""
+"""Properties that all objectives share: calls, shapes, invariances, reductions, modes."""
 
 import dataclasses
 import math
@@ -136,7 +136,7 @@ def test_no_targets(name, avg_factor):
 
 @every_objective
 def test_every_parameter_gets_a_gradient(name):
-    """The last bias too, though a constant changes nothing: distributed training waits for it."""
+    """Even the last bias, which has no effect, because distributed training waits for it."""
     net = network()
     run(name, lambda y: net(y).squeeze(-1), some_targets(dtype=torch.float32))["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
@@ -215,7 +215,7 @@ def test_refuses_a_function_of_another_shape(name):
 
 @pytest.mark.parametrize("noise", [NOISE, SHARED, PAIRS], ids=["each", "shared", "antithetic"])
 def test_importance_objectives_from_their_definitions(noise):
-    """Sums over the points that f was really asked about."""
+    """Sums over the points at which f was really evaluated."""
     f, targets = Recorder(), some_targets()
     losses = [
         objective(f, targets, generator=seeded())["loss"]

@@ -1,4 +1,4 @@
-"""f and a learned proposal together: which gradient flows where, and what is learned."""
+"""f and a learned proposal together: the flow of gradients, and the optimum."""
 
 import math
 from itertools import pairwise
@@ -139,7 +139,7 @@ def test_weight_zero_leaves_the_proposal_alone(form):
 
 
 def test_proposal_trains_the_backbone_unless_features_are_detached():
-    """Documents whose duty that is: the objective cannot know."""
+    """The caller has to detach the features, because the objective cannot know them."""
     grads = []
     for detach in (True, False):
         model = Model(detach)

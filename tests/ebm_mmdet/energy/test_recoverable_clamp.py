@@ -1,4 +1,4 @@
-"""A clamp that finds back."""
+"""A clamp whose gradient leads back inside the limits."""
 
 import pytest
 import torch

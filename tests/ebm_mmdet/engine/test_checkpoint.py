@@ -303,7 +303,7 @@ def test_names_of_other_versions_are_read(tmp_path):
 
 
 def test_reading_survives_lists_that_others_allow_for_a_while(tmp_path):
-    """As the maintained mmengine does at every load; torch takes its entries away at the end."""
+    """As the maintained mmengine does at every load; at the end, torch removes its entries."""
     torch.save(full_state(), tmp_path / "x.pth")
     theirs = [getattr, np.ndarray, np.dtype, HistoryBuffer, type(np.dtype("f8")), slice]
     theirs.append(np.zeros(0).__reduce__()[0])

@@ -78,7 +78,7 @@ def test_concat_pools_every_level():
 
 @pytest.mark.parametrize(("roi_shift", "c"), [(0.0, 1.3), (-0.5, 0.8)])
 def test_roi_shift_reads_where_the_docstring_says(roi_shift, c):
-    """On a map that holds its column numbers, a small box is the coordinate at which it is read."""
+    """On a map of column numbers, a small box pools to the coordinate at which it is read."""
     settings = dict(strides=[8], in_channels=1, pool_size=1, level_rule="concat")
     head = make_head(roi_shift=roi_shift, **settings)
     columns = torch.arange(4.0).repeat(1, 1, 4, 1)

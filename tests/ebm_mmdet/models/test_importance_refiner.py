@@ -21,7 +21,7 @@ SIGMA = 0.5 * torch.tensor(STD)
 
 
 class Counted:
-    """A log-density that remembers the shapes it was asked for."""
+    """A log-density that records the shapes of its arguments."""
 
     def __init__(self, f):
         self.f, self.shapes = f, []

@@ -1,4 +1,4 @@
-"""Deltas of sides, and how their variances become those of encoded boxes."""
+"""Deltas of sides, and conversion of their variances to encoded coordinates."""
 
 from __future__ import annotations
 

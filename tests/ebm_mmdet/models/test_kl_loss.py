@@ -1,4 +1,4 @@
-"""KL-Loss: values and gradients in closed form, limits of α, and that NaN cannot come out."""
+"""KL-Loss: values and gradients in closed form, limits of α, and no NaN."""
 
 from __future__ import annotations
 

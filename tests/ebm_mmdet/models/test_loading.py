@@ -90,7 +90,7 @@ def test_a_detector_without_a_box_head_starts_fresh(tmp_path, messages):
 
 
 def test_a_tensor_of_another_shape_is_not_found(tmp_path, messages):
-    """It is not loaded, so it does not count, whichever loader reads the file."""
+    """It is not loaded, so it does not count, with either loader."""
     model, state = build(ebm_cfg()), other_detector_state()
     names = [f"roi_head.bbox_head.{part}.{kind}" for part in ("fc_cls", "fc_reg") for kind in WB]
     for name in names:

@@ -131,7 +131,7 @@ def test_no_objects_give_a_zero_connected_to_every_parameter():
 
 
 class Recorder:
-    """Stands in for the objective and keeps what it is asked."""
+    """Replaces the objective and records its arguments."""
 
     def __call__(self, fn, targets, avg_factor=None):
         self.fn, self.targets = fn, targets
@@ -158,7 +158,7 @@ def test_references_are_jittered_annotations(target_noise):
 
 @pytest.mark.parametrize(("proposal_weight", "nll_weight"), [(1.0, 0.0), (0.5, 0.5)])
 def test_the_proposal_learns_where_the_object_is(proposal_weight, nll_weight):
-    """One box, seen by the features: q corrects the reference, and its samples are worth more."""
+    """One box that the features show: q corrects the reference, and its ESS is larger."""
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     box = torch.tensor([[30.0, 40, 90, 80]])
     inside = ((x * 4 > 30) & (x * 4 < 90) & (y * 4 > 40) & (y * 4 < 80)).float()

@@ -49,7 +49,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("candidates", [None, CANDIDATES])
 def test_threads_do_not_see_each_other(candidates):
-    """predict(x) is the same function of x, whatever other threads predict meanwhile."""
+    """predict(x) is the same function of x, while other threads predict."""
     model = build(ebm_cfg(candidates=candidates))
     inputs = [images(seed, model) for seed in range(4)]
     expected = [predict(model, data) for data in inputs]
@@ -73,7 +73,7 @@ def test_a_refiner_per_call_leaves_the_models_own_alone():
 
 
 def test_the_refiner_is_given_tensors():
-    """A refiner of the user's own is called as the contract says."""
+    """A refiner of the user is called according to the contract."""
     calls = []
 
     def refiner(log_density_fn, y0, *, covariance=None, num_per_image=None):

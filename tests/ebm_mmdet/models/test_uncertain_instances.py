@@ -1,4 +1,4 @@
-"""Standard deviations in pixels follow the boxes, by whatever path those are changed."""
+"""Standard deviations in pixels follow the boxes, in whichever way these are changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gaps that mmcv, mmdet3d and spconv leave without CUDA: filled, once, and correctly."""
+"""Functions of mmcv and spconv that need CUDA are replaced, once, and correctly."""
 
 from __future__ import annotations
 

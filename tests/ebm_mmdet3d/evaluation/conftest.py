@@ -1,4 +1,4 @@
-"""Types without a scope in their name are mmdet3d's here, whatever ran before."""
+"""Types without a scope in their name are mmdet3d's here, whichever tests ran before."""
 
 import pytest
 

@@ -182,7 +182,7 @@ def test_values_by_hand(tmp_path):
 
 
 def mixed_scene(seed: int):
-    """Three classes, vans and DontCare regions; noisy predictions with wrong ones among them."""
+    """Three classes, vans and DontCare regions; noisy predictions, some of them wrong."""
     rng = np.random.default_rng(seed)
     detector_label = {0: 1, 1: 2, 2: 0, 3: 0, -1: 0}
     parks = [car_park(10 * seed + k) for k in range(4)]

@@ -1,4 +1,4 @@
-"""A zero that reaches every parameter, whatever is in it."""
+"""A zero that is connected to every parameter, for any values."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def neck_of(model):
 
 
 def frame_of(name: str, seed: int, **kwargs):
-    """A frame such as the detector wants."""
+    """A frame in the format that the detector needs."""
     if name == "centerpoint":  # five features per point, velocities
         kwargs = dict(num_features=5, box_dim=9, **kwargs)
     points, sample = frame(seed=seed, **kwargs)
@@ -302,7 +302,7 @@ def test_bn_train_mode_updates_statistics_only():
     mean = neck[1].running_mean.clone()
     predict(model.eval(), two_frames())
     assert torch.equal(neck[1].running_mean, mean)
-    with pytest.raises(ValueError, match="bn_train_mode=True concerns a frozen detector"):
+    with pytest.raises(ValueError, match="bn_train_mode=True is for a frozen detector"):
         build(ebm_cfg(bn_train_mode=True, freeze_detector=False))
 
 

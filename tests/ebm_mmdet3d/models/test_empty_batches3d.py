@@ -1,4 +1,4 @@
-"""Batches without any point: joint training goes on, and results are of the usual kind."""
+"""Batches without any point: joint training continues, and results have the usual form."""
 
 from __future__ import annotations
 

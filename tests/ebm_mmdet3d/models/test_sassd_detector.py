@@ -1,4 +1,4 @@
-"""SASSDPaper: learns a frame, predicts it, and lends its conv6 to an energy head."""
+"""SASSDPaper: learns a frame, predicts it, and gives its conv6 to an energy head."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def predict(model, frames):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Forty steps from random weights go elsewhere when sums are rounded in another order."""
+    """Forty steps from random weights give other results if sums are rounded in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -37,7 +37,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def learned(one_thread):
-    """A model after some steps on one frame, and its losses on the way."""
+    """A model after some steps on one frame, and its losses during them."""
     model = build(sassd_cfg()).train()
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
@@ -129,7 +129,7 @@ def test_frames_without_cars_and_other_classes():
 
 
 def test_an_object_of_a_second_class_is_refused():
-    """It would be a car for the second scores, and ground for the proposals."""
+    """It would count as a car in the second scores, and as ground in the proposals."""
     model = build(sassd_cfg()).train()
     frame = car_frame(CARS)
     frame[1].gt_instances_3d.labels_3d[1] = 2

@@ -23,7 +23,7 @@ SMALL = dict(
 
 
 def small_encoder(**overrides) -> SASSDSparseEncoder:
-    """SMALL in eval mode, with normalisations that do something."""
+    """SMALL in eval mode, with normalisations that are not the identity."""
     torch.manual_seed(0)
     encoder = SASSDSparseEncoder(**{**SMALL, **overrides})
     for module in encoder.modules():
@@ -35,7 +35,7 @@ def small_encoder(**overrides) -> SASSDSparseEncoder:
 
 
 def crowded_points(n: int = 40, frames: int = 1, seed: int = 1):
-    """More points than 12 voxels per frame hold one by one."""
+    """More points than the 12 voxels of a frame, so that points share voxels."""
     g = torch.Generator().manual_seed(seed)
     voxels = torch.randint(0, 4, (12 * frames, 3), generator=g)
     voxels = torch.cat((torch.arange(frames).repeat_interleave(12)[:, None], voxels), dim=1)
@@ -105,7 +105,7 @@ def test_the_papers_shapes_and_channels():
 
 
 def test_the_papers_layers():
-    """Kernels of section 1.1, and a normalisation behind each."""
+    """The kernels of the encoder's docstring, each followed by a normalisation."""
     widths = [(4, 16), (16, 16), (16, 32), (32, 32), (32, 32), (32, 64)]
     widths += [(64, 64)] * 7  # three at stride 4; down, and three at stride 8
     kernels = sum(27 * i * o for i, o in widths) + 64 * 64

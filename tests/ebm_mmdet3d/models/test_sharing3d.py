@@ -1,4 +1,4 @@
-"""One model in several hands: two threads, a deep copy, a file."""
+"""One model used in several ways: by two threads, as a deep copy, from a file."""
 
 from __future__ import annotations
 

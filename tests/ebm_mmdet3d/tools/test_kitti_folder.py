@@ -226,7 +226,7 @@ def test_messages_name_what_is_missing(folder, tmp_path):
 
 
 def test_the_command_in_a_folder_with_blanks_from_anywhere(tmp_path):
-    """As a script: its folder alone is on Python's path then."""
+    """As a script, for which only its own folder is on Python's path."""
     repository = Path(__file__).resolve().parents[3]
     script = repository / "tools" / "dataset_converters" / "create_kitti_infos.py"
     root = tmp_path / "my kitti, all of it"
@@ -250,7 +250,7 @@ def test_the_command_in_a_folder_with_blanks_from_anywhere(tmp_path):
 
 @needs_sample
 def test_real_frame_000008(tmp_path):
-    """Boxes and point counts that mmdet3d's own data hold for this frame."""
+    """Boxes and point counts in mmdet3d's own data for this frame."""
     prepare_kitti(SAMPLE, tmp_path, splits=["val"])
     (frame,) = [
         f for f in frames(tmp_path, "val", ["Car"]) if f["lidar_path"].endswith("000008.bin")

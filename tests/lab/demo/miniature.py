@@ -1,4 +1,4 @@
-"""What the tests of both demos share: a run that is interrupted after its detector, and goes on."""
+"""The part that the tests of both demos share: a run that is interrupted and continued."""
 
 from __future__ import annotations
 

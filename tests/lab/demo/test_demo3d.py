@@ -80,7 +80,7 @@ def test_one_traced_climb_gives_what_separate_runs_give(tmp_path, monkeypatch):
     loader = val_loader(cfg)
 
     class Keeps:
-        """In place of a metric: what it is given, step by step."""
+        """Replaces a metric and records its arguments, step by step."""
 
         def __init__(self):
             self.boxes = []

@@ -1,4 +1,4 @@
-"""The pictures: what is drawn is what was given, and files are written in one piece."""
+"""The pictures: they show their arguments, and files are written atomically."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""True boxes of real LiDAR frames, moved at random and mended."""
+"""True boxes of real LiDAR frames, moved at random and refined."""
 
 from __future__ import annotations
 

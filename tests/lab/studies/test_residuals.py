@@ -1,4 +1,4 @@
-"""Which detection belongs to which object, and how far off it is."""
+"""Matching of detections and objects, and their residuals."""
 
 from __future__ import annotations
 

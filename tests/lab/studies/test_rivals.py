@@ -1,4 +1,4 @@
-"""The rivals of the study: the regressor learns the way back, the others do what they say."""
+"""The rivals of the study: the regressor learns the offset to the object, others as documented."""
 
 from __future__ import annotations
 

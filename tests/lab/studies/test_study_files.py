@@ -211,7 +211,7 @@ def test_the_command_turns_mistakes_into_one_line(write, tmp_path, capsys, monke
     with pytest.raises(SystemExit, match="there is no file none.pth with the weights"):
         tool.main(["refinement", *one, "--data-root", ".", "--cfg-options", "load_from=none.pth"])
     for arguments, message in (
-        (["detectors", str(path), *out, "--page"], "--page and --section belong together"),
+        (["detectors", str(path), *out, "--page"], "--page and --section must be given together"),
         (["detectors", str(path), *out, "--prior-k", "1"], "unrecognized arguments"),
         (["jittered", "c.py", "k.pth", "--out", str(path)], "exists; name a new file"),
         ([], "required: STUDY"),

@@ -154,8 +154,8 @@ def main() -> None:
     ours = gradient_ascent(fn, start, STEP, args.steps).y
     naive = papers_loop(head, maps, boxes, labels, args.steps)
     console.print(
-        f"refinement / floor = {seconds['refinement'] / floor:.2f} (wanted: at most 1.5), naive / "
-        f"refinement = {seconds['naive'] / seconds['refinement']:.1f} (wanted: at least 3)\n"
+        f"refinement / floor = {seconds['refinement'] / floor:.2f} (target: at most 1.5), naive / "
+        f"refinement = {seconds['naive'] / seconds['refinement']:.1f} (target: at least 3)\n"
         f"largest difference of the two results: "
         f"{(ours - naive).abs().max():.1e} in encoded coordinates"
     )

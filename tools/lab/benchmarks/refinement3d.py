@@ -83,7 +83,7 @@ def main() -> None:
     console = Console()
     console.print(table)
     ratio = seconds["refinement"] / floor
-    console.print(f"refinement / floor = {ratio:.2f} (wanted: at most 1.5)")
+    console.print(f"refinement / floor = {ratio:.2f} (target: at most 1.5)")
 
 
 if __name__ == "__main__":

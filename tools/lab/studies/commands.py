@@ -77,17 +77,17 @@ def compare(
 
 
 def _find_files(study: Study, path: Path, with_weights: bool) -> None:
-    """Look for data and weights before anything is trained.
+    """Check that data and weights exist, before anything is trained.
 
     Raises:
-        StudyFileError: They are not there.
+        StudyFileError: A folder or file does not exist.
     """
     for name, cfg in study.cfgs.items():
         root, weights = cfg.get("data_root"), cfg.get("load_from")
         if root and not Path(root).is_dir():
             raise StudyFileError(
                 f"{path}, row {name!r}: there is no folder {root} with its data; README.md beside "
-                "the config says how to make it. Data elsewhere: --data-root DIR"
+                "the config describes how to make it. For data elsewhere: --data-root DIR"
             )
         if with_weights and weights and "://" not in weights and not Path(weights).is_file():
             raise StudyFileError(
