@@ -73,7 +73,7 @@ bench: install3d
 	@set -e; for script in ops/benchmarks/[!_]*.py tools/lab/benchmarks/[!_]*.py; do \
 		echo "== $$script"; $(PYTHON) "$$script"; done
 
-docs: install
+docs: install3d
 	$(PYTHON) -m pip install --quiet -c $(CONSTRAINTS) -r requirements/docs.txt
 	$(PYTHON) -m sphinx -W --keep-going docs build/docs
 
