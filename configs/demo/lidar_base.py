@@ -105,7 +105,7 @@ train_dataloader = dict(
         type='LidarScenesDataset',
         seed=1000,  # not that of the fixed set
         scene=scene,
-        min_points=5,  # what KITTI's object database asks for
+        min_points=5,  # the least that KITTI's object database accepts
         pipeline=[
             # As the paper: vans are cars in training, and do not count in the evaluation.
             dict(type='MergeClasses3D', classes=['Car', 'Van'], into=dict(Van='Car')),

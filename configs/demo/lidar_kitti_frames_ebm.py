@@ -8,14 +8,14 @@
 KITTI is a folder in KITTI's own layout with frames 000000, 000001, 000003, 000006, 000009 (ImageSets/train.txt) and 000005,
 000008 (val.txt) of its training set. Hardware: 2 CPU cores, some minutes. Result: docs/results.md, section Real LiDAR frames.
 Five frames with nine cars cannot train a detector, and AP of two frames means nothing. What they can show is whether f,
-learned on some real cars, pulls boxes towards others: the last command moves true boxes at random and lets f mend them.
+learned on some real cars, moves boxes towards other cars: the last command moves true boxes at random, and refinement moves them back.
 """
 
 _base_ = ['./lidar_ebm.py']
 
 work_dir = 'work_dirs/lidar_kitti_frames_ebm'
 data_root = 'data/kitti_sample/'
-load_from = f'work_dirs/demo3d/seed0/energy_head/iter_{_base_.head_iters}.pth'  # goes on from what generated cars taught
+load_from = f'work_dirs/demo3d/seed0/energy_head/iter_{_base_.head_iters}.pth'  # the head trained on generated cars
 head_iters = 200
 
 # All that a camera sees of KITTI's frames: of the fifteen cars only ten are within the 35 m of the generated scenes.
