@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.model import MMDistributedDataParallel
 
 from tests.ebm_mmdet.models.toys import batch, build, ebm_cfg
+from tests.two_processes import in_two_processes
 
 
 class SameForEveryTarget:
@@ -52,27 +50,16 @@ CASES = [(2, 3), (0, 4), (0, 1)]
 """Ground-truth boxes of the two images; in the last cases one process has none."""
 
 
-def worker(rank, port, folder):
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+def worker(rank, folder):
     for case, num_items in enumerate(CASES):
         model = make_model()
         wrapped = MMDistributedDataParallel(model, find_unused_parameters=False)
         result = backward(model, pick(batch(model, num_items, training=True), rank), wrapped)
         torch.save(result, f"{folder}/{case}_{rank}.pth")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_gradient_of_two_processes_is_that_of_one_with_both_images(tmp_path):
-    mp.spawn(worker, (free_port(), str(tmp_path)), nprocs=2)
+    in_two_processes(worker, tmp_path)
     for case, num_items in enumerate(CASES):
         model = make_model()
         expected = backward(model, batch(model, num_items, training=True))

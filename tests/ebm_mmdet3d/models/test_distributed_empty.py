@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 pytest.importorskip("mmdet3d", reason="3D needs mmdet3d: pip install 'ebm-mmdet[3d]'")
 
@@ -15,6 +11,7 @@ from mmengine.model import MMDistributedDataParallel
 
 from tests.ebm_mmdet3d.models.sassd_toys import sassd_cfg
 from tests.ebm_mmdet3d.models.test_empty_batches3d import batch, build, cfg_of, frames_of
+from tests.two_processes import in_two_processes
 
 CASES = {
     "toy": lambda: ("toy", cfg_of("toy", freeze_detector=False)),
@@ -27,10 +24,7 @@ CASES = {
 STEPS = 3
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+def worker(rank: int, folder: str) -> None:
     for case, (name, cfg) in enumerate(make() for make in CASES.values()):
         model = build(cfg).train()
         wrapped = MMDistributedDataParallel(model, find_unused_parameters=False)
@@ -43,16 +37,11 @@ def worker(rank: int, port: int, folder: str) -> None:
             total.backward()
             optimizer.step()
         torch.save(dict(model.named_parameters()), f"{folder}/{case}_{rank}.pth")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_training_goes_on_and_parameters_stay_equal(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, (port, str(tmp_path)), nprocs=2)
+    in_two_processes(worker, tmp_path)
     for case, (_, cfg) in enumerate(make() for make in CASES.values()):
         before = dict(build(cfg).named_parameters())
         first, second = (
