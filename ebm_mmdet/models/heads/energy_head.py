@@ -161,8 +161,11 @@ class EnergyHead(BaseModule):
         finite = torch.isfinite(flat).all(dim=1, keepdim=True)
         # Zeros replace boxes that are not finite: NaN times a zero gradient is NaN in weights.
         flat = flat.where(finite, 0)
-        float32 = torch.autocast(boxes.device.type, enabled=False)
-        with float32 if self.always_float32 else contextlib.nullcontext():
+        with (
+            torch.autocast(boxes.device.type, enabled=False)
+            if self.always_float32
+            else contextlib.nullcontext()
+        ):
             x, restore = self.embed(feats, flat, batch_index.repeat_interleave(samples))
             energies = self.fc_energy(x).float()[restore].unflatten(0, (num, samples))
         if self.class_agnostic:
