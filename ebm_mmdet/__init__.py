@@ -21,6 +21,7 @@ __all__ = [
     "AtomicLocalBackend",
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
+    "DepthMetric",
     "EBMBBoxHead",
     "EBMDetector",
     "EBMTTAModel",
@@ -37,11 +38,13 @@ __all__ = [
     "MLISObjective",
     "NCEObjective",
     "NormEvalHook",
+    "NormalsMetric",
     "ProbabilisticBoxMetric",
     "ProposalEBMBBoxHead",
     "ProposalObjective",
     "ProposalRefiner",
     "ReadableCheckpointHook",
+    "SceneAccuracy",
     "ScoreMatchingObjective",
     "ShapesDataset",
     "UncertaintyVisualizer",
@@ -63,7 +66,13 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ScoreMatchingObjective,
         )
         from .engine import AtomicLocalBackend, NormEvalHook, ReadableCheckpointHook
-        from .evaluation import HighIoUCocoMetric, ProbabilisticBoxMetric
+        from .evaluation import (
+            DepthMetric,
+            HighIoUCocoMetric,
+            NormalsMetric,
+            ProbabilisticBoxMetric,
+            SceneAccuracy,
+        )
         from .models import (
             DeltaXYXYBBoxCoder,
             EBMBBoxHead,
