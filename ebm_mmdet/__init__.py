@@ -36,6 +36,7 @@ __all__ = [
     "KLRetinaHead",
     "MCMCObjective",
     "MLISObjective",
+    "MultiTaskVisualizer",
     "NCEObjective",
     "NormEvalHook",
     "NormalsMetric",
@@ -87,7 +88,7 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ProposalEBMBBoxHead,
             ProposalRefiner,
         )
-        from .visualization import UncertaintyVisualizer
+        from .visualization import MultiTaskVisualizer, UncertaintyVisualizer
     except Exception as error:  # a broken package of the stack may raise any error
         if not _diagnosis_is_asked_for():
             raise ImportError(
