@@ -26,7 +26,8 @@ def make_sample(*kinds: str) -> DetDataSample:
     for kind in kinds:
         source, _, what = kind.partition("_")
         if what == "boxes":
-            found = boxes.new(scores=torch.tensor([0.9]))
+            found = boxes.clone()
+            found.scores = torch.tensor([0.9])
             sample.set_data({f"{source}_instances": found})
         elif what == "depth":
             sample.set_data({kind: PixelData(depth=rows[None] * (1 if source == "gt" else 2))})
@@ -80,6 +81,7 @@ def test_columns_are_what_the_sample_has_and_missing_panels_are_grey(visualizer,
     scene = draw(visualizer, make_sample("pred_boxes", "pred_scene"), tmp_path, draw_gt=False)
     assert scene.shape == (H, W, 3)
     plain = draw(visualizer, make_sample("pred_boxes"), tmp_path, draw_gt=False)
+    assert (plain[32:50, 18:23] != 200).any()  # the left side of the box
     assert plain.shape == (H, W, 3)
     assert (scene[:30] != plain[:30]).any()  # the list of scenes
     np.testing.assert_array_equal(scene[60:], plain[60:])
