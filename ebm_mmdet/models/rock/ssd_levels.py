@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -28,8 +29,9 @@ class SSDLevels(BaseModule):
         in_channels: channels of the last map of the backbone.
         mid_channels: channels after each 1 x 1 convolution.
         out_channels: channels of each added level.
-        input_size: (height, width) in pixels for which the kernels are chosen. Larger images are
-            taken as well; the last level then is larger than 1 x 1.
+        input_size: (height, width) in pixels for which the kernels are chosen. Images of other
+            sizes are taken as well: of larger ones the last level is larger than 1 x 1, and of
+            smaller ones a map that a kernel does not fit in is surrounded by zeros.
         stride: pixels per cell of the backbone's map.
         halvings: number of added levels of stride 2.
         norm_cfg: mmcv's; None is batch norm of momentum 0.01.
@@ -83,27 +85,32 @@ class SSDLevels(BaseModule):
         """Maps of the backbone, of which the last (B, C, h, w) is used -> that map and the others.
 
         Raises:
-            ValueError: the image is smaller than ``input_size``, so that a kernel does not fit, or
-                one image alone is used for training, of which batch norm has no statistics.
+            ValueError: one image alone is used for training, of whose smallest level, a single
+                cell, batch norm has no statistics.
         """
         outs = [maps[-1]]
-        for i, level in enumerate(self.levels, start=1):
-            x = outs[-1]
-            conv = level[1][0]
-            reach = [
-                side + 2 * pad - size
-                for side, pad, size in zip(x.shape[-2:], conv.padding, conv.kernel_size)
-            ]
-            if min(reach) < 0:
+        for reduce, enlarge in self.levels:
+            x = _at_least(reduce(outs[-1]), enlarge[0])
+            try:
+                outs.append(enlarge(x))
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
                 raise ValueError(
-                    f"SSDLevels: level {i} gets a map of {tuple(x.shape[-2:])} cells, smaller than "
-                    f"its kernel {conv.kernel_size}, which was chosen for images of "
-                    f"{self.input_size}; set input_size to the size of the images"
-                )
-            if self.training and len(x) == 1 and not any(reach):
-                raise ValueError(
-                    f"SSDLevels: batch norm has no statistics of the one cell of level {i} of one "
-                    "image; train with at least two images in each batch (drop_last=True)"
-                )
-            outs.append(level(x))
+                    f"SSDLevels: level {len(outs)} of a batch of one image has a single cell, of "
+                    "which batch norm has no statistics; train with at least two images in each "
+                    "batch (drop_last=True)"
+                ) from error
         return tuple(outs)
+
+
+def _at_least(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The map (B, C, h, w), enlarged by zeros on all sides until the kernel fits."""
+    short = [
+        max(0, size - 2 * pad - side)
+        for side, pad, size in zip(x.shape[-2:], conv.padding, conv.kernel_size)
+    ]
+    if not any(short):
+        return x
+    (top, left) = (missing // 2 for missing in short)
+    return F.pad(x, (left, short[1] - left, top, short[0] - top))
