@@ -19,6 +19,7 @@ from .version import __version__
 
 __all__ = [
     "AtomicLocalBackend",
+    "AuxiliaryTargets",
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
     "EBMBBoxHead",
@@ -33,15 +34,22 @@ __all__ = [
     "KLDISObjective",
     "KLLoss",
     "KLRetinaHead",
+    "LoadAuxiliaryMaps",
     "MCMCObjective",
     "MLISObjective",
     "NCEObjective",
+    "NYUv2Dataset",
     "NormEvalHook",
+    "PackMultiTaskInputs",
     "ProbabilisticBoxMetric",
     "ProposalEBMBBoxHead",
     "ProposalObjective",
     "ProposalRefiner",
+    "ROCKColorJitter",
+    "ROCKRandomCrop",
+    "RandomFlipWithMaps",
     "ReadableCheckpointHook",
+    "ResizeWithMaps",
     "ScoreMatchingObjective",
     "ShapesDataset",
     "UncertaintyVisualizer",
@@ -51,7 +59,17 @@ __all__ = [
 if _typing.TYPE_CHECKING or not _missing_packages():
     try:
         from . import registry as _registry  # noqa: F401  (makes `ebm_mmdet::` a scope)
-        from .datasets import ShapesDataset
+        from .datasets import (
+            AuxiliaryTargets,
+            LoadAuxiliaryMaps,
+            NYUv2Dataset,
+            PackMultiTaskInputs,
+            RandomFlipWithMaps,
+            ResizeWithMaps,
+            ROCKColorJitter,
+            ROCKRandomCrop,
+            ShapesDataset,
+        )
         from .energy import (
             DSMObjective,
             GaussianMixtureNoise,
