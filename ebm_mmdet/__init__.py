@@ -19,6 +19,7 @@ from .version import __version__
 
 __all__ = [
     "AtomicLocalBackend",
+    "AuxiliaryTargets",
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
     "DepthMetric",
@@ -36,21 +37,28 @@ __all__ = [
     "KLDISObjective",
     "KLLoss",
     "KLRetinaHead",
+    "LoadAuxiliaryMaps",
     "MCMCObjective",
     "MLISObjective",
     "MultiTaskVisualizer",
     "NCEObjective",
+    "NYUv2Dataset",
     "NormEvalHook",
     "NormalsMetric",
     "NormalsTask",
+    "PackMultiTaskInputs",
     "ProbabilisticBoxMetric",
     "ProposalEBMBBoxHead",
     "ProposalObjective",
     "ProposalRefiner",
     "ROCKBlock",
+    "ROCKColorJitter",
     "ROCKDetector",
+    "ROCKRandomCrop",
     "ROCKSSDHead",
+    "RandomFlipWithMaps",
     "ReadableCheckpointHook",
+    "ResizeWithMaps",
     "SSDLevels",
     "SceneAccuracy",
     "SceneTask",
@@ -64,7 +72,17 @@ __all__ = [
 if _typing.TYPE_CHECKING or not _missing_packages():
     try:
         from . import registry as _registry  # noqa: F401  (makes `ebm_mmdet::` a scope)
-        from .datasets import ShapesDataset
+        from .datasets import (
+            AuxiliaryTargets,
+            LoadAuxiliaryMaps,
+            NYUv2Dataset,
+            PackMultiTaskInputs,
+            RandomFlipWithMaps,
+            ResizeWithMaps,
+            ROCKColorJitter,
+            ROCKRandomCrop,
+            ShapesDataset,
+        )
         from .energy import (
             DSMObjective,
             GaussianMixtureNoise,
