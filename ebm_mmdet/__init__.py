@@ -22,6 +22,7 @@ __all__ = [
     "AuxiliaryTargets",
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
+    "DepthMetric",
     "EBMBBoxHead",
     "EBMDetector",
     "EBMTTAModel",
@@ -40,6 +41,7 @@ __all__ = [
     "NCEObjective",
     "NYUv2Dataset",
     "NormEvalHook",
+    "NormalsMetric",
     "PackMultiTaskInputs",
     "ProbabilisticBoxMetric",
     "ProposalEBMBBoxHead",
@@ -50,6 +52,7 @@ __all__ = [
     "RandomFlipWithMaps",
     "ReadableCheckpointHook",
     "ResizeWithMaps",
+    "SceneAccuracy",
     "ScoreMatchingObjective",
     "ShapesDataset",
     "UncertaintyVisualizer",
@@ -81,7 +84,13 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ScoreMatchingObjective,
         )
         from .engine import AtomicLocalBackend, NormEvalHook, ReadableCheckpointHook
-        from .evaluation import HighIoUCocoMetric, ProbabilisticBoxMetric
+        from .evaluation import (
+            DepthMetric,
+            HighIoUCocoMetric,
+            NormalsMetric,
+            ProbabilisticBoxMetric,
+            SceneAccuracy,
+        )
         from .models import (
             DeltaXYXYBBoxCoder,
             EBMBBoxHead,
