@@ -26,6 +26,7 @@ __all__ = [
     "EBMTTAModel",
     "EnergyGuidedNMS",
     "GaussianMixtureNoise",
+    "GeneratedRegressionDataset",
     "GradientAscentRefiner",
     "HighIoUCocoMetric",
     "ImportanceMeanRefiner",
@@ -37,6 +38,7 @@ __all__ = [
     "MLISObjective",
     "NCEObjective",
     "NormEvalHook",
+    "PackRegressionInputs",
     "ProbabilisticBoxMetric",
     "ProposalEBMBBoxHead",
     "ProposalObjective",
@@ -78,6 +80,7 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ProposalEBMBBoxHead,
             ProposalRefiner,
         )
+        from .regression import GeneratedRegressionDataset, PackRegressionInputs
         from .visualization import UncertaintyVisualizer
     except Exception as error:  # a broken package of the stack may raise any error
         if not _diagnosis_is_asked_for():
