@@ -116,7 +116,8 @@ def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
     # Shot noise by its normal approximation, which is close at tens of photons and much faster.
     counts = light + np.sqrt(light) * rng.standard_normal(light.shape, dtype=np.float32)
     counts += 2.0 * rng.standard_normal(light.shape, dtype=np.float32)
-    gain = rng.uniform(110, 160) / photons
+    # A long exposure of a crowded field would saturate.
+    gain = rng.uniform(60, 85) / photons if hard else rng.uniform(130, 180) / photons
     return np.clip(np.rint(counts * gain), 0, 255).astype(np.uint8)
 
 
