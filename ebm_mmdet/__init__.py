@@ -28,6 +28,7 @@ __all__ = [
     "EBMTTAModel",
     "EnergyGuidedNMS",
     "GaussianMixtureNoise",
+    "GeneratedRegressionDataset",
     "GradientAscentRefiner",
     "HighIoUCocoMetric",
     "ImportanceMeanRefiner",
@@ -43,6 +44,7 @@ __all__ = [
     "NormEvalHook",
     "NormalsMetric",
     "PackMultiTaskInputs",
+    "PackRegressionInputs",
     "ProbabilisticBoxMetric",
     "ProposalEBMBBoxHead",
     "ProposalObjective",
@@ -104,6 +106,10 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             KLRetinaHead,
             ProposalEBMBBoxHead,
             ProposalRefiner,
+        )
+        from .regression import (
+            GeneratedRegressionDataset,
+            PackRegressionInputs,
         )
         from .visualization import UncertaintyVisualizer
     except Exception as error:  # a broken package of the stack may raise any error
