@@ -38,10 +38,12 @@ __all__ = [
     "NCEObjective",
     "NormEvalHook",
     "ProbabilisticBoxMetric",
+    "ProbabilisticRegressionMetric",
     "ProposalEBMBBoxHead",
     "ProposalObjective",
     "ProposalRefiner",
     "ReadableCheckpointHook",
+    "RegressionMetric",
     "ScoreMatchingObjective",
     "ShapesDataset",
     "UncertaintyVisualizer",
@@ -78,6 +80,7 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ProposalEBMBBoxHead,
             ProposalRefiner,
         )
+        from .regression import ProbabilisticRegressionMetric, RegressionMetric
         from .visualization import UncertaintyVisualizer
     except Exception as error:  # a broken package of the stack may raise any error
         if not _diagnosis_is_asked_for():
