@@ -44,6 +44,8 @@ __all__ = [
     "ProposalRefiner",
     "ReadableCheckpointHook",
     "RegressionMetric",
+    "RegressionVisualizationHook",
+    "RegressionVisualizer",
     "ScoreMatchingObjective",
     "ShapesDataset",
     "UncertaintyVisualizer",
@@ -80,7 +82,12 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ProposalEBMBBoxHead,
             ProposalRefiner,
         )
-        from .regression import ProbabilisticRegressionMetric, RegressionMetric
+        from .regression import (
+            ProbabilisticRegressionMetric,
+            RegressionMetric,
+            RegressionVisualizationHook,
+            RegressionVisualizer,
+        )
         from .visualization import UncertaintyVisualizer
     except Exception as error:  # a broken package of the stack may raise any error
         if not _diagnosis_is_asked_for():

@@ -52,8 +52,10 @@ class RegressionMetric(_TargetMetric):
       absolute coordinate. NaN for a bin without an image;
     - ``off_branch``: share of images whose prediction is farther than ``branch_radius`` standard
       deviations of the label noise from every true answer, in at least one coordinate. Only where
-      samples have ``oracle_modes`` (J, D) and ``oracle_scale`` (D,) or a number, as those of
-      generated data do;
+      the true density is known as a mixture of Gaussians, from ``oracle_means`` (K, D) and
+      ``oracle_stds`` (K, D);
+    - ``mae_GROUP`` and ``off_branch_GROUP``: the same over the images whose ``group`` is GROUP, for
+      each of ``groups``;
     - ``labelled``: number of images that these values are computed from. If it is 0, the others
       are missing, with a warning.
 
@@ -61,6 +63,7 @@ class RegressionMetric(_TargetMetric):
         cs: thresholds K in raw units, such as (5,) for ages.
         bins: edges of the bins of |y|, ascending; the last bin is open above.
         branch_radius: radius of ``off_branch`` in standard deviations.
+        groups: groups of images with values of their own.
         collect_device: mmengine's.
         prefix: mmengine's.
 
@@ -76,6 +79,7 @@ class RegressionMetric(_TargetMetric):
         cs: Sequence[float] = (),
         bins: Sequence[float] = (),
         branch_radius: float = 3.0,
+        groups: Sequence[str] = (),
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
@@ -85,6 +89,7 @@ class RegressionMetric(_TargetMetric):
         if any(not threshold >= 0 for threshold in cs):
             raise ValueError(f"cs={cs}: expected thresholds that are not negative")
         self.cs, self.bins, self.branch_radius = tuple(cs), tuple(bins), branch_radius
+        self.groups = tuple(groups)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Store the labels and predictions of a batch."""
@@ -94,14 +99,11 @@ class RegressionMetric(_TargetMetric):
             found = dict(
                 target=_array(sample, "gt_target"), predicted=_array(sample, "pred_target")
             )
-            modes = sample.get("oracle_modes")
-            if modes is not None:
-                scale = np.asarray(sample["oracle_scale"], float)
-                distance = np.abs(
-                    wrap(found["predicted"] - np.atleast_2d(_numpy(modes)), self._periods())
-                )
-                near = (distance <= self.branch_radius * scale).all(-1)
-                found["off_branch"] = not near.any()
+            if sample.get("oracle_means") is not None:
+                miss = wrap(found["predicted"] - _numpy(sample["oracle_means"]), self._periods())
+                near = np.abs(miss) <= self.branch_radius * _numpy(sample["oracle_stds"])
+                found["off_branch"] = not near.all(-1).any()
+            found["group"] = sample.get("group")
             self.results.append(found)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
@@ -134,9 +136,13 @@ class RegressionMetric(_TargetMetric):
         for low, high in zip(self.bins, (*self.bins[1:], np.inf)):
             inside = (size >= low) & (size < high)
             values[f"mae_{low:g}_{high:g}"] = absolute[inside].mean() if inside.any() else np.nan
-        off = [r["off_branch"] for r in results if "off_branch" in r]
-        if off:
-            values["off_branch"] = np.mean(off)
+        group = np.array([str(r["group"]) for r in results])
+        off = np.array([r.get("off_branch", np.nan) for r in results], float)
+        for suffix, chosen in _groups(self.groups, group):
+            if suffix:
+                values[f"mae{suffix}"] = _mean(absolute[chosen].mean(1))
+            if not np.isnan(off).all():
+                values[f"off_branch{suffix}"] = _mean(off[chosen])
         return {**{key: float(value) for key, value in values.items()}, "labelled": len(results)}
 
 
@@ -158,12 +164,15 @@ class ProbabilisticRegressionMetric(_TargetMetric):
       its mean width, both averaged over coordinates, from ``pred_interval`` (L, 2, D) at the
       levels ``interval_levels``;
     - ``qce``: quantile calibration error from ``pred_samples``, averaged over coordinates;
+    - ``nll_GROUP`` and ``nll_oracle_GROUP``: the same over the images whose ``group`` is GROUP, for
+      each of ``groups``;
     - ``ess`` and ``ess_low``: mean effective sample size, and share of images below ``min_ess``;
     - ``labelled``: number of labelled images.
 
     Args:
         min_ess: smallest effective sample size at which the estimates of an image mean anything.
         energy_samples: of more samples than this, evenly spaced ones give the energy score.
+        groups: groups of images with values of their own.
         collect_device: mmengine's.
         prefix: mmengine's.
 
@@ -180,6 +189,7 @@ class ProbabilisticRegressionMetric(_TargetMetric):
         self,
         min_ess: float = 30.0,
         energy_samples: int = 256,
+        groups: Sequence[str] = (),
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
@@ -187,6 +197,7 @@ class ProbabilisticRegressionMetric(_TargetMetric):
         if energy_samples < 2:
             raise ValueError(f"energy_samples={energy_samples}: expected at least 2")
         self.min_ess, self.energy_samples = min_ess, energy_samples
+        self.groups = tuple(groups)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Score each image, so that samples need not be kept."""
@@ -196,8 +207,14 @@ class ProbabilisticRegressionMetric(_TargetMetric):
             if sample.get("ess") is not None:
                 found["ess"] = float(_array(sample, "ess"))
             if sample.get("gt_target") is not None:
-                found["labelled"] = 1
+                found["labelled"], group = 1, sample.get("group")
                 found |= self._scores(sample, _array(sample, "gt_target")[None], periods)
+                if group in self.groups:
+                    found |= {
+                        f"{key}_{group}": found[key]
+                        for key in ("nll", "nll_oracle")
+                        if key in found
+                    }
             self.results.append(found)
 
     def _scores(self, sample: dict, target: np.ndarray, periods) -> dict:
@@ -245,6 +262,19 @@ class ProbabilisticRegressionMetric(_TargetMetric):
         if "ess" in columns:
             values["ess_low"] = np.mean(np.array(columns["ess"]) < self.min_ess)
         return {**{key: float(value) for key, value in values.items()}, "labelled": labelled}
+
+
+def _groups(wanted: Sequence[str], group: np.ndarray):
+    """Suffix of the metric's name, and which images count; first all of them."""
+    yield "", np.full(len(group), True)
+    for name in wanted:
+        yield f"_{name}", group == name
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is not NaN; NaN for nothing."""
+    values = values[~np.isnan(values)]
+    return values.mean() if len(values) else np.nan
 
 
 def _centre(target: np.ndarray, periods: Sequence[float | None] | None) -> np.ndarray:

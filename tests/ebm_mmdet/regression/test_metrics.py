@@ -74,9 +74,28 @@ def test_r2_of_equal_labels_is_undefined():
 
 
 def test_a_prediction_off_both_branches_is_counted():
-    modes = dict(oracle_modes=np.array([[-10.0], [10.0]]), oracle_scale=1.0)
-    samples = [sample(10.0, y, **modes) for y in (-12.9, 0.0, 7.5, 13.5)] + [sample(1.0, 1.0)]
-    assert errors(samples)["regression/off_branch"] == 0.5
+    modes = dict(oracle_means=np.array([[-10.0], [10.0]]), oracle_stds=np.ones((2, 1)))
+    groups = ("fork", "fork", "plain", "plain")
+    samples = [
+        sample(10.0, y, group=group, **modes) for y, group in zip((-12.9, 0.0, 7.5, 9.5), groups)
+    ]
+    found = errors([*samples, sample(1.0, 1.0)], groups=("fork", "none"))
+    assert found["regression/off_branch"] == 0.25
+    assert found["regression/off_branch_fork"] == 0.5
+    assert found["regression/mae_fork"] == pytest.approx((22.9 + 10) / 2)
+    assert math.isnan(found["regression/mae_none"])
+    assert "regression/mae_plain" not in found
+
+
+def test_groups_have_their_own_likelihood():
+    samples = [
+        sample(0.0, 0.0, group=g, gt_log_prob=torch.tensor(v), oracle_log_prob=v + 1)
+        for g, v in (("fork", -1.0), ("fork", -3.0), ("plain", -8.0))
+    ]
+    found = density(samples, groups=("fork",))
+    assert (found["density/nll_fork"], found["density/nll_oracle_fork"]) == (2.0, 1.0)
+    assert found["density/nll"] == 4.0
+    assert "density/nll_plain" not in found
 
 
 def test_without_labels_nothing_is_measured():
