@@ -46,6 +46,7 @@ __all__ = [
     "PackMultiTaskInputs",
     "PackRegressionInputs",
     "ProbabilisticBoxMetric",
+    "ProbabilisticRegressionMetric",
     "ProposalEBMBBoxHead",
     "ProposalObjective",
     "ProposalRefiner",
@@ -53,6 +54,9 @@ __all__ = [
     "ROCKRandomCrop",
     "RandomFlipWithMaps",
     "ReadableCheckpointHook",
+    "RegressionMetric",
+    "RegressionVisualizationHook",
+    "RegressionVisualizer",
     "ResizeWithMaps",
     "SceneAccuracy",
     "ScoreMatchingObjective",
@@ -110,6 +114,10 @@ if _typing.TYPE_CHECKING or not _missing_packages():
         from .regression import (
             GeneratedRegressionDataset,
             PackRegressionInputs,
+            ProbabilisticRegressionMetric,
+            RegressionMetric,
+            RegressionVisualizationHook,
+            RegressionVisualizer,
         )
         from .visualization import UncertaintyVisualizer
     except Exception as error:  # a broken package of the stack may raise any error
