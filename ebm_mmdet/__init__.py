@@ -42,6 +42,7 @@ __all__ = [
     "ProposalObjective",
     "ProposalRefiner",
     "ReadableCheckpointHook",
+    "RoomScenesDataset",
     "ScoreMatchingObjective",
     "ShapesDataset",
     "UncertaintyVisualizer",
@@ -51,7 +52,7 @@ __all__ = [
 if _typing.TYPE_CHECKING or not _missing_packages():
     try:
         from . import registry as _registry  # noqa: F401  (makes `ebm_mmdet::` a scope)
-        from .datasets import ShapesDataset
+        from .datasets import RoomScenesDataset, ShapesDataset
         from .energy import (
             DSMObjective,
             GaussianMixtureNoise,
