@@ -58,6 +58,7 @@ __all__ = [
     "RegressionVisualizationHook",
     "RegressionVisualizer",
     "ResizeWithMaps",
+    "RoomScenesDataset",
     "SceneAccuracy",
     "ScoreMatchingObjective",
     "ShapesDataset",
@@ -77,6 +78,7 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ResizeWithMaps,
             ROCKColorJitter,
             ROCKRandomCrop,
+            RoomScenesDataset,
             ShapesDataset,
         )
         from .energy import (

@@ -1,5 +1,11 @@
 """Data sets."""
 
+from ..requirements import (
+    explain_missing_names as _explain_missing_names,
+)
+from ..requirements import (
+    missing_packages as _missing_packages,
+)
 from .coco_check import AnnotationError, CheckedCOCO, use_checked_annotations
 from .nyuv2 import (
     AuxiliaryTargets,
@@ -11,14 +17,15 @@ from .nyuv2 import (
     ROCKColorJitter,
     ROCKRandomCrop,
 )
+from .rooms import (
+    RoomScenesDataset,
+)
 from .shapes import CLASSES, render_shapes, write_coco
 from .shapes_dataset import ShapesDataset
 
 __all__ = [
     "CLASSES",
-    "AnnotationError",
     "AuxiliaryTargets",
-    "CheckedCOCO",
     "LoadAuxiliaryMaps",
     "NYUv2Dataset",
     "PackMultiTaskInputs",
@@ -26,8 +33,6 @@ __all__ = [
     "ROCKRandomCrop",
     "RandomFlipWithMaps",
     "ResizeWithMaps",
-    "ShapesDataset",
     "render_shapes",
-    "use_checked_annotations",
     "write_coco",
 ]
