@@ -19,8 +19,10 @@ from .version import __version__
 
 __all__ = [
     "AtomicLocalBackend",
+    "AuxiliaryTargets",
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
+    "DepthMetric",
     "DirectRegressionHead",
     "EBMBBoxHead",
     "EBMDetector",
@@ -28,6 +30,7 @@ __all__ = [
     "EBMTTAModel",
     "EnergyGuidedNMS",
     "GaussianMixtureNoise",
+    "GeneratedRegressionDataset",
     "GradientAscentRefiner",
     "HighIoUCocoMetric",
     "ImageRegressor",
@@ -36,18 +39,32 @@ __all__ = [
     "KLDISObjective",
     "KLLoss",
     "KLRetinaHead",
+    "LoadAuxiliaryMaps",
     "MCMCObjective",
     "MLISObjective",
     "MixtureRegressionHead",
     "NCEObjective",
+    "NYUv2Dataset",
     "NormEvalHook",
+    "NormalsMetric",
+    "PackMultiTaskInputs",
+    "PackRegressionInputs",
     "PoolNeck",
     "ProbabilisticBoxMetric",
+    "ProbabilisticRegressionMetric",
     "ProposalEBMBBoxHead",
     "ProposalObjective",
     "ProposalRefiner",
+    "ROCKColorJitter",
+    "ROCKRandomCrop",
+    "RandomFlipWithMaps",
     "ReadableCheckpointHook",
     "RegressionDataSample",
+    "RegressionMetric",
+    "RegressionVisualizationHook",
+    "RegressionVisualizer",
+    "ResizeWithMaps",
+    "SceneAccuracy",
     "ScoreMatchingObjective",
     "ShapesDataset",
     "SoftmaxRegressionHead",
@@ -59,7 +76,17 @@ __all__ = [
 if _typing.TYPE_CHECKING or not _missing_packages():
     try:
         from . import registry as _registry  # noqa: F401  (makes `ebm_mmdet::` a scope)
-        from .datasets import ShapesDataset
+        from .datasets import (
+            AuxiliaryTargets,
+            LoadAuxiliaryMaps,
+            NYUv2Dataset,
+            PackMultiTaskInputs,
+            RandomFlipWithMaps,
+            ResizeWithMaps,
+            ROCKColorJitter,
+            ROCKRandomCrop,
+            ShapesDataset,
+        )
         from .energy import (
             DSMObjective,
             GaussianMixtureNoise,
@@ -71,7 +98,13 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ScoreMatchingObjective,
         )
         from .engine import AtomicLocalBackend, NormEvalHook, ReadableCheckpointHook
-        from .evaluation import HighIoUCocoMetric, ProbabilisticBoxMetric
+        from .evaluation import (
+            DepthMetric,
+            HighIoUCocoMetric,
+            NormalsMetric,
+            ProbabilisticBoxMetric,
+            SceneAccuracy,
+        )
         from .models import (
             DeltaXYXYBBoxCoder,
             EBMBBoxHead,
@@ -89,10 +122,16 @@ if _typing.TYPE_CHECKING or not _missing_packages():
         from .regression import (
             DirectRegressionHead,
             EBMRegressionHead,
+            GeneratedRegressionDataset,
             ImageRegressor,
             MixtureRegressionHead,
+            PackRegressionInputs,
             PoolNeck,
+            ProbabilisticRegressionMetric,
             RegressionDataSample,
+            RegressionMetric,
+            RegressionVisualizationHook,
+            RegressionVisualizer,
             SoftmaxRegressionHead,
             TargetCodec,
         )
