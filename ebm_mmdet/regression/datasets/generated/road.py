@@ -1,10 +1,11 @@
 """A road seen from a car: at what angle is the steering wheel? Forks and fog make it uncertain.
 
 The centre line on the ground is ``x(z) = x0 + psi z + kappa z² / 2``, in metres, at the distance
-``z``. The angle of the wheel is ``y = a kappa + N(0, s²)`` degrees, with ``s = 1° (1 + 20 m / d)``
+``z``. The angle of the wheel is ``y = a kappa + N(0, s²)`` degrees, with ``s = 1° (1 + 60 m / d)``
 for the visible range ``d``: the thicker the fog, the less certain is the angle. 30 % of the roads
 fork, and then the car follows the left branch with probability 0.6. The wheel's angles of the two
-branches differ by 10 s at least, so that their mean leads off the road.
+branches differ by 30° and by 10 s at least, so that their mean leads off the road. Angles and
+curvatures to the right are positive.
 
 The variants ``plain`` and ``fork`` have only one kind of road.
 """
@@ -15,7 +16,7 @@ import cv2
 import numpy as np
 
 from ..truth import MixtureTruth
-from .imaging import camera, pixel_grid, smooth_noise
+from .imaging import camera, smooth_noise
 from .task import SIZE, GeneratedTask
 
 __all__ = ["ROAD", "render", "steering_noise"]
@@ -25,25 +26,26 @@ WHEEL_PER_CURVATURE = 16 * 2.7 * 180 / np.pi
 MAX_ANGLE = 60.0
 FORK_CHANCE = 0.3
 LEFT_CHANCE = 0.6
-_NEAREST_FOG, _FARTHEST_FOG = 25.0, 150.0
-_FOCAL = 46.0  # pixels
-_HEIGHT = 1.5  # of the camera, metres
-_HORIZON = 22.0  # row
-_HALF_WIDTH = 3.3  # of the road, metres
-_LINE = 0.09  # half the width of a painted line, metres
+MIN_FORK_ANGLE = 30.0
+_NEAREST_FOG, _FARTHEST_FOG = 40.0, 250.0
+_FOCAL = 60.0  # pixels
+_HEIGHT = 3.0  # of the camera, in the cab of a lorry, metres
+_HORIZON = 17.0  # row
+_HALF_WIDTH = 2.2  # of the road, metres
+_LINE = 0.08  # half the width of a painted line, metres
 _SUPERSAMPLING = 2  # rows; columns are anti-aliased in closed form
 
 
 def steering_noise(visible_range: float) -> float:
     """Standard deviation s of the wheel's angle in degrees, at a visible range in metres."""
-    return 1.0 * (1 + 20 / visible_range)
+    return 1.0 * (1 + 60 / visible_range)
 
 
 def _describe(variant: str) -> dict:
     return {
         "names": ("steering",),
         "units": ("degrees",),
-        "ranges": ((-80.0, 80.0),),  # 60 degrees and more than eight standard deviations
+        "ranges": ((-80.0, 80.0),),  # 60 degrees and eight standard deviations
         "periods": (None,),
         # The left branch of a fork is the likelier one: the mirrored picture has another density.
         "flip_signs": (-1.0,) if variant == "plain" else None,
@@ -57,8 +59,9 @@ def _draw(rng: np.random.Generator, variant: str) -> dict:
     visible = _NEAREST_FOG * (_FARTHEST_FOG / _NEAREST_FOG) ** distance
     s = steering_noise(visible)
     if fork:
-        # The branches also part by 6 m at least within 0.7 of the visible range, to be seen.
-        apart = max(10 * s, WHEEL_PER_CURVATURE * 2 * 6 / (0.7 * visible) ** 2)
+        # To be seen, the branches also part by 5 m at least within 0.55 of the visible range.
+        seen = WHEEL_PER_CURVATURE * 2 * 5 / (0.55 * visible) ** 2
+        apart = max(10 * s, MIN_FORK_ANGLE, seen)
         apart *= 1 + 0.3 * extra
         middle = (2 * place - 1) * (MAX_ANGLE - apart / 2)
         angles = [middle - apart / 2, middle + apart / 2]  # left, right
@@ -122,15 +125,16 @@ def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
         for kappa in latent["curvatures"]
     ]
     on_road = np.maximum.reduce([band(d, _HALF_WIDTH) for d in from_centre])
-    period, phase = rng.uniform(7, 10), rng.uniform(0, 1)
+    period, phase = rng.uniform(6, 9), rng.uniform(0, 1)
     dash = np.clip((0.25 - np.abs((ground / period + phase) % 1 - 0.5)) * 12 + 0.5, 0, 1)
-    paint = np.zeros_like(on_road)
-    for i, d in enumerate(from_centre):
-        edges = band(np.abs(d) - (_HALF_WIDTH - 0.3), _LINE)
-        for j, other in enumerate(from_centre):
-            if j != i:  # no edge line inside the other branch
-                edges = edges * (1 - band(other, _HALF_WIDTH - 0.6))
-        paint = np.maximum(paint, np.maximum(edges, band(d, _LINE) * dash))
+    # The edge lines follow the outline of both branches together, and the dashes of a fork part
+    # where the branches do.
+    edges = np.minimum.reduce([np.abs(d) for d in from_centre]) - (_HALF_WIDTH - 0.3)
+    paint = band(edges, _LINE)
+    together = np.abs(from_centre[0] - from_centre[-1]) < 1.5
+    middle = (from_centre[0] + from_centre[-1]) / 2
+    for d in from_centre:
+        paint = np.maximum(paint, band(np.where(together, middle, d), _LINE) * dash)
     colour = np.empty((*on_road.shape, 3), np.float32)
     grass = meadow + 0.05 * _soft_noise(rng, 24)[first:, :, None] * np.float32([0.6, 1, 0.9])
     surface = asphalt + 0.02 * _soft_noise(rng, 20)[first:, :, None]
@@ -144,12 +148,12 @@ def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
         colour *= 1 - rng.uniform(0.2, 0.45) * np.clip(half - near + 0.5, 0, 1)[..., None]
     # Fog: at the visible range, a twentieth of the contrast is left (Koschmieder).
     clear = np.exp(-np.log(20) * ground / latent["visible_range"])[..., None]
-    fog = sky * rng.uniform(0.9, 1.02)
+    haze = np.clip(latent["visible_range"] / _FARTHEST_FOG, 0, 1)
+    fog = sky * rng.uniform(0.9, 1.02) * (1 - 0.3 * haze)  # thin fog is bluish and darker
     fine = np.empty((SIZE * _SUPERSAMPLING, SIZE, 3), np.float32)
     fine[first:] = fog + (colour - fog) * clear
     blue = np.array([0.9, 0.65, 0.45])
     height = np.clip(1 - np.arange(first, dtype=np.float32) / max(first, 1), 0, 1)[:, None, None]
-    haze = np.clip(latent["visible_range"] / _FARTHEST_FOG, 0, 1)
     fine[:first] = fog + (blue - fog) * (height * haze * 0.9)
     _add_hills(fine, first, fog, meadow, haze, rng)
     image = fine.reshape(SIZE, _SUPERSAMPLING, SIZE, 3).mean(1)
@@ -168,7 +172,8 @@ def _add_hills(
     knots = rng.uniform(0, 7, (1, 7)).astype(np.float32)
     top = cv2.resize(knots, (SIZE, 1), interpolation=cv2.INTER_CUBIC)[0]
     rows = (np.arange(first) + 0.5 - first)[:, None] / _SUPERSAMPLING
-    share = np.clip(rows + top + 0.5, 0, 1)[..., None] * (0.75 * haze)
+    mist = np.clip(0.3 - 0.25 * rows, 0, 1)  # the feet of the hills lie in the mist
+    share = (np.clip(rows + top + 0.5, 0, 1) * mist)[..., None] * (0.8 * haze)
     fine[:first] += (0.75 * meadow + 0.25 * fog - fine[:first]) * share
 
 
