@@ -3,10 +3,11 @@
 The head is a set of isotropic Gaussian blobs in space, seen from far away (orthographic). A blob
 at c adds ``A exp(-|u - P R c|² / 2 s²)`` to the image, where P drops the depth and ``R = R_z(roll)
 R_y(yaw) R_x(pitch)``: a positive yaw turns the face to the right of the picture, a positive pitch
-turns it down, and a positive roll is counter-clockwise. 70 % of the heads are ``plain``: eyes, nose and mouth are in front. The
-others are ``ambiguous``: they have a face in front and its mirror image behind. With
-``S = diag(1, 1, -1)`` such a set of blobs equals its own mirror image, ``P S = P`` and
-``S R(w, p, r) S = R(-w, -p, r)``, so the poses (w, p, r) and (-w, -p, r) give the same image, and
+turns it down, and a positive roll is counter-clockwise.
+70 % of the heads are ``plain``: eyes, nose and mouth are in front. The others are ``ambiguous``:
+they have a face in front and its mirror image behind. With ``S = diag(1, 1, -1)`` such a set of
+blobs equals its own mirror image, ``P S = P`` and ``S R(w, p, r) S = R(-w, -p, r)``, so the poses
+(w, p, r) and (-w, -p, r) give the same image, and
 
     p(y | x) = ½ N(y; (w, p, r), 1.5² I) + ½ N(y; (-w, -p, r), 1.5² I).
 

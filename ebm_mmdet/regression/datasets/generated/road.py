@@ -4,7 +4,7 @@ The centre line on the ground is ``x(z) = x0 + psi z + kappa z² / 2``, in metre
 ``z``. The angle of the wheel is ``y = a kappa + N(0, s²)`` degrees, with ``s = 1° (1 + 60 m / d)``
 for the visible range ``d``: the thicker the fog, the less certain is the angle. 30 % of the roads
 fork, and then the car follows the left branch with probability 0.6. The wheel's angles of the two
-branches differ by 30° and by 10 s at least, so that their mean leads off the road. Angles and
+branches differ by 36° and by 10 s at least, so that their mean leads off the road. Angles and
 curvatures to the right are positive.
 
 The variants ``plain`` and ``fork`` have only one kind of road.
@@ -26,11 +26,11 @@ WHEEL_PER_CURVATURE = 16 * 2.7 * 180 / np.pi
 MAX_ANGLE = 60.0
 FORK_CHANCE = 0.3
 LEFT_CHANCE = 0.6
-MIN_FORK_ANGLE = 30.0
+MIN_FORK_ANGLE = 36.0
 _NEAREST_FOG, _FARTHEST_FOG = 40.0, 250.0
 _FOCAL = 60.0  # pixels
-_HEIGHT = 3.0  # of the camera, in the cab of a lorry, metres
-_HORIZON = 17.0  # row
+_HEIGHT = 4.5  # of the camera, on the roof of a lorry, metres
+_HORIZON = 13.0  # row
 _HALF_WIDTH = 2.2  # of the road, metres
 _LINE = 0.08  # half the width of a painted line, metres
 _SUPERSAMPLING = 2  # rows; columns are anti-aliased in closed form
@@ -59,10 +59,10 @@ def _draw(rng: np.random.Generator, variant: str) -> dict:
     visible = _NEAREST_FOG * (_FARTHEST_FOG / _NEAREST_FOG) ** distance
     s = steering_noise(visible)
     if fork:
-        # To be seen, the branches also part by 5 m at least within 0.55 of the visible range.
-        seen = WHEEL_PER_CURVATURE * 2 * 5 / (0.55 * visible) ** 2
+        # To be seen, the branches also part by 6 m at least within 0.55 of the visible range.
+        seen = WHEEL_PER_CURVATURE * 2 * 6 / (0.55 * visible) ** 2
         apart = max(10 * s, MIN_FORK_ANGLE, seen)
-        apart *= 1 + 0.3 * extra
+        apart *= 1 + 0.2 * extra
         middle = (2 * place - 1) * (MAX_ANGLE - apart / 2)
         angles = [middle - apart / 2, middle + apart / 2]  # left, right
     else:
@@ -94,20 +94,19 @@ def _scenery(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return meadow * light, asphalt * light, sky
 
 
-def _distances(pitch: float) -> tuple[np.ndarray, float]:
-    """Return the distance z (rows, 1) of every fine row, infinite above the horizon; horizon."""
+def _distances(pitch: float) -> np.ndarray:
+    """Return the distance z (rows, 1) of every fine row, infinite above the horizon."""
     rows = (np.arange(SIZE * _SUPERSAMPLING) + 0.5) / _SUPERSAMPLING
-    horizon = _HORIZON + pitch
-    below = rows - horizon
+    below = rows - (_HORIZON + pitch)
     with np.errstate(divide="ignore"):
         z = np.where(below > 0, _FOCAL * _HEIGHT / np.maximum(below, 1e-9), np.inf)
-    return z[:, None].astype(np.float32), horizon
+    return z[:, None].astype(np.float32)
 
 
 def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
     offset, heading, pitch = rng.uniform([-0.7, -0.035, -1.5], [0.7, 0.035, 1.5])
     meadow, asphalt, sky = _scenery(rng)
-    z, horizon = _distances(pitch)
+    z = _distances(pitch)
     first = int(np.argmax(np.isfinite(z[:, 0])))
     ground = z[first:]
     columns = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
