@@ -26,6 +26,7 @@ __all__ = [
     "EBMTTAModel",
     "EnergyGuidedNMS",
     "GaussianMixtureNoise",
+    "GeneratedRegressionDataset",
     "GradientAscentRefiner",
     "HighIoUCocoMetric",
     "ImportanceMeanRefiner",
@@ -37,6 +38,7 @@ __all__ = [
     "MLISObjective",
     "NCEObjective",
     "NormEvalHook",
+    "PackRegressionInputs",
     "ProbabilisticBoxMetric",
     "ProbabilisticRegressionMetric",
     "ProposalEBMBBoxHead",
@@ -83,6 +85,8 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ProposalRefiner,
         )
         from .regression import (
+            GeneratedRegressionDataset,
+            PackRegressionInputs,
             ProbabilisticRegressionMetric,
             RegressionMetric,
             RegressionVisualizationHook,
