@@ -19,8 +19,10 @@ from .version import __version__
 
 __all__ = [
     "AtomicLocalBackend",
+    "AuxiliaryTargets",
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
+    "DepthMetric",
     "EBMBBoxHead",
     "EBMDetector",
     "EBMTTAModel",
@@ -34,20 +36,29 @@ __all__ = [
     "KLDISObjective",
     "KLLoss",
     "KLRetinaHead",
+    "LoadAuxiliaryMaps",
     "MCMCObjective",
     "MLISObjective",
     "NCEObjective",
+    "NYUv2Dataset",
     "NormEvalHook",
+    "NormalsMetric",
+    "PackMultiTaskInputs",
     "PackRegressionInputs",
     "ProbabilisticBoxMetric",
     "ProbabilisticRegressionMetric",
     "ProposalEBMBBoxHead",
     "ProposalObjective",
     "ProposalRefiner",
+    "ROCKColorJitter",
+    "ROCKRandomCrop",
+    "RandomFlipWithMaps",
     "ReadableCheckpointHook",
     "RegressionMetric",
     "RegressionVisualizationHook",
     "RegressionVisualizer",
+    "ResizeWithMaps",
+    "SceneAccuracy",
     "ScoreMatchingObjective",
     "ShapesDataset",
     "UncertaintyVisualizer",
@@ -57,7 +68,17 @@ __all__ = [
 if _typing.TYPE_CHECKING or not _missing_packages():
     try:
         from . import registry as _registry  # noqa: F401  (makes `ebm_mmdet::` a scope)
-        from .datasets import ShapesDataset
+        from .datasets import (
+            AuxiliaryTargets,
+            LoadAuxiliaryMaps,
+            NYUv2Dataset,
+            PackMultiTaskInputs,
+            RandomFlipWithMaps,
+            ResizeWithMaps,
+            ROCKColorJitter,
+            ROCKRandomCrop,
+            ShapesDataset,
+        )
         from .energy import (
             DSMObjective,
             GaussianMixtureNoise,
@@ -69,7 +90,13 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ScoreMatchingObjective,
         )
         from .engine import AtomicLocalBackend, NormEvalHook, ReadableCheckpointHook
-        from .evaluation import HighIoUCocoMetric, ProbabilisticBoxMetric
+        from .evaluation import (
+            DepthMetric,
+            HighIoUCocoMetric,
+            NormalsMetric,
+            ProbabilisticBoxMetric,
+            SceneAccuracy,
+        )
         from .models import (
             DeltaXYXYBBoxCoder,
             EBMBBoxHead,
