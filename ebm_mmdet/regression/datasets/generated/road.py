@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from ..truth import MixtureTruth
-from .imaging import camera, pixel_grid, smooth_noise
+from .imaging import camera, smooth_noise
 from .task import SIZE, GeneratedTask
 
 __all__ = ["ROAD", "render", "steering_noise"]
