@@ -45,6 +45,7 @@ __all__ = [
     "MCMCObjective",
     "MLISObjective",
     "MixtureRegressionHead",
+    "MultiTaskVisualizer",
     "NCEObjective",
     "NYUv2Dataset",
     "NormEvalHook",
@@ -155,7 +156,10 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             SoftmaxRegressionHead,
             TargetCodec,
         )
-        from .visualization import UncertaintyVisualizer
+        from .visualization import (
+            MultiTaskVisualizer,
+            UncertaintyVisualizer,
+        )
     except Exception as error:  # a broken package of the stack may raise any error
         if not _diagnosis_is_asked_for():
             raise ImportError(
