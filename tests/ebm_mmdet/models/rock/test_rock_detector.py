@@ -221,7 +221,8 @@ def test_a_counter_of_operations_sees_the_block():
     rock, plain = flops
     cells = SIZE[0] // 16 * (SIZE[1] // 16)
     weights = [m.weight.numel() for m in model.block.modules() if isinstance(m, torch.nn.Conv2d)]
-    assert rock - plain == pytest.approx(cells * sum(weights), rel=0.1)
+    # Norms are counted too, and are no small part of so narrow a block.
+    assert 1 <= (rock - plain) / (cells * sum(weights)) < 1.25
 
 
 def test_a_level_that_does_not_exist_is_refused_by_name():
