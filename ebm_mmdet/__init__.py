@@ -19,39 +19,66 @@ from .version import __version__
 
 __all__ = [
     "AtomicLocalBackend",
+    "AuxiliaryTargets",
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
+    "DepthMetric",
     "DepthTask",
+    "DirectRegressionHead",
     "EBMBBoxHead",
     "EBMDetector",
+    "EBMRegressionHead",
     "EBMTTAModel",
     "EnergyGuidedNMS",
     "FractionSSDAnchorGenerator",
     "GaussianMixtureNoise",
+    "GeneratedRegressionDataset",
     "GradientAscentRefiner",
     "HighIoUCocoMetric",
+    "ImageRegressor",
     "ImportanceMeanRefiner",
     "KLBBoxHead",
     "KLDISObjective",
     "KLLoss",
     "KLRetinaHead",
+    "LoadAuxiliaryMaps",
     "MCMCObjective",
     "MLISObjective",
+    "MixtureRegressionHead",
+    "MultiTaskVisualizer",
     "NCEObjective",
+    "NYUv2Dataset",
     "NormEvalHook",
+    "NormalsMetric",
     "NormalsTask",
+    "PackMultiTaskInputs",
+    "PackRegressionInputs",
+    "PoolNeck",
     "ProbabilisticBoxMetric",
+    "ProbabilisticRegressionMetric",
     "ProposalEBMBBoxHead",
     "ProposalObjective",
     "ProposalRefiner",
     "ROCKBlock",
+    "ROCKColorJitter",
     "ROCKDetector",
+    "ROCKRandomCrop",
     "ROCKSSDHead",
+    "RandomFlipWithMaps",
     "ReadableCheckpointHook",
+    "RegressionDataSample",
+    "RegressionMetric",
+    "RegressionVisualizationHook",
+    "RegressionVisualizer",
+    "ResizeWithMaps",
+    "RoomScenesDataset",
     "SSDLevels",
+    "SceneAccuracy",
     "SceneTask",
     "ScoreMatchingObjective",
     "ShapesDataset",
+    "SoftmaxRegressionHead",
+    "TargetCodec",
     "TorchvisionDilatedResNet",
     "UncertaintyVisualizer",
     "__version__",
@@ -60,7 +87,18 @@ __all__ = [
 if _typing.TYPE_CHECKING or not _missing_packages():
     try:
         from . import registry as _registry  # noqa: F401  (makes `ebm_mmdet::` a scope)
-        from .datasets import ShapesDataset
+        from .datasets import (
+            AuxiliaryTargets,
+            LoadAuxiliaryMaps,
+            NYUv2Dataset,
+            PackMultiTaskInputs,
+            RandomFlipWithMaps,
+            ResizeWithMaps,
+            ROCKColorJitter,
+            ROCKRandomCrop,
+            RoomScenesDataset,
+            ShapesDataset,
+        )
         from .energy import (
             DSMObjective,
             GaussianMixtureNoise,
@@ -72,7 +110,13 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ScoreMatchingObjective,
         )
         from .engine import AtomicLocalBackend, NormEvalHook, ReadableCheckpointHook
-        from .evaluation import HighIoUCocoMetric, ProbabilisticBoxMetric
+        from .evaluation import (
+            DepthMetric,
+            HighIoUCocoMetric,
+            NormalsMetric,
+            ProbabilisticBoxMetric,
+            SceneAccuracy,
+        )
         from .models import (
             DeltaXYXYBBoxCoder,
             DepthTask,
@@ -96,7 +140,26 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             SSDLevels,
             TorchvisionDilatedResNet,
         )
-        from .visualization import UncertaintyVisualizer
+        from .regression import (
+            DirectRegressionHead,
+            EBMRegressionHead,
+            GeneratedRegressionDataset,
+            ImageRegressor,
+            MixtureRegressionHead,
+            PackRegressionInputs,
+            PoolNeck,
+            ProbabilisticRegressionMetric,
+            RegressionDataSample,
+            RegressionMetric,
+            RegressionVisualizationHook,
+            RegressionVisualizer,
+            SoftmaxRegressionHead,
+            TargetCodec,
+        )
+        from .visualization import (
+            MultiTaskVisualizer,
+            UncertaintyVisualizer,
+        )
     except Exception as error:  # a broken package of the stack may raise any error
         if not _diagnosis_is_asked_for():
             raise ImportError(
