@@ -251,6 +251,13 @@ def test_an_interrupted_run_continues(sources, tmp_path, converted, monkeypatch,
             convert(*arguments)
     assert not (out / "annotations" / "instances_train.json").exists()
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.is_file()}
+    if stop == "annotations":  # an unreadable part is not taken for an absent one
+        part = out / "annotations" / ".parts" / "0002.json"
+        content = part.read_text()
+        part.write_text(content[:20])
+        with pytest.raises(NYUv2Error, match=r"0002\.json is not valid JSON"):
+            convert(*arguments)
+        part.write_text(content)
     convert(*arguments)
     assert listing(out) == listing(converted)
     for path, time in before.items():
