@@ -19,6 +19,9 @@ from .view import choose_view
 
 __all__ = ["CLASSES", "SCENE_TYPES", "RoomOptions", "RoomScene", "render_room"]
 
+VERSION = 1
+"""Grows with every change of what `render_room` gives for the same arguments."""
+
 # A prime for this random stream, so that no other generator uses the same (seed, index).
 _STREAM = 15485863
 
