@@ -457,11 +457,10 @@ def _picture(rng: np.random.Generator, size: tuple[float, float] | None = None):
 def _plant(rng: np.random.Generator):
     radius, pot = rng.uniform(0.1, 0.2), rng.uniform(0.15, 0.35)
     parts = [column((0, 0), 0, pot, (radius * 0.75, radius), 8)]
-    for _ in range(int(rng.integers(2, 5))):
-        points = rng.standard_normal((12, 3))
-        points *= rng.uniform(0.12, 0.28, 3) / np.linalg.norm(points, axis=1, keepdims=True)
-        points += (*rng.uniform(-0.12, 0.12, 2), pot + rng.uniform(0.15, 0.6))
-        parts.append(Convex.hull(points))
+    for _ in range(int(rng.integers(3, 6))):
+        size, level = rng.uniform(0.12, 0.3), pot + rng.uniform(0.02, 0.45)
+        leaf = cushion(2 * size, rng.uniform(1, 2) * size, rng.uniform(0.8, 1.6) * size)
+        parts.append(leaf.placed(rng.uniform(0, 3), (*rng.uniform(-0.12, 0.12, 2), level)))
     return (0.5, 0.5, pot + 0.7), parts
 
 

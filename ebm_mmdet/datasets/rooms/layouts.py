@@ -13,7 +13,7 @@ import numpy as np
 
 from ..footprints import overlap, rectangle
 from .furniture import CLUTTER, Furniture, build
-from .solids import rotation_about_x
+from .solids import block, rotation_about_x
 
 __all__ = ["SCENE_TYPES", "Room", "furnish"]
 
@@ -35,11 +35,23 @@ class Room:
     things: list[Furniture] = field(default_factory=list)
     footprints: list[np.ndarray] = field(default_factory=list)
 
+    def shell(self) -> Furniture:
+        """The inside of the walls, as one thing; the room is its only part."""
+        x, y, z = self.size
+        return Furniture(CLUTTER, [block((-x / 2, -y / 2, 0), (x / 2, y / 2, z))], self.size)
+
     def free(self, corners: np.ndarray) -> bool:
         """Whether a rectangle (4, 2) is in the room and touches no footprint."""
         if (np.abs(corners) > np.array(self.size[:2]) / 2 + 1e-6).any():
             return False
-        return not any(overlap(corners, other) for other in self.footprints)
+        centre = corners[0] + corners[2]  # twice that
+        reach = np.abs(corners[0] - corners[2]).sum()  # at least the diagonal
+        for other in self.footprints:
+            apart = np.abs(centre - other[0] - other[2]).max()
+            far = apart > reach + np.abs(other[0] - other[2]).sum()
+            if not far and overlap(corners, other):
+                return False
+        return True
 
     def stand(self, thing: Furniture, x: float, y: float, yaw: float, gap: float = _GAP) -> bool:
         """Put a thing on the floor if there is room for it."""
