@@ -23,6 +23,7 @@ __all__ = [
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
     "DepthMetric",
+    "DepthTask",
     "DirectRegressionHead",
     "EBMBBoxHead",
     "EBMDetector",
@@ -30,6 +31,7 @@ __all__ = [
     "EBMTTAModel",
     "EnergyGuidedNMS",
     "FitTargetCodecHook",
+    "FractionSSDAnchorGenerator",
     "FreezeBackboneHook",
     "GaussianMixtureNoise",
     "GeneratedRegressionDataset",
@@ -45,10 +47,12 @@ __all__ = [
     "MCMCObjective",
     "MLISObjective",
     "MixtureRegressionHead",
+    "MultiTaskVisualizer",
     "NCEObjective",
     "NYUv2Dataset",
     "NormEvalHook",
     "NormalsMetric",
+    "NormalsTask",
     "PackMultiTaskInputs",
     "PackRegressionInputs",
     "PoolNeck",
@@ -58,21 +62,28 @@ __all__ = [
     "ProposalObjective",
     "ProposalRefiner",
     "ProposalWarmUpHook",
+    "ROCKBlock",
     "ROCKColorJitter",
+    "ROCKDetector",
     "ROCKRandomCrop",
+    "ROCKSSDHead",
     "RandomFlipWithMaps",
     "ReadableCheckpointHook",
     "RegressionMetric",
     "RegressionVisualizationHook",
     "RegressionVisualizer",
     "ResizeWithMaps",
+    "RoomScenesDataset",
+    "SSDLevels",
     "SceneAccuracy",
+    "SceneTask",
     "ScoreMatchingObjective",
     "ShapesDataset",
     "SoftmaxRegressionHead",
     "TargetCodec",
     "TeacherOptimWrapperConstructor",
     "TeacherRegressor",
+    "TorchvisionDilatedResNet",
     "UncertaintyVisualizer",
     "__version__",
 ]
@@ -89,6 +100,7 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ResizeWithMaps,
             ROCKColorJitter,
             ROCKRandomCrop,
+            RoomScenesDataset,
             ShapesDataset,
         )
         from .energy import (
@@ -111,17 +123,26 @@ if _typing.TYPE_CHECKING or not _missing_packages():
         )
         from .models import (
             DeltaXYXYBBoxCoder,
+            DepthTask,
             EBMBBoxHead,
             EBMDetector,
             EBMTTAModel,
             EnergyGuidedNMS,
+            FractionSSDAnchorGenerator,
             GradientAscentRefiner,
             ImportanceMeanRefiner,
             KLBBoxHead,
             KLLoss,
             KLRetinaHead,
+            NormalsTask,
             ProposalEBMBBoxHead,
             ProposalRefiner,
+            ROCKBlock,
+            ROCKDetector,
+            ROCKSSDHead,
+            SceneTask,
+            SSDLevels,
+            TorchvisionDilatedResNet,
         )
         from .regression import (
             DirectRegressionHead,
@@ -143,7 +164,10 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             TeacherOptimWrapperConstructor,
             TeacherRegressor,
         )
-        from .visualization import UncertaintyVisualizer
+        from .visualization import (
+            MultiTaskVisualizer,
+            UncertaintyVisualizer,
+        )
     except Exception as error:  # a broken package of the stack may raise any error
         if not _diagnosis_is_asked_for():
             raise ImportError(
