@@ -47,7 +47,7 @@ def test_angles_are_radians_and_wrap():
 
 
 @given(st.floats(-1e4, 1e4), st.floats(-100, 100))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_projection_ends_in_the_support_and_keeps_what_is_inside(angle, number):
     c = codec("mixed")
     z = c.encode(torch.tensor([[angle, number]]))
@@ -71,8 +71,8 @@ def test_integers_stand_for_their_cells():
     assert cells.shape == (2, 16, 1)
     torch.testing.assert_close(cells.mean(1), y)
     assert c.contains(c.encode(cells)).all()
-    assert c.decode(c.low) == 0.5
-    assert c.decode(c.high) == 40.5
+    torch.testing.assert_close(c.decode(c.low), torch.tensor([0.5]))
+    torch.testing.assert_close(c.decode(c.high), torch.tensor([40.5]))
     plain = TargetCodec([(1, 40)])
     assert torch.equal(plain.noisy(y), y)
     assert torch.equal(plain.cell(y)[:, 0], y)
