@@ -19,6 +19,7 @@ from .version import __version__
 
 __all__ = [
     "AtomicLocalBackend",
+    "CropCountDataset",
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
     "EBMBBoxHead",
@@ -34,6 +35,7 @@ __all__ = [
     "KLDISObjective",
     "KLLoss",
     "KLRetinaHead",
+    "LoadRegressionImage",
     "MCMCObjective",
     "MLISObjective",
     "NCEObjective",
@@ -43,7 +45,12 @@ __all__ = [
     "ProposalEBMBBoxHead",
     "ProposalObjective",
     "ProposalRefiner",
+    "RandomFlipTarget",
+    "RandomLight",
+    "RandomScaleCrop",
     "ReadableCheckpointHook",
+    "RegressionArrayDataset",
+    "RegressionDataset",
     "ScoreMatchingObjective",
     "ShapesDataset",
     "UncertaintyVisualizer",
@@ -80,7 +87,17 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ProposalEBMBBoxHead,
             ProposalRefiner,
         )
-        from .regression import GeneratedRegressionDataset, PackRegressionInputs
+        from .regression import (
+            CropCountDataset,
+            GeneratedRegressionDataset,
+            LoadRegressionImage,
+            PackRegressionInputs,
+            RandomFlipTarget,
+            RandomLight,
+            RandomScaleCrop,
+            RegressionArrayDataset,
+            RegressionDataset,
+        )
         from .visualization import UncertaintyVisualizer
     except Exception as error:  # a broken package of the stack may raise any error
         if not _diagnosis_is_asked_for():
