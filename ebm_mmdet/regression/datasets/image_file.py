@@ -84,6 +84,14 @@ def to_8_bit(image: np.ndarray, value_range: tuple[float, float] | None, source:
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
+def _three_channels(image: np.ndarray | None) -> np.ndarray | None:
+    if image is None:
+        return None
+    if image.ndim == 2:
+        image = image[..., None]
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+
+
 def read_image(
     path: str,
     value_range: tuple[float, float] | None = None,
@@ -114,6 +122,8 @@ def read_image(
     if content:
         data = np.frombuffer(content, np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        if image is None:  # a grey TIFF of floating point is only read unchanged
+            image = _three_channels(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
     if image is None:
         raise ValueError(
             f"the image {path} ({len(content)} bytes) cannot be decoded: it is broken, or of a "
