@@ -280,7 +280,8 @@ fi
 begin "installing mmdet and the other libraries" "$network"
 # OneDL's mmdet comes as a source whose set-up imports torch.
 logged pip install --no-build-isolation "$mmdet_name==$(pinned "$mmdet_name")"
-logged pip install -r requirements/runtime.txt -r "requirements/$stack.txt" -r requirements/test.txt
+logged pip install -r requirements/runtime.txt -r "requirements/$stack.txt" -r requirements/data.txt \
+    -r requirements/test.txt
 
 if [[ $level == 3d ]]; then
     begin "installing mmdet3d and its libraries: some 2 GB, once" "$network"

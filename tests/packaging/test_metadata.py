@@ -13,9 +13,12 @@ def names(path):
 
 
 def test_every_requirement_is_constrained():
-    pinned = names(REPO / "requirements" / "constraints.txt")
-    for part in ("runtime", "openmmlab", "3d", "test", "docs"):
-        assert names(REPO / "requirements" / f"{part}.txt") <= pinned
+    common = ("runtime", "data", "test", "docs")
+    lines = {"constraints": (*common, "openmmlab", "3d"), "constraints-onedl": (*common, "onedl")}
+    for constraints, parts in lines.items():
+        pinned = names(REPO / "requirements" / f"{constraints}.txt")
+        for part in parts:
+            assert names(REPO / "requirements" / f"{part}.txt") <= pinned
 
 
 def test_torchvision_is_nowhere():
@@ -35,7 +38,7 @@ def test_model_index_lists_every_config():
             listed.add(model["Config"])
     present = {
         path.relative_to(REPO).as_posix()
-        for folder in ("ebm", "ebm3d", "kl_loss")
+        for folder in ("ebm", "ebm3d", "kl_loss", "rock")
         for path in (REPO / "configs" / folder).glob("*.py")
     }
     assert listed == present

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import stat
 
 import cv2
 import numpy as np
@@ -36,10 +36,10 @@ def find_missing_files(paths: list[str]) -> list[tuple[int, str]]:
         except OSError as error:  # no permission, say: the file may well be there
             wrong.append((number, f"cannot be reached ({error.strerror})"))
         else:
-            if not status.st_size:
-                wrong.append((number, "is empty" if Path(path).is_file() else "is not a file"))
-            elif not Path(path).is_file():
-                wrong.append((number, "is a folder"))
+            if not stat.S_ISREG(status.st_mode):
+                wrong.append((number, "is not a file"))
+            elif not status.st_size:
+                wrong.append((number, "is empty"))
     return wrong
 
 
