@@ -14,15 +14,19 @@ from .heads import (
     RegressionHead,
     SoftmaxRegressionHead,
 )
+from .hooks import FitTargetCodecHook, FreezeBackboneHook, ProposalWarmUpHook
 from .metrics import ProbabilisticRegressionMetric, RegressionMetric
 from .pictures import draw_prediction
 from .regressor import ImageRegressor, PoolNeck
 from .target_codec import TargetCodec
+from .teacher import TeacherOptimWrapperConstructor, TeacherRegressor
 from .visualizer import RegressionVisualizationHook, RegressionVisualizer
 
 __all__ = [
     "DirectRegressionHead",
     "EBMRegressionHead",
+    "FitTargetCodecHook",
+    "FreezeBackboneHook",
     "GeneratedRegressionDataset",
     "ImageRegressor",
     "MixtureRegressionHead",
@@ -30,6 +34,7 @@ __all__ = [
     "PoolNeck",
     "PredictionSettings",
     "ProbabilisticRegressionMetric",
+    "ProposalWarmUpHook",
     "RegressionDataSample",
     "RegressionHead",
     "RegressionMetric",
@@ -37,5 +42,7 @@ __all__ = [
     "RegressionVisualizer",
     "SoftmaxRegressionHead",
     "TargetCodec",
+    "TeacherOptimWrapperConstructor",
+    "TeacherRegressor",
     "draw_prediction",
 ]
