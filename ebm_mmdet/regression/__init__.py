@@ -5,7 +5,17 @@ label and picture together; metrics and pictures of densities.
 """
 
 from .data_sample import RegressionDataSample
-from .datasets import GeneratedRegressionDataset, PackRegressionInputs
+from .datasets import (
+    CropCountDataset,
+    GeneratedRegressionDataset,
+    LoadRegressionImage,
+    PackRegressionInputs,
+    RandomFlipTarget,
+    RandomLight,
+    RandomScaleCrop,
+    RegressionArrayDataset,
+    RegressionDataset,
+)
 from .heads import (
     DirectRegressionHead,
     EBMRegressionHead,
@@ -23,19 +33,26 @@ from .teacher import TeacherOptimWrapperConstructor, TeacherRegressor
 from .visualizer import RegressionVisualizationHook, RegressionVisualizer
 
 __all__ = [
+    "CropCountDataset",
     "DirectRegressionHead",
     "EBMRegressionHead",
     "FitTargetCodecHook",
     "FreezeBackboneHook",
     "GeneratedRegressionDataset",
     "ImageRegressor",
+    "LoadRegressionImage",
     "MixtureRegressionHead",
     "PackRegressionInputs",
     "PoolNeck",
     "PredictionSettings",
     "ProbabilisticRegressionMetric",
     "ProposalWarmUpHook",
+    "RandomFlipTarget",
+    "RandomLight",
+    "RandomScaleCrop",
+    "RegressionArrayDataset",
     "RegressionDataSample",
+    "RegressionDataset",
     "RegressionHead",
     "RegressionMetric",
     "RegressionVisualizationHook",

@@ -10,6 +10,7 @@ from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
 from .generated import SIZE, TASKS
+from .target_space import target_statistics
 
 __all__ = ["GeneratedRegressionDataset"]
 
@@ -114,6 +115,7 @@ class GeneratedRegressionDataset(Dataset):
             "sample_idx": index,
             "img_path": f"{self.task.name}://{self.variant}/{self.seed}/{index}",
             "gt_target": target,
+            "flip_signs": self.metainfo["target"]["flip_signs"],
         }
         if self.task.group is not None:
             info["group"] = self.task.group(latent)
@@ -146,13 +148,3 @@ class GeneratedRegressionDataset(Dataset):
         count = min(self.num_images, _STATISTICS_IMAGES)
         targets = [self.task.label(self.seed, i, self.variant)[0] for i in range(count)]
         return target_statistics(np.stack(targets))
-
-
-def target_statistics(targets: np.ndarray) -> dict:
-    """Mean and standard deviation of targets ``(N, D)``, as lists of D numbers, and N."""
-    targets = np.asarray(targets, np.float64)
-    return {
-        "mean": targets.mean(0).tolist(),
-        "std": targets.std(0).tolist(),
-        "count": len(targets),
-    }

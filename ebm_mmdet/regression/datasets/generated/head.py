@@ -2,10 +2,12 @@
 
 The head is a set of isotropic Gaussian blobs in space, seen from far away (orthographic). A blob
 at c adds ``A exp(-|u - P R c|² / 2 s²)`` to the image, where P drops the depth and ``R = R_z(roll)
-R_y(yaw) R_x(pitch)``. 70 % of the heads are ``plain``: eyes, nose and mouth are in front. The
-others are ``ambiguous``: they have a face in front and its mirror image behind. With
-``S = diag(1, 1, -1)`` such a set of blobs equals its own mirror image, ``P S = P`` and
-``S R(w, p, r) S = R(-w, -p, r)``, so the poses (w, p, r) and (-w, -p, r) give the same image, and
+R_y(yaw) R_x(pitch)``: a positive yaw turns the face to the right of the picture, a positive pitch
+turns it down, and a positive roll is counter-clockwise.
+70 % of the heads are ``plain``: eyes, nose and mouth are in front. The others are ``ambiguous``:
+they have a face in front and its mirror image behind. With ``S = diag(1, 1, -1)`` such a set of
+blobs equals its own mirror image, ``P S = P`` and ``S R(w, p, r) S = R(-w, -p, r)``, so the poses
+(w, p, r) and (-w, -p, r) give the same image, and
 
     p(y | x) = ½ N(y; (w, p, r), 1.5² I) + ½ N(y; (-w, -p, r), 1.5² I).
 
@@ -31,9 +33,9 @@ _SCALE = 22.0  # pixels per unit of the head
 # One row per blob: x (its own left), y (up), z (to the front), s, then the light added to B, G, R.
 _BODY = np.array(
     [
-        [0.00, 0.05, 0.30, 0.52, 0.26, 0.34, 0.44],  # skull, front half
-        [0.00, 0.05, -0.30, 0.52, 0.26, 0.34, 0.44],  # skull, back half
-        [0.00, -0.95, 0.00, 0.30, 0.20, 0.26, 0.34],  # neck
+        [0.00, 0.05, 0.32, 0.46, 0.28, 0.36, 0.46],  # skull, front half
+        [0.00, 0.05, -0.32, 0.46, 0.28, 0.36, 0.46],  # skull, back half
+        [0.00, -0.90, 0.00, 0.26, 0.20, 0.26, 0.34],  # neck
         [0.05, 0.98, 0.00, 0.20, 0.05, 0.16, 0.36],  # bun, on top
         [0.82, 0.02, 0.00, 0.15, 0.12, 0.22, 0.44],  # left ear, the larger one
         [-0.78, 0.06, 0.00, 0.10, 0.34, 0.22, 0.16],  # right ear
@@ -41,10 +43,10 @@ _BODY = np.array(
 )
 _FACE = np.array(
     [
-        [0.30, 0.18, 0.72, 0.10, -0.18, -0.36, -0.46],  # left eye
-        [-0.30, 0.18, 0.72, 0.10, -0.18, -0.36, -0.46],  # right eye
-        [0.00, -0.08, 0.98, 0.10, 0.22, 0.32, 0.42],  # nose
-        [0.00, -0.42, 0.76, 0.13, -0.30, -0.42, -0.12],  # mouth
+        [0.28, 0.18, 0.62, 0.10, -0.18, -0.36, -0.46],  # left eye
+        [-0.28, 0.18, 0.62, 0.10, -0.18, -0.36, -0.46],  # right eye
+        [0.00, -0.08, 0.86, 0.09, 0.22, 0.32, 0.42],  # nose
+        [0.00, -0.40, 0.64, 0.12, -0.30, -0.42, -0.12],  # mouth
     ]
 )
 
@@ -119,7 +121,11 @@ def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
     centre = 32 + rng.uniform(-2.5, 2.5, 2)
     scale = _SCALE * rng.uniform(0.92, 1.06)
     head = project(blobs(latent["ambiguous"]), latent["pose"], centre, scale)
-    backdrop = rng.uniform(0.06, 0.2, 3) + 0.012 * smooth_noise(rng, 4)[..., None]
+    backdrop = (
+        rng.uniform(0.06, 0.18)
+        + rng.uniform(-0.025, 0.025, 3)
+        + 0.012 * smooth_noise(rng, 4)[..., None]
+    )
     image = (backdrop + head * rng.uniform(0.85, 1.05)).astype(np.float32)
     return camera(image, rng, blur=(0.0, 0.5), noise=0.03, brightness=0.03, contrast=0.08)
 

@@ -18,7 +18,7 @@ from .task import GeneratedTask
 
 __all__ = ["RINGS", "render"]
 
-FEWEST, MOST = 3, 12
+FEWEST, MOST = 3, 10
 """Rings that can be seen. More of them would be less than two pixels wide."""
 LOST_PER_DEPTH = 6.0
 _LARGEST = 50  # P(Poisson(6) > 38) is 1e-17
@@ -50,24 +50,26 @@ def _truth(latent: dict) -> IntegerTruth:
 
 def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
     x, y = pixel_grid()
-    k, radius = latent["rings"], rng.uniform(26.5, 29.5)
+    k, radius = latent["rings"], rng.uniform(25.5, 28.5)
     centre = 32 + rng.uniform(-1.5, 1.5, 2)
     dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
     distance = np.sqrt(dx * dx + dy * dy)
     angle = np.arctan2(dy, dx)
     # Rings are not quite round, the same way at every radius.
     wobble = sum(
-        rng.uniform(0, 0.035) * np.cos(n * angle + rng.uniform(0, 2 * np.pi)) for n in (2, 3, 5)
+        rng.uniform(0, 0.03) * np.cos(n * angle + rng.uniform(0, 2 * np.pi)) for n in (2, 3, 5)
     )
     share = distance / (radius * (1 + wobble))  # 0 at the pith, 1 at the rim
     pixel = 1 / radius
     # Widths of the rings vary, with the last dark line at the rim.
-    widths = rng.uniform(0.82, 1.18, k)
+    widths = rng.uniform(0.85, 1.15, k)
     ends = np.cumsum(widths) / widths.sum()
     ring = np.searchsorted(ends, share.ravel()).reshape(share.shape).clip(0, k - 1)
     starts = np.concatenate([[0], ends[:-1]])
     inside = ((share - starts[ring]) / (ends - starts)[ring]).clip(0, 1)
-    dark = inside**3  # early wood is light and turns to the dark late wood, then a sharp edge
+    # Early wood is light and turns to dark late wood, which ends at a sharp, anti-aliased edge.
+    after, before = (share - starts[ring]) * radius, (ends[ring] - share) * radius
+    dark = inside**3 * np.clip(before + 0.5, 0, 1) + np.clip(0.5 - after, 0, 1) * (ring > 0)
     light_wood = np.array([0.5, 0.7, 0.86]) + rng.uniform(-0.05, 0.05, 3)
     dark_wood = np.array([0.16, 0.3, 0.46]) + rng.uniform(-0.05, 0.05, 3)
     grain = 0.02 * smooth_noise(rng, 28) + 0.03 * smooth_noise(rng, 6)

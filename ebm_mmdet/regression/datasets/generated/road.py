@@ -1,10 +1,11 @@
 """A road seen from a car: at what angle is the steering wheel? Forks and fog make it uncertain.
 
 The centre line on the ground is ``x(z) = x0 + psi z + kappa z² / 2``, in metres, at the distance
-``z``. The angle of the wheel is ``y = a kappa + N(0, s²)`` degrees, with ``s = 1° (1 + 20 m / d)``
+``z``. The angle of the wheel is ``y = a kappa + N(0, s²)`` degrees, with ``s = 1° (1 + 60 m / d)``
 for the visible range ``d``: the thicker the fog, the less certain is the angle. 30 % of the roads
 fork, and then the car follows the left branch with probability 0.6. The wheel's angles of the two
-branches differ by 10 s at least, so that their mean leads off the road.
+branches differ by 36° and by 10 s at least, so that their mean leads off the road. Angles and
+curvatures to the right are positive.
 
 The variants ``plain`` and ``fork`` have only one kind of road.
 """
@@ -25,25 +26,26 @@ WHEEL_PER_CURVATURE = 16 * 2.7 * 180 / np.pi
 MAX_ANGLE = 60.0
 FORK_CHANCE = 0.3
 LEFT_CHANCE = 0.6
-_NEAREST_FOG, _FARTHEST_FOG = 25.0, 150.0
-_FOCAL = 46.0  # pixels
-_HEIGHT = 1.5  # of the camera, metres
-_HORIZON = 22.0  # row
-_HALF_WIDTH = 3.3  # of the road, metres
-_LINE = 0.09  # half the width of a painted line, metres
+MIN_FORK_ANGLE = 36.0
+_NEAREST_FOG, _FARTHEST_FOG = 40.0, 250.0
+_FOCAL = 60.0  # pixels
+_HEIGHT = 4.5  # of the camera, on the roof of a lorry, metres
+_HORIZON = 13.0  # row
+_HALF_WIDTH = 2.2  # of the road, metres
+_LINE = 0.08  # half the width of a painted line, metres
 _SUPERSAMPLING = 2  # rows; columns are anti-aliased in closed form
 
 
 def steering_noise(visible_range: float) -> float:
     """Standard deviation s of the wheel's angle in degrees, at a visible range in metres."""
-    return 1.0 * (1 + 20 / visible_range)
+    return 1.0 * (1 + 60 / visible_range)
 
 
 def _describe(variant: str) -> dict:
     return {
         "names": ("steering",),
         "units": ("degrees",),
-        "ranges": ((-80.0, 80.0),),  # 60 degrees and more than eight standard deviations
+        "ranges": ((-80.0, 80.0),),  # 60 degrees and eight standard deviations
         "periods": (None,),
         # The left branch of a fork is the likelier one: the mirrored picture has another density.
         "flip_signs": (-1.0,) if variant == "plain" else None,
@@ -57,9 +59,10 @@ def _draw(rng: np.random.Generator, variant: str) -> dict:
     visible = _NEAREST_FOG * (_FARTHEST_FOG / _NEAREST_FOG) ** distance
     s = steering_noise(visible)
     if fork:
-        # The branches also part by 6 m at least within 0.7 of the visible range, to be seen.
-        apart = max(10 * s, WHEEL_PER_CURVATURE * 2 * 6 / (0.7 * visible) ** 2)
-        apart *= 1 + 0.3 * extra
+        # To be seen, the branches also part by 6 m at least within 0.55 of the visible range.
+        seen = WHEEL_PER_CURVATURE * 2 * 6 / (0.55 * visible) ** 2
+        apart = max(10 * s, MIN_FORK_ANGLE, seen)
+        apart *= 1 + 0.2 * extra
         middle = (2 * place - 1) * (MAX_ANGLE - apart / 2)
         angles = [middle - apart / 2, middle + apart / 2]  # left, right
     else:
@@ -91,20 +94,19 @@ def _scenery(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return meadow * light, asphalt * light, sky
 
 
-def _distances(pitch: float) -> tuple[np.ndarray, float]:
-    """Return the distance z (rows, 1) of every fine row, infinite above the horizon; horizon."""
+def _distances(pitch: float) -> np.ndarray:
+    """Return the distance z (rows, 1) of every fine row, infinite above the horizon."""
     rows = (np.arange(SIZE * _SUPERSAMPLING) + 0.5) / _SUPERSAMPLING
-    horizon = _HORIZON + pitch
-    below = rows - horizon
+    below = rows - (_HORIZON + pitch)
     with np.errstate(divide="ignore"):
         z = np.where(below > 0, _FOCAL * _HEIGHT / np.maximum(below, 1e-9), np.inf)
-    return z[:, None].astype(np.float32), horizon
+    return z[:, None].astype(np.float32)
 
 
 def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
     offset, heading, pitch = rng.uniform([-0.7, -0.035, -1.5], [0.7, 0.035, 1.5])
     meadow, asphalt, sky = _scenery(rng)
-    z, horizon = _distances(pitch)
+    z = _distances(pitch)
     first = int(np.argmax(np.isfinite(z[:, 0])))
     ground = z[first:]
     columns = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
@@ -122,15 +124,16 @@ def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
         for kappa in latent["curvatures"]
     ]
     on_road = np.maximum.reduce([band(d, _HALF_WIDTH) for d in from_centre])
-    period, phase = rng.uniform(7, 10), rng.uniform(0, 1)
+    period, phase = rng.uniform(6, 9), rng.uniform(0, 1)
     dash = np.clip((0.25 - np.abs((ground / period + phase) % 1 - 0.5)) * 12 + 0.5, 0, 1)
-    paint = np.zeros_like(on_road)
-    for i, d in enumerate(from_centre):
-        edges = band(np.abs(d) - (_HALF_WIDTH - 0.3), _LINE)
-        for j, other in enumerate(from_centre):
-            if j != i:  # no edge line inside the other branch
-                edges = edges * (1 - band(other, _HALF_WIDTH - 0.6))
-        paint = np.maximum(paint, np.maximum(edges, band(d, _LINE) * dash))
+    # The edge lines follow the outline of both branches together, and the dashes of a fork part
+    # where the branches do.
+    edges = np.minimum.reduce([np.abs(d) for d in from_centre]) - (_HALF_WIDTH - 0.3)
+    paint = band(edges, _LINE)
+    together = np.abs(from_centre[0] - from_centre[-1]) < 1.5
+    middle = (from_centre[0] + from_centre[-1]) / 2
+    for d in from_centre:
+        paint = np.maximum(paint, band(np.where(together, middle, d), _LINE) * dash)
     colour = np.empty((*on_road.shape, 3), np.float32)
     grass = meadow + 0.05 * _soft_noise(rng, 24)[first:, :, None] * np.float32([0.6, 1, 0.9])
     surface = asphalt + 0.02 * _soft_noise(rng, 20)[first:, :, None]
@@ -144,12 +147,12 @@ def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
         colour *= 1 - rng.uniform(0.2, 0.45) * np.clip(half - near + 0.5, 0, 1)[..., None]
     # Fog: at the visible range, a twentieth of the contrast is left (Koschmieder).
     clear = np.exp(-np.log(20) * ground / latent["visible_range"])[..., None]
-    fog = sky * rng.uniform(0.9, 1.02)
+    haze = np.clip(latent["visible_range"] / _FARTHEST_FOG, 0, 1)
+    fog = sky * rng.uniform(0.9, 1.02) * (1 - 0.3 * haze)  # thin fog is bluish and darker
     fine = np.empty((SIZE * _SUPERSAMPLING, SIZE, 3), np.float32)
     fine[first:] = fog + (colour - fog) * clear
     blue = np.array([0.9, 0.65, 0.45])
     height = np.clip(1 - np.arange(first, dtype=np.float32) / max(first, 1), 0, 1)[:, None, None]
-    haze = np.clip(latent["visible_range"] / _FARTHEST_FOG, 0, 1)
     fine[:first] = fog + (blue - fog) * (height * haze * 0.9)
     _add_hills(fine, first, fog, meadow, haze, rng)
     image = fine.reshape(SIZE, _SUPERSAMPLING, SIZE, 3).mean(1)
@@ -168,7 +171,8 @@ def _add_hills(
     knots = rng.uniform(0, 7, (1, 7)).astype(np.float32)
     top = cv2.resize(knots, (SIZE, 1), interpolation=cv2.INTER_CUBIC)[0]
     rows = (np.arange(first) + 0.5 - first)[:, None] / _SUPERSAMPLING
-    share = np.clip(rows + top + 0.5, 0, 1)[..., None] * (0.75 * haze)
+    mist = np.clip(0.3 - 0.25 * rows, 0, 1)  # the feet of the hills lie in the mist
+    share = (np.clip(rows + top + 0.5, 0, 1) * mist)[..., None] * (0.8 * haze)
     fine[:first] += (0.75 * meadow + 0.25 * fog - fine[:first]) * share
 
 
