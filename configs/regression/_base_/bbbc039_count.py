@@ -7,7 +7,6 @@ belongs to the crop of its centre. Division by image, never by crop. Annotations
 _base_ = ['./demo.py']
 
 model = dict(
-    neck=dict(mode='sum'),  # a count is the sum of what the parts of an image hold
     # Whole numbers stand for intervals of length 1: a density at points has no largest likelihood.
     head=dict(codec=dict(ranges=[(0.0, 20.0)], dequantise=True)))
 
