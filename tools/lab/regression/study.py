@@ -160,4 +160,5 @@ def _finished(result: dict) -> str:
         f"{name} {values[name]:.3f}" for name in ("mae", "nll") if values.get(name) is not None
     )
     name = f"{result['task']}/{result['method']}/seed{result['seed']}"
-    return f"{name}: {found} ({result['training_s']:.0f} s)"
+    seconds = "" if result["training_s"] is None else f" ({result['training_s']:.0f} s)"
+    return f"{name}: {found}{seconds}"
