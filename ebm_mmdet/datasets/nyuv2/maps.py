@@ -58,7 +58,7 @@ def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     rows, columns = (
         ((2 * np.arange(new) + 1) * old) // (2 * new) for new, old in zip(size, values.shape)
     )
-    return values[rows[:, None], columns]
+    return values[rows][:, columns]
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:

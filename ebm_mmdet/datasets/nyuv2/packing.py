@@ -52,7 +52,7 @@ class AuxiliaryTargets(BaseTransform):
             np.minimum(np.arange(0, side, self.stride) + self.stride // 2, side - 1)
             for side in values.shape[:2]
         )
-        return values[rows[:, None], columns]
+        return values[rows][:, columns]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(stride={self.stride}, size={self.size})"

@@ -49,6 +49,9 @@ class EnergyGuidedNMS:
             ValueError: the detector has no NMS to replace (no ``test_cfg`` with ``nms`` on its
                 RoI head or dense head); leave ``candidates=None`` for such detectors.
         """
+        inner = getattr(detector, "detector", None)
+        if isinstance(inner, nn.Module):  # a wrapper, such as ROCKDetector
+            return _with_children(detector, detector=self.without_nms(inner))
         name = "roi_head" if getattr(detector, "roi_head", None) is not None else "bbox_head"
         head = getattr(detector, name, None)
         test_cfg = getattr(head, "test_cfg", None)
@@ -57,13 +60,11 @@ class EnergyGuidedNMS:
                 f"{type(detector).__name__} has no NMS that EnergyGuidedNMS could replace; set "
                 "candidates=None to refine its final detections"
             )
-        head, view = copy.copy(head), copy.copy(detector)
+        head = copy.copy(head)
         head.test_cfg = type(test_cfg)(
             {**test_cfg, "score_thr": self.score_thr, "nms": None, "max_per_img": _NO_LIMIT}
         )
-        # A shallow copy would share the table of children.
-        view.__dict__["_modules"] = {**detector._modules, name: head}
-        return view
+        return _with_children(detector, **{name: head})
 
     def __call__(self, instances: InstanceData, log_density: Tensor) -> InstanceData:
         """Select the survivors.
@@ -101,6 +102,14 @@ class EnergyGuidedNMS:
         result = instances[kept]
         result.scores = scores[kept]
         return result
+
+
+def _with_children(module: nn.Module, **children: nn.Module) -> nn.Module:
+    """A shallow copy of a module with some children of its own."""
+    view = copy.copy(module)
+    # A shallow copy would share the table of children.
+    view.__dict__["_modules"] = {**module._modules, **children}
+    return view
 
 
 _NO_LIMIT = 1_000_000

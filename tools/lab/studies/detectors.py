@@ -17,12 +17,12 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from ebm_mmdet.apis.frozen_detector import load_frozen_detector
+from ebm_mmdet.apis.timing import median_milliseconds
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.files import read_json, write_csv, write_json
 
 from ..demo.train import train_stage
-from ..timing import median_milliseconds
 from .average_precision import MatchedDetections, coco_results
 from .bootstrap import bootstrap_weights
 from .heads import TrainedHeads, training_views

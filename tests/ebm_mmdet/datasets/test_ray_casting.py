@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ebm_mmdet3d.datasets.ray_casting import (
+from ebm_mmdet.datasets.ray_casting import (
     CLUTTER,
     GROUND,
     NOTHING,

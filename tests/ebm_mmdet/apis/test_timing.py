@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from lab.timing import median_milliseconds, take_turns, timed
+from ebm_mmdet.apis.timing import median_milliseconds, take_turns, timed
 
 
 def test_turns_and_copies():

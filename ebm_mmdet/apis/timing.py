@@ -1,4 +1,4 @@
-"""Timing for all studies: wall time, on fresh inputs, with the candidates in turns."""
+"""Timing: wall time, on fresh inputs, with the candidates in turns."""
 
 from __future__ import annotations
 

@@ -58,11 +58,14 @@ class Convex:
     def placed(self, yaw: float, position: Sequence[float]) -> Convex:
         """The solid rotated by ``yaw`` (radians, from x to y), then moved to ``position`` (3,)."""
         cos, sin = math.cos(yaw), math.sin(yaw)
-        turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-        normals = self.normals @ turn.T
+        return self.moved(np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]), position)
+
+    def moved(self, rotation: np.ndarray, position: Sequence[float]) -> Convex:
+        """The solid rotated by a matrix ``rotation`` (3, 3), then moved to ``position`` (3,)."""
+        normals = self.normals @ rotation.T
         return replace(
             self,
-            vertices=self.vertices @ turn.T + position,
+            vertices=self.vertices @ rotation.T + position,
             normals=normals,
             offsets=self.offsets + normals @ np.asarray(position, float),
         )
@@ -77,6 +80,41 @@ class Convex:
             Distances (...) in metres, inf where a ray misses the solid or starts inside it; cosines
             (...) between the ray and the inward normal, in [0, 1].
         """
+        distance, face, speed = self._entry(directions)
+        return distance, -np.take_along_axis(speed, face[..., None], -1)[..., 0]
+
+    def first_face(self, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where rays from the origin enter the solid, and through which of its planes.
+
+        Args:
+            directions: (..., 3), not necessarily of unit length.
+
+        Returns:
+            Multiples (...) of the directions at which the rays enter, inf where a ray misses the
+            solid or starts inside it; row (...) of ``normals`` of the plane, which means nothing
+            where the multiple is inf.
+        """
+        return self._entry(directions)[:2]
+
+    def last_face(self, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where rays that start inside the solid leave it; arguments as in `first_face`.
+
+        Raises:
+            ValueError: the origin is not inside the solid.
+        """
+        if not (self.offsets > 0).all():
+            raise ValueError(
+                f"the origin is not inside the solid: it lies {-self.offsets.min():.3g} m outside "
+                "of one of its planes; move the solid or the origin"
+            )
+        speed = directions @ self.normals.T
+        with np.errstate(divide="ignore"):
+            leave = np.where(speed > 0, self.offsets / speed, np.inf)
+        face = leave.argmin(-1)
+        return np.take_along_axis(leave, face[..., None], -1)[..., 0], face
+
+    def _entry(self, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Multiples and planes as in `first_face`, and ``directions · normals`` (..., K)."""
         speed = directions @ self.normals.T
         with np.errstate(divide="ignore", invalid="ignore"):
             crossing = self.offsets / speed
@@ -88,8 +126,7 @@ class Convex:
         # A ray parallel to a plane meets the solid only if the origin is on the inner side.
         outside = ((speed == 0) & (self.offsets < 0)).any(-1)
         hit = (enter > 0) & (enter < leave) & ~outside
-        cosine = -np.take_along_axis(speed, face[..., None], -1)[..., 0]
-        return np.where(hit, enter, np.inf), cosine
+        return np.where(hit, enter, np.inf), face, speed
 
 
 def box_vertices(low: Sequence[float], high: Sequence[float]) -> np.ndarray:

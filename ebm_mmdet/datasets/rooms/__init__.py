@@ -1,0 +1,19 @@
+"""Generated indoor scenes with depth, surface normals, instance masks and scene types.
+
+Generation needs only numpy, scipy and OpenCV.
+"""
+
+import typing as _typing  # mypy knows TYPE_CHECKING by this name only
+
+from ...requirements import explain_missing_names as _explain_missing_names
+from ...requirements import missing_packages as _missing_packages
+from .scenes import CLASSES, SCENE_TYPES, RoomOptions, RoomScene, render_room
+
+__all__ = ["CLASSES", "SCENE_TYPES", "RoomOptions", "RoomScene", "render_room"]
+
+if _typing.TYPE_CHECKING or not _missing_packages():
+    from .rooms_dataset import RoomScenesDataset
+
+    __all__ += ["RoomScenesDataset"]
+else:
+    __getattr__ = _explain_missing_names(__name__, ["RoomScenesDataset"])
