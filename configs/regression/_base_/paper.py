@@ -18,7 +18,7 @@ model = dict(
         depth=18,
         num_stages=4,
         out_indices=(3, ),
-        norm_cfg=dict(type='BN', requires_grad=True),
+        norm_cfg=dict(type='BN'),
         norm_eval=False,
         style='pytorch',
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18')),
