@@ -293,8 +293,10 @@ class TargetCodec(nn.Module):
         if not self._periodic:
             return z
         original = z if original is None else original
-        wrapped = torch.remainder(original - low, high - low) + low
-        return wrapped.where(self.periodic_mask, z)
+        turned = torch.remainder(original - low, high - low)
+        # A tiny negative number has the remainder `period`, which the range does not include.
+        turned = turned.where(turned < high - low, 0)
+        return (turned + low).where(self.periodic_mask, z)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TargetCodec:
         # Moved to other devices, but never rounded to half precision.

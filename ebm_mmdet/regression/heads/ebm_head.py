@@ -169,18 +169,7 @@ class EBMRegressionHead(RegressionHead):
 
     def evaluate(self, image_part: Tensor, z: Tensor) -> Tensor:
         """Evaluate f (N, S) at standardised points z (N, S, D); see :class:`ImageLogDensity`."""
-        n, s, _ = z.shape
-        rows = self.energy.rows_per_chunk()
-        if torch.is_grad_enabled() or n * s <= rows:
-            return self.energy(image_part, self.codec.embed(z))
-        # Some images at a time, or some points of one image.
-        images, points = max(1, rows // max(s, 1)), min(s, rows)
-        f = image_part.new_empty(n, s)
-        for i in range(0, n, images):
-            for j in range(0, s, points):
-                part = slice(i, i + images), slice(j, j + points)
-                f[part] = self.energy(image_part[part[0]], self.codec.embed(z[part]))
-        return f
+        return self.energy(image_part, self.codec.embed(z))
 
     def propose(self, h: Tensor) -> MixtureDensity | WrappedMixture:
         """The proposals of N images with features h (N, C), to which no gradient flows."""
