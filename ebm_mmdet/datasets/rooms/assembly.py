@@ -12,6 +12,8 @@ from .pinhole import inverse_planes
 
 __all__ = ["Assembly", "shadow"]
 
+_ZERO, _FAR = np.float32(0), np.float32(np.inf)
+
 
 @dataclass(frozen=True)
 class Assembly:
@@ -101,8 +103,9 @@ def shadow(
     squared = np.einsum("ij,ij->i", ways, ways)
     enough = 1 + margin / np.sqrt(squared).clip(1e-9)
     offsets = assembly.offsets - assembly.normals @ light
-    planes, front = inverse_planes(assembly.normals, offsets), offsets < 0
+    planes, front = inverse_planes(assembly.normals, offsets).astype(np.float32), offsets < 0
     near = _near_segments(assembly, light, ways, squared)
+    ways, enough = ways.astype(np.float32), enough.astype(np.float32)
     first_part = np.searchsorted(assembly.thing_of_part, np.arange(len(near) + 1))
     dark = np.zeros(len(points), bool)
     for thing in range(first, len(near)):
@@ -113,9 +116,9 @@ def shadow(
         faces, starts = slice(starts[0], starts[-1]), starts[:-1] - starts[0]
         value = planes[faces] @ ways[rays].T
         ahead = front[faces][:, None]
-        enter = np.minimum.reduceat(np.where(ahead, value, np.inf), starts, axis=0)
-        leave = np.maximum.reduceat(np.where(ahead, 0.0, value), starts, axis=0).clip(0)
-        dark[rays] = ((enter > leave) & (enter > enough[rays]) & np.isfinite(enter)).any(0)
+        enter = np.minimum.reduceat(np.where(ahead, value, _FAR), starts, axis=0)
+        leave = np.maximum.reduceat(np.where(ahead, _ZERO, value), starts, axis=0).clip(0)
+        dark[rays] = ((enter > leave) & (enter > enough[rays]) & (enter < _FAR)).any(0)
     return dark
 
 

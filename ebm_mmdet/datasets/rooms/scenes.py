@@ -12,7 +12,7 @@ import numpy as np
 from ..ray_casting import Convex
 from .assembly import Assembly
 from .furniture import CLASSES, CLUTTER, Furniture
-from .layouts import SCENE_TYPES, furnish
+from .layouts import SCENE_TYPES, draw_scene_type, furnish
 from .picture import take_picture
 from .pinhole import PinholeCamera, SurfaceImage
 from .view import choose_view
@@ -140,8 +140,8 @@ def render_room(seed: int, index: int, options: RoomOptions | None = None) -> Ro
         raise ValueError(f"seed and index must be >= 0, got seed={seed}, index={index}")
     options = options or RoomOptions()
     layout, view, look = (np.random.default_rng([_STREAM, seed, index, k]) for k in range(3))
-    scene_type = int(layout.integers(len(SCENE_TYPES)))
-    room = furnish(layout, SCENE_TYPES[scene_type])
+    scene_type = draw_scene_type(layout)
+    room = furnish(layout, scene_type)
     eye, turn = choose_view(view, room)
     things = [room.shell(), *room.things]
     assembly = Assembly.build(things, eye, turn)
@@ -156,7 +156,7 @@ def render_room(seed: int, index: int, options: RoomOptions | None = None) -> Ro
         depth=surfaces.depth.astype(np.float32),
         face=surfaces.face.astype(np.uint16),
         face_normals=normals,
-        scene_type=scene_type,
+        scene_type=SCENE_TYPES.index(scene_type),
         **_objects(things, alone, assembly.thing_of_face[surfaces.face], options),
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..ray_casting import Convex
 
-__all__ = ["block", "column", "cushion", "loft", "rotation_about_x", "slab"]
+__all__ = ["block", "column", "cushion", "legs", "loft", "rotation_about_x", "slab"]
 
 
 def loft(*rings: np.ndarray) -> Convex:
@@ -126,6 +126,22 @@ def cushion(width: float, length: float, height: float) -> Convex:
         for share, z in ((0.62, 0.0), (1.0, 0.45), (0.62, 1.0))
     ]
     return loft(*rings)
+
+
+def legs(
+    width: float, depth: float, height: float, thick: float, inset: float = 0.0
+) -> list[Convex]:
+    """Four square legs ``thick`` metres wide below a top of ``width`` and ``depth``."""
+    x, y = width / 2 - thick / 2 - inset, depth / 2 - thick / 2 - inset
+    half = thick / 2
+    return [
+        block(
+            (sx * x - half, sy * y - half, 0),
+            (sx * x + half, sy * y + half, height),
+        )
+        for sx in (-1, 1)
+        for sy in (-1, 1)
+    ]
 
 
 def rotation_about_x(angle: float) -> np.ndarray:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from .furniture import CLUTTER
-from .layouts import Room
+from .room import Room
 
 __all__ = ["choose_view"]
 
@@ -37,7 +37,7 @@ def choose_view(rng: np.random.Generator, room: Room) -> tuple[np.ndarray, np.nd
     turns = np.array([_rotation(*angles) for angles in zip(yaw, pitch, roll)])
     x, _, z = np.moveaxis((targets - eyes[:, None]) @ turns.transpose(0, 2, 1), -1, 0)
     seen = ((z < -0.9) & (np.abs(x) < -0.55 * z)).sum(1)
-    score = seen + 2.5 * rng.random(_VIEWS) + 100 * (_clearance(spots, room) - 0.35).clip(None, 0)
+    score = seen + 2.5 * rng.random(_VIEWS) + 30 * (_clearance(spots, room) - 0.6).clip(None, 0)
     best = score.argmax()
     return eyes[best], turns[best]
 
