@@ -5,7 +5,17 @@ label and picture together; metrics and pictures of densities.
 """
 
 from .data_sample import RegressionDataSample
-from .datasets import GeneratedRegressionDataset, PackRegressionInputs
+from .datasets import (
+    CropCountDataset,
+    GeneratedRegressionDataset,
+    LoadRegressionImage,
+    PackRegressionInputs,
+    RandomFlipTarget,
+    RandomLight,
+    RandomScaleCrop,
+    RegressionArrayDataset,
+    RegressionDataset,
+)
 from .heads import (
     DirectRegressionHead,
     EBMRegressionHead,
@@ -14,28 +24,42 @@ from .heads import (
     RegressionHead,
     SoftmaxRegressionHead,
 )
+from .hooks import FitTargetCodecHook, FreezeBackboneHook, ProposalWarmUpHook
 from .metrics import ProbabilisticRegressionMetric, RegressionMetric
 from .pictures import draw_prediction
 from .regressor import ImageRegressor, PoolNeck
 from .target_codec import TargetCodec
+from .teacher import TeacherOptimWrapperConstructor, TeacherRegressor
 from .visualizer import RegressionVisualizationHook, RegressionVisualizer
 
 __all__ = [
+    "CropCountDataset",
     "DirectRegressionHead",
     "EBMRegressionHead",
+    "FitTargetCodecHook",
+    "FreezeBackboneHook",
     "GeneratedRegressionDataset",
     "ImageRegressor",
+    "LoadRegressionImage",
     "MixtureRegressionHead",
     "PackRegressionInputs",
     "PoolNeck",
     "PredictionSettings",
     "ProbabilisticRegressionMetric",
+    "ProposalWarmUpHook",
+    "RandomFlipTarget",
+    "RandomLight",
+    "RandomScaleCrop",
+    "RegressionArrayDataset",
     "RegressionDataSample",
+    "RegressionDataset",
     "RegressionHead",
     "RegressionMetric",
     "RegressionVisualizationHook",
     "RegressionVisualizer",
     "SoftmaxRegressionHead",
     "TargetCodec",
+    "TeacherOptimWrapperConstructor",
+    "TeacherRegressor",
     "draw_prediction",
 ]

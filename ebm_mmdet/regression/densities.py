@@ -53,9 +53,9 @@ class WrappedMixture:
         """Draw samples (N, S, D) without gradient, wrapped."""
         return self.codec.wrap(self.mixture.draw(num_samples, generator))
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density (N, S) of points z (N, S, D), in nats; of angles per radian."""
-        return self._unrolled().log_prob(self.codec.wrap(z))
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log-density (N, S) of points y (N, S, D), in nats; of angles per radian."""
+        return self._unrolled().log_prob(self.codec.wrap(y))
 
     def _unrolled(self) -> MixtureDensity:
         mixture, periodic = self.mixture, self.codec.periodic_mask
@@ -108,14 +108,14 @@ class BoundedMixture:
         """The densities of some targets, ``index`` (n,) int64."""
         return BoundedMixture(self.mixture.select(index), self.codec)
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density (N, S) of points z (N, S, D), in nats; -inf outside the support."""
-        log_q = self._wrapped.log_prob(z) - self._log_mass
-        return log_q.masked_fill(~self.codec.contains(z), -torch.inf)
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log-density (N, S) of points y (N, S, D), in nats; -inf outside the support."""
+        log_q = self._wrapped.log_prob(y) - self._log_mass
+        return log_q.masked_fill(~self.codec.contains(y), -torch.inf)
 
-    def __call__(self, z: Tensor) -> Tensor:
+    def __call__(self, y: Tensor) -> Tensor:
         """The same as :meth:`log_prob`: the density is a ``LogDensityFn``."""
-        return self.log_prob(z)
+        return self.log_prob(y)
 
     @torch.no_grad()
     def draw(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
@@ -250,7 +250,8 @@ def _truncated_normal(unit: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Standard normal numbers in [low, high] from uniform ones in [0, 1), float64."""
     mirrored = low + high > 0
     a, b = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
-    lower, upper = torch.special.ndtr(a), torch.special.ndtr(b)
+    # Φ by erfc, because torch's own has no tail below -8.
+    lower, upper = (0.5 * torch.erfc(-bound / math.sqrt(2)) for bound in (a, b))
     t = torch.special.ndtri(lower + unit * (upper - lower))
     # Beyond 38 σ no mass is left in float64: the nearest end is the answer.
     t = t.where(t.isfinite(), b).clamp(a, b)

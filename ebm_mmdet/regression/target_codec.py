@@ -51,6 +51,7 @@ class TargetCodec(nn.Module):
 
     mean: Tensor
     std: Tensor
+    _fitted: Tensor
     _raw_low: Tensor
     _raw_high: Tensor
 
@@ -81,7 +82,7 @@ class TargetCodec(nn.Module):
         if (mean is None) != (std is None):
             raise ValueError(f"mean={mean} and std={std}: give both, or none of them.")
         self.dequantise = bool(dequantise)
-        self.given = mean is not None
+        given = mean is not None
         self._periodic = [d for d in range(dim) if self.periods[d] is not None]
         self._linear = [d for d in range(dim) if self.periods[d] is None]
         if self.dequantise:
@@ -93,7 +94,15 @@ class TargetCodec(nn.Module):
         if mean is None or std is None:
             mean = table.mean(1).tolist()
             std = ((table[:, 1] - table[:, 0]) / math.sqrt(12)).tolist()
+        # A buffer, because a loaded model must not be fitted to other labels.
+        self.register_buffer("_fitted", torch.tensor(False))
         self.fit(mean, std)
+        self._fitted.fill_(given)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether mean and std come from the config or from labels, and not from the ranges."""
+        return bool(self._fitted)
 
     @property
     def dim(self) -> int:
@@ -161,6 +170,7 @@ class TargetCodec(nn.Module):
             )
         self.mean.copy_(rows[0])
         self.std.copy_(rows[1])
+        self._fitted.fill_(True)
 
     def encode(self, y: Tensor) -> Tensor:
         """Labels (..., D) in their units -> z (..., D) float32, not wrapped."""
@@ -283,8 +293,10 @@ class TargetCodec(nn.Module):
         if not self._periodic:
             return z
         original = z if original is None else original
-        wrapped = torch.remainder(original - low, high - low) + low
-        return wrapped.where(self.periodic_mask, z)
+        turned = torch.remainder(original - low, high - low)
+        # A tiny negative number has the remainder `period`, which the range does not include.
+        turned = turned.where(turned < high - low, 0)
+        return (turned + low).where(self.periodic_mask, z)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TargetCodec:
         # Moved to other devices, but never rounded to half precision.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...energy.float32_linear import Float32Linear
+from .fused_energy import blocks, fused_energy
 
 __all__ = ["EnergyNetwork"]
 
@@ -72,20 +73,39 @@ class EnergyNetwork(nn.Module):
         return x
 
     def forward(self, image_part: Tensor, x: Tensor) -> Tensor:
-        """Evaluate f (N, S) at embedded points x (N, S, in_dim), with :meth:`image_part`."""
+        """Evaluate f (N, S) at embedded points x (N, S, in_dim), with :meth:`image_part`.
+
+        If x requires a gradient, f is differentiable any number of times. Otherwise it is
+        differentiable in the parameters, once where the activation is ReLU. Where nothing is
+        differentiated, points are evaluated in blocks, and any number of them needs little memory.
+        """
+        x = x.to(image_part.dtype)
+        if not torch.is_grad_enabled():
+            f = x.new_empty(x.shape[:2])
+            for part in blocks(*f.shape, self._rows_per_block(x)):
+                f[part] = self._plain(image_part[part[0]], x[part])
+            return f
+        if x.requires_grad or type(self.activation) is not nn.ReLU:
+            return self._plain(image_part, x)
+        weights = [p.to(x.dtype) for layer in self.y_layers for p in (layer.weight, layer.bias)]
+        w_y = self.fusion.weight[:, self.in_channels :].to(x.dtype)
+        w, b = self.out.weight[0].to(x.dtype), self.out.bias[0].to(x.dtype)
+        return fused_energy(self._rows_per_block(x), x, image_part, w, b, w_y, *weights)
+
+    def _plain(self, image_part: Tensor, x: Tensor) -> Tensor:
         n, s, _ = x.shape
-        phi = self.phi(x.flatten(0, 1).to(image_part.dtype))
         weight = self.fusion.weight[:, self.in_channels :].to(image_part.dtype)
-        a = functional.linear(phi, weight).view(n, s, -1) + image_part.unsqueeze(1)
-        return self.out(self.activation(a)).squeeze(2)
+        a = functional.linear(self.phi(x.flatten(0, 1)), weight)
+        a = a.view(n, s, self.fusion.out_features)
+        return self.out(self.activation(a + image_part.unsqueeze(1))).squeeze(2)
 
     def concatenated(self, h: Tensor, x: Tensor) -> Tensor:
         """The same function without the split, its definition: h (N, C), x (N, S, in_dim)."""
         n, s, _ = x.shape
-        phi = self.phi(x.flatten(0, 1).float()).view(n, s, -1)
-        joint = torch.cat([h.to(phi.dtype).unsqueeze(1).expand(-1, s, -1), phi], dim=2)
+        phi = self.phi(x.flatten(0, 1)).unflatten(0, (n, s))
+        joint = torch.cat([h.to(phi).unsqueeze(1).expand(-1, s, -1), phi], dim=2)
         return self.out(self.activation(self.fusion(joint))).squeeze(2)
 
-    def rows_per_chunk(self) -> int:
-        """Points whose activations in the fusion layer take about 4 MiB."""
-        return max(1, 2**20 // self.fusion.out_features)
+    def _rows_per_block(self, x: Tensor) -> int:
+        """Points whose widest activation takes 4 MiB, which a cache holds; on a GPU 256 MiB."""
+        return max(1, (2**26 if x.is_cuda else 2**20) // self.fusion.out_features)
