@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from ebm_mmdet.datasets.ray_casting import Convex, box_vertices
-from ebm_mmdet.datasets.rooms.pinhole import PinholeCamera, SurfaceImage
+from ebm_mmdet.datasets.rooms.pinhole import PinholeCamera, SurfaceImage, inverse_planes
 from ebm_mmdet.datasets.rooms.solids import rotation_about_x
 
 CAMERA = PinholeCamera((37, 52), 40.0)
 ROOM = Convex.hull(box_vertices((-3.0, -1.5, -5.0), (3.0, 1.5, 2.0)))
+
+
+def planes(solid):
+    return inverse_planes(solid.normals, solid.offsets), solid.offsets < 0
 
 
 def image(*solids, room=ROOM):
@@ -18,7 +22,7 @@ def image(*solids, room=ROOM):
     result.add_room(room)
     for solid in solids:
         window = CAMERA.windows(solid.vertices, np.array([0]))[0]
-        result.add(solid.normals, solid.offsets, window, first)
+        result.add(*planes(solid), window, first)
         first += len(solid.normals)
     return result
 
@@ -138,7 +142,7 @@ def test_alone_is_what_the_walls_do_not_hide():
     seen.inverse_depth[:] = math.inf  # something nearer everywhere
     alone = np.zeros(CAMERA.image_size, bool)
     window = CAMERA.windows(solid.vertices, np.array([0]))[0]
-    seen.add(solid.normals, solid.offsets, window, 6, alone)
+    seen.add(*planes(solid), window, 6, alone)
     before = solid.first_face(CAMERA.rays())[0] < ROOM.last_face(CAMERA.rays())[0]
     np.testing.assert_array_equal(alone, before)
     assert alone.any()
