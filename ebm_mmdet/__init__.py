@@ -83,6 +83,7 @@ __all__ = [
     "TargetCodec",
     "TeacherOptimWrapperConstructor",
     "TeacherRegressor",
+    "TimmBackbone",
     "TorchvisionDilatedResNet",
     "UncertaintyVisualizer",
     "__version__",
@@ -163,6 +164,7 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             TargetCodec,
             TeacherOptimWrapperConstructor,
             TeacherRegressor,
+            TimmBackbone,
         )
         from .visualization import (
             MultiTaskVisualizer,
