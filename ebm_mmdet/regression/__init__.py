@@ -5,7 +5,17 @@ label and picture together; metrics and pictures of densities.
 """
 
 from .data_sample import RegressionDataSample
-from .datasets import GeneratedRegressionDataset, PackRegressionInputs
+from .datasets import (
+    CropCountDataset,
+    GeneratedRegressionDataset,
+    LoadRegressionImage,
+    PackRegressionInputs,
+    RandomFlipTarget,
+    RandomLight,
+    RandomScaleCrop,
+    RegressionArrayDataset,
+    RegressionDataset,
+)
 from .heads import (
     DirectRegressionHead,
     EBMRegressionHead,
@@ -24,19 +34,26 @@ from .timm_backbone import TimmBackbone
 from .visualizer import RegressionVisualizationHook, RegressionVisualizer
 
 __all__ = [
+    "CropCountDataset",
     "DirectRegressionHead",
     "EBMRegressionHead",
     "FitTargetCodecHook",
     "FreezeBackboneHook",
     "GeneratedRegressionDataset",
     "ImageRegressor",
+    "LoadRegressionImage",
     "MixtureRegressionHead",
     "PackRegressionInputs",
     "PoolNeck",
     "PredictionSettings",
     "ProbabilisticRegressionMetric",
     "ProposalWarmUpHook",
+    "RandomFlipTarget",
+    "RandomLight",
+    "RandomScaleCrop",
+    "RegressionArrayDataset",
     "RegressionDataSample",
+    "RegressionDataset",
     "RegressionHead",
     "RegressionMetric",
     "RegressionVisualizationHook",

@@ -2,9 +2,7 @@
 
 _base_ = ['./demo.py']
 
-model = dict(
-    neck=dict(mode='sum'),  # a count is the sum of what the parts of an image hold
-    head=dict(codec=dict(ranges=[(-3.0, 84.0)])))
+model = dict(head=dict(codec=dict(ranges=[(-3.0, 84.0)])))
 
 dataset = dict(
     type='GeneratedRegressionDataset',

@@ -22,5 +22,4 @@ methods = dict(
     ebm_mdn=dict(
         energy,
         proposal=dict(num_components=4),
-        objective=dict(type='ProposalObjective', num_noise=samples)),
-    teacher=energy)
+        objective=dict(type='ProposalObjective', num_noise=samples)))

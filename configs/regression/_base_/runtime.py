@@ -13,8 +13,12 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, backend_args=dict(backend='atomic')),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='RegressionVisualizationHook'))
-# Mean and standard deviation of the labels come from the training set, and are kept in the checkpoint.
-custom_hooks = [dict(type='FitTargetCodecHook')]
+# Mean and standard deviation of the labels are those of the training set; the checkpoint keeps them.
+custom_hooks = [
+    dict(type='FitTargetCodecHook'),
+    # A proposal, or a taught mixture, first learns from the labels alone; other heads do not notice.
+    dict(type='ProposalWarmUpHook', epochs=1),
+]
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='RegressionVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)

@@ -9,7 +9,8 @@ from mmdet.registry import DATASETS
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
-from .generated import SIZE, TASKS
+from .generated import SIZE, TASKS, GeneratedTask
+from .target_space import target_statistics
 
 __all__ = ["GeneratedRegressionDataset"]
 
@@ -67,7 +68,7 @@ class GeneratedRegressionDataset(Dataset):
                 f"{num_images * SIZE * SIZE * 3 / 2**30:.1f} GiB; set cache=False or num_images to "
                 f"at most {_MOST_CACHED // (SIZE * SIZE * 3)}"
             )
-        self.task = TASKS[task]
+        self.task_name = task
         self.variant = self.task.variants[0] if variant is None else variant
         self.num_images = num_images
         self.seed = seed
@@ -76,6 +77,11 @@ class GeneratedRegressionDataset(Dataset):
         self.task.label(seed, 0, self.variant)  # unknown variants and seeds stop here
         self.metainfo = {"target": self.task.describe(self.variant), "task": task}
         self.pipeline = Compose(list(pipeline))
+
+    @property
+    def task(self) -> GeneratedTask:
+        """The task."""
+        return TASKS[self.task_name]
 
     def full_init(self) -> None:
         """Render the cache, if there is to be one; mmengine's runner calls this."""
@@ -114,6 +120,7 @@ class GeneratedRegressionDataset(Dataset):
             "sample_idx": index,
             "img_path": f"{self.task.name}://{self.variant}/{self.seed}/{index}",
             "gt_target": target,
+            "flip_signs": self.metainfo["target"]["flip_signs"],
         }
         if self.task.group is not None:
             info["group"] = self.task.group(latent)
@@ -146,13 +153,3 @@ class GeneratedRegressionDataset(Dataset):
         count = min(self.num_images, _STATISTICS_IMAGES)
         targets = [self.task.label(self.seed, i, self.variant)[0] for i in range(count)]
         return target_statistics(np.stack(targets))
-
-
-def target_statistics(targets: np.ndarray) -> dict:
-    """Mean and standard deviation of targets ``(N, D)``, as lists of D numbers, and N."""
-    targets = np.asarray(targets, np.float64)
-    return {
-        "mean": targets.mean(0).tolist(),
-        "std": targets.std(0).tolist(),
-        "count": len(targets),
-    }

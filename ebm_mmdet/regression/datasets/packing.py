@@ -18,18 +18,19 @@ __all__ = ["PackRegressionInputs"]
 class PackRegressionInputs(BaseTransform):
     """Pack an image and its target.
 
-    Required: ``img`` (H, W, 3) uint8. Optional: ``gt_target`` (D,), raw units; an image without it
-    is unlabelled.
+    Required: ``img`` (H, W, 3) uint8, or float32 in 0 .. 255. Optional: ``gt_target`` (D,), raw
+    units; an image without it is unlabelled.
 
-    Returns ``inputs`` (3, H, W) uint8 and ``data_samples``, a `RegressionDataSample` with
-    ``gt_target`` (D,) float32 and those of `meta_keys` that are there. A grey image (H, W) or
-    (H, W, 1) becomes three equal channels.
+    Returns ``inputs`` (3, H, W) of the same type and ``data_samples``, a `RegressionDataSample`
+    with ``gt_target`` (D,) float32 and those of `meta_keys` that are there. A grey image (H, W)
+    or (H, W, 1) becomes three equal channels.
 
     Args:
         meta_keys: keys of the results that become metainfo of the data sample.
 
     Raises:
-        ValueError: the image is not (H, W), (H, W, 1) or (H, W, 3), or a target is not finite.
+        ValueError: the image is not (H, W), (H, W, 1) or (H, W, 3), or of another type, or a target
+            is not finite.
     """
 
     def __init__(
@@ -58,6 +59,11 @@ class PackRegressionInputs(BaseTransform):
         if image.ndim != 3 or image.shape[2] not in (1, 3):
             raise ValueError(
                 f"{source}: expected an image (H, W), (H, W, 1) or (H, W, 3), got {image.shape}"
+            )
+        if image.dtype not in (np.uint8, np.float32):
+            raise ValueError(
+                f"{source}: the image holds {image.dtype} values; expected uint8, as "
+                "LoadRegressionImage gives, or float32 in 0 .. 255"
             )
         if image.shape[2] == 1:
             image = np.repeat(image, 3, axis=2)

@@ -36,7 +36,7 @@ class Method:
     """Point predictions with a row each; those of the other methods are measured too."""
 
 
-# The weights of (J_KL, NLL) are ½ each in the paper; the warm-up begins with (0, 1).
+_WARM_UP = [dict(type="FitTargetCodecHook"), dict(type="ProposalWarmUpHook", epochs=5)]
 METHODS = {
     "direct": Method("direct, L2", "direct", points=("mean",)),
     "gaussian": Method("Gaussian", "gaussian"),
@@ -46,7 +46,9 @@ METHODS = {
     "ebm": Method("energy, fixed noise", "ebm"),
     "ebm_mdn": Method("energy, learned proposal", "ebm_mdn", points=("mean", "median", "mode")),
     "mdn_teacher": Method("mixture, K = 4, taught by an energy", "mdn_teacher"),
-    "mdn_teacher_warm": Method("the same, after 5 epochs of NLL alone", "mdn_teacher_warm"),
+    "mdn_teacher_warm": Method(
+        "the same, after 5 epochs of NLL alone", "mdn_teacher", {"custom_hooks": _WARM_UP}
+    ),
 }
 
 

@@ -97,7 +97,8 @@ def task_table(results: Sequence[dict], task: str) -> tuple[list[str], list[list
                         factor=100 if percent else 1,
                     )
                 )
-            seconds = "" if i else f"{np.median([r['training_s'] for r in runs]):.0f}"
+            times = [r["training_s"] for r in runs if r["training_s"] is not None]
+            seconds = f"{np.median(times):.0f}" if times and not i else ""
             lines.append([label, "" if i else str(len(runs)), *cells, seconds])
     oracle = _oracle_line(results, columns)
     return ["", "seeds", *columns.values(), "training, s"], lines + oracle

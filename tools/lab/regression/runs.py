@@ -73,8 +73,9 @@ def execute(run: Run, out: Path, say: Callable[[str], None] = print) -> dict:
     """Train and measure a run, or continue it, or return its earlier measurements.
 
     Returns:
-        The content of ``result.json``: ``task``, ``method``, ``seed``, ``training_s``,
-        ``ms_per_step``, ``prediction_s``, ``parameters`` and ``values``, see :func:`measure`.
+        The content of ``result.json``: ``task``, ``method``, ``seed``, ``training_s`` and
+        ``ms_per_step`` (None for a training of few steps), ``prediction_s``, ``parameters``,
+        ``threads``, and ``values``, see :func:`measure`.
 
     Raises:
         FileExistsError: the folder has a run with other settings.
@@ -100,8 +101,8 @@ def execute(run: Run, out: Path, say: Callable[[str], None] = print) -> dict:
         "task": run.task,
         "method": run.method,
         "seed": run.seed,
-        "training_s": step * cfg.train_cfg.max_epochs * math.ceil(images / batch),
-        "ms_per_step": 1e3 * step,
+        "training_s": step and step * cfg.train_cfg.max_epochs * math.ceil(images / batch),
+        "ms_per_step": step and 1e3 * step,
         "prediction_s": prediction,
         "parameters": sum(p.numel() for p in model.parameters()),
         "threads": torch.get_num_threads(),
@@ -162,8 +163,11 @@ def _finite(value: float) -> bool:
     return value == value and abs(value) != float("inf")
 
 
-def _seconds_per_step(folder: Path) -> float:
-    """Median of the logged wall times of a training step, loading included, over all restarts."""
+def _seconds_per_step(folder: Path) -> float | None:
+    """Median of the logged wall times of a training step, loading included, over all restarts.
+
+    None if the epochs are too short for a line in the log.
+    """
     lines = [line for log in folder.glob("*/vis_data/scalars.json") for line in log.open()]
     times = [values["time"] for values in map(json.loads, lines) if "loss" in values]
-    return float(np.median(times)) if times else math.nan
+    return float(np.median(times)) if times else None

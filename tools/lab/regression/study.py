@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from ebm_mmdet.files import fill_section, read_json, write_text
+from ebm_mmdet.files import fill_section, read_json, write_csv, write_text
 
+from ..studies.study_file import StudyFileError
 from .methods import METHODS, TASKS
 from .report import csv_rows, page_sections, screen_text
 from .runs import Run, execute
@@ -28,12 +29,12 @@ def plan(
     """The runs of a study, seed by seed, so that an early stop leaves whole tables.
 
     Raises:
-        ValueError: a task or method is unknown.
+        StudyFileError: a task or method is unknown.
     """
     for kind, names, known in (("task", tasks, TASKS), ("method", methods, METHODS)):
         for name in names:
             if name not in known:
-                raise ValueError(f"there is no {kind} {name!r}; there are {', '.join(known)}")
+                raise StudyFileError(f"there is no {kind} {name!r}; there are {', '.join(known)}")
     return [
         Run(task, method, seed, dict(changes or {}))
         for seed in seeds
@@ -72,16 +73,14 @@ def run_study(
     Raises:
         FileExistsError: the folder has a run of the same name with other settings; raised before
             anything is run.
-        ValueError: a task or method is unknown, or there is nothing to report.
+        StudyFileError: a task or method is unknown, or there is nothing to report.
     """
     runs = plan(tasks, methods, seeds, changes)
     if not report_only:
         run_all(runs, out, jobs, say)
     results = [read_json(path) for path in sorted(out.glob("runs/*/*/*/result.json"))]
     if not results:
-        raise ValueError(f"{out} holds no finished run; there is nothing to report")
-    from ebm_mmdet.files import write_csv
-
+        raise StudyFileError(f"{out} holds no finished run; there is nothing to report")
     write_csv(out / "results.csv", csv_rows(results))
     text = screen_text(results)
     write_text(out / "results.txt", text)
@@ -161,4 +160,5 @@ def _finished(result: dict) -> str:
         f"{name} {values[name]:.3f}" for name in ("mae", "nll") if values.get(name) is not None
     )
     name = f"{result['task']}/{result['method']}/seed{result['seed']}"
-    return f"{name}: {found} ({result['training_s']:.0f} s)"
+    seconds = "" if result["training_s"] is None else f" ({result['training_s']:.0f} s)"
+    return f"{name}: {found}{seconds}"
