@@ -105,10 +105,10 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             LoadAuxiliaryMaps,
             NYUv2Dataset,
             PackMultiTaskInputs,
-            RandomFlipWithMaps,
-            ResizeWithMaps,
             ROCKColorJitter,
             ROCKRandomCrop,
+            RandomFlipWithMaps,
+            ResizeWithMaps,
             RoomScenesDataset,
             ShapesDataset,
         )
@@ -149,8 +149,8 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ROCKBlock,
             ROCKDetector,
             ROCKSSDHead,
-            SceneTask,
             SSDLevels,
+            SceneTask,
             TorchvisionDilatedResNet,
         )
         from .regression import (
