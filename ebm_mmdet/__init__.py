@@ -91,6 +91,7 @@ __all__ = [
     "TargetCodec",
     "TeacherOptimWrapperConstructor",
     "TeacherRegressor",
+    "TimmBackbone",
     "TorchvisionDilatedResNet",
     "UncertaintyVisualizer",
     "__version__",
@@ -104,10 +105,10 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             LoadAuxiliaryMaps,
             NYUv2Dataset,
             PackMultiTaskInputs,
-            RandomFlipWithMaps,
-            ResizeWithMaps,
             ROCKColorJitter,
             ROCKRandomCrop,
+            RandomFlipWithMaps,
+            ResizeWithMaps,
             RoomScenesDataset,
             ShapesDataset,
         )
@@ -148,8 +149,8 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ROCKBlock,
             ROCKDetector,
             ROCKSSDHead,
-            SceneTask,
             SSDLevels,
+            SceneTask,
             TorchvisionDilatedResNet,
         )
         from .regression import (
@@ -179,6 +180,7 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             TargetCodec,
             TeacherOptimWrapperConstructor,
             TeacherRegressor,
+            TimmBackbone,
         )
         from .visualization import (
             MultiTaskVisualizer,
