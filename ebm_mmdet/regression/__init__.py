@@ -6,15 +6,21 @@ label and picture together; metrics and pictures of densities.
 
 from .data_sample import RegressionDataSample
 from .datasets import (
+    ArrayFileError,
     CropCountDataset,
     GeneratedRegressionDataset,
     LoadRegressionImage,
     PackRegressionInputs,
     RandomFlipTarget,
     RandomLight,
+    RandomQuarterTurns,
     RandomScaleCrop,
     RegressionArrayDataset,
     RegressionDataset,
+    TargetError,
+    complete_target,
+    read_table,
+    split_indices,
 )
 from .heads import (
     DirectRegressionHead,
@@ -33,6 +39,7 @@ from .teacher import TeacherOptimWrapperConstructor, TeacherRegressor
 from .visualizer import RegressionVisualizationHook, RegressionVisualizer
 
 __all__ = [
+    "ArrayFileError",
     "CropCountDataset",
     "DirectRegressionHead",
     "EBMRegressionHead",
@@ -49,6 +56,7 @@ __all__ = [
     "ProposalWarmUpHook",
     "RandomFlipTarget",
     "RandomLight",
+    "RandomQuarterTurns",
     "RandomScaleCrop",
     "RegressionArrayDataset",
     "RegressionDataSample",
@@ -59,7 +67,11 @@ __all__ = [
     "RegressionVisualizer",
     "SoftmaxRegressionHead",
     "TargetCodec",
+    "TargetError",
     "TeacherOptimWrapperConstructor",
     "TeacherRegressor",
+    "complete_target",
     "draw_prediction",
+    "read_table",
+    "split_indices",
 ]
