@@ -162,7 +162,7 @@ class RegressionDataset(TargetDataset):
                 "allow_unlabelled=True for images that are only to be predicted"
             )
         if labelled:
-            targets = np.stack([row.target for row in labelled])
+            targets = np.stack([row.target for row in rows if row.target is not None])
             check_targets(
                 targets, target, lambda i: f"{labelled[i].place} ({labelled[i].img_path})"
             )

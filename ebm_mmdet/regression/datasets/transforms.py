@@ -106,7 +106,7 @@ class RandomScaleCrop(BaseTransform):
             image = cv2.resize(image, (width, height), interpolation=how)
         below, right = max(0, self.size - height), max(0, self.size - width)
         if below or right:
-            image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=0)
+            image = np.pad(image, ((0, below), (0, right), (0, 0)))
         top = random.randrange(image.shape[0] - self.size + 1)
         left = random.randrange(image.shape[1] - self.size + 1)
         image = image[top : top + self.size, left : left + self.size]
