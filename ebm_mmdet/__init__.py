@@ -20,6 +20,7 @@ from .version import __version__
 __all__ = [
     "AtomicLocalBackend",
     "AuxiliaryTargets",
+    "ChannelsLastHook",
     "CropCountDataset",
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
@@ -121,7 +122,12 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ProposalObjective,
             ScoreMatchingObjective,
         )
-        from .engine import AtomicLocalBackend, NormEvalHook, ReadableCheckpointHook
+        from .engine import (
+            AtomicLocalBackend,
+            ChannelsLastHook,
+            NormEvalHook,
+            ReadableCheckpointHook,
+        )
         from .evaluation import (
             DepthMetric,
             HighIoUCocoMetric,

@@ -26,4 +26,3 @@ def test_from_nothing_to_a_table_and_pictures(tmp_path, capsys):
     (out / "results.json").unlink()  # as if interrupted at the end
     assert demo(tmp_path / "a demo") == out
     assert read_json(out / "results.json") == results
-    assert demo(tmp_path / "a demo").name == "a demo-2"
