@@ -186,7 +186,10 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             TeacherOptimWrapperConstructor,
             TeacherRegressor,
         )
-        from .visualization import MultiTaskVisualizer, UncertaintyVisualizer
+        from .visualization import (
+            MultiTaskVisualizer,
+            UncertaintyVisualizer,
+        )
     except Exception as error:  # a broken package of the stack may raise any error
         if not _diagnosis_is_asked_for():
             raise ImportError(

@@ -48,6 +48,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if name != "detectors":
             command.add_argument("--prior-k", type=float, help="weight of f against the prior")
         command.add_argument("--resamples", type=int, help="resamples of the bootstrap")
+        if name == "detectors":
+            command.add_argument(
+                "--no-table",
+                action="store_true",
+                help="stop after training and testing: for several processes at once with the "
+                "same --out, each with its own --seeds or --rows",
+            )
         if name == "refinement":
             command.add_argument("--no-rivals", action="store_true", help="without L1 heads")
         command.add_argument(
@@ -101,6 +108,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     config.add_argument("--out", type=Path, required=True, help="config to write; must not exist")
     _add_options(config)
     args = parser.parse_args(argv)
+    if getattr(args, "no_table", False) and args.page:
+        parser.error("--no-table has nothing to write into --page; leave one of them out")
     if args.command == "regression":
         if args.jobs < 1:
             parser.error(f"--jobs {args.jobs}: must be at least 1")
@@ -194,6 +203,7 @@ def _compare(args: argparse.Namespace) -> dict:
         cfg_options=args.cfg_options,
         data_root=args.data_root,
         rivals=not getattr(args, "no_rivals", False),
+        with_table=not getattr(args, "no_table", False),
         **{name: value for name, value in given.items() if value is not None},
     )
     print(text)

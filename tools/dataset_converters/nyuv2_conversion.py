@@ -110,10 +110,7 @@ def summary(path: Path) -> str:
 def _begin(out: Path, plan: dict) -> None:
     """Make the folder, or check that it holds a conversion by the same plan."""
     path = out / "conversion.json"
-    try:
-        before = read_json(path)
-    except ValueError as error:
-        raise NYUv2Error(str(error)) from error
+    before = _read(path)
     if before is None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise NYUv2Error(f"{out} exists and is no conversion of NYUv2; name a new folder")
@@ -161,7 +158,7 @@ def _write_images(
     parts = []
     for index in mmengine.track_iter_progress(range(len(source))):
         path = _parts(out) / f"{_name(index)}.json"
-        part = read_json(path)
+        part = _read(path)
         if part is None:
             part = _write_image(source, index, table, out, options)
             if normals:
@@ -211,6 +208,14 @@ def _write_splits(
         entries = [(part["image"], part["annotations"]) for part in chosen]
         if not annotation_file(out, split).exists():
             write_annotations(out, split, entries, CLASSES, scene_types, info)
+
+
+def _read(path: Path) -> dict | None:
+    """The content of a JSON file of ours; None if it does not exist."""
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise NYUv2Error(str(error)) from error
 
 
 def _write_new(path: Path, encode: Callable[[], bytes]) -> None:

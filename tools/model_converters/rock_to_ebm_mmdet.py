@@ -41,13 +41,15 @@ TASKS = ("scene", "depth", "normals")
 SSD, ROCK = "ssd_r50_480x640_30k_nyuv2", "rock_ssd_r50_480x640_30k_nyuv2"
 BRANCH = "auxiliary.{}_extractor"
 
+# fmt: off
 SCENE_TYPES = (
-    ("basement", "bathroom", "bedroom", "bookstore", "cafe", "classroom", "computer_lab")
-    + ("conference_room", "dinette", "dining_room", "exercise_room", "foyer", "furniture_store")
-    + ("home_office", "home_storage", "indoor_balcony", "kitchen", "laundry_room", "living_room")
-    + ("office", "office_kitchen", "playroom", "printer_room", "reception_room", "student_lounge")
-    + ("study", "study_room")
+    "basement", "bathroom", "bedroom", "bookstore", "cafe", "classroom", "computer_lab",
+    "conference_room", "dinette", "dining_room", "exercise_room", "foyer", "furniture_store",
+    "home_office", "home_storage", "indoor_balcony", "kitchen", "laundry_room", "living_room",
+    "office", "office_kitchen", "playroom", "printer_room", "reception_room", "student_lounge",
+    "study", "study_room",
 )
+# fmt: on
 """The 27 types of NYUv2, in the order of the scene outputs: the reference sorts them by name."""
 
 

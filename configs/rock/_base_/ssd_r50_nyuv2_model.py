@@ -39,6 +39,8 @@ model = dict(
         num_classes=19,
         in_channels=(2048, 1024, 512, 256, 256, 256),
         loc_weight=6.0,  # the paper: 3
+        # Boxes may reach beyond the image, as the reference's do, in NMS and in evaluation.
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2], clip_border=False),
         anchor_generator=dict(
             type='FractionSSDAnchorGenerator',
             input_size=(480, 640),

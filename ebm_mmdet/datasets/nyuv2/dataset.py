@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -82,8 +83,6 @@ class NYUv2Dataset(CocoDataset):
         return info
 
     def _scene_types(self) -> Sequence[str]:
-        # The reader of COCO files is gone by now, and it has checked that this is an object.
-        import json
-
+        # The reader of COCO files, which checks the content, is gone when the list is complete.
         content = json.loads(get_text(self.ann_file, backend_args=self.backend_args))
         return content.get("scene_types", ())

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from ...files import write_bytes, write_text
 from .maps import encode_depth, encode_mask, encode_normals, encode_png
@@ -99,6 +98,8 @@ def annotate_masks(masks: np.ndarray, labels: Sequence[int]) -> list[dict]:
 
 def run_lengths(mask: np.ndarray) -> dict:
     """Compressed RLE of a mask ``(H, W)``, as in JSON files in COCO format."""
+    from pycocotools import mask as coco_mask  # needed by nothing else here
+
     rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 

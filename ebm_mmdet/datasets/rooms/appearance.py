@@ -13,9 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..ray_casting import Convex
-
-__all__ = ["Light", "Materials", "photograph", "shade", "shadow"]
+__all__ = ["Light", "Materials", "photograph", "reflect", "shade"]
 
 _TILE = 64  # texels along the side of a pattern, a power of two
 _NUM_PATTERNS = 32
@@ -130,47 +128,6 @@ class Light:
     position: np.ndarray
     colour: np.ndarray
     reach: float
-
-
-def shadow(
-    points: np.ndarray, light: np.ndarray, objects: list[list[Convex]], margin: float = 0.02
-) -> np.ndarray:
-    """Which points a lamp does not reach.
-
-    Args:
-        points: (N, 3) metres.
-        light: (3,) position of the lamp, in the same frame.
-        objects: the solids of each object that throws shadows.
-        margin: metres along the ray that are left free, so that a surface does not shade itself.
-
-    Returns:
-        (N,) bool.
-    """
-    way = light - points
-    length = np.linalg.norm(way, axis=1)
-    dark = np.zeros(len(points), bool)
-    for parts in objects:
-        corners = np.concatenate([part.vertices for part in parts])
-        low, high = corners.min(0), corners.max(0)
-        centre, radius = (low + high) / 2, np.linalg.norm(high - low) / 2
-        # Only segments that pass the sphere around the object can be blocked by it.
-        offset = centre - points
-        share = (np.einsum("ij,ij->i", offset, way) / length**2).clip(0, 1)
-        gap = offset - share[:, None] * way
-        near = np.flatnonzero((np.einsum("ij,ij->i", gap, gap) < radius**2) & ~dark)
-        if not len(near):
-            continue
-        start, direction, first = points[near], way[near], margin / length[near]
-        for part in parts:
-            speed = direction @ part.normals.T
-            room = part.offsets - start @ part.normals.T
-            with np.errstate(divide="ignore", invalid="ignore"):
-                crossing = room / speed
-            enter = np.where(speed < 0, crossing, -np.inf).max(1)
-            leave = np.where(speed > 0, crossing, np.inf).min(1)
-            outside = ((speed == 0) & (room < 0)).any(1)
-            dark[near] |= (np.maximum(enter, first) < np.minimum(leave, 1)) & ~outside
-    return dark
 
 
 def shade(

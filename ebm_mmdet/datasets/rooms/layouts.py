@@ -1,106 +1,17 @@
-"""Furnished rooms of several scene types: which furniture, of which proportions, and where.
-
-Frame of a room: z up, the floor at z = 0, the origin in the middle of the floor, metres.
-"""
+"""Furnished rooms of several scene types: which furniture, of which proportions, and where."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..footprints import overlap, rectangle
 from .furniture import CLUTTER, Furniture, build
+from .room import Room
 from .solids import rotation_about_x
 
-__all__ = ["SCENE_TYPES", "Room", "furnish"]
-
-_TRIES = 12
-_GAP = 0.04  # free metres around every object on the floor
-
-
-@dataclass
-class Room:
-    """A rectangular room and what is in it.
-
-    Attributes:
-        size: extent along x, y and z, metres.
-        things: everything in the room, in no particular order.
-        footprints: (4, 2) corners of what stands on the floor.
-    """
-
-    size: tuple[float, float, float]
-    things: list[Furniture] = field(default_factory=list)
-    footprints: list[np.ndarray] = field(default_factory=list)
-
-    def free(self, corners: np.ndarray) -> bool:
-        """Whether a rectangle (4, 2) is in the room and touches no footprint."""
-        if (np.abs(corners) > np.array(self.size[:2]) / 2 + 1e-6).any():
-            return False
-        return not any(overlap(corners, other) for other in self.footprints)
-
-    def stand(self, thing: Furniture, x: float, y: float, yaw: float, gap: float = _GAP) -> bool:
-        """Put a thing on the floor if there is room for it."""
-        width, depth, _ = thing.size
-        if not self.free(rectangle(x, y, yaw, width + gap, depth + gap)):
-            return False
-        self.footprints.append(rectangle(x, y, yaw, width, depth))
-        self.things.append(thing.put(x, y, 0.0, yaw))
-        return True
-
-    def at_wall(
-        self, rng: np.random.Generator, thing: Furniture, wall: int | None = None, gap: float = 0.03
-    ) -> bool:
-        """Put a thing on the floor with its back to a wall, 0 to 3, that is drawn if not given."""
-        for _ in range(_TRIES):
-            side = int(rng.integers(4)) if wall is None else wall
-            along, across = (self.size[0], self.size[1]) if side % 2 == 0 else self.size[1::-1]
-            free = along - thing.size[0] - 2 * _GAP
-            if free < 0:
-                continue
-            offset = rng.uniform(-free, free) / 2
-            distance = across / 2 - thing.size[1] / 2 - gap - 0.03
-            x, y, yaw = _turned(side, offset, distance)
-            if self.stand(thing, x, y, yaw + rng.normal(0, 0.01)):
-                return True
-        return False
-
-    def anywhere(self, rng: np.random.Generator, thing: Furniture, gap: float = 0.1) -> bool:
-        """Put a thing somewhere on the floor, in any direction."""
-        for _ in range(_TRIES):
-            x, y = rng.uniform(-0.5, 0.5, 2) * (np.array(self.size[:2]) - 0.4)
-            if self.stand(thing, x, y, rng.uniform(-math.pi, math.pi), gap):
-                return True
-        return False
-
-    def on_top(
-        self, thing: Furniture, support: Furniture, x: float, y: float, yaw: float = 0.0
-    ) -> Furniture:
-        """Put a thing on another, at (x, y) of the other's frame."""
-        self.things.append(
-            thing.put(*support.point(x, y, support.surface + 1e-3), support.yaw + yaw)
-        )
-        return thing
-
-    def hang(
-        self, rng: np.random.Generator, thing: Furniture, wall: int, level: float | None = None
-    ) -> None:
-        """Hang a flat thing on a wall."""
-        along, across = (self.size[0], self.size[1]) if wall % 2 == 0 else self.size[1::-1]
-        free = max(along - thing.size[0], 0.0)
-        top = max(self.size[2] - thing.size[2] - 0.1, 0.0)
-        level = rng.uniform(min(0.9, top), top) if level is None else min(level, top)
-        x, y, yaw = _turned(wall, rng.uniform(-free, free) / 2, across / 2 - 0.02)
-        self.things.append(thing.put(x, y, level, yaw))
-
-
-def _turned(side: int, offset: float, distance: float) -> tuple[float, float, float]:
-    """Position and yaw of a thing with its back to wall ``side``."""
-    yaw = side * math.pi / 2
-    cos, sin = round(math.cos(yaw)), round(math.sin(yaw))
-    return cos * offset - sin * distance, sin * offset + cos * distance, yaw
+__all__ = ["SCENE_TYPES", "draw_scene_type", "furnish"]
 
 
 def _pillows(rng: np.random.Generator, room: Room, support: Furniture, back: float, number: int):
@@ -171,22 +82,33 @@ def _boxes(rng: np.random.Generator, room: Room, number: int) -> None:
             box = room.on_top(upper, box, *rng.normal(0, 0.03, 2), rng.normal(0, 0.3))
 
 
+def _bedside(rng: np.random.Generator, room: Room, bed: Furniture) -> None:
+    """Pillows on a bed, and night stands beside it."""
+    _pillows(rng, room, bed, bed.size[1] / 2 - 0.1, int(rng.integers(1, 4)))
+    for side in (-1, 1):
+        if rng.random() < 0.85:
+            _stand_beside(rng, room, bed, side)
+
+
+def _stand_beside(rng: np.random.Generator, room: Room, other: Furniture, side: int) -> None:
+    """A night stand beside a bed or sofa, on its left (-1) or right (1), and what is on it."""
+    stand = build("night stand", rng)
+    x = side * (other.size[0] / 2 + stand.size[0] / 2 + rng.uniform(0.06, 0.2))
+    x, y, _ = other.point(x, other.size[1] / 2 - stand.size[1] / 2)
+    if not room.stand(stand, x, y, other.yaw):
+        return
+    if rng.random() < 0.6:
+        room.on_top(build("lamp", rng, kind="table"), stand, 0, 0.02)
+    elif rng.random() < 0.5:
+        room.on_top(build("books", rng), stand, 0, 0, rng.normal(0, 0.4))
+
+
 def _bedroom(rng: np.random.Generator, room: Room) -> None:
-    bed = build("bed", rng)
     wall = int(rng.integers(4))
-    if room.at_wall(rng, bed, wall):
-        _pillows(rng, room, bed, bed.size[1] / 2 - 0.1, int(rng.integers(1, 4)))
-        for side in (-1, 1):
-            stand = build("night stand", rng)
-            x, y, _ = bed.point(
-                side * (bed.size[0] / 2 + stand.size[0] / 2 + rng.uniform(0.06, 0.2)),
-                bed.size[1] / 2 - stand.size[1] / 2,
-            )
-            if rng.random() < 0.75 and room.stand(stand, x, y, bed.yaw):
-                if rng.random() < 0.65:
-                    room.on_top(build("lamp", rng, kind="table"), stand, 0, 0.02)
-                elif rng.random() < 0.5:
-                    room.on_top(build("books", rng), stand, 0, 0, rng.normal(0, 0.4))
+    for _ in range(1 + int(rng.random() < 0.3)):
+        bed = build("bed", rng)
+        if room.at_wall(rng, bed, wall):
+            _bedside(rng, room, bed)
     if rng.random() < 0.6:
         room.at_wall(rng, build("cabinet", rng))
     if rng.random() < 0.35:
@@ -289,7 +211,13 @@ def _home_storage(rng: np.random.Generator, room: Room) -> None:
         shelf = build("bookshelf", rng, books=rng.random() < 0.5)
         room.at_wall(rng, shelf)
     _boxes(rng, room, int(rng.integers(5, 10)))
-    for name, share in (("chair", 0.5), ("lamp", 0.4), ("table", 0.3), ("cabinet", 0.3)):
+    for name, share in (
+        ("chair", 0.5),
+        ("lamp", 0.4),
+        ("night stand", 0.5),
+        ("table", 0.3),
+        ("cabinet", 0.3),
+    ):
         if rng.random() < share:
             options = {"kind": "floor"} if name == "lamp" else {}
             thing = build(name, rng, **options)
@@ -315,6 +243,9 @@ def _living_room(rng: np.random.Generator, room: Room) -> None:
         )
         if room.stand(table, x, y, sofas[0].yaw + rng.normal(0, 0.08)) and rng.random() < 0.6:
             room.on_top(build("books", rng), table, rng.normal(0, 0.2), 0, rng.normal(0, 0.5))
+    for sofa in sofas:
+        if rng.random() < 0.6:
+            _stand_beside(rng, room, sofa, int(rng.choice([-1, 1])))
     low = build("cabinet", rng, low=True)
     if room.at_wall(rng, low, (wall + 2) % 4) and rng.random() < 0.8:
         room.on_top(build("monitor", rng, scale=1.6), low, 0, 0, rng.normal(0, 0.1))
@@ -344,20 +275,27 @@ def _office(rng: np.random.Generator, room: Room) -> None:
     _boxes(rng, room, int(rng.integers(0, 3)))
 
 
-# The function that furnishes the room, and the ranges of its width, depth and height in metres.
-_LAYOUTS: dict[str, tuple[Callable, tuple, tuple]] = {
-    "bedroom": (_bedroom, (2.9, 3.2, 2.3), (4.2, 4.4, 2.6)),
-    "bookstore": (_bookstore, (4.0, 4.5, 2.6), (6.5, 7.5, 3.3)),
-    "classroom": (_classroom, (5.0, 5.8, 2.7), (7.0, 7.5, 3.2)),
-    "conference_room": (_conference_room, (3.6, 4.4, 2.5), (4.8, 6.5, 2.9)),
-    "dining_room": (_dining_room, (3.2, 3.6, 2.4), (4.6, 5.0, 2.7)),
-    "home_storage": (_home_storage, (2.4, 2.8, 2.2), (3.6, 4.0, 2.6)),
-    "living_room": (_living_room, (3.6, 4.0, 2.4), (5.2, 5.6, 2.9)),
-    "office": (_office, (2.8, 3.2, 2.4), (4.8, 5.0, 2.8)),
+# The share among all rooms, the function that furnishes them, and the ranges of their width, depth
+# and height in metres. Bedrooms and living rooms are the most frequent, as in NYUv2.
+_LAYOUTS: dict[str, tuple[float, Callable, tuple, tuple]] = {
+    "bedroom": (0.22, _bedroom, (2.9, 3.2, 2.3), (4.6, 4.4, 2.6)),
+    "bookstore": (0.09, _bookstore, (4.0, 4.5, 2.6), (6.5, 7.5, 3.3)),
+    "classroom": (0.09, _classroom, (5.0, 5.8, 2.7), (7.0, 7.5, 3.2)),
+    "conference_room": (0.09, _conference_room, (3.6, 4.4, 2.5), (4.8, 6.5, 2.9)),
+    "dining_room": (0.11, _dining_room, (3.2, 3.6, 2.4), (4.6, 5.0, 2.7)),
+    "home_storage": (0.09, _home_storage, (2.4, 2.8, 2.2), (3.6, 4.0, 2.6)),
+    "living_room": (0.2, _living_room, (3.6, 4.0, 2.4), (5.2, 5.6, 2.9)),
+    "office": (0.11, _office, (2.8, 3.2, 2.4), (4.8, 5.0, 2.8)),
 }
 
 SCENE_TYPES = tuple(sorted(_LAYOUTS))
 """Names of the scene types, a subset of NYUv2's 27, in alphabetical order."""
+
+
+def draw_scene_type(rng: np.random.Generator) -> str:
+    """One of `SCENE_TYPES`, with the share that it has among all rooms."""
+    shares = np.array([_LAYOUTS[name][0] for name in SCENE_TYPES])
+    return SCENE_TYPES[int(rng.choice(len(shares), p=shares / shares.sum()))]
 
 
 def furnish(rng: np.random.Generator, scene_type: str) -> Room:
@@ -367,7 +305,7 @@ def furnish(rng: np.random.Generator, scene_type: str) -> Room:
         rng: source of randomness.
         scene_type: one of `SCENE_TYPES`.
     """
-    layout, smallest, largest = _LAYOUTS[scene_type]
+    _, layout, smallest, largest = _LAYOUTS[scene_type]
     room = Room(tuple(rng.uniform(smallest, largest).tolist()))
     if rng.random() < 0.25:
         room.at_wall(rng, build("column", rng), gap=-0.03)

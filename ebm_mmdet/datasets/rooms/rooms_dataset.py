@@ -12,12 +12,10 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
+from .missing import absent_modalities, check_shares
 from .scenes import CLASSES, SCENE_TYPES, RoomOptions, RoomScene, render_room
 
 __all__ = ["RoomScenesDataset"]
-
-_STREAM = 32452843  # for the modalities that are missing
-_MODALITIES = ("depth", "normals", "scene")
 
 
 @DATASETS.register_module()
@@ -61,12 +59,7 @@ class RoomScenesDataset(Dataset):
     ) -> None:
         if num_images < 1:
             raise ValueError(f"num_images must be at least 1, got {num_images}")
-        self.missing = dict(missing or {})
-        for name, share in self.missing.items():
-            if name not in _MODALITIES:
-                raise KeyError(f"missing={self.missing}: {name!r} is not one of {_MODALITIES}")
-            if not 0 <= share <= 1:
-                raise ValueError(f"missing={self.missing}: the share of {name} is not in [0, 1]")
+        self.missing = check_shares(missing)
         self.num_images, self.seed = num_images, seed
         self.options = RoomOptions.from_config(options)
         self.metainfo = dict(self.METAINFO)
@@ -95,11 +88,6 @@ class RoomScenesDataset(Dataset):
             self._cache[index] = render_room(self.seed, index, self.options)
         return self._cache[index]
 
-    def absent(self, index: int) -> set[str]:
-        """The modalities that image `index` lacks."""
-        draws = np.random.default_rng([_STREAM, self.seed, index]).random(len(_MODALITIES))
-        return {name for name, u in zip(_MODALITIES, draws) if u < self.missing.get(name, 0.0)}
-
     def __getitem__(self, index: int) -> dict:
         scene = self.scene(index)
         shape = scene.image.shape[:2]
@@ -109,6 +97,7 @@ class RoomScenesDataset(Dataset):
             "img_path": f"rooms://{self.seed}/{index}",
             "img_shape": shape,
             "ori_shape": shape,
+            "scale_factor": (1.0, 1.0),
             "gt_bboxes": HorizontalBoxes(scene.boxes.copy()),
             "gt_bboxes_labels": scene.labels.copy(),
             "gt_ignore_flags": scene.ignored.copy(),
@@ -120,7 +109,7 @@ class RoomScenesDataset(Dataset):
                 )
             ],
         }
-        absent = self.absent(int(index))
+        absent = absent_modalities(self.seed, int(index), self.missing)
         if "depth" not in absent:
             results["gt_depth"] = scene.depth.copy()
         if "normals" not in absent:

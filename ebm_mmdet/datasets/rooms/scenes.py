@@ -5,23 +5,25 @@ Only numpy, scipy and OpenCV are needed here; `rooms_dataset` makes an mmdet dat
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
-import cv2
 import numpy as np
 
-from ..ray_casting import Convex, box_vertices
-from .appearance import Light, Materials, photograph, reflect, shade, shadow
+from ..ray_casting import Convex
+from .assembly import Assembly
 from .furniture import CLASSES, CLUTTER, Furniture
-from .layouts import SCENE_TYPES, Room, furnish
+from .layouts import SCENE_TYPES, draw_scene_type, furnish
+from .picture import take_picture
 from .pinhole import PinholeCamera, SurfaceImage
+from .view import choose_view
 
 __all__ = ["CLASSES", "SCENE_TYPES", "RoomOptions", "RoomScene", "render_room"]
 
+VERSION = 1
+"""Grows with every change of what `render_room` gives for the same arguments."""
+
 # A prime for this random stream, so that no other generator uses the same (seed, index).
 _STREAM = 15485863
-_VIEWS = 24
 
 
 @dataclass(frozen=True)
@@ -138,127 +140,49 @@ def render_room(seed: int, index: int, options: RoomOptions | None = None) -> Ro
         raise ValueError(f"seed and index must be >= 0, got seed={seed}, index={index}")
     options = options or RoomOptions()
     layout, view, look = (np.random.default_rng([_STREAM, seed, index, k]) for k in range(3))
-    scene_type = int(layout.integers(len(SCENE_TYPES)))
-    room = furnish(layout, SCENE_TYPES[scene_type])
+    scene_type = draw_scene_type(layout)
+    room = furnish(layout, scene_type)
     eye, turn = choose_view(view, room)
-    camera = PinholeCamera(options.image_size, options.focal * options.image_size[1])
-    half = np.array(room.size) / 2
-    shell = Convex.hull(box_vertices((-half[0], -half[1], 0), (half[0], half[1], room.size[2])))
-    walls = Furniture(CLUTTER, [shell], room.size)
-    return _render(look, [walls, *room.things], room, eye, turn, camera, scene_type, options)
-
-
-def choose_view(rng: np.random.Generator, room: Room) -> tuple[np.ndarray, np.ndarray]:
-    """A place to stand near a wall, from which furniture is seen.
-
-    Returns:
-        Position (3,) of the camera; rotation (3, 3) from the room's frame to the camera's.
-    """
-    targets = [t for t in room.things if t.label != CLUTTER]
-    targets = np.array([t.point(0, 0, t.size[2] / 2) for t in targets or room.things])
-    half = np.array(room.size[:2]) / 2
-    best, best_score = None, -np.inf
-    for _ in range(_VIEWS):
-        spot = rng.uniform(-1, 1, 2) * (half - 0.3)
-        if rng.random() < 0.8:  # near a wall
-            axis = rng.integers(2)
-            spot[axis] = rng.choice([-1, 1]) * (half[axis] - rng.uniform(0.25, 0.6))
-        eye = np.array([*spot, rng.uniform(1.0, min(1.95, room.size[2] - 0.3))])
-        away = targets - eye
-        target = away[rng.integers(len(away))] + rng.normal(0, (0.4, 0.4, 0.2))
-        yaw = math.atan2(target[1], target[0])
-        flat = math.hypot(target[0], target[1])
-        pitch = min(max(math.atan2(target[2], max(flat, 0.5)), -0.65), 0.12)
-        turn = _rotation(yaw, pitch, rng.normal(0, 0.03))
-        seen = away @ turn.T
-        ahead = (-seen[:, 2] > 0.9) & (np.abs(seen[:, 0]) < -0.55 * seen[:, 2])
-        clear = min((_clearance(spot, corners) for corners in room.footprints), default=9.0)
-        score = ahead.sum() + 2.5 * rng.random() + 100 * min(clear - 0.35, 0.0)
-        if score > best_score:
-            best, best_score = (eye, turn), score
-    return best
-
-
-def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """From a frame with z up to the camera's; yaw from x to y, pitch upwards, in radians."""
-    ahead = np.array(
-        [math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), math.sin(pitch)]
+    things = [room.shell(), *room.things]
+    assembly = Assembly.build(things, eye, turn)
+    surfaces = SurfaceImage(
+        PinholeCamera(options.image_size, options.focal * options.image_size[1])
     )
-    right = np.array([math.sin(yaw), -math.cos(yaw), 0.0])
-    up = np.cross(right, ahead)
-    cos, sin = math.cos(roll), math.sin(roll)
-    return np.stack([cos * right + sin * up, cos * up - sin * right, -ahead])
-
-
-def _clearance(point: np.ndarray, corners: np.ndarray) -> float:
-    """Distance of a point (2,) from a rectangle (4, 2), negative inside it."""
-    centre, sides = corners.mean(0), corners[1:3] - corners[:2]
-    lengths = np.maximum(np.linalg.norm(sides, axis=1), 1e-9)
-    offset = np.abs((point - centre) @ (sides / lengths[:, None]).T) - lengths / 2
-    return float(np.linalg.norm(offset.clip(0)) + min(offset.max(), 0.0))
-
-
-def _render(
-    rng: np.random.Generator,
-    things: list[Furniture],
-    room: Room,
-    eye: np.ndarray,
-    turn: np.ndarray,
-    camera: PinholeCamera,
-    scene_type: int,
-    options: RoomOptions,
-) -> RoomScene:
-    """The scene; ``things[0]`` are the walls."""
-    surfaces = SurfaceImage(camera)
-    placed: list[list[Convex]] = []
-    alone: list[np.ndarray | None] = []
-    for number, thing in enumerate(things):
-        rotation, position = turn @ thing.rotation, turn @ (thing.position - eye)
-        parts = [part.moved(rotation, position) for part in thing.parts]
-        placed.append(parts)
-        if number == 0:
-            surfaces.add_room(parts[0])
-            alone.append(None)
-            continue
-        mask = None if thing.label == CLUTTER else np.zeros(camera.image_size, bool)
-        for part in parts:
-            surfaces.add(part, mask)
-        alone.append(mask)
-
-    counts = np.array([[len(part.normals) for part in thing.parts] for thing in things], object)
-    per_part = np.array([k for row in counts for k in row])
-    thing_of_part = np.repeat(np.arange(len(things)), [len(row) for row in counts])
-    part_of_face = np.repeat(np.arange(len(per_part)), per_part)
-    thing_of_face = thing_of_part[part_of_face]
-    normals = np.concatenate([part.normals for parts in placed for part in parts])
-    normals[: per_part[0]] *= -1  # walls are seen from inside
-    normals = normals.astype(np.float32)
-
-    image = _picture(
-        rng,
-        things,
-        placed,
-        surfaces,
-        normals,
-        thing_of_part,
-        part_of_face,
-        room,
-        eye,
-        turn,
-        options,
-    )
+    alone = _cast(surfaces, assembly, [thing.label for thing in things])
+    normals = assembly.normals.astype(np.float32)
+    normals[: assembly.face_start[1]] *= -1  # walls are seen from inside
     return RoomScene(
-        image=image,
+        image=take_picture(look, room, eye, turn, assembly, surfaces, normals, options),
         depth=surfaces.depth.astype(np.float32),
         face=surfaces.face.astype(np.uint16),
         face_normals=normals,
-        scene_type=scene_type,
-        **_objects(things, alone, thing_of_face[surfaces.face], options),
+        scene_type=SCENE_TYPES.index(scene_type),
+        **_objects(things, alone, assembly.thing_of_face[surfaces.face], options),
     )
 
 
+def _cast(surfaces: SurfaceImage, assembly: Assembly, labels: list[int]) -> list[np.ndarray]:
+    """Add all parts; for each thing, the pixels (H, W) in which it would be seen alone."""
+    start = assembly.face_start
+    walls = slice(start[0], start[1])
+    corners = assembly.vertices[: assembly.vertex_start[1]]
+    surfaces.add_room(Convex(corners, assembly.normals[walls], assembly.offsets[walls]))
+    windows = surfaces.camera.windows(assembly.vertices, assembly.vertex_start[:-1])
+    alone = [np.zeros(surfaces.face.shape, bool) for _ in labels]
+    for part in range(1, len(windows)):
+        faces, thing = slice(start[part], start[part + 1]), assembly.thing_of_part[part]
+        surfaces.add(
+            assembly.normals[faces],
+            assembly.offsets[faces],
+            windows[part],
+            start[part],
+            None if labels[thing] == CLUTTER else alone[thing],
+        )
+    return alone
+
+
 def _objects(
-    things: list[Furniture], alone: list[np.ndarray | None], seen: np.ndarray, options: RoomOptions
+    things: list[Furniture], alone: list[np.ndarray], seen: np.ndarray, options: RoomOptions
 ) -> dict:
     """The objects of which a pixel is visible; ``seen`` (H, W) is the row of ``things``."""
     pixels = np.bincount(seen.reshape(-1), minlength=len(things))
@@ -279,78 +203,3 @@ def _objects(
         "visible": visible,
         "ignored": few | (visible < options.min_visible),
     }
-
-
-def _picture(
-    rng: np.random.Generator,
-    things: list[Furniture],
-    placed: list[list[Convex]],
-    surfaces: SurfaceImage,
-    normals: np.ndarray,
-    thing_of_part: np.ndarray,
-    part_of_face: np.ndarray,
-    room: Room,
-    eye: np.ndarray,
-    turn: np.ndarray,
-    options: RoomOptions,
-) -> np.ndarray:
-    """The picture (H, W, 3) uint8 BGR."""
-    materials = Materials.draw(
-        rng, int(rng.integers(options.materials[0], options.materials[1] + 1))
-    )
-    pool = len(materials.pattern)
-    of_thing = rng.integers(0, pool, len(things))
-    own = (
-        rng.random(len(thing_of_part))
-        < np.where(rng.random(len(things)) < 0.5, 0.0, 0.5)[thing_of_part]
-    )
-    of_part = np.where(own, rng.integers(0, pool, len(thing_of_part)), of_thing[thing_of_part])
-    material = of_part[part_of_face]
-    # Floor, ceiling and walls; often all four walls are alike.
-    shell = rng.integers(0, pool, 3)[np.array([0, 0, 1, 2, 0, 0])]
-    local = np.concatenate([part.normals for thing in things for part in thing.parts])
-    sides = np.abs(local[:6, 2]) < 0.5
-    material[:6][sides] = shell[0] if rng.random() < 0.75 else rng.integers(0, pool, 4)
-    material[:6][local[:6, 2] < -0.5] = shell[2]
-    material[:6][local[:6, 2] > 0.5] = shell[3]
-
-    thing_of_face = thing_of_part[part_of_face]
-    rotations = np.array([turn @ thing.rotation for thing in things])[thing_of_face]
-    positions = np.array([turn @ (thing.position - eye) for thing in things])[thing_of_face]
-    maps = materials.texture_maps(material, local, rotations, positions)
-
-    depth, face = surfaces.depth.astype(np.float32), surfaces.face
-    points = surfaces.rays.astype(np.float32) * depth[..., None]
-    lights, ambient = _lights(rng, room, eye, turn)
-    lit = np.ones(depth.shape, np.float32)
-    if options.shadows:
-        lit = _lit(points, lights[0].position, placed[1:], darkness=rng.uniform(0.5, 1.0))
-    radiance = shade(points, normals[face], turn[:, 2], lights, ambient, lit)
-    radiance *= reflect(points, face, materials, material, maps, surfaces.camera.focal)
-    return photograph(rng, radiance)
-
-
-def _lights(
-    rng: np.random.Generator, room: Room, eye: np.ndarray, turn: np.ndarray
-) -> tuple[list[Light], np.ndarray]:
-    """One to three lamps below the ceiling, and the ambient light (3,)."""
-    lights = []
-    for _ in range(int(rng.integers(1, 4))):
-        spot = rng.uniform(-0.42, 0.42, 3) * room.size
-        spot[2] = room.size[2] * rng.uniform(0.7, 0.97)
-        colour = rng.uniform(0.6, 1.0, 3) * rng.uniform(0.4, 1.4)
-        lights.append(Light(turn @ (spot - eye), colour.astype(np.float32), rng.uniform(1.5, 5.0)))
-    ambient = rng.uniform(0.15, 0.6) * rng.uniform(0.8, 1.0, 3)
-    return lights, ambient.astype(np.float32)
-
-
-def _lit(
-    points: np.ndarray, light: np.ndarray, objects: list[list[Convex]], darkness: float
-) -> np.ndarray:
-    """Share of a lamp that reaches each pixel (H, W), at half resolution at most, hence soft."""
-    height, width = points.shape[:2]
-    step = max(2, round(width / 64))
-    coarse = points[step // 2 :: step, step // 2 :: step]
-    dark = shadow(coarse.reshape(-1, 3).astype(float), light, objects).reshape(coarse.shape[:2])
-    lit = 1 - darkness * dark.astype(np.float32)
-    return cv2.resize(cv2.blur(lit, (3, 3)), (width, height), interpolation=cv2.INTER_LINEAR)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..ray_casting import Convex
 
-__all__ = ["block", "column", "cushion", "loft", "rotation_about_x", "slab"]
+__all__ = ["block", "column", "cushion", "legs", "loft", "rotation_about_x", "slab"]
 
 
 def loft(*rings: np.ndarray) -> Convex:
@@ -26,12 +26,13 @@ def loft(*rings: np.ndarray) -> Convex:
     """
     normals, points = [np.array([[0.0, 0, -1], [0, 0, 1]])], [np.stack([rings[0][0], rings[-1][0]])]
     for low, high in itertools.pairwise(rings):
-        edge = np.roll(low, -1, axis=0) - low
-        long = np.abs(edge).sum(1) > 1e-9
-        # The edge of a ring that has shrunk to a line gives no direction; that of the other does.
-        edge = np.where(long[:, None], edge, np.roll(high, -1, axis=0) - high)
-        side = np.cross(edge, high - low)
-        normals.append(side / np.linalg.norm(side, axis=1, keepdims=True))
+        after = np.arange(1, len(low) + 1) % len(low)
+        edge = low[after] - low
+        # A ring that has shrunk to a point has no edges; the other ring's have the same direction.
+        edge = np.where(np.abs(edge).sum(1, keepdims=True) > 1e-9, edge, high[after] - high)
+        (ax, ay, az), (bx, by, bz) = edge.T, (high - low).T
+        side = np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=1)
+        normals.append(side / np.sqrt(np.einsum("ij,ij->i", side, side))[:, None])
         points.append(low)
     planes = np.concatenate(normals)
     return Convex(
@@ -64,12 +65,28 @@ def block(
         top: length of the upper face in x and y as a fraction of the lower one's, in (0, ...).
         lean: metres by which the upper face is moved towards +y.
     """
-    x, y = (low[0] + high[0]) / 2, (low[1] + high[1]) / 2
-    half_x, half_y = (high[0] - low[0]) / 2, (high[1] - low[1]) / 2
-    return loft(
-        _rectangle(x, y, half_x, half_y, low[2]),
-        _rectangle(x, y + lean, half_x * top[0], half_y * top[1], high[2]),
+    (x1, y1, z1), (x2, y2, z2) = map(float, low), map(float, high)
+    x, half_x = (x1 + x2) / 2, (x2 - x1) / 2 * top[0]
+    y, half_y = (y1 + y2) / 2 + lean, (y2 - y1) / 2 * top[1]
+    X1, X2, Y1, Y2 = x - half_x, x + half_x, y - half_y, y + half_y
+    corners = [(x1, y1, z1), (x2, y1, z1), (x2, y2, z1), (x1, y2, z1)]
+    corners += [(X1, Y1, z2), (X2, Y1, z2), (X2, Y2, z2), (X1, Y2, z2)]
+    vertices = np.array(corners)
+    tall = z2 - z1
+    normals = np.array(
+        [
+            (0.0, 0.0, -1.0),
+            (0.0, 0.0, 1.0),
+            (-tall, 0.0, X1 - x1),
+            (tall, 0.0, x2 - X2),
+            (0.0, -tall, Y1 - y1),
+            (0.0, tall, y2 - Y2),
+        ]
     )
+    normals /= np.sqrt(np.einsum("ij,ij->i", normals, normals))[:, None]
+    # A corner on each plane, in the order of the planes.
+    points = vertices[[0, 6, 0, 2, 0, 2]]
+    return Convex(vertices, normals, np.einsum("ij,ij->i", normals, points))
 
 
 def slab(centre: Sequence[float], size: Sequence[float]) -> Convex:
@@ -109,6 +126,22 @@ def cushion(width: float, length: float, height: float) -> Convex:
         for share, z in ((0.62, 0.0), (1.0, 0.45), (0.62, 1.0))
     ]
     return loft(*rings)
+
+
+def legs(
+    width: float, depth: float, height: float, thick: float, inset: float = 0.0
+) -> list[Convex]:
+    """Four square legs ``thick`` metres wide below a top of ``width`` and ``depth``."""
+    x, y = width / 2 - thick / 2 - inset, depth / 2 - thick / 2 - inset
+    half = thick / 2
+    return [
+        block(
+            (sx * x - half, sy * y - half, 0),
+            (sx * x + half, sy * y + half, height),
+        )
+        for sx in (-1, 1)
+        for sy in (-1, 1)
+    ]
 
 
 def rotation_about_x(angle: float) -> np.ndarray:

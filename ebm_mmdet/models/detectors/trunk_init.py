@@ -9,6 +9,8 @@ __all__ = ["copy_trunk_from_box_head"]
 
 
 def _shared_fcs(detector: nn.Module) -> nn.ModuleList | None:
+    while isinstance(getattr(detector, "detector", None), nn.Module):  # a wrapper
+        detector = detector.detector
     box_head = getattr(getattr(detector, "roi_head", None), "bbox_head", None)
     if isinstance(
         box_head, nn.ModuleList

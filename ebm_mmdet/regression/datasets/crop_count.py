@@ -23,6 +23,23 @@ __all__ = ["CropCountDataset"]
 _MOST_CACHED = 4 * 2**30
 
 
+class _LastImage:
+    """Reads images and keeps the last one; threads may share it, and a copy begins empty."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: tuple[str, np.ndarray] = ("", np.empty(0))
+
+    def __reduce__(self) -> tuple:
+        return _LastImage, ()
+
+    def __call__(self, path: str) -> np.ndarray:
+        with self._lock:
+            if self._last[0] != path:
+                self._last = (path, read_image(path))
+            return self._last[1]
+
+
 @DATASETS.register_module()
 class CropCountDataset(TargetDataset):
     """Crops of images annotated in COCO format; the target is the number of objects.
@@ -82,8 +99,8 @@ class CropCountDataset(TargetDataset):
             )
         self.category = category
         self.cache = cache
-        self._crops: np.ndarray | None = None
-        self._reset()
+        self._crops: dict[tuple, np.ndarray] = {}
+        self._images = _LastImage()
         metainfo = dict(metainfo or {})
         defaults = {"names": ("count",), "flip_signs": (1,), "integer": True}
         target = {**defaults, "ranges": ((0, max_count),), **metainfo.get("target", {})}
@@ -96,20 +113,6 @@ class CropCountDataset(TargetDataset):
             split=split,
             **kwargs,
         )
-
-    def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._last: tuple[str, np.ndarray] | None = None
-
-    def __getstate__(self) -> dict:
-        # The crops go along to a worker that is not forked, so that images are not read again.
-        state = {**self.__dict__, "_last": None}
-        del state["_lock"]
-        return state
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._reset()
 
     def load_targets(self) -> list[dict]:
         """Count the objects of every crop."""
@@ -200,7 +203,7 @@ class CropCountDataset(TargetDataset):
     def full_init(self) -> None:
         """Count, and read the crops if they are to be kept."""
         super().full_init()
-        if not self.cache or self._crops is not None or not len(self):
+        if not self.cache or self._crops:
             return
         size = self.output_size or self.crop_size
         if len(self) * size * size * 3 > _MOST_CACHED:
@@ -208,18 +211,16 @@ class CropCountDataset(TargetDataset):
                 f"cache=True would keep {len(self)} crops in "
                 f"{len(self) * size * size * 3 / 2**30:.1f} GiB; set cache=False"
             )
-        crops = np.empty((len(self), size, size, 3), np.uint8)
+        # By place and not by number, so that a subset of the data set finds its crops too.
+        crops = {}
         for i in range(len(self)):
             info = self.get_data_info(i)
-            crops[i] = self._read_crop(info["img_path"], *info["crop"])
+            crops[info["img_path"], info["crop"]] = self._read_crop(info["img_path"], info["crop"])
         self._crops = crops
-        self._last = None
 
-    def _read_crop(self, path: str, left: int, top: int) -> np.ndarray:
-        with self._lock:
-            if self._last is None or self._last[0] != path:
-                self._last = (path, read_image(path))
-            image = self._last[1]
+    def _read_crop(self, path: str, corner: tuple[int, int]) -> np.ndarray:
+        image = self._images(path)
+        left, top = corner
         crop = image[top : top + self.crop_size, left : left + self.crop_size]
         if crop.shape[:2] != (self.crop_size, self.crop_size):
             raise TargetError(
@@ -227,21 +228,16 @@ class CropCountDataset(TargetDataset):
                 f"than {self.ann_file} says"
             )
         if self.output_size is None:
-            return crop.copy()
+            return crop.copy()  # not a view, which would keep the whole image in memory
         size = (self.output_size, self.output_size)
         return cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
 
     def prepare_data(self, idx: int) -> Any:
         """Cut out the crop, and run the pipeline."""
         info = self.get_data_info(idx)
-        if self._crops is None:
-            info["img"] = self._read_crop(info["img_path"], *info["crop"])
-        else:
-            info["img"] = self._crops[idx].copy()  # a transform may write to it
+        crop = self._crops.get((info["img_path"], info["crop"]))
+        if crop is None:
+            crop = self._read_crop(info["img_path"], info["crop"])
+        info["img"] = crop.copy()  # a transform may write to it
         info["img_shape"] = info["ori_shape"] = info["img"].shape[:2]
         return self.pipeline(info)
-
-    def get_subset_(self, indices: Any) -> None:
-        """Keep a part of the crops, see mmengine; the cache is read anew."""
-        super().get_subset_(indices)
-        self._crops = None

@@ -9,7 +9,7 @@ from mmdet.registry import DATASETS
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
-from .generated import SIZE, TASKS
+from .generated import SIZE, TASKS, GeneratedTask
 from .target_space import target_statistics
 
 __all__ = ["GeneratedRegressionDataset"]
@@ -68,7 +68,7 @@ class GeneratedRegressionDataset(Dataset):
                 f"{num_images * SIZE * SIZE * 3 / 2**30:.1f} GiB; set cache=False or num_images to "
                 f"at most {_MOST_CACHED // (SIZE * SIZE * 3)}"
             )
-        self.task = TASKS[task]
+        self.task_name = task
         self.variant = self.task.variants[0] if variant is None else variant
         self.num_images = num_images
         self.seed = seed
@@ -77,6 +77,11 @@ class GeneratedRegressionDataset(Dataset):
         self.task.label(seed, 0, self.variant)  # unknown variants and seeds stop here
         self.metainfo = {"target": self.task.describe(self.variant), "task": task}
         self.pipeline = Compose(list(pipeline))
+
+    @property
+    def task(self) -> GeneratedTask:
+        """The task."""
+        return TASKS[self.task_name]
 
     def full_init(self) -> None:
         """Render the cache, if there is to be one; mmengine's runner calls this."""

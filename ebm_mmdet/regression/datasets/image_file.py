@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import stat
 
 import cv2
 import numpy as np
@@ -36,10 +36,10 @@ def find_missing_files(paths: list[str]) -> list[tuple[int, str]]:
         except OSError as error:  # no permission, say: the file may well be there
             wrong.append((number, f"cannot be reached ({error.strerror})"))
         else:
-            if not status.st_size:
-                wrong.append((number, "is empty" if Path(path).is_file() else "is not a file"))
-            elif not Path(path).is_file():
-                wrong.append((number, "is a folder"))
+            if not stat.S_ISREG(status.st_mode):
+                wrong.append((number, "is not a file"))
+            elif not status.st_size:
+                wrong.append((number, "is empty"))
     return wrong
 
 
@@ -84,6 +84,14 @@ def to_8_bit(image: np.ndarray, value_range: tuple[float, float] | None, source:
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
+def _three_channels(image: np.ndarray | None) -> np.ndarray | None:
+    if image is None:
+        return None
+    if image.ndim == 2:
+        image = image[..., None]
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+
+
 def read_image(
     path: str,
     value_range: tuple[float, float] | None = None,
@@ -114,6 +122,8 @@ def read_image(
     if content:
         data = np.frombuffer(content, np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        if image is None:  # a grey TIFF of floating point is only read unchanged
+            image = _three_channels(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
     if image is None:
         raise ValueError(
             f"the image {path} ({len(content)} bytes) cannot be decoded: it is broken, or of a "

@@ -18,12 +18,12 @@ __all__ = ["PackRegressionInputs"]
 class PackRegressionInputs(BaseTransform):
     """Pack an image and its target.
 
-    Required: ``img`` (H, W, 3) uint8, or float32 in 0 .. 255. Optional: ``gt_target`` (D,), raw units; an image without it
-    is unlabelled.
+    Required: ``img`` (H, W, 3) uint8, or float32 in 0 .. 255. Optional: ``gt_target`` (D,), raw
+    units; an image without it is unlabelled.
 
-    Returns ``inputs`` (3, H, W) of the same type and ``data_samples``, a `RegressionDataSample` with
-    ``gt_target`` (D,) float32 and those of `meta_keys` that are there. A grey image (H, W) or
-    (H, W, 1) becomes three equal channels.
+    Returns ``inputs`` (3, H, W) of the same type and ``data_samples``, a `RegressionDataSample`
+    with ``gt_target`` (D,) float32 and those of `meta_keys` that are there. A grey image (H, W)
+    or (H, W, 1) becomes three equal channels.
 
     Args:
         meta_keys: keys of the results that become metainfo of the data sample.

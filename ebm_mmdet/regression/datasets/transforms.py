@@ -1,7 +1,11 @@
-"""Transforms of images with a target; those that move pixels change the target with them."""
+"""Transforms of images with a target; those that move pixels change the target with them.
+
+Random numbers come from Python's ``random``, which mmengine seeds in every worker.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import cv2
@@ -48,7 +52,7 @@ class RandomFlipTarget(BaseTransform):
                 "then is not known: set flip_signs in metainfo['target'], such as (-1,) for an "
                 "angle of steering or (1,) for a count, or leave RandomFlipTarget out"
             )
-        flip = bool(np.random.random() < self.prob)
+        flip = bool(random.random() < self.prob)
         results["flip"] = flip != results.get("flip", False)
         if not flip:
             return results
@@ -95,7 +99,7 @@ class RandomScaleCrop(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Scale, pad and crop; see the class."""
         image = results["img"]
-        scale = self.scales[np.random.randint(len(self.scales))]
+        scale = random.choice(self.scales)
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         if (height, width) != image.shape[:2]:
             how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -103,8 +107,8 @@ class RandomScaleCrop(BaseTransform):
         below, right = max(0, self.size - height), max(0, self.size - width)
         if below or right:
             image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=0)
-        top = np.random.randint(image.shape[0] - self.size + 1)
-        left = np.random.randint(image.shape[1] - self.size + 1)
+        top = random.randrange(image.shape[0] - self.size + 1)
+        left = random.randrange(image.shape[1] - self.size + 1)
         image = image[top : top + self.size, left : left + self.size]
         results["img"] = np.ascontiguousarray(image)
         results["img_shape"] = image.shape[:2]
@@ -136,8 +140,8 @@ class RandomLight(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Change the light; see the class."""
         image = results["img"].astype(np.float32)
-        gain = 1 + np.random.uniform(-self.contrast, self.contrast)
-        shift = 255 * np.random.uniform(-self.brightness, self.brightness)
+        gain = 1 + random.uniform(-self.contrast, self.contrast)
+        shift = 255 * random.uniform(-self.brightness, self.brightness)
         mean = image.mean()
         image = (image - mean) * gain + (mean + shift)
         results["img"] = np.clip(np.rint(image), 0, 255).astype(np.uint8)

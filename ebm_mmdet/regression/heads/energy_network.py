@@ -95,13 +95,14 @@ class EnergyNetwork(nn.Module):
     def _plain(self, image_part: Tensor, x: Tensor) -> Tensor:
         n, s, _ = x.shape
         weight = self.fusion.weight[:, self.in_channels :].to(image_part.dtype)
-        a = functional.linear(self.phi(x.flatten(0, 1)), weight).view(n, s, -1)
+        a = functional.linear(self.phi(x.flatten(0, 1)), weight)
+        a = a.view(n, s, self.fusion.out_features)
         return self.out(self.activation(a + image_part.unsqueeze(1))).squeeze(2)
 
     def concatenated(self, h: Tensor, x: Tensor) -> Tensor:
         """The same function without the split, its definition: h (N, C), x (N, S, in_dim)."""
         n, s, _ = x.shape
-        phi = self.phi(x.flatten(0, 1)).view(n, s, -1)
+        phi = self.phi(x.flatten(0, 1)).unflatten(0, (n, s))
         joint = torch.cat([h.to(phi).unsqueeze(1).expand(-1, s, -1), phi], dim=2)
         return self.out(self.activation(self.fusion(joint))).squeeze(2)
 

@@ -51,7 +51,7 @@ class _FusedEnergy(torch.autograd.Function):
                 activations.append(functional.linear(activations[-1], weight, bias).relu_())
             a = torch.mm(activations[-1], w_y.T)
             shape = part[0].stop - part[0].start, part[1].stop - part[1].start
-            a = a.view(*shape, -1).add_(c[part[0], None])
+            a = a.view(*shape, len(w)).add_(c[part[0], None])
             saved += [*activations, a > 0]
             f[part] = torch.mv(a.relu_().flatten(0, 1), w).add_(b).view(shape)
         ctx.save_for_backward(c, w, w_y, *layers, *saved)

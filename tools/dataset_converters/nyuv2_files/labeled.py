@@ -172,10 +172,16 @@ class LabeledFile:
                 f"{self.path}: {key} is {cells.dtype}; expected references to strings, which is "
                 f"how MATLAB 7.3 writes a cell array; {how_to_get('labeled')}"
             )
-        strings = []
-        for reference in cells[()].ravel():
-            codes = self._file[reference]
-            # MATLAB writes an empty string as its size.
-            empty = codes.attrs.get("MATLAB_empty", 0)
-            strings.append("" if empty else "".join(map(chr, codes[()].ravel())))
-        return strings
+        try:
+            return [self._string(reference) for reference in cells[()].ravel()]
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            raise NYUv2Error(
+                f"{self.path} is damaged: {key} cannot be read ({one_line(error)}); download it "
+                f"again: {how_to_get('labeled')}"
+            ) from error
+
+    def _string(self, reference: object) -> str:
+        codes = self._file[reference]
+        if codes.attrs.get("MATLAB_empty", 0):  # then it holds the size of the empty string
+            return ""
+        return "".join(map(chr, codes[()].ravel()))

@@ -119,7 +119,11 @@ def write_normals(path: str | Path, maps: Iterable[tuple[np.ndarray, np.ndarray]
         path: File to write; an old one is replaced.
         maps: For each image the normals ``(H, W, 3)`` and their mask ``(H, W)``.
     """
-    with open_atomic(path) as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+    # Level 1: PNG files are compressed already.
+    with (
+        open_atomic(path) as file,
+        tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as archive,
+    ):
         for index, (normals, mask) in enumerate(maps):
             files = {"normals": encode_normals(normals), "masks": encode_mask(mask)}
             for folder, content in files.items():
