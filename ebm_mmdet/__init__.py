@@ -92,6 +92,7 @@ __all__ = [
     "TargetCodec",
     "TeacherOptimWrapperConstructor",
     "TeacherRegressor",
+    "TimmBackbone",
     "TorchvisionDilatedResNet",
     "UncertaintyVisualizer",
     "__version__",
@@ -105,10 +106,10 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             LoadAuxiliaryMaps,
             NYUv2Dataset,
             PackMultiTaskInputs,
-            RandomFlipWithMaps,
-            ResizeWithMaps,
             ROCKColorJitter,
             ROCKRandomCrop,
+            RandomFlipWithMaps,
+            ResizeWithMaps,
             RoomScenesDataset,
             ShapesDataset,
         )
@@ -154,8 +155,8 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ROCKBlock,
             ROCKDetector,
             ROCKSSDHead,
-            SceneTask,
             SSDLevels,
+            SceneTask,
             TorchvisionDilatedResNet,
         )
         from .regression import (
@@ -185,6 +186,7 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             TargetCodec,
             TeacherOptimWrapperConstructor,
             TeacherRegressor,
+            TimmBackbone,
         )
         from .visualization import (
             MultiTaskVisualizer,

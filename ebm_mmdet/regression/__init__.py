@@ -30,6 +30,7 @@ from .pictures import draw_prediction
 from .regressor import ImageRegressor, PoolNeck
 from .target_codec import TargetCodec
 from .teacher import TeacherOptimWrapperConstructor, TeacherRegressor
+from .timm_backbone import TimmBackbone
 from .visualizer import RegressionVisualizationHook, RegressionVisualizer
 
 __all__ = [
@@ -61,5 +62,6 @@ __all__ = [
     "TargetCodec",
     "TeacherOptimWrapperConstructor",
     "TeacherRegressor",
+    "TimmBackbone",
     "draw_prediction",
 ]
