@@ -107,10 +107,10 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             LoadAuxiliaryMaps,
             NYUv2Dataset,
             PackMultiTaskInputs,
-            ROCKColorJitter,
-            ROCKRandomCrop,
             RandomFlipWithMaps,
             ResizeWithMaps,
+            ROCKColorJitter,
+            ROCKRandomCrop,
             RoomScenesDataset,
             ShapesDataset,
         )
@@ -156,8 +156,8 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ROCKBlock,
             ROCKDetector,
             ROCKSSDHead,
-            SSDLevels,
             SceneTask,
+            SSDLevels,
             TorchvisionDilatedResNet,
         )
         from .regression import (
