@@ -20,6 +20,7 @@ from .version import __version__
 __all__ = [
     "AtomicLocalBackend",
     "AuxiliaryTargets",
+    "ChannelsLastHook",
     "CropCountDataset",
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
@@ -106,10 +107,10 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             LoadAuxiliaryMaps,
             NYUv2Dataset,
             PackMultiTaskInputs,
-            ROCKColorJitter,
-            ROCKRandomCrop,
             RandomFlipWithMaps,
             ResizeWithMaps,
+            ROCKColorJitter,
+            ROCKRandomCrop,
             RoomScenesDataset,
             ShapesDataset,
         )
@@ -123,7 +124,12 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ProposalObjective,
             ScoreMatchingObjective,
         )
-        from .engine import AtomicLocalBackend, NormEvalHook, ReadableCheckpointHook
+        from .engine import (
+            AtomicLocalBackend,
+            ChannelsLastHook,
+            NormEvalHook,
+            ReadableCheckpointHook,
+        )
         from .evaluation import (
             DepthMetric,
             HighIoUCocoMetric,
@@ -150,8 +156,8 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ROCKBlock,
             ROCKDetector,
             ROCKSSDHead,
-            SSDLevels,
             SceneTask,
+            SSDLevels,
             TorchvisionDilatedResNet,
         )
         from .regression import (
