@@ -1,15 +1,25 @@
-"""Functions for scripts: load a trained detector, cache its features, compute its residuals."""
+"""Functions for scripts: look at a detector, add an energy head, predict, cache its features."""
 
+from .energy_config import add_energy_head, write_energy_config
 from .feature_cache import TestImage, TrainingView, cache_test_images, cache_training_views
 from .frozen_detector import load_frozen_detector
+from .inferencer import EBMInferencer
+from .inspection import Inspection, inspect_config
+from .loading import init_detector
 from .residuals import detector_residuals, matched_residuals
 
 __all__ = [
+    "EBMInferencer",
+    "Inspection",
     "TestImage",
     "TrainingView",
+    "add_energy_head",
     "cache_test_images",
     "cache_training_views",
     "detector_residuals",
+    "init_detector",
+    "inspect_config",
     "load_frozen_detector",
     "matched_residuals",
+    "write_energy_config",
 ]

@@ -91,10 +91,11 @@ def choose_levels(maps: Sequence[FeatureMap]) -> list[int]:
 def fill_in_levels(head: Mapping, maps: Sequence[FeatureMap]) -> dict:
     """Complete the config of an energy head with the values that it leaves out.
 
-    ``feature_levels`` are those of :func:`choose_levels`, or, where ``strides`` are given, the
-    levels with these strides. ``in_channels`` and ``strides`` are those of the levels, and
-    ``level_rule`` is ``'concat'`` if their channels differ. Where ``strides`` are found,
-    ``finest_scale`` defaults to 14 cells of the finest level. Given values stay, and are checked.
+    ``feature_levels`` are those of :func:`choose_levels`, among the maps with ``in_channels`` if
+    that number is given; or, where ``strides`` are given, the levels with these strides.
+    ``in_channels`` and ``strides`` are those of the levels, and ``level_rule`` is ``'concat'`` if
+    their channels differ. Where ``strides`` are found, ``finest_scale`` defaults to 14 cells of
+    the finest level. Given values stay, and are checked.
 
     Args:
         head: config of the head.
@@ -105,7 +106,10 @@ def fill_in_levels(head: Mapping, maps: Sequence[FeatureMap]) -> dict:
     """
     levels, strides = head.get("feature_levels"), head.get("strides")
     if levels is None:
-        levels = choose_levels(maps) if strides is None else _levels_of(strides, maps)
+        if strides is None:
+            levels = _levels_with(head.get("in_channels"), maps)
+        else:
+            levels = _levels_of(strides, maps)
     if max(levels, default=0) >= len(maps) or min(levels, default=0) < 0:
         check_levels(levels, strides or [], [], maps)
     found = {"feature_levels": list(levels)}
@@ -121,6 +125,13 @@ def fill_in_levels(head: Mapping, maps: Sequence[FeatureMap]) -> dict:
     wanted = [given] * len(levels) if isinstance(given, int) else list(given)
     check_levels(levels, found["strides"], wanted, maps)
     return {**head, **found}
+
+
+def _levels_with(in_channels: int | Sequence[int] | None, maps: Sequence[FeatureMap]) -> list[int]:
+    """:func:`choose_levels` among the maps with a number of channels; among all if none has it."""
+    members = [i for i, each in enumerate(maps) if each.channels == in_channels and each.stride]
+    members = members or list(range(len(maps)))
+    return [members[level] for level in choose_levels([maps[i] for i in members])]
 
 
 def _levels_of(strides: Sequence[int], maps: Sequence[FeatureMap]) -> list[int]:

@@ -73,6 +73,12 @@ def test_given_values_stay():
     assert fill_in_levels(dict(strides=[4, 8]), maps(4, 8, 16, 4))["feature_levels"] == [0, 1]
 
 
+def test_given_channels_choose_among_maps():
+    found = maps(4, 8, 16, 4, channels=[16, 16, 16, 8])
+    assert fill_in_levels(dict(in_channels=16), found)["feature_levels"] == [0, 1, 2]
+    assert fill_in_levels({}, found)["feature_levels"] == [3, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("head", "message"),
     [
