@@ -156,7 +156,7 @@ def test_any_config_of_ours_loads_without_options(tmp_path):
     project = make_project(tmp_path / "a", ONE_STAGE)
     cfg = add_energy_head(Config.fromfile(project / "my_detector.py"), "x.pth")
     del cfg.model["backbone"]
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="checkpoint is None"):
         assert init_detector(cfg, device="cpu").refiner is not None
 
 

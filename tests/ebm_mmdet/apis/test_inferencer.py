@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import save_checkpoint
 from pycocotools.coco import COCO
 
+from ebm_mmdet import diagnosis
 from ebm_mmdet.apis import EBMInferencer, add_energy_head
 from ebm_mmdet.apis.coco_results import CocoIds
 from ebm_mmdet.apis.inferencer import list_images
@@ -193,7 +194,7 @@ def test_a_detector_without_an_energy_head(project):
 def test_names_of_classes_come_from_the_config_if_the_checkpoint_has_none(project, tmp_path):
     state = torch.load(project / "best.pth", weights_only=False)["state_dict"]
     torch.save(dict(state_dict=state), tmp_path / "bare.pth")
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="class names are not saved"):
         bare = EBMInferencer(project / "ebm.py", tmp_path / "bare.pth", "cpu")
     assert bare.model.dataset_meta["classes"] == ("ape", "bat", "cat")
 
@@ -216,9 +217,15 @@ def test_the_commands(project, tmp_path, capsys, monkeypatch):
     assert "is not empty" in capsys.readouterr().err
 
 
-def test_a_command_on_the_command_line():
-    done = subprocess.run(
-        [sys.executable, "-m", "ebm_mmdet", "--help"], capture_output=True, text=True, check=True
-    )
-    for command in ("inspect", "add-head", "predict"):
-        assert command in done.stdout
+def test_the_module_runs_a_command_or_the_diagnosis(monkeypatch, capsys):
+    for arguments, expected in ((["--help"], "inspect"), (["predict", "--help"], "--refine-steps")):
+        monkeypatch.setattr(sys, "argv", ["ebm_mmdet", *arguments])
+        with pytest.raises(SystemExit) as done:
+            runpy.run_module("ebm_mmdet", run_name="__main__")
+        assert done.value.code == 0
+        assert expected in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["ebm_mmdet"])
+    monkeypatch.setattr(diagnosis, "main", lambda: 5)
+    with pytest.raises(SystemExit) as done:
+        runpy.run_module("ebm_mmdet", run_name="__main__")
+    assert done.value.code == 5
