@@ -14,6 +14,7 @@ DATA ?=
 PAGE ?=
 OUT ?= work_dirs/demo
 OUT3D ?= work_dirs/demo3d
+OUT_REGRESSION ?= work_dirs/demo_regression
 DEMO_OPTIONS = --seeds $(SEEDS) $(if $(PAGE),--page)
 
 TESTS ?= tests ops/tests
@@ -29,13 +30,14 @@ BEYOND_2D := $(filter-out tests/ebm_mmdet tests/ebm_mmdet/% tests/ebm_mmdet:% te
 	tests/packaging/% tests/tools tests/tools/%,$(BEYOND_OPS))
 TEST_LEVEL := $(if $(BEYOND_2D),$(if $(filter onedl,$(STACK)),,--with-3d),$(if $(BEYOND_OPS),,--ops-only))
 
-.PHONY: help install install3d demo demo3d test test-fast lint bench docs clean
+.PHONY: help install install3d demo demo3d demo-regression test test-fast lint bench docs clean
 
 help:
 	@echo "make demo           train a small detector and its energy head, refine, evaluate, draw"
 	@echo "make demo SEEDS=3   the same over three seeds, with the spread (PAGE=1: into docs/results.md)"
 	@echo "make demo DATA=dir  the same on your own folder in COCO format"
 	@echo "make demo3d         the same in 3D: LiDAR-like scenes, oriented boxes (mmdet3d, 2 GB more)"
+	@echo "make demo-regression  numbers from images: three methods on generated ones, densities, pictures"
 	@echo "make test           the whole test suite (TESTS=ops/tests for a part: installs what it needs)"
 	@echo "make test-fast      2D and the operators, without what is marked slow"
 	@echo "make lint           ruff: errors and formatting"
@@ -57,6 +59,9 @@ demo: install
 
 demo3d: install3d
 	$(PYTHON) tools/demo3d.py $(DEMO_OPTIONS) --out "$(OUT3D)"
+
+demo-regression: install
+	$(PYTHON) tools/demo_regression.py --out "$(OUT_REGRESSION)"
 
 test:
 	@$(SET_UP) $(TEST_LEVEL)

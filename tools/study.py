@@ -5,6 +5,7 @@
     tools/study.py objectives STUDY.yaml --out DIR        which objective trains the head best?
     tools/study.py detectors STUDY.yaml --out DIR         which detector, and which way to test it?
     tools/study.py jittered CONFIG CKPT [CKPT ...]        true 3D boxes, moved at random and refined
+    tools/study.py regression --out DIR                   images to numbers: which method for what?
     tools/study.py config STUDY.yaml ROW --out NAME.py    a row as a config, for tools/train.py
 
 A study file lists rows, each with a config and its changes (configs/nuclei/*.yaml,
@@ -47,6 +48,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if name != "detectors":
             command.add_argument("--prior-k", type=float, help="weight of f against the prior")
         command.add_argument("--resamples", type=int, help="resamples of the bootstrap")
+        if name == "detectors":
+            command.add_argument(
+                "--no-table",
+                action="store_true",
+                help="stop after training and testing: for several processes at once with the "
+                "same --out, each with its own --seeds or --rows",
+            )
         if name == "refinement":
             command.add_argument("--no-rivals", action="store_true", help="without L1 heads")
         command.add_argument(
@@ -69,13 +77,43 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     jittered.add_argument("--seed", type=int, default=0, help="of the moves (default: %(default)s)")
     jittered.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
     _add_options(jittered)
+    regression = commands.add_parser("regression", help="methods of image regression, by task")
+    regression.add_argument("--out", type=Path, required=True, help="folder of this study")
+    regression.add_argument(
+        "--tasks", nargs="+", metavar="TASK", help="default: the generated ones"
+    )
+    regression.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all")
+    regression.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
+    regression.add_argument(
+        "--jobs",
+        type=int,
+        default=2,
+        help="runs at a time, on one core each (default: %(default)s)",
+    )
+    regression.add_argument(
+        "--page",
+        type=Path,
+        nargs="?",
+        const=ROOT / "docs" / "regression.md",
+        metavar="FILE",
+        help="also write the tables into a page (default: docs/regression.md)",
+    )
+    regression.add_argument(
+        "--report", action="store_true", help="run nothing: tables of what is finished"
+    )
+    _add_options(regression)
     config = commands.add_parser("config", help="write a row of a study file as a config")
     config.add_argument("study", type=Path, help="study file")
     config.add_argument("row", help="name of the row")
     config.add_argument("--out", type=Path, required=True, help="config to write; must not exist")
     _add_options(config)
     args = parser.parse_args(argv)
-    if bool(getattr(args, "page", None)) != bool(getattr(args, "section", None)):
+    if getattr(args, "no_table", False) and args.page:
+        parser.error("--no-table has nothing to write into --page; leave one of them out")
+    if args.command == "regression":
+        if args.jobs < 1:
+            parser.error(f"--jobs {args.jobs}: must be at least 1")
+    elif bool(getattr(args, "page", None)) != bool(getattr(args, "section", None)):
         parser.error("--page and --section must be given together")
     if args.command in ("jittered", "config") and args.out and args.out.exists():
         parser.error(f"--out {args.out} exists; name a new file, or move that one away")
@@ -115,6 +153,8 @@ def main(argv: list[str] | None = None) -> object:
             return measure_checkpoints(
                 args.config, args.checkpoints, args.cfg_options, args.copies, args.seed, args.out
             )
+        if args.command == "regression":
+            return _regression(args)
         return _config(args) if args.command == "config" else _compare(args)
     except (StudyFileError, AnnotationError, CheckpointError, FileExistsError) as error:
         sys.exit(f"study {args.command}: {error}")
@@ -128,6 +168,22 @@ def _config(args: argparse.Namespace) -> None:
 
     cfg = read_study(args.study, [args.row], args.cfg_options).cfgs[args.row]
     write_text(args.out, cfg.pretty_text)
+
+
+def _regression(args: argparse.Namespace) -> list[dict]:
+    from lab.regression.methods import GENERATED, METHODS
+    from lab.regression.study import run_study
+
+    return run_study(
+        args.tasks or list(GENERATED),
+        args.methods or list(METHODS),
+        args.seeds,
+        args.out,
+        changes=args.cfg_options,
+        jobs=args.jobs,
+        page=args.page,
+        report_only=args.report,
+    )
 
 
 def _compare(args: argparse.Namespace) -> dict:
@@ -147,6 +203,7 @@ def _compare(args: argparse.Namespace) -> dict:
         cfg_options=args.cfg_options,
         data_root=args.data_root,
         rivals=not getattr(args, "no_rivals", False),
+        with_table=not getattr(args, "no_table", False),
         **{name: value for name, value in given.items() if value is not None},
     )
     print(text)

@@ -23,6 +23,17 @@ from ebm_mmdet.engine.command_line import (
     load_config,
     set_evaluation_metrics,
 )
+from ebm_mmdet.regression.datasets import ArrayFileError, TargetError
+
+# What the user can mend: the message is all that is shown.
+USER_ERRORS = (
+    UsageError,
+    AnnotationError,
+    ArrayFileError,
+    CheckpointError,
+    FileNotFoundError,
+    TargetError,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -156,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
             writer = DumpWholeResults(out_file_path=args.out)
             runner.test_evaluator.metrics.append(writer)
         runner.test()
-    except (UsageError, AnnotationError, CheckpointError) as error:
+    except USER_ERRORS as error:
         sys.exit(f"test: {error}")
     if args.out is not None and isinstance(runner.test_evaluator, MultiDatasetsEvaluator):
         # It requires one metric per data set, and the writer is an additional one.

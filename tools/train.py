@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a detector, or the energy head on top of a frozen one: tools/train.py CONFIG."""
+"""Train a detector, an energy head on a frozen one, or an image regressor."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ from ebm_mmdet.engine.command_line import (
     add_common_arguments,
     build_runner,
     load_config,
+)
+from ebm_mmdet.regression.datasets import ArrayFileError, TargetError
+
+# What the user can mend: the message is all that is shown.
+USER_ERRORS = (
+    UsageError,
+    AnnotationError,
+    ArrayFileError,
+    CheckpointError,
+    FileNotFoundError,
+    TargetError,
 )
 
 
@@ -95,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         cfg = load_config(args)
         apply_arguments(cfg, args)
         return train(cfg)
-    except (UsageError, AnnotationError, CheckpointError) as error:
+    except USER_ERRORS as error:
         sys.exit(f"train: {error}")
 
 

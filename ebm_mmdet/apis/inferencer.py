@@ -22,10 +22,9 @@ from ..models.detectors import EBMDetector
 from ..visualization.refined_boxes import draw_refined_boxes
 from .coco_results import CocoIds, coco_dataset, coco_results
 from .inspection import classes_of
+from .prediction_folder import IMAGE_ENDINGS
 
-__all__ = ["IMAGE_ENDINGS", "EBMInferencer", "list_images"]
-
-IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+__all__ = ["EBMInferencer", "list_images"]
 
 FIELDS = (
     "detected_bboxes",

@@ -4,6 +4,17 @@ from .box_coding import change_reference, decode_boxes, encode_boxes
 from .detectors import EBMDetector
 from .heads import EBMBBoxHead, EnergyHead, KLBBoxHead, KLRetinaHead, ProposalEBMBBoxHead
 from .losses import KLLoss
+from .rock import (
+    DepthTask,
+    FractionSSDAnchorGenerator,
+    NormalsTask,
+    ROCKBlock,
+    ROCKDetector,
+    ROCKSSDHead,
+    SceneTask,
+    SSDLevels,
+    TorchvisionDilatedResNet,
+)
 from .side_uncertainty import covariance_to_side_std, side_std_to_covariance
 from .task_modules import (
     DeltaXYXYBBoxCoder,
@@ -18,18 +29,27 @@ from .uncertain_instances import UncertainInstances
 
 __all__ = [
     "DeltaXYXYBBoxCoder",
+    "DepthTask",
     "EBMBBoxHead",
     "EBMDetector",
     "EBMTTAModel",
     "EnergyGuidedNMS",
     "EnergyHead",
+    "FractionSSDAnchorGenerator",
     "GradientAscentRefiner",
     "ImportanceMeanRefiner",
     "KLBBoxHead",
     "KLLoss",
     "KLRetinaHead",
+    "NormalsTask",
     "ProposalEBMBBoxHead",
     "ProposalRefiner",
+    "ROCKBlock",
+    "ROCKDetector",
+    "ROCKSSDHead",
+    "SSDLevels",
+    "SceneTask",
+    "TorchvisionDilatedResNet",
     "UncertainInstances",
     "change_reference",
     "covariance_to_side_std",

@@ -10,12 +10,26 @@ from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-__all__ = ["has_masks", "masks_can_wait", "predict_masks", "recording_features", "without_masks"]
+__all__ = [
+    "has_masks",
+    "innermost",
+    "masks_can_wait",
+    "predict_masks",
+    "recording_features",
+    "without_masks",
+]
+
+
+def innermost(detector: nn.Module) -> nn.Module:
+    """The detector inside all wrappers, such as ``ROCKDetector``."""
+    while isinstance(getattr(detector, "detector", None), nn.Module):
+        detector = detector.detector
+    return detector
 
 
 def has_masks(detector: nn.Module) -> bool:
     """Whether the detector's RoI head predicts masks."""
-    return bool(getattr(getattr(detector, "roi_head", None), "with_mask", False))
+    return bool(getattr(getattr(innermost(detector), "roi_head", None), "with_mask", False))
 
 
 def masks_can_wait(detector: nn.Module) -> bool:
@@ -26,7 +40,7 @@ def masks_can_wait(detector: nn.Module) -> bool:
     """
     if not has_masks(detector):
         return False
-    predict_mask = getattr(detector.roi_head, "predict_mask", None)
+    predict_mask = getattr(innermost(detector).roi_head, "predict_mask", None)
     if predict_mask is None:
         return False
     names = list(inspect.signature(predict_mask).parameters)
@@ -42,8 +56,17 @@ def without_masks(roi_head: nn.Module) -> nn.Module:
 
 
 def recording_features(detector: nn.Module) -> tuple[nn.Module, list[Sequence[Tensor]]]:
-    """A view of the detector, and a list to which it adds what its ``extract_feat`` returns."""
-    view, record = copy.copy(detector), []
+    """A view of the detector, and a list to which it adds what its ``extract_feat`` returns.
+
+    In a wrapper, that is the ``extract_feat`` of the detector inside.
+    """
+    view = copy.copy(detector)
+    inner = getattr(detector, "detector", None)
+    if isinstance(inner, nn.Module):
+        inner, record = recording_features(inner)
+        view.__dict__["_modules"] = {**detector._modules, "detector": inner}
+        return view, record
+    record: list[Sequence[Tensor]] = []
 
     def extract_feat(*args, **kwargs):
         record.append(detector.extract_feat(*args, **kwargs))
@@ -81,7 +104,7 @@ def predict_masks(
         for sample, scale in zip(samples, scales)
     ]
     metainfo = [sample.metainfo for sample in samples]
-    results = detector.roi_head.predict_mask(feats, metainfo, results, rescale=rescale)
+    results = innermost(detector).roi_head.predict_mask(feats, metainfo, results, rescale=rescale)
     for sample, result in zip(samples, results):
         sample.pred_instances.masks = result.masks
         if not replace:

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .ray_casting import CLUTTER, NOTHING, DepthImage, RayGrid
+from ebm_mmdet.datasets.footprints import overlap, rectangle
+from ebm_mmdet.datasets.ray_casting import CLUTTER, NOTHING, DepthImage, RayGrid
+
 from .solids import VEHICLES, clutter, draw_vehicle
 
 __all__ = ["CLASSES", "Lidar", "LidarScene", "SceneOptions", "render_scene"]
@@ -188,12 +190,12 @@ def _place(rng: np.random.Generator, options: SceneOptions):
     boxes, labels, parts, others = [], [], [], []
 
     def free(x: float, y: float, yaw: float, length: float, width: float) -> bool:
-        corners = _rectangle(x, y, yaw, length + 2 * _GAP, width + 2 * _GAP)
+        corners = rectangle(x, y, yaw, length + 2 * _GAP, width + 2 * _GAP)
         if (corners[:, 0] < 1.5).any() and (np.abs(corners[:, 1]) < 2.5).any():
             return False  # too close to the sensor
-        if any(_overlap(corners, other) for other in footprints):
+        if any(overlap(corners, other) for other in footprints):
             return False
-        footprints.append(_rectangle(x, y, yaw, length, width))
+        footprints.append(rectangle(x, y, yaw, length, width))
         return True
 
     for _ in range(int(rng.integers(options.num_vehicles[0], options.num_vehicles[1] + 1))):
@@ -238,21 +240,3 @@ def _heading(rng: np.random.Generator) -> float:
     else:
         yaw = rng.uniform(-math.pi, math.pi)
     return (yaw + math.pi) % (2 * math.pi) - math.pi
-
-
-def _rectangle(x: float, y: float, yaw: float, length: float, width: float) -> np.ndarray:
-    """The corners (4, 2) of a rectangle, in order."""
-    along = 0.5 * length * np.array([math.cos(yaw), math.sin(yaw)])
-    across = 0.5 * width * np.array([-math.sin(yaw), math.cos(yaw)])
-    offsets = [along + across, along - across, -along - across, across - along]
-    return np.array([x, y]) + np.array(offsets)
-
-
-def _overlap(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two rectangles (4, 2) share a point: no side of either separates them."""
-    for corners in (first, second):
-        axes = corners[1:3] - corners[:2]
-        a, b = first @ axes.T, second @ axes.T
-        if ((a.max(0) < b.min(0)) | (b.max(0) < a.min(0))).any():
-            return False
-    return True

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .ray_casting import Convex, box_vertices, prism_vertices
+from ebm_mmdet.datasets.ray_casting import Convex, box_vertices, prism_vertices
 
 __all__ = ["VEHICLES", "Vehicle", "clutter", "draw_vehicle", "vehicle_parts"]
 

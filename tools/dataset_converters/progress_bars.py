@@ -14,7 +14,10 @@ __all__ = ["no_progress_bars"]
 def no_progress_bars() -> Iterator[None]:
     """Context in which ``mmengine.track_iter_progress`` iterates without drawing."""
     drawn = mmengine.track_iter_progress
-    mmengine.track_iter_progress = iter
+    # Tasks are a sequence, or a tuple of an iterable and its length.
+    mmengine.track_iter_progress = lambda tasks: iter(
+        tasks[0] if isinstance(tasks, tuple) else tasks
+    )
     try:
         yield
     finally:

@@ -21,20 +21,22 @@ Changes besides names:
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from ebm_mmdet.engine.checkpoint_conversion import (
+    ConversionError,
+    read_state_dict,
+    rename_state,
+    write_state,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "ebm3d"
 
 WHAT_WAS_CHECKED = """Verified against the released code: names and shapes of the layers, the order of a sparse kernel's axes,
 and that the last of several points in a voxel gets the neighbours (spconv 1 on a GPU: any of them).
 Not verified: AP, because the published files were not available; compare with the config's own line `Expected`."""  # noqa: E501
-
-
-class ConversionError(Exception):
-    """A checkpoint that this tool cannot convert."""
 
 
 def module_names() -> dict[str, str]:
@@ -122,72 +124,31 @@ def convert(official: dict, expected: dict, with_energy_head: bool) -> tuple[dic
     names = module_names()
     if with_energy_head:
         names = {old: f"detector.{new}" for old, new in names.items()} | ENERGY_HEAD
-    values, left_out, misshapen = {}, [], []
     bare = {key.removeprefix("module.") for key in official}
-    for key, value in official.items():
+
+    def parts(key: str) -> tuple[str, str]:
         module, _, tensor = key.removeprefix("module.").rpartition(".")
-        ours = f"{names.get(module)}.{tensor}"
+        return module, tensor
+
+    def place(key: str) -> str | None:
+        module, tensor = parts(key)
         twice = module.startswith("neck.point_") and f"neck.backbone.{module[5:]}.{tensor}" in bare
-        if ours not in expected or twice:
-            left_out.append(key)
-            continue
-        transform = transform_of(module, value)
-        values[ours] = transform(value) if transform else value
-        if transform is None or values[ours].shape != expected[ours].shape:
-            misshapen.append(f"{key} {tuple(value.shape)} for {ours}")
-    # The first PyTorch versions did not count batches, and the count is never read.
-    needed = [key for key in expected if not key.endswith("num_batches_tracked")]
-    missing = [key for key in needed if key not in values]
-    if missing or misshapen:
-        problems = [
-            ("missing, ours", missing),
-            ("of another shape or layout", misshapen),
-            ("without a place", left_out),
-        ]
-        raise ConversionError(
-            "not a checkpoint of the published architecture; "
-            + "; ".join(f"{what}: {_some(keys)}" for what, keys in problems if keys)
-        )
-    converted = expected.copy()
-    for key in converted:
-        if key in values:
-            converted[key] = values[key].clone().contiguous()
-    converted._metadata = expected._metadata  # sparse kernels have the layout of spconv 2
-    return converted, left_out
+        return None if twice or module not in names else f"{names[module]}.{tensor}"
 
+    def transform(key: str, value):
+        function = transform_of(parts(key)[0], value)
+        return None if function is None else function(value)
 
-def _some(keys: list[str], most: int = 5) -> str:
-    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + rest
+    return rename_state(official, expected, place, transform)
 
 
 def read(path: Path) -> dict:
     """The tensors of a checkpoint, with or without a wrapping dictionary.
 
-    Besides tensors and plain values, a file may have the types that our own training checkpoints
-    may have, because the released code's optimiser state has numpy scalars.
-
     Raises:
         ConversionError: the file does not exist, has objects of other types, or has no tensors.
     """
-    import torch
-
-    from ebm_mmdet.engine import CheckpointError, read_checkpoint
-
-    try:
-        state = read_checkpoint(path)
-    except (FileNotFoundError, CheckpointError) as error:
-        raise ConversionError(str(error)) from error
-    for name in ("model_state", "state_dict"):
-        if isinstance(state, dict) and name in state:
-            state = state[name]
-    if not isinstance(state, dict) or not state:
-        raise ConversionError(f"{path} holds no state dict")
-    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
-    if len(tensors) < len(state):
-        others = [key for key in state if key not in tensors]
-        raise ConversionError(f"{path} holds entries that are not tensors: {_some(others)}")
-    return tensors
+    return read_state_dict(path, ("model_state", "state_dict"))
 
 
 def our_state(with_energy_head: bool) -> dict:
@@ -209,19 +170,13 @@ def run(source: Path, target: Path) -> int:
     Raises:
         ConversionError: see :func:`read` and :func:`convert`; or ``target`` exists.
     """
-    import torch
-
-    from ebm_mmdet.files import write_bytes
-
-    if target.exists():
+    if target.exists():  # before the work, and again when it is written
         raise ConversionError(f"{target} exists and is not overwritten")
     official = read(source)
     with_energy_head = any(key.removeprefix("module.").startswith("ebm_fc") for key in official)
     state, left_out = convert(official, our_state(with_energy_head), with_energy_head)
-    content = io.BytesIO()
     meta = dict(converted_from=source.name, dataset_meta=dict(classes=("Car",)))
-    torch.save(dict(state_dict=state, meta=meta), content)
-    write_bytes(target, content.getvalue())
+    write_state(target, state, meta)
     kind = "SA-SSD with an energy head" if with_energy_head else "SA-SSD"
     converted = len(official) - len(left_out)
     print(f"{source}: {kind}, {converted} tensors converted to {target}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from mmdet.utils import reduce_mean
@@ -16,13 +15,16 @@ from ...energy import RefinementResult, Refiner, evaluate_only
 from ..heads.energy_head import BoxLogDensity
 from .dry_run import dry_run
 from .loading import CheckpointOfChild
+from .output_capture import captured_outputs
 
-__all__ = ["DetectorWrapper", "detector_covariance", "split_result"]
+__all__ = [
+    "DetectorWrapper",
+    "detector_covariance",
+    "refuse_unread_configs",
+    "split_result",
+]
 
 Features = Sequence[Tensor]
-
-_listeners: ContextVar[tuple[dict[nn.Module, Features], ...]] = ContextVar("_listeners", default=())
-"""Receivers of the outputs of modules, innermost last. Every thread has its own value."""
 
 
 class DetectorWrapper(CheckpointOfChild):
@@ -57,12 +59,7 @@ class DetectorWrapper(CheckpointOfChild):
             ValueError: the detector has no module of a name in ``feature_source``, or ``train_cfg``
                 or ``test_cfg`` is given, which nothing would read.
         """
-        for name, cfg in (("train_cfg", train_cfg), ("test_cfg", test_cfg)):
-            if cfg:
-                raise ValueError(
-                    f"{type(self).__name__} got {name}={dict(cfg)}, which nothing would read; "
-                    f"it belongs to the detector inside: model.detector.{name}"
-                )
+        refuse_unread_configs(self, train_cfg=train_cfg, test_cfg=test_cfg)
         self.detector = detector
         self.detector.data_preprocessor = self.data_preprocessor
         self.feature_sources = (
@@ -97,22 +94,17 @@ class DetectorWrapper(CheckpointOfChild):
             It raises a ``RuntimeError`` if a source did not run, or gave something else than maps.
         """
         sources = [(name, self.detector.get_submodule(name)) for name in self.feature_sources]
-        for _, module in sources:
-            if _listen not in module._forward_hooks.values():
-                module.register_forward_hook(_listen)
-        heard: dict[nn.Module, Features] = {}
-        token = _listeners.set((*_listeners.get(), heard))
-        try:
+        with captured_outputs(*(module for _, module in sources)) as heard:
             yield lambda: tuple(
                 itertools.chain.from_iterable(
                     self._maps_of(name, heard.get(module)) for name, module in sources
                 )
             )
-        finally:
-            _listeners.reset(token)
 
-    def _maps_of(self, name: str, heard: Features | None) -> Features:
+    def _maps_of(self, name: str, heard: object) -> Features:
         """What a source gave, or an error that names it."""
+        if isinstance(heard, Tensor):
+            return (heard,)
         if isinstance(heard, Sequence) and not isinstance(heard, str):
             return heard
         found = "did not run" if heard is None else f"gives {type(heard).__name__}"
@@ -240,12 +232,6 @@ def _joined(covariances: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat([each for each in covariances if each is not None])
 
 
-def _listen(module: nn.Module, _: tuple, output: Tensor | Features) -> None:
-    """Forward hook: pass a module's output to every receiver of this thread."""
-    for heard in _listeners.get():
-        heard[module] = (output,) if isinstance(output, Tensor) else output
-
-
 def detector_covariance(instances: InstanceData) -> Tensor | None:
     """The detector's covariance of its boxes, (n, D, D) in encoded coordinates, or None.
 
@@ -256,3 +242,17 @@ def detector_covariance(instances: InstanceData) -> Tensor | None:
     if "box_std" in instances:
         return torch.diag_embed(instances.box_std.square())
     return None
+
+
+def refuse_unread_configs(wrapper: nn.Module, **configs: dict | None) -> None:
+    """Refuse a config of a wrapper that belongs to the detector inside.
+
+    Raises:
+        ValueError: one of ``configs`` (``train_cfg``, ``test_cfg``) is neither None nor empty.
+    """
+    for name, cfg in configs.items():
+        if cfg:
+            raise ValueError(
+                f"{type(wrapper).__name__} got {name}={dict(cfg)}, which nothing would read; "
+                f"it belongs to the detector inside: model.detector.{name}"
+            )

@@ -29,10 +29,11 @@ class _Loading:
 class CheckpointOfChild:
     """Mixin for a module that accepts checkpoints of the module that it wraps.
 
-    A checkpoint is plain if it has keys of the child and none of them starts with ``child.``: its
-    keys get that prefix, the wrapper's other parts keep their values, and
-    :meth:`after_plain_checkpoint` runs. Checkpoints of the wrapper load unchanged. This works for
-    ``load_state_dict`` and for mmengine's loader (``load_from``, ``--resume``, ``init_detector``).
+    A checkpoint is plain if more of its keys are those of the child than those of the child with
+    the prefix ``child.`` (a child may be a wrapper too): its keys get that prefix, the wrapper's
+    other parts keep their values, and :meth:`after_plain_checkpoint` runs. Checkpoints of the
+    wrapper load unchanged. This works for ``load_state_dict`` and for mmengine's loader
+    (``load_from``, ``--resume``, ``init_detector``).
 
     One message lists what did not match, grouped by module. The wrapper's own parts do not count as
     missing from a plain checkpoint.
@@ -61,7 +62,7 @@ class CheckpointOfChild:
         own = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
         wanted = getattr(self, self.child).state_dict()
         inner = f"{self.child}."
-        plain = not any(key.startswith(inner) for key in own) and bool(own & wanted.keys())
+        plain = len(own & wanted.keys()) > len(own & {inner + key for key in wanted})
         if plain:
             for key in own:
                 state_dict[prefix + inner + key] = state_dict.pop(prefix + key)

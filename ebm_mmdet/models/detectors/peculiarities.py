@@ -9,6 +9,8 @@ from mmdet.structures import SampleList
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..masks import innermost
+
 __all__ = ["network_pixels", "predict_boxes", "refuse_without_boxes", "warn_without_boxes"]
 
 
@@ -18,6 +20,7 @@ def refuse_without_boxes(detector: nn.Module) -> None:
     Raises:
         ValueError: it is a panoptic segmentor that gives no instances (PanopticFPN, MaskFormer).
     """
+    detector = innermost(detector)
     if getattr(detector, "panoptic_fusion_head", None) is None:
         return
     test_cfg = getattr(detector, "test_cfg", None) or {}
@@ -31,6 +34,7 @@ def refuse_without_boxes(detector: nn.Module) -> None:
 
 def warn_without_boxes(detector: nn.Module) -> None:
     """Log a warning if the detector predicts masks with boxes of zeros (SOLO, SOLOv2)."""
+    detector = innermost(detector)
     if getattr(detector, "mask_head", None) is None:
         return
     heads = ("bbox_head", "roi_head", "rpn_head", "query_head")

@@ -10,6 +10,8 @@ __all__ = ["copy_trunk_from_box_head", "shared_fcs"]
 
 def shared_fcs(detector: nn.Module) -> nn.ModuleList | None:
     """Fully connected layers of the box head, or None; those of the first stage of a cascade."""
+    while isinstance(getattr(detector, "detector", None), nn.Module):  # a wrapper
+        detector = detector.detector
     box_head = getattr(getattr(detector, "roi_head", None), "bbox_head", None)
     if isinstance(
         box_head, nn.ModuleList

@@ -54,6 +54,9 @@ class EnergyGuidedNMS:
             ValueError: the detector has no NMS to replace (no ``test_cfg`` with ``nms`` on its
                 RoI head or dense head); leave ``candidates=None`` for such detectors.
         """
+        inner = getattr(detector, "detector", None)
+        if isinstance(inner, nn.Module):  # a wrapper, such as ROCKDetector
+            return _with_children(detector, detector=self.without_nms(inner))
         name = "roi_head" if getattr(detector, "roi_head", None) is not None else "bbox_head"
         head = getattr(detector, name, None)
         test_cfg = getattr(head, "test_cfg", None)
@@ -62,7 +65,6 @@ class EnergyGuidedNMS:
                 f"{type(detector).__name__} has no NMS that EnergyGuidedNMS could replace; set "
                 "candidates=None to refine its final detections"
             )
-        view = copy.copy(detector)
         head = without_masks(head) if masks_can_wait(detector) else copy.copy(head)
         # CrowdDet's own NMS cannot be left out, but made to suppress nothing.
         own_nms = hasattr(getattr(head, "bbox_head", None), "set_nms")
@@ -70,9 +72,7 @@ class EnergyGuidedNMS:
         head.test_cfg = type(test_cfg)(
             {**test_cfg, "score_thr": self.score_thr, "nms": nms_cfg, "max_per_img": _NO_LIMIT}
         )
-        # A shallow copy would share the table of children.
-        view.__dict__["_modules"] = {**detector._modules, name: head}
-        return view
+        return _with_children(detector, **{name: head})
 
     def __call__(self, instances: InstanceData, log_density: Tensor) -> InstanceData:
         """Select the survivors.
@@ -110,6 +110,14 @@ class EnergyGuidedNMS:
         result = instances[kept]
         result.scores = scores[kept]
         return result
+
+
+def _with_children(module: nn.Module, **children: nn.Module) -> nn.Module:
+    """A shallow copy of a module with some children of its own."""
+    view = copy.copy(module)
+    # A shallow copy would share the table of children.
+    view.__dict__["_modules"] = {**module._modules, **children}
+    return view
 
 
 _NO_LIMIT = 1_000_000

@@ -11,6 +11,7 @@ from mmdet.structures.bbox import bbox_flip
 from mmengine.structures import InstanceData
 
 from ..uncertain_instances import UncertainInstances
+from .auxiliary_views import merge_auxiliary_views
 
 __all__ = ["EBMTTAModel", "flip_back"]
 
@@ -23,7 +24,8 @@ class EBMTTAModel(DetTTAModel):
     one NMS. The fields that our detectors add (``log_density``, ``accepted_steps``, ``box_cov``,
     ``box_std``, ``side_std``, ``ess``, ``log_prob``, ``box_samples``), and those of any detector,
     come from the box that the NMS has kept, and are flipped back with it (:func:`flip_back`). A
-    field that some view lacks is left out.
+    field that some view lacks is left out. Scenes, depths and normals of a ``ROCKDetector`` are
+    averages over the views (:func:`.auxiliary_views.merge_auxiliary_views`).
 
     Args:
         tta_cfg: mmdet's: ``nms`` and ``max_per_img``.
@@ -37,6 +39,7 @@ class EBMTTAModel(DetTTAModel):
                 "test-time augmentation cannot merge masks; leave --tta out, or predict without "
                 "the mask head"
             )
+        merge_auxiliary_views(data_samples)
         views = [
             flip_back(sample.pred_instances, sample.metainfo)
             for sample in data_samples

@@ -411,3 +411,18 @@ def test_the_switch_is_refused_where_it_would_do_nothing():
         make(wrapped(detector_cfg("faster_rcnn"), masks_from="refined"))
     with pytest.raises(ValueError, match="masks_from='boxes'; use 'detected' or 'refined'"):
         make(wrapped(detector_cfg("faster_rcnn"), masks_from="boxes"))
+
+
+def rock(detector: ConfigDict) -> dict:
+    scene = dict(type="SceneTask", num_scenes=3)
+    block = dict(type="ROCKBlock", in_channels=64, mid_channels=8, tasks=dict(scene=scene))
+    return dict(type="ROCKDetector", detector=detector, block=block)
+
+
+def test_masks_of_a_detector_inside_another_one():
+    nms = dict(type="EnergyGuidedNMS", score_thr=0.0, max_per_img=5)
+    model = build(wrapped(rock(mask_rcnn()), candidates=nms, masks_from="refined"))
+    assert model.feature_sources == ("detector.neck",)
+    for sample in predict(model, batch(model)):
+        assert sample.pred_instances.masks.shape == (5, 128, 160)
+        assert "pred_scene" in sample

@@ -16,7 +16,7 @@ from mmdet.structures.bbox import bbox_overlaps
 
 from ebm_mmdet.datasets.shapes import CLASSES, write_coco
 from ebm_mmdet.models import EBMDetector
-from ebm_mmdet.models.detectors import detector_wrapper
+from ebm_mmdet.models.detectors import output_capture
 from ebm_ops import PrRoIPool, prroi_pool
 from tests.ebm_mmdet.models.toys import NUM_CLASSES, batch, build, ebm_cfg
 
@@ -118,7 +118,7 @@ def test_prediction_leaves_no_gradient_and_no_features(context):
     with context():
         model(**batch(model), mode="predict")
     assert all(p.grad is None for p in model.parameters())
-    assert detector_wrapper._listeners.get() == ()
+    assert output_capture._listeners.get() == ()
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -301,7 +301,7 @@ def test_a_feature_source_that_does_not_run_is_named():
     ) as raised:
         model.loss(data["inputs"], data["data_samples"])
     assert "head" not in str(raised.value).partition("sequence of maps: ")[2]
-    assert not detector_wrapper._listeners.get()
+    assert not output_capture._listeners.get()
 
 
 def test_a_feature_source_that_gives_no_maps_is_named():
@@ -329,7 +329,7 @@ def test_features_of_several_modules_follow_one_another():
     assert len(maps) == len(neck) + 1
     assert all(torch.equal(a, b) for a, b in zip(maps, neck))
     assert maps[-1].shape[2:] == (16, 24)
-    assert detector_wrapper._listeners.get() == ()
+    assert output_capture._listeners.get() == ()
 
 
 def test_our_pooling_fits_the_roi_extractors_of_mmdet():

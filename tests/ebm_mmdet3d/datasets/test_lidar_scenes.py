@@ -6,16 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ebm_mmdet.datasets.footprints import overlap, rectangle
+from ebm_mmdet.datasets.ray_casting import CLUTTER, GROUND, DepthImage
 from ebm_mmdet3d.datasets.kitti_geometry import points_in_boxes
 from ebm_mmdet3d.datasets.lidar_scenes import (
     CLASSES,
     Lidar,
     SceneOptions,
-    _overlap,
-    _rectangle,
     render_scene,
 )
-from ebm_mmdet3d.datasets.ray_casting import CLUTTER, GROUND, DepthImage
 from ebm_mmdet3d.datasets.solids import VEHICLES, draw_vehicle
 
 EXACT = Lidar(range_noise=0.0, dropout=0.0)
@@ -99,9 +98,9 @@ def test_sensor_noise_is_along_the_ray_and_has_the_stated_size():
 
 def test_boxes_do_not_touch():
     for scene in scenes(SceneOptions(num_vehicles=(15, 15))):
-        rectangles = [_rectangle(b[0], b[1], b[6], b[3], b[4]) for b in scene.boxes]
+        rectangles = [rectangle(b[0], b[1], b[6], b[3], b[4]) for b in scene.boxes]
         for i, first in enumerate(rectangles):
-            assert not any(_overlap(first, second) for second in rectangles[:i])
+            assert not any(overlap(first, second) for second in rectangles[:i])
 
 
 def test_rectangles_overlap_like_their_areas():
@@ -110,10 +109,10 @@ def test_rectangles_overlap_like_their_areas():
     answers = []
     for _ in range(300):
         a, b = (
-            _rectangle(*rng.uniform(-3, 3, 2), rng.uniform(-3, 3), *rng.uniform(0.5, 4, 2))
+            rectangle(*rng.uniform(-3, 3, 2), rng.uniform(-3, 3), *rng.uniform(0.5, 4, 2))
             for _ in range(2)
         )
-        answers.append(_overlap(a, b))
+        answers.append(overlap(a, b))
         assert answers[-1] == shapely.Polygon(a).intersects(shapely.Polygon(b))
     assert 0.1 < np.mean(answers) < 0.9
 

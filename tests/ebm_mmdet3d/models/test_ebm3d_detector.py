@@ -13,7 +13,7 @@ from mmdet3d.registry import MODELS
 from mmengine.config import ConfigDict
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ebm_mmdet.models.detectors import detector_wrapper
+from ebm_mmdet.models.detectors import output_capture
 from tests.ebm_mmdet3d.models.toys import (
     REAL_HEAD,
     batch,
@@ -249,7 +249,7 @@ def test_prediction_leaves_no_gradient_and_no_features(context):
     with context():
         model(**batch(model, two_frames()), mode="predict")
     assert all(p.grad is None for p in model.parameters())
-    assert detector_wrapper._listeners.get() == ()
+    assert output_capture._listeners.get() == ()
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[2])
 )  # tools/, which contains the package lab
 
+from ebm_mmdet.apis.timing import take_turns
 from lab.regression1d.data import load_dataset
 from lab.regression1d.fused import kernel_is_available
 from lab.regression1d.methods import SWEPT_METHODS, build_trainee, method_config
 from lab.regression1d.network import EnergyEnsemble
-from lab.timing import take_turns
 
 MODELS, TARGETS, SAMPLES = 20, 32, 1024
 STEPS = 75 * 63

@@ -16,11 +16,10 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ebm_mmdet.apis.timing import median_milliseconds
 from ebm_mmdet.datasets import use_checked_annotations
 from ebm_mmdet.energy import RefinementResult, Refiner
 from ebm_mmdet.engine import read_checkpoint
-
-from ..timing import median_milliseconds
 
 __all__ = [
     "RecordingRefiner",

@@ -50,15 +50,16 @@ def train_stage(cfg: Config, name: str, say: Callable[[str], None]) -> Path:
     """Train according to a config, unless that is done; continue an interrupted run.
 
     Args:
-        cfg: Config with its own `work_dir`.
+        cfg: Config with its own `work_dir`, trained by iterations or by epochs.
         name: Name of the stage, for the screen.
         say: Prints a line.
 
     Returns:
         Path of the last checkpoint.
     """
-    iterations = cfg.train_cfg.max_iters
-    final = Path(cfg.work_dir) / f"iter_{iterations}.pth"
+    by_iterations = "max_iters" in cfg.train_cfg
+    length = cfg.train_cfg.max_iters if by_iterations else cfg.train_cfg.max_epochs
+    final = Path(cfg.work_dir) / f"{'iter' if by_iterations else 'epoch'}_{length}.pth"
     if final.is_file():
         say(f"{name}: trained already ({final})")
         return final
@@ -67,7 +68,8 @@ def train_stage(cfg: Config, name: str, say: Callable[[str], None]) -> Path:
     if checkpoint is not None:
         say(f"{name}: going on from {checkpoint}")
         cfg.load_from, cfg.resume = str(checkpoint), True
-    say(f"{name}: {iterations} iterations of {cfg.train_dataloader.batch_size} images")
+    batch = cfg.train_dataloader.batch_size
+    say(f"{name}: {length} {f'iterations of {batch} images' if by_iterations else 'epochs'}")
     # The demo evaluates at the end in its own way; with these, the runner would evaluate too.
     cfg = copy.deepcopy(cfg)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebm_mmdet.energy import MixtureDensity
 from ebm_mmdet.energy.importance import ess_ratio
+from ebm_mmdet.energy.quadrature import log_trapezoid_weights, map_in_chunks
 
 from .data import Dataset
 from .network import Ensemble
@@ -24,8 +25,6 @@ __all__ = [
     "proposal_ess",
     "summarise",
 ]
-
-_CHUNK = 1 << 21  # values of f at a time
 
 
 class Grid(NamedTuple):
@@ -80,17 +79,17 @@ def kl_divergence(log_p: Tensor, log_density: Tensor) -> Tensor:
 @torch.no_grad()
 def kl_to_truth(ensemble: Ensemble, grid: Grid) -> Tensor:
     """D_KL (E,) float64 of every model: :func:`kl_divergence` averaged over the x of the grid."""
-    models, total = ensemble.num_models, 0.0
-    step = max(1, _CHUNK // (models * len(grid.y)))
     p = grid.log_p.exp()
     negative_entropy = (p * grid.log_p).sum(-1)
-    for start in range(0, len(grid.x), step):
-        part = slice(start, start + step)
+
+    def divergence(part: slice) -> Tensor:
         f = _on_grid(ensemble, grid.x[part], grid.y).double()
         # kl_divergence multiplied out (Σ P = 1), so that no table of log Q is written.
         cross_entropy = f.logsumexp(-1) - torch.einsum("xy,exy->ex", p[part], f)
-        total = total + (negative_entropy[part] + cross_entropy).sum(1)
-    return total / len(grid.x)
+        return (negative_entropy[part] + cross_entropy).sum(1)
+
+    parts = map_in_chunks(divergence, len(grid.x), ensemble.num_models * len(grid.y))
+    return sum(parts) / len(grid.x)
 
 
 @torch.no_grad()
@@ -100,17 +99,16 @@ def negative_log_likelihood(ensemble: Ensemble, dataset: Dataset) -> Tensor:
     In nats, for the density restricted to ``dataset.y_range``; NaN for a model that failed.
     """
     y = torch.linspace(*dataset.y_range, dataset.y_points)
-    log_weight = torch.full((len(y),), float(y[1] - y[0]), dtype=torch.float64).log()
-    log_weight[[0, -1]] -= torch.tensor(2.0, dtype=torch.float64).log()
-    models, total = ensemble.num_models, 0.0
-    step = max(1, _CHUNK // (models * len(y)))
-    for start in range(0, len(dataset.test_x), step):
-        x, target = dataset.test_x[start : start + step], dataset.test_y[start : start + step]
+    log_weight, models = log_trapezoid_weights(y), ensemble.num_models
+
+    def nll(part: slice) -> Tensor:
+        x, target = dataset.test_x[part], dataset.test_y[part]
         log_z = (_on_grid(ensemble, x, y).double() + log_weight).logsumexp(-1)
         x, target = x.expand(models, -1), target.expand(models, -1)
         f = ensemble.log_density_fn(x)(target.reshape(-1, 1, 1)).view(models, -1)
-        total = total + (log_z - f).sum(1)
-    return total / len(dataset.test_x)
+        return (log_z - f).sum(1)
+
+    return sum(map_in_chunks(nll, len(dataset.test_x), models * len(y))) / len(dataset.test_x)
 
 
 @torch.no_grad()
@@ -135,15 +133,16 @@ def proposal_ess(
     Returns:
         (E,) float64, in [1/M, 1]; NaN for a model that failed.
     """
-    models, total = energy.num_models, 0.0
-    step = max(1, _CHUNK // (models * num_samples))
-    for part in x.split(step):
-        part = part.expand(models, -1)
-        q = proposal(part)
+    models = energy.num_models
+
+    def ess(part: slice) -> Tensor:
+        inputs = x[part].expand(models, -1)
+        q = proposal(inputs)
         y = q.draw(num_samples, generator)
-        logits = energy.log_density_fn(part)(y).double() - q.log_prob(y)
-        total = total + ess_ratio(logits).view(models, -1).sum(1)
-    return total / len(x)
+        logits = energy.log_density_fn(inputs)(y).double() - q.log_prob(y)
+        return ess_ratio(logits).view(models, -1).sum(1)
+
+    return sum(map_in_chunks(ess, len(x), models * num_samples)) / len(x)
 
 
 def _on_grid(ensemble: Ensemble, x: Tensor, y: Tensor) -> Tensor:

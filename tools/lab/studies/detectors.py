@@ -17,12 +17,13 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from ebm_mmdet.apis.frozen_detector import load_frozen_detector
+from ebm_mmdet.apis.timing import median_milliseconds
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.files import read_json, write_csv, write_json
 
 from ..demo.train import train_stage
-from ..timing import median_milliseconds
+from .auxiliary import annotations_of, auxiliary_metrics, auxiliary_values, mean_and_spread
 from .average_precision import MatchedDetections, coco_results
 from .bootstrap import bootstrap_weights
 from .heads import TrainedHeads, training_views
@@ -43,6 +44,7 @@ def compare_detectors(
     out: Path,
     settings: StudySettings,
     say: Callable[[str], None] = print,
+    with_table: bool = True,
 ) -> dict:
     """Train what is missing, test every row, write ``results.json`` and ``results.csv``.
 
@@ -58,11 +60,16 @@ def compare_detectors(
         out: folder of this study; what libraries print goes to ``console.log`` there.
         settings: see :class:`.StudySettings`; ``prior_k`` and ``rivals`` are not used.
         say: receives one line per step.
+        with_table: False stops after the last test, without timing and results: for several
+            processes at once, each with some rows or seeds and the same ``out``.
 
     Returns:
-        The content of ``results.json``. Each row has the metrics, ``params``, ``ms_per_image`` (the
-        whole detector, with all rows in turns on each image), ``training_s`` (detector and head)
-        and, if detections have a covariance, means of ``UNCERTAINTY`` over seeds.
+        The content of ``results.json``, or {} without the table. Each row has the metrics,
+        ``params``, ``ms_per_image`` (the whole detector, with all rows in turns on each image),
+        ``training_s`` (detector and head),
+        means of ``UNCERTAINTY`` over seeds if detections have a covariance, and ``auxiliary``: mean
+        and standard deviation over seeds of the metrics of auxiliary tasks that the row's config
+        evaluates.
 
     Raises:
         ValueError: a schedule is not by iterations, an ``EBMDetector`` row has no ``trained_as``,
@@ -72,7 +79,7 @@ def compare_detectors(
     out.mkdir(parents=True, exist_ok=True)
     with (out / "console.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
         study = _Study(cfgs, rows, out, settings, say)
-        return study.run()
+        return study.run(with_table)
 
 
 class _Study:
@@ -92,16 +99,21 @@ class _Study:
             self._check(row, images)
         use_checked_annotations()
         self.test_set = DATASETS.build(images)
-        self.truth = CheckedCOCO(self.test_set.ann_file)
+        self.ann_file = annotations_of(self.test_set, out)
+        self.truth = CheckedCOCO(self.ann_file)
+        self.cat_ids = self.truth.get_cat_ids(cat_names=self.test_set.metainfo["classes"])
 
-    def run(self) -> dict:
+    def run(self, with_table: bool = True) -> dict:
+        """See :func:`compare_detectors`."""
         seeds = self.settings.seeds
         # Before the first row, so that an interrupted study keeps all training.
         for row in self.rows:
             for seed in seeds:
                 self._trained(row, seed)
-        weights = bootstrap_weights(len(self.truth.imgs), self.settings.resamples)
         tested = {row: [self._test(row, seed) for seed in seeds] for row in self.rows}
+        if not with_table:
+            return {}
+        weights = bootstrap_weights(len(self.truth.imgs), self.settings.resamples)
         milliseconds = self._times()
         base, lines = None, []
         for row in self.rows:
@@ -115,8 +127,9 @@ class _Study:
                 values = [run["uncertainty"].get(key, np.nan) for run in tested[row]]
                 values = [value for value in values if np.isfinite(value)]
                 line[key] = round(float(np.mean(values)), 4) if values else None
+            line["auxiliary"] = mean_and_spread([run.get("auxiliary", {}) for run in tested[row]])
             lines.append(line)
-            shown = {key: value for key, value in line.items() if value is not None}
+            shown = {key: value for key, value in line.items() if value not in (None, {})}
             self.say("  ".join(f"{key} {value}" for key, value in shown.items()))
         report = dict(
             settings=asdict(self.settings),
@@ -125,7 +138,7 @@ class _Study:
             rows=lines,
         )
         write_json(self.out / "results.json", report)
-        write_csv(self.out / "results.csv", lines)
+        write_csv(self.out / "results.csv", _flat(lines))
         return report
 
     def _folder(self, name: str) -> Path:
@@ -190,8 +203,9 @@ class _Study:
             return read_json(path)
         self.say(f"testing {row.name}, seed {seed}")
         model, training_s = self._trained(row, seed)
-        metric = METRICS.build(dict(JUDGE, ann_file=self.test_set.ann_file))
+        metric = METRICS.build(dict(JUDGE, ann_file=self.ann_file))
         metric.dataset_meta = self.test_set.metainfo
+        auxiliary = auxiliary_metrics(self.cfgs[row.name])
         records, judged = [], 0
         for index in range(len(self.test_set)):
             with torch.inference_mode():
@@ -203,8 +217,10 @@ class _Study:
                 found.bboxes.new_tensor([width, height, width, height])
             )
             records += coco_results(
-                sample.img_id, found.bboxes, found.scores, found.labels, self.test_set.cat_ids
+                sample.img_id, found.bboxes, found.scores, found.labels, self.cat_ids
             )
+            for each in auxiliary:
+                each.process({}, [sample.to_dict()])
             if "box_cov" in found:
                 metric.process({}, [sample.to_dict()])
                 judged += 1
@@ -212,6 +228,7 @@ class _Study:
         result = dict(
             detections=records,
             uncertainty={key.rpartition("/")[2]: value for key, value in values.items()},
+            auxiliary=auxiliary_values(auxiliary, len(self.test_set)),
             params=sum(parameter.numel() for parameter in model.parameters()),
             training_s=training_s,
         )
@@ -236,6 +253,16 @@ class _Study:
         result = {name: round(value, 1) for name, value in zip(models, times)}
         write_json(path, result)
         return result
+
+
+def _flat(lines: Sequence[dict]) -> list[dict]:
+    """Rows with the mean of each auxiliary value as an entry of its own."""
+    names = dict.fromkeys(name for line in lines for name in line["auxiliary"])
+    rows = []
+    for line in lines:
+        means = {name: line["auxiliary"].get(name, (None,))[0] for name in names}
+        rows.append({key: value for key, value in line.items() if key != "auxiliary"} | means)
+    return rows
 
 
 def _has_head(cfg: Config) -> bool:

@@ -14,10 +14,10 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from ebm_mmdet.apis.feature_cache import TestImage
+from ebm_mmdet.apis.timing import timed
 from ebm_mmdet.energy import evaluate_only
 from ebm_mmdet.models.detectors import EBMDetector
 
-from ..timing import timed
 from .average_precision import coco_results
 from .rivals import EnergyEnsemble, FixedOffset, RandomNudge, RegressionStep
 

@@ -90,4 +90,26 @@ def detectors_page(report: dict) -> str:
         cells += [f"{row['ms_per_image']:.0f}", f"{row['params'] / 1e6:.2f}"]
         cells += [_text(row["nll"], ".2f"), _text(row["ece"], ".3f")]
         lines.append([row["method"], *cells, _text(row["training_s"], ".0f")])
-    return f"{described}\n\n{markdown_table(header, lines)}"
+    text = f"{described}\n\n{markdown_table(header, lines)}"
+    return f"{text}\n\n{auxiliary}" if (auxiliary := _auxiliary_table(report)) else text
+
+
+def _auxiliary_table(report: dict) -> str:
+    """The table of the rows that predict scene, depth or normals; empty if there is none."""
+    rows = [row for row in report["rows"] if row.get("auxiliary")]
+    names = list(dict.fromkeys(name for row in rows for name in row["auxiliary"]))
+    if not rows:
+        return ""
+    lines = []
+    for row in rows:
+        cells = []
+        for name in names:
+            mean, spread = row["auxiliary"].get(name, (None, None))
+            value = _text(mean, ".3f" if abs(mean or 0) < 10 else ".1f")
+            cells.append(value if spread is None else f"{value} ± {spread:.2g}")
+        lines.append([row["method"], *cells])
+    described = (
+        "Auxiliary tasks on the same images, mean ± standard deviation over seeds: accuracies and "
+        "shares as fractions, depth's RMSE in metres, angles of normals in degrees."
+    )
+    return f"{described}\n\n{markdown_table(['', *names], lines)}"

@@ -1,0 +1,25 @@
+"""Heads for the small network of demo.py; a recipe takes one and removes the rest.
+
+    model = dict(head=_base_.pop('methods').ebm)
+
+Widths and samples are a quarter of the papers' (methods.py), as is the network.
+"""
+
+energy = dict(type='EBMRegressionHead', y_dims=(16, 32, 64), hidden=128)
+samples = 256
+
+methods = dict(
+    direct=dict(type='DirectRegressionHead'),
+    gaussian=dict(type='MixtureRegressionHead', num_components=1),
+    mdn=dict(type='MixtureRegressionHead', num_components=4),
+    softmax=dict(type='SoftmaxRegressionHead', num_bins=200),
+    # Standard deviations in units of the labels' standard deviation.
+    ebm=dict(
+        energy,
+        objective=dict(
+            type='NCEObjective', num_noise=samples,
+            noise=dict(type='GaussianMixtureNoise', sigmas=[0.05, 1.5], dim=1))),
+    ebm_mdn=dict(
+        energy,
+        proposal=dict(num_components=4),
+        objective=dict(type='ProposalObjective', num_noise=samples)))

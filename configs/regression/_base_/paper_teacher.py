@@ -1,0 +1,3 @@
+"""The energy that teaches a mixture, at the size of paper_methods.py; a recipe takes it out of the config."""
+
+teacher = dict(head=dict(type='EBMRegressionHead', y_dims=(16, 32, 64, 128), hidden=512), num_noise=1024)

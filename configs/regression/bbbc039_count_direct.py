@@ -1,0 +1,10 @@
+"""Nuclei in BBBC039: the mean square error, and no density.
+
+    python tools/train.py configs/regression/bbbc039_count_direct.py
+
+Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+"""
+
+_base_ = ['./_base_/bbbc039_count.py', './_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').direct)

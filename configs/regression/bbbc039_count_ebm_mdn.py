@@ -1,0 +1,10 @@
+"""Nuclei in BBBC039: an energy f(x, y) and its learned proposal, a mixture of four Gaussians.
+
+    python tools/train.py configs/regression/bbbc039_count_ebm_mdn.py
+
+Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+"""
+
+_base_ = ['./_base_/bbbc039_count.py', './_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').ebm_mdn)

@@ -1,0 +1,10 @@
+"""Translucent heads: a histogram for each coordinate (softmax).
+
+    python tools/train.py configs/regression/demo/head_softmax.py
+
+Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+"""
+
+_base_ = ['../_base_/demo_head.py', '../_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').softmax)

@@ -1,0 +1,10 @@
+"""Sawn tree sections: the mean square error, and no density.
+
+    python tools/train.py configs/regression/demo/rings_direct.py
+
+Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+"""
+
+_base_ = ['../_base_/demo_rings.py', '../_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').direct)

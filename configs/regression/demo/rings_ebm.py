@@ -1,0 +1,10 @@
+"""Sawn tree sections: an energy f(x, y), trained with fixed noise around the label.
+
+    python tools/train.py configs/regression/demo/rings_ebm.py
+
+Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+"""
+
+_base_ = ['../_base_/demo_rings.py', '../_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').ebm)

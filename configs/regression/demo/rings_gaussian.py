@@ -1,0 +1,10 @@
+"""Sawn tree sections: one Gaussian, a mean and a standard deviation for each image.
+
+    python tools/train.py configs/regression/demo/rings_gaussian.py
+
+Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+"""
+
+_base_ = ['../_base_/demo_rings.py', '../_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').gaussian)

@@ -1,0 +1,10 @@
+"""Sawn tree sections: a mixture of four Gaussians (mixture density network).
+
+    python tools/train.py configs/regression/demo/rings_mdn.py
+
+Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+"""
+
+_base_ = ['../_base_/demo_rings.py', '../_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').mdn)

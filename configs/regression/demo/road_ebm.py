@@ -1,0 +1,10 @@
+"""Roads with fog and forks: an energy f(x, y), trained with fixed noise around the label.
+
+    python tools/train.py configs/regression/demo/road_ebm.py
+
+Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+"""
+
+_base_ = ['../_base_/demo_road.py', '../_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').ebm)

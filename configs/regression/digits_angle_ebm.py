@@ -1,0 +1,10 @@
+"""Turned digits: an energy f(x, y), trained with fixed noise around the label.
+
+    python tools/train.py configs/regression/digits_angle_ebm.py
+
+Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+"""
+
+_base_ = ['./_base_/digits_angle.py', './_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').ebm)

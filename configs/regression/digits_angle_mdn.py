@@ -1,0 +1,10 @@
+"""Turned digits: a mixture of four Gaussians (mixture density network).
+
+    python tools/train.py configs/regression/digits_angle_mdn.py
+
+Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+"""
+
+_base_ = ['./_base_/digits_angle.py', './_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').mdn)

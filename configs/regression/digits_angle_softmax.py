@@ -1,0 +1,10 @@
+"""Turned digits: a histogram for each coordinate (softmax).
+
+    python tools/train.py configs/regression/digits_angle_softmax.py
+
+Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+"""
+
+_base_ = ['./_base_/digits_angle.py', './_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').softmax)

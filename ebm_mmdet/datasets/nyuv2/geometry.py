@@ -1,0 +1,46 @@
+"""Flips and resizes of an image together with its maps."""
+
+from __future__ import annotations
+
+import mmcv
+import numpy as np
+from mmdet.datasets.transforms import RandomFlip, Resize
+from mmdet.registry import TRANSFORMS
+
+from .maps import apply_to_maps, nearest
+
+__all__ = ["RandomFlipWithMaps", "ResizeWithMaps"]
+
+_SIGNS = {"horizontal": (-1, 1, 1), "vertical": (1, -1, 1), "diagonal": (-1, -1, 1)}
+
+
+@TRANSFORMS.register_module()
+class RandomFlipWithMaps(RandomFlip):
+    """mmdet's ``RandomFlip``, also for depth, normals and their mask.
+
+    The x component of normals is negated by a horizontal flip, the y component by a vertical one.
+    Arguments are those of ``RandomFlip``, for example ``prob=0.5``.
+    """
+
+    def _flip(self, results: dict) -> None:
+        super()._flip(results)
+        direction = results["flip_direction"]
+        apply_to_maps(results, lambda values: mmcv.imflip(values, direction))
+        if results.get("gt_normals") is not None:
+            results["gt_normals"] = results["gt_normals"] * np.array(_SIGNS[direction], np.float32)
+
+
+@TRANSFORMS.register_module()
+class ResizeWithMaps(Resize):
+    """mmdet's ``Resize``; depth, normals and their mask take the value of the nearest pixel.
+
+    Values do not change: this resizes the picture of a scene, and does not zoom in (see
+    `ROCKRandomCrop`). Arguments are those of ``Resize``, for example ``scale=(640, 480)``.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Resize image, boxes, masks and maps."""
+        results = super().transform(results)
+        size = results["img_shape"][:2]
+        apply_to_maps(results, lambda values: nearest(values, size))
+        return results

@@ -1,0 +1,108 @@
+"""Transforms of images with a target."""
+
+import random
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mmdet", reason="ebm_mmdet.regression needs mmdet")
+
+from mmdet.registry import TRANSFORMS
+
+from ebm_mmdet.regression.datasets import (
+    GeneratedRegressionDataset,
+    RandomFlipTarget,
+    RandomLight,
+    RandomScaleCrop,
+)
+
+
+def sample(size=(5, 7), **extra):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return {"img": image, "gt_target": np.array([10.0, 20.0, 0.0], np.float32), **extra}
+
+
+def test_flipping_twice_is_the_identity_and_the_stored_label_stays():
+    flip = RandomFlipTarget(prob=1.0, signs=(-1, 1, -1))
+    stored = sample()
+    image, label = stored["img"], stored["gt_target"]
+    kept = image.copy(), label.copy()
+    once = flip.transform(dict(stored))
+    assert once["flip"] is True
+    assert once["gt_target"].tolist() == [-10, 20, 0]
+    assert not np.signbit(once["gt_target"][2])
+    assert np.array_equal(once["img"], image[:, ::-1])
+    twice = flip.transform(dict(once))
+    assert twice["flip"] is False
+    assert np.array_equal(twice["img"], image)
+    assert np.array_equal(twice["gt_target"], label)
+    assert np.array_equal(image, kept[0])
+    assert np.array_equal(label, kept[1])
+
+
+def test_flip_of_a_data_set_uses_its_signs_and_mirrors_the_truth():
+    dataset = GeneratedRegressionDataset(
+        "road", "plain", num_images=2, pipeline=[RandomFlipTarget(1.0)]
+    )
+    plain = GeneratedRegressionDataset("road", "plain", num_images=2)
+    a, b = dataset[0], plain[0]
+    assert a["gt_target"] == -b["gt_target"]
+    assert a["oracle_means"] == -b["oracle_means"]
+    assert a["oracle_log_prob"] == b["oracle_log_prob"]
+
+
+def test_flip_happens_with_its_probability():
+    flip = RandomFlipTarget(prob=0.3, signs=(1, 1, 1))
+    random.seed(0)
+    share = np.mean([flip.transform(sample())["flip"] for _ in range(2000)])
+    assert share == pytest.approx(0.3, abs=0.04)
+    unlabelled = sample()
+    del unlabelled["gt_target"]
+    assert "gt_target" not in flip.transform(unlabelled)
+
+
+def test_flip_without_a_known_target_is_refused():
+    dataset = GeneratedRegressionDataset("head", num_images=1, pipeline=[RandomFlipTarget(0.0)])
+    with pytest.raises(ValueError, match=r"head://.*flip_signs"):
+        dataset[0]
+    with pytest.raises(ValueError, match="1 signs"):
+        RandomFlipTarget(1.0, signs=(1,)).transform(sample())
+    with pytest.raises(ValueError, match=r"signs=\(2,\)"):
+        RandomFlipTarget(1.0, signs=(2,))
+    with pytest.raises(ValueError, match=r"prob=1.5"):
+        RandomFlipTarget(1.5)
+
+
+def test_scale_and_crop():
+    smaller = RandomScaleCrop(size=8, scales=(0.5,)).transform(sample((8, 8)))
+    assert smaller["img"].shape == (8, 8, 3)
+    assert smaller["img"][:4, :4].any()
+    assert not smaller["img"][4:].any()  # padded below
+    assert not smaller["img"][:, 4:].any()  # and at the right
+    same = sample((8, 8))
+    result = RandomScaleCrop(size=8, scales=(1.0,)).transform(dict(same))
+    assert np.array_equal(result["img"], same["img"])
+    assert np.array_equal(result["gt_target"], same["gt_target"])
+    random.seed(0)
+    larger = [RandomScaleCrop(size=8, scales=(1.5,)).transform(sample((8, 8))) for _ in range(8)]
+    assert all(x["img"].shape == (8, 8, 3) and x["img_shape"] == (8, 8) for x in larger)
+    assert any(not np.array_equal(larger[0]["img"], x["img"]) for x in larger)
+    with pytest.raises(ValueError, match="size=0"):
+        RandomScaleCrop(size=0)
+
+
+def test_light():
+    original = sample((8, 8))
+    kept = original["img"].copy()
+    result = RandomLight(0.2, 0.3).transform(dict(original))
+    assert result["img"].dtype == np.uint8
+    assert np.array_equal(original["img"], kept)
+    unchanged = RandomLight(0.0, 0.0).transform(dict(original))
+    assert np.array_equal(unchanged["img"], kept)
+    with pytest.raises(ValueError, match="contrast=1"):
+        RandomLight(0.1, 1)
+
+
+def test_all_are_registered():
+    for name in ("RandomFlipTarget", "RandomScaleCrop", "RandomLight", "LoadRegressionImage"):
+        assert name in repr(TRANSFORMS.build({"type": name}))

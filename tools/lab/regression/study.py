@@ -1,0 +1,164 @@
+"""The study: many runs, several at a time, then the tables of all that are finished."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from ebm_mmdet.files import fill_section, read_json, write_csv, write_text
+
+from ..studies.study_file import StudyFileError
+from .methods import METHODS, TASKS
+from .report import csv_rows, page_sections, screen_text
+from .runs import Run, execute
+
+__all__ = ["plan", "run_all", "run_study"]
+
+
+def plan(
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    changes: Mapping[str, object] | None = None,
+) -> list[Run]:
+    """The runs of a study, seed by seed, so that an early stop leaves whole tables.
+
+    Raises:
+        StudyFileError: a task or method is unknown.
+    """
+    for kind, names, known in (("task", tasks, TASKS), ("method", methods, METHODS)):
+        for name in names:
+            if name not in known:
+                raise StudyFileError(f"there is no {kind} {name!r}; there are {', '.join(known)}")
+    return [
+        Run(task, method, seed, dict(changes or {}))
+        for seed in seeds
+        for task in tasks
+        for method in methods
+    ]
+
+
+def run_study(
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    changes: Mapping[str, object] | None = None,
+    jobs: int = 2,
+    page: Path | None = None,
+    report_only: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[dict]:
+    """Run what is missing, and make the tables of everything finished in ``out``.
+
+    Args:
+        tasks: names of tasks.
+        methods: names of methods.
+        seeds: seeds of each.
+        out: folder; a finished run in it is never repeated or changed.
+        changes: changes of every config, by dotted key.
+        jobs: number of runs at a time, each in a process of its own with one thread.
+        page: page whose sections are filled in.
+        report_only: run nothing.
+        say: receives one line per event.
+
+    Returns:
+        All finished results in ``out``.
+
+    Raises:
+        FileExistsError: the folder has a run of the same name with other settings; raised before
+            anything is run.
+        StudyFileError: a task or method is unknown, or there is nothing to report.
+    """
+    runs = plan(tasks, methods, seeds, changes)
+    if not report_only:
+        run_all(runs, out, jobs, say)
+    results = [read_json(path) for path in sorted(out.glob("runs/*/*/*/result.json"))]
+    if not results:
+        raise StudyFileError(f"{out} holds no finished run; there is nothing to report")
+    write_csv(out / "results.csv", csv_rows(results))
+    text = screen_text(results)
+    write_text(out / "results.txt", text)
+    say(text)
+    if page is not None:
+        for name, content in page_sections(results).items():
+            fill_section(page, name, content)
+        say(f"tables written to {page}")
+    return results
+
+
+def run_all(
+    runs: Sequence[Run], out: Path, jobs: int, say: Callable[[str], None] = print
+) -> list[dict]:
+    """Execute runs, ``jobs`` at a time; finished ones are not run again.
+
+    One thread per run makes the numbers independent of ``jobs``.
+
+    Returns:
+        The results, in the order in which they were finished.
+
+    Raises:
+        FileExistsError: a folder has a run with other settings; raised before anything is run.
+    """
+    for run in runs:
+        run.claim(out)
+    missing = [run for run in runs if not (run.folder(out) / "result.json").exists()]
+    say(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before; {out}")
+    if jobs <= 1 or len(missing) <= 1:
+        results = []
+        for run in missing:
+            results.append(execute(run, out, say))
+            say(_finished(results[-1]))
+        return results
+    start, results = time.monotonic(), []
+    # Not forked: a forked child may inherit locks of this process's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(missing)), context, _one_thread) as pool:
+        futures = [pool.submit(_execute, run, out) for run in missing]
+        try:
+            for future in as_completed(futures):
+                results.append(future.result())
+                done = len(results)
+                left = (time.monotonic() - start) / done * (len(missing) - done)
+                say(f"{_finished(results[-1])}; {done} of {len(missing)}, {left / 60:.0f} min left")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
+
+
+def _execute(run: Run, out: Path) -> dict:
+    return execute(run, out, _silent)
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _one_thread() -> None:
+    """Prepare a process of the pool."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    from mmdet.utils import register_all_modules
+
+    import ebm_mmdet  # noqa: F401  (registers our types)
+
+    register_all_modules()
+    sys.stdout.flush()
+
+
+def _finished(result: dict) -> str:
+    values = result["values"].get("median") or result["values"]["mean"]
+    found = ", ".join(
+        f"{name} {values[name]:.3f}" for name in ("mae", "nll") if values.get(name) is not None
+    )
+    name = f"{result['task']}/{result['method']}/seed{result['seed']}"
+    seconds = "" if result["training_s"] is None else f" ({result['training_s']:.0f} s)"
+    return f"{name}: {found}{seconds}"
