@@ -81,8 +81,11 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             several names, whose outputs are used in this order, such as
             ``("neck", "backbone.stage1")`` if the neck is too coarse for the objects. Each module
             must return a map or a sequence of maps. By default the neck, else the backbone.
-        clip_boxes: clip refined boxes to the image; a box that did not move is left as the detector
-            gave it, inside or not. False agrees with the papers, which do not clip.
+        clip_boxes: whether boxes end at the border of the image. True: a refined box leaves it no
+            further than the detected box did, and a box that did not move keeps every bit, so that
+            before and after differ by the refinement alone. ``'all'``: every box is clipped,
+            moved or not, also those of detectors that do not clip (YOLOX), or clip to the padded
+            image (RTMDet). False: none, as in the papers.
         masks_from: the boxes that predicted masks belong to. ``'detected'``: the detector's, before
             they are refined. ``'refined'``: ``roi_head.predict_mask`` runs once more, on the
             refined boxes, for two-stage detectors except HTC and SCNet.
@@ -113,7 +116,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         freeze_detector: bool = True,
         init_trunk_from: str | None = "auto",
         feature_source: str | Sequence[str] | None = None,
-        clip_boxes: bool = True,
+        clip_boxes: bool | str = True,
         masks_from: str = "detected",
         data_preprocessor: dict | None = None,
         backbone: dict | None = None,
@@ -123,6 +126,8 @@ class EBMDetector(DetectorWrapper, BaseDetector):
     ) -> None:
         if init_trunk_from not in ("auto", None):
             raise ValueError(f"init_trunk_from={init_trunk_from!r}; use 'auto' or None")
+        if clip_boxes not in (True, False, "all"):
+            raise ValueError(f"clip_boxes={clip_boxes!r}; use True, False or 'all'")
         # Built, and not its config: a detector may have a preprocessor that its config lacks.
         inner = MODELS.build(ConfigDict(detector))
         refuse_without_boxes(inner)
@@ -344,9 +349,17 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         # Scaling and scaling back would round boxes that did not move: write only the others.
         moved = (result.y != 0).any(dim=1, keepdim=True)
         refined = decode_boxes(result.y, reference) / scale
+        detected = instances.bboxes.to(refined.dtype)
         if self.clip_boxes:
-            refined = clip_to_image(refined, sample.metainfo, scale)
-        boxes = torch.where(moved, refined, instances.bboxes.to(refined.dtype))
+            clipped = clip_to_image(refined, sample.metainfo, scale)
+            # A pixel of tolerance, because detectors that clip do so at a rounded border.
+            outside = detected - clip_to_image(detected, sample.metainfo, scale)
+            far = (outside * scale).abs() > 1
+            low, high = torch.minimum(detected, clipped), torch.maximum(detected, clipped)
+            refined = torch.where(far, torch.minimum(torch.maximum(refined, low), high), clipped)
+        boxes = torch.where(moved, refined, detected)
+        if self.clip_boxes == "all":
+            boxes = clip_to_image(boxes, sample.metainfo, scale)
         instances.bboxes = boxes
         instances.log_density = result.log_density
         instances.accepted_steps = result.accepted.long()

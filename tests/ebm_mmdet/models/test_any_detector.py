@@ -278,12 +278,11 @@ def test_labels_that_are_floats_become_integers(candidates):
     torch.zeros(len(found.pred_instances), 1).gather(1, found.pred_instances.labels[:, None])
 
 
-@pytest.mark.parametrize("refiner", [None, dict(type="GradientAscentRefiner", step_size=1e-2)])
-def test_a_box_that_does_not_move_keeps_every_bit_outside_the_image_too(refiner):
-    model = build(ebm_cfg("fcos", refiner=refiner))
+def unclipped(model):
+    """The predictions of the model's detector, as one that does not clip would make them."""
     inner = model.detector.predict
 
-    def unclipped(inputs, samples, rescale):
+    def predict_unclipped(inputs, samples, rescale):
         samples = inner(inputs, samples, rescale=rescale)
         for sample in samples:
             boxes = sample.pred_instances.bboxes
@@ -291,19 +290,37 @@ def test_a_box_that_does_not_move_keeps_every_bit_outside_the_image_too(refiner)
             boxes[1] = torch.tensor([-1e5, -1e5, -9e4, -9e4])  # no features: f has no gradient
         return samples
 
-    model.detector.predict = unclipped
-    plain = unclipped(*batch(model).values(), rescale=True)
-    moved = False
-    for before, after in zip(plain, predict(model, batch(model))):
+    model.detector.predict = predict_unclipped
+    return predict_unclipped(*batch(model).values(), rescale=True)
+
+
+@pytest.mark.parametrize("refiner", [None, dict(type="GradientAscentRefiner", step_size=0.5)])
+def test_a_box_that_does_not_move_keeps_every_bit_outside_the_image_too(refiner):
+    model = build(ebm_cfg("fcos", refiner=refiner))
+    plain, found, moved = unclipped(model), predict(model, batch(model)), False
+    for before, after in zip(plain, found):
         same = after.pred_instances.accepted_steps == 0
         assert same[1]
         boxes, expected = after.pred_instances.bboxes, before.pred_instances.bboxes
         assert torch.equal(boxes[same], expected[same])
         moved |= bool((~same).any())
+        # A box that moved leaves the image no further than the detected one.
         limit = torch.tensor([160.0, 128.0, 160.0, 128.0])
-        assert (boxes[~same] >= 0).all()
-        assert (boxes[~same] <= limit).all()
+        assert (boxes >= expected.clamp(max=0) - 1e-4).all()
+        assert (boxes <= torch.maximum(expected, limit) + 1e-4).all()
     assert moved == (refiner is not None)
+
+
+@pytest.mark.parametrize("refiner", [None, dict(type="GradientAscentRefiner", step_size=0.5)])
+def test_every_box_is_clipped_by_a_switch(refiner):
+    model = build(ebm_cfg("fcos", refiner=refiner, clip_boxes="all"))
+    unclipped(model)
+    limit = torch.tensor([160.0, 128.0, 160.0, 128.0])
+    for sample in predict(model, batch(model)):
+        assert (sample.pred_instances.bboxes >= 0).all()
+        assert (sample.pred_instances.bboxes <= limit).all()
+    with pytest.raises(ValueError, match="clip_boxes='some'; use True, False or 'all'"):
+        make(ebm_cfg("fcos", clip_boxes="some"))
 
 
 def mask_rcnn(path: str = "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py") -> ConfigDict:

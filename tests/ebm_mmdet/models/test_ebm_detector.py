@@ -245,7 +245,7 @@ def test_boxes_are_clipped_to_the_image_and_not_to_its_padding(rescale):
     image = np.random.default_rng(0).integers(0, 255, (64, 128, 3), np.uint8)
     packed = pipeline(dict(img=image, img_id=0, img_path="", ori_shape=(64, 128)))
     refiner = dict(type="GradientAscentRefiner", step_size=0.5, num_steps=3)
-    model = build(ebm_cfg(refiner=refiner))
+    model = build(ebm_cfg(refiner=refiner, clip_boxes="all"))
     data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
     (found,) = predict(model, model.data_preprocessor(data), rescale)
     width, height = (128, 64) if rescale else (160, 80)
