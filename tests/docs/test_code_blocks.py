@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 import pytest
 
-from ebm_mmdet import commands
+from ebm_mmdet.commands import parser as command_parser
 
 REPO = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -331,7 +331,7 @@ def check_command(words: list[str]) -> None:
     elif name in ("python", "python3") and rest[0] == "-m":
         assert rest[1] in ("ebm_mmdet", "pytest"), f"no check for python -m {rest[1]}"
         if rest[1] == "ebm_mmdet":
-            commands.parser().parse_args(rest[2:])
+            command_parser().parse_args(rest[2:])
             return
         for path in rest[2:]:
             assert path.startswith("-") or (REPO / path).exists(), f"there is no {path}"
