@@ -9,8 +9,10 @@ import torch
 
 pytest.importorskip("mmdet", reason="RoomScenesDataset is an mmdet data set")
 
+import mmcv
 from mmdet.registry import DATASETS, METRICS
 from mmengine.dataset import pseudo_collate
+from mmengine.fileio import get
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
@@ -141,6 +143,18 @@ def test_perfect_predictions_have_an_average_precision_of_one():
     assert any(one["ignore_flag"] for sample in samples for one in sample["instances"])
     metric.process({}, samples)
     assert metric.evaluate(len(samples))["coco/bbox_mAP"] == pytest.approx(1.0)
+
+
+def test_the_path_of_an_image_can_be_read_and_names_a_file():
+    """So mmdet's visualization, which reads images again, works without files."""
+    for options in ({"image_size": [24, 32], "materials": (3, 4), "shadows": False}, {}):
+        item = build(num_images=8, seed=6, options=options)[7]
+        path = item["img_path"]
+        assert path.endswith("/000007.png")
+        np.testing.assert_array_equal(mmcv.imfrombytes(get(path)), item["img"])
+    for wrong in ("rooms://seed=0/x.png", "rooms://0/1", "rooms://seed=0&colour=1/000000.png"):
+        with pytest.raises(ValueError, match="is not the path of a generated room"):
+            get(wrong)
 
 
 def test_errors_name_the_value():
