@@ -12,6 +12,7 @@ boxes or images.
     importance      moments and samples of p from those of a proposal
     objectives      training of f: draw points, evaluate f, apply a loss
     refinement      prediction by gradient ascent on f
+    quadrature      integrals over one coordinate, on a grid
     priors          a Gaussian prior around the first estimate
 """
 

@@ -83,16 +83,17 @@ class EnergyNetwork(nn.Module):
         if not torch.is_grad_enabled():
             f = x.new_empty(x.shape[:2])
             for part in blocks(*f.shape, self._rows_per_block(x)):
-                f[part] = self._plain(image_part[part[0]], x[part])
+                f[part] = self.plain(image_part[part[0]], x[part])
             return f
         if x.requires_grad or type(self.activation) is not nn.ReLU:
-            return self._plain(image_part, x)
+            return self.plain(image_part, x)
         weights = [p.to(x.dtype) for layer in self.y_layers for p in (layer.weight, layer.bias)]
         w_y = self.fusion.weight[:, self.in_channels :].to(x.dtype)
         w, b = self.out.weight[0].to(x.dtype), self.out.bias[0].to(x.dtype)
         return fused_energy(self._rows_per_block(x), x, image_part, w, b, w_y, *weights)
 
-    def _plain(self, image_part: Tensor, x: Tensor) -> Tensor:
+    def plain(self, image_part: Tensor, x: Tensor) -> Tensor:
+        """The same by autograd, differentiable any number of times."""
         n, s, _ = x.shape
         weight = self.fusion.weight[:, self.in_channels :].to(image_part.dtype)
         a = functional.linear(self.phi(x.flatten(0, 1)), weight)

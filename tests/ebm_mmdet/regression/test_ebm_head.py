@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 
 from ebm_mmdet.energy import (
     ProposalLogDensityFn,
@@ -333,3 +334,18 @@ def test_threads_share_a_head():
         return [s.pred_target for s in head.predict(h, None, settings)]
 
     check_threads(call, threads=2, calls=8)
+
+
+def test_published_sizes():
+    """Weights of f and of the proposal, as released for one coordinate and for three."""
+    for ranges, f, q in (([(-100, 100)], 339_713, 794_124), ([(-80, 80)] * 3, 339_745, 802_332)):
+        head = MODELS.build(
+            {
+                "type": "EBMRegressionHead",
+                "in_channels": 512,
+                "codec": {"ranges": ranges},
+                "proposal": {"num_components": 4},
+            }
+        )
+        assert sum(p.numel() for p in head.energy.parameters()) == f
+        assert sum(p.numel() for p in head.proposal.parameters()) == q
