@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
+from mmengine.structures import InstanceData, LabelData
 from pycocotools.coco import COCO
 
 from ebm_mmdet import diagnosis
@@ -229,3 +231,15 @@ def test_the_module_runs_a_command_or_the_diagnosis(monkeypatch, capsys):
     with pytest.raises(SystemExit) as done:
         runpy.run_module("ebm_mmdet", run_name="__main__")
     assert done.value.code == 5
+
+
+def test_the_scene_of_a_rock_model_is_part_of_its_predictions(infer):
+    sample = DetDataSample(
+        pred_instances=InstanceData(
+            bboxes=torch.zeros(1, 4), scores=torch.ones(1), labels=torch.zeros(1).long()
+        )
+    )
+    sample.pred_scene = LabelData(scores=torch.tensor([0.25, 0.75]), ranking=torch.tensor([1, 0]))
+    found = infer.pred2dict(sample)
+    assert found["scene"] == dict(scores=[0.25, 0.75], ranking=[1, 0])
+    assert json.loads(json.dumps(found)) == found
