@@ -105,10 +105,10 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             LoadAuxiliaryMaps,
             NYUv2Dataset,
             PackMultiTaskInputs,
-            ROCKColorJitter,
-            ROCKRandomCrop,
             RandomFlipWithMaps,
             ResizeWithMaps,
+            ROCKColorJitter,
+            ROCKRandomCrop,
             RoomScenesDataset,
             ShapesDataset,
         )
@@ -149,8 +149,8 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ROCKBlock,
             ROCKDetector,
             ROCKSSDHead,
-            SSDLevels,
             SceneTask,
+            SSDLevels,
             TorchvisionDilatedResNet,
         )
         from .regression import (
