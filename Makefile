@@ -14,6 +14,7 @@ DATA ?=
 PAGE ?=
 OUT ?= work_dirs/demo
 OUT3D ?= work_dirs/demo3d
+OUT_ROOMS ?= work_dirs/demo_rooms
 OUT_REGRESSION ?= work_dirs/demo_regression
 DEMO_OPTIONS = --seeds $(SEEDS) $(if $(PAGE),--page)
 
@@ -30,13 +31,14 @@ BEYOND_2D := $(filter-out tests/ebm_mmdet tests/ebm_mmdet/% tests/ebm_mmdet:% te
 	tests/packaging/% tests/tools tests/tools/%,$(BEYOND_OPS))
 TEST_LEVEL := $(if $(BEYOND_2D),$(if $(filter onedl,$(STACK)),,--with-3d),$(if $(BEYOND_OPS),,--ops-only))
 
-.PHONY: help install install3d demo demo3d demo-regression test test-fast lint bench docs clean
+.PHONY: help install install3d demo demo3d demo-rooms demo-regression test test-fast lint bench docs clean
 
 help:
 	@echo "make demo           train a small detector and its energy head, refine, evaluate, draw"
 	@echo "make demo SEEDS=3   the same over three seeds, with the spread (PAGE=1: into docs/results.md)"
 	@echo "make demo DATA=dir  the same on your own folder in COCO format"
 	@echo "make demo3d         the same in 3D: LiDAR-like scenes, oriented boxes (mmdet3d, 2 GB more)"
+	@echo "make demo-rooms     ROCK: detection that learns from scene, depth and normals, on generated rooms"
 	@echo "make demo-regression  numbers from images: three methods on generated ones, densities, pictures"
 	@echo "make test           the whole test suite (TESTS=ops/tests for a part: installs what it needs)"
 	@echo "make test-fast      2D and the operators, without what is marked slow"
@@ -59,6 +61,9 @@ demo: install
 
 demo3d: install3d
 	$(PYTHON) tools/demo3d.py $(DEMO_OPTIONS) --out "$(OUT3D)"
+
+demo-rooms: install
+	$(PYTHON) tools/demo_rooms.py $(DEMO_OPTIONS) --out "$(OUT_ROOMS)"
 
 demo-regression: install
 	$(PYTHON) tools/demo_regression.py --out "$(OUT_REGRESSION)"

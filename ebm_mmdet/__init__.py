@@ -20,6 +20,7 @@ from .version import __version__
 __all__ = [
     "AtomicLocalBackend",
     "AuxiliaryTargets",
+    "ChannelsLastHook",
     "CropCountDataset",
     "DSMObjective",
     "DeltaXYXYBBoxCoder",
@@ -72,6 +73,7 @@ __all__ = [
     "RandomFlipTarget",
     "RandomFlipWithMaps",
     "RandomLight",
+    "RandomQuarterTurns",
     "RandomScaleCrop",
     "ReadableCheckpointHook",
     "RegressionArrayDataset",
@@ -122,7 +124,12 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ProposalObjective,
             ScoreMatchingObjective,
         )
-        from .engine import AtomicLocalBackend, NormEvalHook, ReadableCheckpointHook
+        from .engine import (
+            AtomicLocalBackend,
+            ChannelsLastHook,
+            NormEvalHook,
+            ReadableCheckpointHook,
+        )
         from .evaluation import (
             DepthMetric,
             HighIoUCocoMetric,
@@ -169,6 +176,7 @@ if _typing.TYPE_CHECKING or not _missing_packages():
             ProposalWarmUpHook,
             RandomFlipTarget,
             RandomLight,
+            RandomQuarterTurns,
             RandomScaleCrop,
             RegressionArrayDataset,
             RegressionDataSample,

@@ -53,6 +53,6 @@ def explain_missing_names(
 
 
 def diagnosis_is_asked_for() -> bool:
-    """Whether Python was started as ``python -m ebm_mmdet``, which has to run on a broken stack."""
+    """Whether Python was started as ``python -m ebm_mmdet`` alone, which runs on a broken stack."""
     options = sys.orig_argv[1:]
-    return "-m" in options and options[options.index("-m") + 1 :][:1] == ["ebm_mmdet"]
+    return "-m" in options and options[options.index("-m") + 1 :] == ["ebm_mmdet"]

@@ -16,6 +16,7 @@ detector = _base_.model
 model = dict(
     _delete_=True,
     type='EBMDetector',
+    backbone=dict(),  # not read; mmdet's init_detector looks for it
     detector=detector,
     energy_head=dict(
         type='EBMBBoxHead',

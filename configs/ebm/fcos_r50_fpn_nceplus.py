@@ -19,6 +19,7 @@ _base_.model.backbone.init_cfg = None  # load_from holds the backbone too
 model = dict(
     _delete_=True,
     type='EBMDetector',
+    backbone=dict(),  # not read; mmdet's init_detector looks for it
     detector=_base_.model,
     energy_head=_base_.ebm.one_stage_head,
     refiner=_base_.ebm.refiner)  # candidates: the final detections of FCOS

@@ -19,6 +19,8 @@ _base_.model.backbone.init_cfg = None  # load_from holds the backbone too
 model = dict(
     _delete_=True,
     type='EBMDetector',
+    backbone=dict(),  # not read; mmdet's init_detector looks for it
+    clip_boxes='all',  # RTMDet clips to the padded image; clipping alone would count as a gain
     detector=_base_.model,
     energy_head=dict(_base_.ebm.small_head, in_channels=96),
     refiner=_base_.ebm.small_refiner)  # candidates: the final detections of RTMDet

@@ -21,6 +21,8 @@ _base_.model.data_preprocessor.batch_augments = None  # one image size, the one 
 model = dict(
     _delete_=True,
     type='EBMDetector',
+    backbone=dict(),  # not read; mmdet's init_detector looks for it
+    clip_boxes='all',  # YOLOX does not clip; clipping alone would count as a gain
     detector=_base_.model,
     energy_head=dict(_base_.ebm.small_head, in_channels=64),
     refiner=_base_.ebm.small_refiner)  # candidates: the final detections of YOLOX

@@ -17,6 +17,7 @@ detector.backbone.init_cfg = None  # load_from holds the backbone too
 model = dict(
     _delete_=True,
     type='EBMDetector',
+    backbone=dict(),  # not read; mmdet's init_detector looks for it
     detector=detector,
     energy_head=dict(
         type='EBMBBoxHead',

@@ -16,6 +16,8 @@ load_from = 'work_dirs/yolox_nano_nuclei/epoch_25.pth'
 model = dict(
     _delete_=True,
     type='EBMDetector',
+    backbone=dict(),  # not read; mmdet's init_detector looks for it
+    clip_boxes='all',  # YOLOX does not clip; clipping alone would count as a gain
     detector=_base_.model,
     # A nucleus is about 24 px wide in the network's input. Stride 4 comes before the neck.
     feature_source=['neck', 'backbone.stage1'],

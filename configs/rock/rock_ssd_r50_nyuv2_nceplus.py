@@ -18,6 +18,7 @@ _base_.model.detector.backbone.init_cfg = None  # load_from holds the backbone t
 model = dict(
     _delete_=True,
     type='EBMDetector',
+    backbone=dict(),  # not read; mmdet's init_detector looks for it
     detector=_base_.model,
     # The first level of the SSD is the block's output, 30 x 40 at stride 16.
     feature_source='detector.neck',

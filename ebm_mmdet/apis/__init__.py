@@ -1,22 +1,32 @@
-"""Functions for scripts: load a trained detector, time it, cache its features and residuals."""
+"""Functions for scripts: look at a detector, add an energy head, predict, time, cache features."""
 
+from .energy_config import add_energy_head, write_energy_config
 from .feature_cache import TestImage, TrainingView, cache_test_images, cache_training_views
 from .frozen_detector import load_frozen_detector
+from .inferencer import EBMInferencer
+from .inspection import Inspection, inspect_config
+from .loading import init_detector
 from .residuals import detector_residuals, matched_residuals
 from .timing import median_milliseconds, take_turns, timed
 from .trained_detector import image_pipeline, load_detector
 
 __all__ = [
+    "EBMInferencer",
+    "Inspection",
     "TestImage",
     "TrainingView",
+    "add_energy_head",
     "cache_test_images",
     "cache_training_views",
     "detector_residuals",
     "image_pipeline",
+    "init_detector",
+    "inspect_config",
     "load_detector",
     "load_frozen_detector",
     "matched_residuals",
     "median_milliseconds",
     "take_turns",
     "timed",
+    "write_energy_config",
 ]

@@ -1,5 +1,6 @@
-"""Checkpoints, loading, and a training hook."""
+"""Checkpoints, loading, and training hooks."""
 
+from .channels_last_hook import ChannelsLastHook
 from .checkpoint import AtomicLocalBackend, find_resumable_checkpoint
 from .norm_eval_hook import NormEvalHook
 from .readable_checkpoint_hook import ReadableCheckpointHook
@@ -7,6 +8,7 @@ from .safe_loading import CheckpointError, allow_training_state, read_checkpoint
 
 __all__ = [
     "AtomicLocalBackend",
+    "ChannelsLastHook",
     "CheckpointError",
     "NormEvalHook",
     "ReadableCheckpointHook",

@@ -6,15 +6,21 @@ label and picture together; metrics and pictures of densities.
 
 from .data_sample import RegressionDataSample
 from .datasets import (
+    ArrayFileError,
     CropCountDataset,
     GeneratedRegressionDataset,
     LoadRegressionImage,
     PackRegressionInputs,
     RandomFlipTarget,
     RandomLight,
+    RandomQuarterTurns,
     RandomScaleCrop,
     RegressionArrayDataset,
     RegressionDataset,
+    TargetError,
+    complete_target,
+    read_table,
+    split_indices,
 )
 from .heads import (
     DirectRegressionHead,
@@ -34,6 +40,7 @@ from .timm_backbone import TimmBackbone
 from .visualizer import RegressionVisualizationHook, RegressionVisualizer
 
 __all__ = [
+    "ArrayFileError",
     "CropCountDataset",
     "DirectRegressionHead",
     "EBMRegressionHead",
@@ -50,6 +57,7 @@ __all__ = [
     "ProposalWarmUpHook",
     "RandomFlipTarget",
     "RandomLight",
+    "RandomQuarterTurns",
     "RandomScaleCrop",
     "RegressionArrayDataset",
     "RegressionDataSample",
@@ -60,8 +68,12 @@ __all__ = [
     "RegressionVisualizer",
     "SoftmaxRegressionHead",
     "TargetCodec",
+    "TargetError",
     "TeacherOptimWrapperConstructor",
     "TeacherRegressor",
     "TimmBackbone",
+    "complete_target",
     "draw_prediction",
+    "read_table",
+    "split_indices",
 ]

@@ -26,6 +26,8 @@ from unittest.mock import patch
 
 import pytest
 
+from ebm_mmdet.commands import parser as command_parser
+
 REPO = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     page
@@ -328,6 +330,9 @@ def check_command(words: list[str]) -> None:
         check_pip(rest)
     elif name in ("python", "python3") and rest[0] == "-m":
         assert rest[1] in ("ebm_mmdet", "pytest"), f"no check for python -m {rest[1]}"
+        if rest[1] == "ebm_mmdet":
+            command_parser().parse_args(rest[2:])
+            return
         for path in rest[2:]:
             assert path.startswith("-") or (REPO / path).exists(), f"there is no {path}"
     elif name in ("python", "python3"):

@@ -124,6 +124,8 @@ def test_the_page_works_with_mmdets_own_tools(project, monkeypatch):
     found = values["found"]
     assert found.bboxes.shape == (5, 4)
     assert found.log_density.shape == found.accepted_steps.shape == (5,)
+    assert len(values["result"]["predictions"][0]["detected_bboxes"]) == 5
+    assert (project / "out" / "vis" / "1.png").is_file()
 
 
 def test_refinement_can_be_switched_off_on_the_command_line():

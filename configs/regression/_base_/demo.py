@@ -49,4 +49,9 @@ param_scheduler = [
          convert_to_iter_based=True),
 ]
 default_hooks = dict(checkpoint=dict(interval=5))
+custom_hooks = [
+    dict(type='FitTargetCodecHook'),
+    dict(type='ProposalWarmUpHook', epochs=1),
+    dict(type='ChannelsLastHook'),  # a fifth of the time of a step on a processor
+]
 env_cfg = dict(dist_cfg=dict(backend='gloo'))

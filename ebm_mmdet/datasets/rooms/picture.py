@@ -102,7 +102,7 @@ def draw_lights(
 def soft_shadow(points: np.ndarray, light: np.ndarray, assembly: Assembly) -> np.ndarray:
     """How much of a lamp is hidden (H, W) float32, found on a coarser grid and hence soft."""
     height, width = points.shape[:2]
-    step = max(2, round(width / 48))
+    step = min(max(round(min(height, width) / 36), 1), 4)
     coarse = points[step // 2 :: step, step // 2 :: step]
     dark = shadow(coarse.reshape(-1, 3).astype(float), light, assembly)
     dark = dark.reshape(coarse.shape[:2]).astype(np.float32)

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..ray_casting import Convex
 
-__all__ = ["PinholeCamera", "SurfaceImage"]
+__all__ = ["PinholeCamera", "SurfaceImage", "inverse_planes"]
 
 NEAR = 0.05
 """Metres; what is nearer to the camera's plane than this may be missed."""
@@ -143,8 +143,8 @@ class SurfaceImage:
 
     def add(
         self,
-        normals: np.ndarray,
-        offsets: np.ndarray,
+        planes: np.ndarray,
+        front: np.ndarray,
         window: np.ndarray,
         first_face: int,
         alone: np.ndarray | None = None,
@@ -152,24 +152,25 @@ class SurfaceImage:
         """Add a solid; nearer surfaces hide farther ones.
 
         Args:
-            normals: (K, 3) of its planes, outward.
-            offsets: (K,) of its planes. If none is negative, the camera is inside the solid, which
-                is not seen then.
+            planes: (K, 3) outward normals over the distances of the planes from the camera, see
+                `inverse_planes`.
+            front: (K,) bool, the planes that the camera is in front of. If there is none, the
+                camera is inside the solid, which is not seen then.
             window: (4,) rows and columns of the solid, see `PinholeCamera.windows`.
             first_face: number of its first plane.
             alone: (H, W) bool, updated in place: becomes True in the pixels in which the solid is
                 before the walls, which are those in which it would be seen without other solids.
         """
         top, bottom, left, right = window
-        front = np.flatnonzero(offsets < 0)
-        if top == bottom or not len(front):
+        ahead = front.nonzero()[0]
+        if top == bottom or not len(ahead):
             return
         rows, columns = slice(top, bottom), slice(left, right)
-        a, b, c = inverse_planes(normals, offsets).T[..., None]
+        a, b, c = planes.T[..., None]
         value = (b * self._y[rows] - c)[:, :, None] + (a * self._x[columns])[:, None, :]
-        face = front[0] if len(front) == 1 else front[value[front].argmin(0)]
-        enter = value[front].min(0)
-        leave = value[np.flatnonzero(offsets >= 0)].max(0, initial=0.0)
+        first = value[ahead]
+        face = ahead[0] if len(ahead) == 1 else ahead[first.argmin(0)]
+        enter, leave = first.min(0), value[~front].max(0, initial=0.0)
         hit = enter > leave
         if alone is not None:
             alone[rows, columns] |= hit & (enter > self._walls[rows, columns])

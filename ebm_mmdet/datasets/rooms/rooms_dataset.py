@@ -12,6 +12,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
+from .image_files import room_path
 from .missing import absent_modalities, check_shares
 from .scenes import CLASSES, SCENE_TYPES, RoomOptions, RoomScene, render_room
 
@@ -33,7 +34,8 @@ class RoomScenesDataset(Dataset):
             ``gt_bboxes`` half-open xyxy pixels of the visible parts, ``gt_bboxes_labels``,
             ``gt_ignore_flags``, ``gt_masks``; ``gt_depth`` (H, W) float32 metres; ``gt_normals``
             (H, W, 3) float32, ``gt_normals_mask`` (H, W) bool; ``gt_scene`` int. What is missing
-            has no key. ``instances`` is the list that a COCO metric without ``ann_file`` takes.
+            has no key. ``instances`` is the list that a COCO metric without ``ann_file`` takes, and
+            ``img_path`` can be read with `mmengine.fileio`.
         options: Attributes of `RoomOptions`.
         missing: Share of the images, in [0, 1], that lack ``depth``, ``normals`` or ``scene``.
             Which ones is a function of ``(seed, i)`` alone, too, and independent for each.
@@ -94,7 +96,7 @@ class RoomScenesDataset(Dataset):
         results = {
             **self.get_data_info(int(index)),
             "img": scene.image.copy(),
-            "img_path": f"rooms://{self.seed}/{index}",
+            "img_path": room_path(self.seed, int(index), self.options),
             "img_shape": shape,
             "ori_shape": shape,
             "scale_factor": (1.0, 1.0),

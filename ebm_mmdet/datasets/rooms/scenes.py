@@ -14,7 +14,7 @@ from .assembly import Assembly
 from .furniture import CLASSES, CLUTTER, Furniture
 from .layouts import SCENE_TYPES, draw_scene_type, furnish
 from .picture import take_picture
-from .pinhole import PinholeCamera, SurfaceImage
+from .pinhole import PinholeCamera, SurfaceImage, inverse_planes
 from .view import choose_view
 
 __all__ = ["CLASSES", "SCENE_TYPES", "RoomOptions", "RoomScene", "render_room"]
@@ -168,16 +168,13 @@ def _cast(surfaces: SurfaceImage, assembly: Assembly, labels: list[int]) -> list
     corners = assembly.vertices[: assembly.vertex_start[1]]
     surfaces.add_room(Convex(corners, assembly.normals[walls], assembly.offsets[walls]))
     windows = surfaces.camera.windows(assembly.vertices, assembly.vertex_start[:-1])
+    planes, front = inverse_planes(assembly.normals, assembly.offsets), assembly.offsets < 0
     alone = [np.zeros(surfaces.face.shape, bool) for _ in labels]
-    for part in range(1, len(windows)):
+    windows[0] = 0  # the walls are added
+    for part in np.flatnonzero(windows[:, 1]):
         faces, thing = slice(start[part], start[part + 1]), assembly.thing_of_part[part]
-        surfaces.add(
-            assembly.normals[faces],
-            assembly.offsets[faces],
-            windows[part],
-            start[part],
-            None if labels[thing] == CLUTTER else alone[thing],
-        )
+        mask = None if labels[thing] == CLUTTER else alone[thing]
+        surfaces.add(planes[faces], front[faces], windows[part], start[part], mask)
     return alone
 
 

@@ -40,6 +40,11 @@ def loft(*rings: np.ndarray) -> Convex:
     )
 
 
+# The outward normals of a box's faces: bottom, top, left, right, front, back.
+_SIDES = np.array([(0.0, 0, -1), (0.0, 0, 1), (-1.0, 0, 0), (1.0, 0, 0), (0.0, -1, 0), (0.0, 1, 0)])
+_SIDES.flags.writeable = False
+
+
 def _rectangle(x: float, y: float, half_x: float, half_y: float, z: float) -> np.ndarray:
     return np.array(
         [
@@ -72,6 +77,8 @@ def block(
     corners = [(x1, y1, z1), (x2, y1, z1), (x2, y2, z1), (x1, y2, z1)]
     corners += [(X1, Y1, z2), (X2, Y1, z2), (X2, Y2, z2), (X1, Y2, z2)]
     vertices = np.array(corners)
+    if top == (1.0, 1.0) and not lean:
+        return Convex(vertices, _SIDES, np.array([-z1, z2, -x1, x2, -y1, y2]))
     tall = z2 - z1
     normals = np.array(
         [

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...energy import RefinementResult, Refiner, evaluate_only
 from ..heads.energy_head import BoxLogDensity
+from .dry_run import dry_run
 from .loading import CheckpointOfChild
 from .output_capture import captured_outputs
 
@@ -69,9 +70,7 @@ class DetectorWrapper(CheckpointOfChild):
             if not name or name not in modules:
                 raise ValueError(
                     f"{type(detector).__name__} has no {name!r}; set feature_source to "
-                    "some of its modules: "
-                    + ", ".join(child for child, _ in detector.named_children())
-                    + ", or to parts of them, such as 'backbone.layer1'"
+                    f"some of its modules that give maps: {self._candidates()}"
                 )
         self.freeze_detector = freeze_detector
         if freeze_detector:
@@ -111,9 +110,16 @@ class DetectorWrapper(CheckpointOfChild):
         found = "did not run" if heard is None else f"gives {type(heard).__name__}"
         raise RuntimeError(
             f"feature_source={name!r} {found} where {type(self.detector).__name__} computes its "
-            "features; choose a module that runs there and gives a map or a sequence of maps, such "
-            "as 'neck' or 'backbone'"
+            "features; choose a module that runs there and gives a map or a sequence of maps: "
+            f"{self._candidates()}"
         )
+
+    def _candidates(self) -> str:
+        """Names of the modules that run in ``extract_feat`` and give maps, for messages."""
+        try:
+            return ", ".join(dry_run(self.detector).candidates())
+        except RuntimeError:  # such as a 3D detector, whose input is no image
+            return "'neck' or 'backbone', or parts of them"
 
     def extract_maps(self, *inputs) -> tuple[Tensor, ...]:
         """Run ``detector.extract_feat(*inputs)`` and return the captured maps.

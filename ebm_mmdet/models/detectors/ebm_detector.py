@@ -1,20 +1,32 @@
-"""Any mmdet detector with an energy head on its neck features."""
+"""Any mmdet detector with an energy head on its features."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from mmdet.models.data_preprocessors import MultiBranchDataPreprocessor
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
-from torch import Tensor
+from mmengine.logging import print_log
+from torch import Tensor, nn
 
 from ...energy import RefinementResult, Refiner, evaluate_only
 from ..box_coding import change_reference, decode_boxes
+from ..feature_maps import fill_in_levels
+from ..heads import EBMBBoxHead
+from ..masks import has_masks, masks_can_wait, predict_masks, recording_features
 from ..uncertain_instances import UncertainInstances
 from .detector_wrapper import DetectorWrapper, detector_covariance
+from .dry_run import DryRun, default_source, dry_run
+from .peculiarities import (
+    network_pixels,
+    predict_boxes,
+    refuse_without_boxes,
+    warn_without_boxes,
+)
 from .trunk_init import copy_trunk_from_box_head
 
 __all__ = ["EBMDetector", "clip_to_image"]
@@ -24,7 +36,7 @@ __all__ = ["EBMDetector", "clip_to_image"]
 class EBMDetector(DetectorWrapper, BaseDetector):
     """Wraps a detector: an energy head evaluates f at boxes, and a refiner moves boxes to larger f.
 
-    The detector is used unchanged. Its neck's output is captured while it runs, so features are
+    The detector is used unchanged. Its features are captured while it runs, so they are
     computed once per image, and boxes are refined in network-input pixels. Predictions keep scores,
     labels and every other field of the detector, and each box gains
 
@@ -48,12 +60,16 @@ class EBMDetector(DetectorWrapper, BaseDetector):
 
     Args:
         detector: config of any mmdet detector.
-        energy_head: config of the energy head (``EBMBBoxHead``).
-        refiner: config of the refiner (``GradientAscentRefiner``). None keeps the detector's boxes,
-            as for "before refinement" in every comparison.
+        energy_head: config of the energy head (``EBMBBoxHead``). Of ``in_channels``, ``strides``
+            and ``feature_levels``, those that are left out are found by running the detector's
+            ``extract_feat`` once on a blank image, when the model is built; the detector does not
+            change by that (:func:`~ebm_mmdet.models.feature_maps.fill_in_levels` says what is
+            chosen, and a line of the log).
+        refiner: config of the refiner (``GradientAscentRefiner``). None keeps the detector's boxes
+            bit for bit, as for "before refinement" in every comparison.
         candidates: which boxes are refined. None: the detector's final boxes. A config of
             ``EnergyGuidedNMS``: all boxes above a score threshold, then NMS by log-density (the
-            papers' pipeline).
+            papers' pipeline). Masks are predicted after this NMS, except by HTC and SCNet.
         freeze_detector: if True, the detector gets no gradients, stays in eval mode and is
             byte-identical after training. If False, its losses and the energy head are trained
             jointly.
@@ -64,16 +80,29 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         feature_source: dotted name of the detector's module whose output is used as features, or
             several names, whose outputs are used in this order, such as
             ``("neck", "backbone.stage1")`` if the neck is too coarse for the objects. Each module
-            must return a map or a sequence of maps.
-        clip_boxes: clip final boxes to the image. False agrees with the papers, which do not clip.
-        data_preprocessor: by default the detector's own.
+            must return a map or a sequence of maps. By default the neck, else the backbone.
+        clip_boxes: whether boxes end at the border of the image. True: a refined box leaves it no
+            further than the detected box did, and a box that did not move keeps every bit, so that
+            before and after differ by the refinement alone. ``'all'``: every box is clipped,
+            moved or not, also those of detectors that do not clip (YOLOX), or clip to the padded
+            image (RTMDet). False: none, as in the papers.
+        masks_from: the boxes that predicted masks belong to. ``'detected'``: the detector's, before
+            they are refined. ``'refined'``: ``roi_head.predict_mask`` runs once more, on the
+            refined boxes, for two-stage detectors except HTC and SCNet.
+        data_preprocessor: by default the detector's own; of a semi-supervised detector, the one for
+            single images.
+        backbone: not read. ``dict()`` here lets ``init_detector`` of mmdet 3.3 load the config,
+            which looks for ``model.backbone`` unless it is given ``cfg_options``.
         train_cfg: refused unless empty, because only the wrapped detector has one.
         test_cfg: likewise.
         init_cfg: mmengine's.
 
     Raises:
-        ValueError: the detector has no module of a name in ``feature_source``, or ``train_cfg`` or
-            ``test_cfg`` is given.
+        ValueError: the detector has no module of a name in ``feature_source``, it does not predict
+            boxes (PanopticFPN, MaskFormer), values of ``energy_head`` do not fit its maps,
+            ``masks_from='refined'`` is not possible with it, or ``train_cfg`` or ``test_cfg`` is
+            given.
+        RuntimeError: values of ``energy_head`` are left out, and the detector cannot run here.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), sec. 4.1, algorithm 1.
     """
@@ -86,25 +115,58 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         candidates: dict | None = None,
         freeze_detector: bool = True,
         init_trunk_from: str | None = "auto",
-        feature_source: str | Sequence[str] = "neck",
-        clip_boxes: bool = True,
+        feature_source: str | Sequence[str] | None = None,
+        clip_boxes: bool | str = True,
+        masks_from: str = "detected",
         data_preprocessor: dict | None = None,
+        backbone: dict | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         if init_trunk_from not in ("auto", None):
             raise ValueError(f"init_trunk_from={init_trunk_from!r}; use 'auto' or None")
+        if clip_boxes not in (True, False, "all"):
+            raise ValueError(f"clip_boxes={clip_boxes!r}; use True, False or 'all'")
         # Built, and not its config: a detector may have a preprocessor that its config lacks.
         inner = MODELS.build(ConfigDict(detector))
-        super().__init__(data_preprocessor or inner.data_preprocessor, init_cfg)
-        self.wrap(inner, feature_source, freeze_detector, train_cfg, test_cfg)
+        refuse_without_boxes(inner)
+        warn_without_boxes(inner)
+        _check_masks_from(masks_from, inner)
+        super().__init__(data_preprocessor or _single_branch(inner), init_cfg)
+        feature_source = feature_source or default_source(inner)
+        run = None
+        if feature_source is None or _leaves_out_levels(energy_head):
+            run = dry_run(inner)
+            feature_source = feature_source or default_source(inner, run)
+        self.wrap(inner, feature_source or "neck", freeze_detector, train_cfg, test_cfg)
+        if run is not None and _leaves_out_levels(energy_head):
+            energy_head = self._complete(energy_head, run)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
-        self.clip_boxes = clip_boxes
+        self.clip_boxes, self.masks_from = clip_boxes, masks_from
         self.init_trunk_from = init_trunk_from
         self._trunk_is_loaded = False
+
+    def _complete(self, energy_head: Mapping, run: DryRun) -> dict:
+        """The config of the head, with what it leaves out taken from the maps of a dry run."""
+        for name in self.feature_sources:
+            if name not in run.outputs:
+                raise ValueError(
+                    f"feature_source={name!r} gives no maps where {type(self.detector).__name__} "
+                    "computes its features; choose one of the modules that do: "
+                    + ", ".join(run.candidates())
+                )
+        maps = [each for name in self.feature_sources for each in run.outputs[name]]
+        head = fill_in_levels(energy_head, maps)
+        found = {name: value for name, value in head.items() if energy_head.get(name) != value}
+        print_log(
+            f"energy_head on {' and '.join(self.feature_sources)}: "
+            + ", ".join(f"{name}={value}" for name, value in found.items()),
+            logger="current",
+        )
+        return head
 
     def init_weights(self) -> None:
         """Initialise as configured, then copy the box head, which may now be pretrained."""
@@ -173,13 +235,54 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             rescale: return boxes in pixels of the original image instead of the network's input.
             refiner: the refiner of this call, see :meth:`refine`.
         """
-        detector = self.detector
-        if self.candidates is not None:
+        feats, samples, masks = self.detect(batch_inputs, batch_data_samples, rescale)
+        return self.move(feats, samples, rescale, refiner, masks)
+
+    def detect(
+        self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
+    ) -> tuple[list[Tensor], SampleList, Sequence[Tensor] | None]:
+        """Detect, and select candidates, without refinement.
+
+        Args:
+            batch_inputs: (B, 3, H, W) preprocessed images.
+            batch_data_samples: their data samples.
+            rescale: return boxes in pixels of the original image instead of the network's input.
+
+        Returns:
+            What :meth:`move` takes: the energy head's maps, the data samples with the detector's
+            boxes, and the features for masks of refined boxes, which are None unless
+            ``masks_from='refined'``.
+        """
+        detector, record = self.detector, []
+        selects = self.candidates is not None
+        later = masks_can_wait(detector) and (selects or self.masks_from == "refined")
+        if selects:
             detector = self.candidates.without_nms(detector)
+        if later:
+            detector, record = recording_features(detector)
         with self.capture_features() as features:
-            samples = detector.predict(batch_inputs, batch_data_samples, rescale=rescale)
+            samples = predict_boxes(detector, batch_inputs, batch_data_samples, rescale)
         feats = self.energy_head.prepare(features(), input_shape=batch_inputs.shape[-2:])
-        return self.refine(feats, samples, rescale, refiner)
+        if selects:
+            self.select(feats, samples, rescale)
+        if later and selects:
+            self._set_masks(record[-1], samples, rescale, replace=False)
+        return feats, samples, record[-1] if later and self.masks_from == "refined" else None
+
+    def _set_masks(
+        self, maps: Sequence[Tensor], samples: SampleList, rescale: bool, replace: bool
+    ) -> None:
+        """Set the masks of all predictions to those of their boxes."""
+        scales = [_scale_factor(sample, rescale) for sample in samples]
+        predict_masks(self.detector, maps, samples, scales, rescale, replace)
+
+    def select(self, feats: Sequence[Tensor], samples: SampleList, rescale: bool) -> None:
+        """Apply ``candidates`` to the ``pred_instances`` of a batch, in place."""
+        for i, sample in enumerate(samples):
+            found, scale = sample.pred_instances, _scale_factor(sample, rescale)
+            boxes, labels = [found.bboxes.float() * scale], [found.labels]
+            _, (here,) = self.find_modes(feats, boxes, labels, evaluate_only, first_image=i)
+            sample.pred_instances = self.candidates(found, here.log_density)
 
     def refine(
         self,
@@ -188,22 +291,37 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         rescale: bool,
         refiner: Refiner | None = None,
     ) -> SampleList:
-        """Refine the ``pred_instances`` of a batch in place.
+        """Select candidates, if so configured, and refine the ``pred_instances`` in place.
+
+        Args:
+            feats: what ``energy_head.prepare`` returned for these images.
+            samples: data samples with predictions; masks that they have stay.
+            rescale: whether their boxes are in original-image pixels.
+            refiner: the refiner of this call, instead of the model's own.
+                :func:`~ebm_mmdet.energy.evaluate_only` leaves the boxes where they are.
+        """
+        if self.candidates is not None:
+            self.select(feats, samples, rescale)
+        return self.move(feats, samples, rescale, refiner)
+
+    def move(
+        self,
+        feats: Sequence[Tensor],
+        samples: SampleList,
+        rescale: bool,
+        refiner: Refiner | None = None,
+        masks: Sequence[Tensor] | None = None,
+    ) -> SampleList:
+        """Refine the ``pred_instances`` of a batch in place, all of them.
 
         Args:
             feats: what ``energy_head.prepare`` returned for these images.
             samples: data samples with predictions.
             rescale: whether their boxes are in original-image pixels.
-            refiner: the refiner of this call, instead of the model's own.
-                :func:`~ebm_mmdet.energy.evaluate_only` leaves the boxes where they are.
+            refiner: as in :meth:`refine`.
+            masks: features from which masks of the refined boxes are made, or None to leave masks.
         """
         scales = [_scale_factor(sample, rescale) for sample in samples]
-        if self.candidates is not None:
-            for i, (sample, scale) in enumerate(zip(samples, scales)):
-                found = sample.pred_instances
-                boxes, labels = [found.bboxes.float() * scale], [found.labels]
-                _, (here,) = self.find_modes(feats, boxes, labels, evaluate_only, first_image=i)
-                sample.pred_instances = self.candidates(found, here.log_density)
         found = [sample.pred_instances for sample in samples]
         references, results = self.find_modes(
             feats,
@@ -214,6 +332,8 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         )
         for sample, scale, reference, result in zip(samples, scales, references, results):
             self._write(sample, scale, reference, result)
+        if masks is not None:
+            self._set_masks(masks, samples, rescale, replace=True)
         return samples
 
     def _write(self, sample, scale: Tensor, reference: Tensor, result: RefinementResult) -> None:
@@ -229,8 +349,16 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         # Scaling and scaling back would round boxes that did not move: write only the others.
         moved = (result.y != 0).any(dim=1, keepdim=True)
         refined = decode_boxes(result.y, reference) / scale
-        boxes = torch.where(moved, refined, instances.bboxes.to(refined.dtype))
+        detected = instances.bboxes.to(refined.dtype)
         if self.clip_boxes:
+            clipped = clip_to_image(refined, sample.metainfo, scale)
+            # A pixel of tolerance, because detectors that clip do so at a rounded border.
+            outside = detected - clip_to_image(detected, sample.metainfo, scale)
+            far = (outside * scale).abs() > 1
+            low, high = torch.minimum(detected, clipped), torch.maximum(detected, clipped)
+            refined = torch.where(far, torch.minimum(torch.maximum(refined, low), high), clipped)
+        boxes = torch.where(moved, refined, detected)
+        if self.clip_boxes == "all":
             boxes = clip_to_image(boxes, sample.metainfo, scale)
         instances.bboxes = boxes
         instances.log_density = result.log_density
@@ -278,9 +406,44 @@ def _annotation(sample, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _scale_factor(sample, rescale: bool) -> Tensor:
     """(4,) float32 network-input pixels per pixel of the predicted boxes."""
-    width, height = sample.metainfo.get("scale_factor", (1.0, 1.0)) if rescale else (1.0, 1.0)
     device = sample.pred_instances.bboxes.device
-    return torch.tensor([width, height, width, height], dtype=torch.float32, device=device)
+    return network_pixels(sample, device) if rescale else torch.ones(4, device=device)
+
+
+def _leaves_out_levels(energy_head: Mapping) -> bool:
+    """Whether the config is of a head on maps of the detector and lacks some of its values."""
+    kind = energy_head["type"]
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(kind, type) and issubclass(kind, EBMBBoxHead)):
+        return False
+    return any(energy_head.get(name) is None for name in _LEVELS)
+
+
+_LEVELS = ("in_channels", "strides", "feature_levels")
+
+
+def _single_branch(detector: nn.Module) -> nn.Module:
+    """The detector's preprocessor, for single images: the energy head learns from these."""
+    preprocessor = detector.data_preprocessor
+    if isinstance(preprocessor, MultiBranchDataPreprocessor):
+        return preprocessor.data_preprocessor
+    return preprocessor
+
+
+def _check_masks_from(masks_from: str, detector: nn.Module) -> None:
+    """ValueError if the switch has no such value, or the detector cannot do what it asks for."""
+    if masks_from not in ("detected", "refined"):
+        raise ValueError(f"masks_from={masks_from!r}; use 'detected' or 'refined'")
+    if masks_from == "refined" and not masks_can_wait(detector):
+        raise ValueError(
+            f"masks_from='refined', but {type(detector).__name__} has no roi_head.predict_mask "
+            "that takes boxes and features alone; use masks_from='detected'"
+        )
+    if has_masks(detector):
+        print_log(
+            f"Masks belong to the {masks_from} boxes (masks_from={masks_from!r}).",
+            logger="current",
+        )
 
 
 def clip_to_image(boxes: Tensor, metainfo: dict, scale: Tensor | float = 1.0) -> Tensor:

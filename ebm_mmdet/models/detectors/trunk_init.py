@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["copy_trunk_from_box_head"]
+__all__ = ["copy_trunk_from_box_head", "shared_fcs"]
 
 
-def _shared_fcs(detector: nn.Module) -> nn.ModuleList | None:
+def shared_fcs(detector: nn.Module) -> nn.ModuleList | None:
+    """Fully connected layers of the box head, or None; those of the first stage of a cascade."""
     while isinstance(getattr(detector, "detector", None), nn.Module):  # a wrapper
         detector = detector.detector
     box_head = getattr(getattr(detector, "roi_head", None), "bbox_head", None)
@@ -29,7 +30,7 @@ def copy_trunk_from_box_head(detector: nn.Module, energy_head: nn.Module) -> str
     Returns:
         A clause for the loading message that describes the result.
     """
-    source = _shared_fcs(detector)
+    source = shared_fcs(detector)
     if not source:
         return "trunk starts fresh (the detector has no shared fully connected layers)"
     wanted = [tuple(layer.weight.shape) for layer in energy_head.trunk]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +13,7 @@ from ebm_ops import prroi_pool
 
 from ...energy.old_names import refuse
 from ..box_coding import decode_boxes
+from ..feature_maps import check_levels, measure_maps
 from .energy_head import EnergyHead
 from .feature_standardizer import FeatureStandardizer
 
@@ -32,11 +33,17 @@ class EBMBBoxHead(EnergyHead):
     count as zeros, which with ``standardize`` is the mean feature. A box with a non-finite
     coordinate has ``f = -inf``.
 
+    In an ``EBMDetector``, ``in_channels``, ``strides`` and ``feature_levels`` may be left out: the
+    detector's maps are then looked at once, and chosen by
+    :func:`~ebm_mmdet.models.feature_maps.fill_in_levels`. A head that is built alone has the
+    defaults of the signature, those of an FPN.
+
     Args:
         num_classes: number of foreground classes.
         in_channels: channels of every level that is used: one number for all of them, or, with
             ``level_rule='concat'``, one for each.
-        strides: stride in pixels of every level that is used, fine to coarse.
+        strides: stride in pixels of every level that is used, fine to coarse. ``'assign'`` needs
+            them in ascending order, because it counts levels from the finest.
         feature_levels: indices of those levels among the detector's features. By default the first
             ``len(strides)`` levels, in order.
         level_rule: ``'assign'`` pools each box from one level, chosen by the size of **the box
@@ -67,8 +74,8 @@ class EBMBBoxHead(EnergyHead):
         init_cfg: mmengine's. Default: Kaiming-uniform trunk, output N(0, 0.001), biases 0.
 
     Raises:
-        ValueError: ``level_rule`` is unknown, or the lengths of ``strides``, ``feature_levels`` and
-            ``in_channels`` do not match.
+        ValueError: ``level_rule`` is unknown, the lengths of ``strides``, ``feature_levels`` and
+            ``in_channels`` do not match, or strides are not ascending with ``'assign'``.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297) and BMVC 2020 (2005.01698).
     """
@@ -104,6 +111,14 @@ class EBMBBoxHead(EnergyHead):
             raise ValueError(
                 f"{len(levels)} feature_levels {levels} but {len(strides)} strides "
                 f"{tuple(strides)}; give one stride for every level that is used"
+            )
+        if level_rule == "assign" and any(a >= b for a, b in itertools.pairwise(strides)):
+            ascending = sorted(dict(zip(strides, levels)).items())
+            raise ValueError(
+                f"strides={list(strides)} with level_rule='assign', which needs levels from fine "
+                "to coarse, each stride once; otherwise boxes would read the wrong map. Set "
+                f"strides={[stride for stride, _ in ascending]}, "
+                f"feature_levels={[level for _, level in ascending]}, or level_rule='concat'"
             )
         self.in_channels = (
             (in_channels,) * len(levels) if isinstance(in_channels, int) else tuple(in_channels)
@@ -146,21 +161,10 @@ class EBMBBoxHead(EnergyHead):
             ValueError: the detector's maps have fewer levels, other channels or other strides than
                 configured.
         """
-        if max(self.feature_levels) >= len(maps):
-            raise ValueError(
-                f"feature_levels={self.feature_levels} but the detector gives "
-                f"{len(maps)} maps; choose indices below {len(maps)}"
-            )
+        shapes = measure_maps(maps, input_shape or (1, 1))
+        strides = () if input_shape is None else self.strides
+        check_levels(self.feature_levels, strides, self.in_channels, shapes, input_shape)
         feats = [maps[level] for level in self.feature_levels]
-        for level, feat, channels in zip(self.feature_levels, feats, self.in_channels):
-            if feat.shape[1] != channels:
-                raise ValueError(
-                    f"level {level} of the features has {feat.shape[1]} channels, expected "
-                    f"{channels} of in_channels={self.in_channels}; set energy_head.in_channels="
-                    f"{[maps[used].shape[1] for used in self.feature_levels]}"
-                )
-        if input_shape is not None:
-            self._check_strides(feats, input_shape)
         feats = [(feat.detach() if detach else feat).float() for feat in feats]
         if self.standardizers:
             feats = [norm(feat) for norm, feat in zip(self.standardizers, feats)]
@@ -169,20 +173,6 @@ class EBMBBoxHead(EnergyHead):
     def decode(self, offsets: Tensor, reference: Tensor) -> Tensor:
         """See :func:`~ebm_mmdet.models.box_coding.decode_boxes`."""
         return decode_boxes(offsets, reference)
-
-    def _check_strides(self, feats: Sequence[Tensor], input_shape: Sequence[int]) -> None:
-        """ValueError if the size of a map differs by more than a cell from that of its stride."""
-        for level, stride, feat in zip(self.feature_levels, self.strides, feats):
-            expected = [size / stride for size in input_shape]
-            found = tuple(feat.shape[2:])
-            if any(abs(a - b) > 1 for a, b in zip(found, expected)):
-                raise ValueError(
-                    f"level {level} of the features has {found[0]} x {found[1]} cells, but stride "
-                    f"{stride} of strides={self.strides} gives {math.ceil(expected[0])} x "
-                    f"{math.ceil(expected[1])} for an input of {input_shape[0]} x "
-                    f"{input_shape[1]} pixels; set energy_head.strides to those of feature_levels="
-                    f"{self.feature_levels}, about {input_shape[0] / found[0]:.0f} here"
-                )
 
     def assign_levels(self, boxes: Tensor) -> Tensor:
         """(R, 4) -> (R,) int64: level k from area (finest_scale 2^k)^2 on; NaN to the coarsest."""

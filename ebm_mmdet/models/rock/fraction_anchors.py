@@ -119,6 +119,19 @@ class FractionSSDAnchorGenerator(SSDAnchorGenerator):
         ).unsqueeze(2)
         return torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4).to(dtype)
 
+    def valid_flags(
+        self,
+        featmap_sizes: Sequence[tuple[int, int]],
+        pad_shape: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> list[Tensor]:
+        """For each level, which of its priors have their centres inside ``pad_shape`` (H, W)."""
+        limit = torch.tensor([pad_shape[1], pad_shape[0]], dtype=torch.float32, device=device)
+        return [
+            ((level[:, :2] + level[:, 2:]) / 2 < limit).all(1)
+            for level in self.grid_priors(featmap_sizes, device=device)
+        ]
+
     def __repr__(self) -> str:
         """The settings."""
         return (

@@ -11,6 +11,8 @@ from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..masks import masks_can_wait, without_masks
+
 __all__ = ["EnergyGuidedNMS"]
 
 
@@ -42,6 +44,9 @@ class EnergyGuidedNMS:
     def without_nms(self, detector: nn.Module) -> nn.Module:
         """A detector that returns every box above ``score_thr`` and shares everything else.
 
+        It predicts no masks where these can be predicted afterwards, for the survivors alone
+        (:func:`~ebm_mmdet.models.masks.masks_can_wait`).
+
         The given detector does not change and may predict at the same time in another thread. Only
         the module that reads the test config and its parents are copied; no tensor is.
 
@@ -60,9 +65,12 @@ class EnergyGuidedNMS:
                 f"{type(detector).__name__} has no NMS that EnergyGuidedNMS could replace; set "
                 "candidates=None to refine its final detections"
             )
-        head = copy.copy(head)
+        head = without_masks(head) if masks_can_wait(detector) else copy.copy(head)
+        # CrowdDet's own NMS cannot be left out, but made to suppress nothing.
+        own_nms = hasattr(getattr(head, "bbox_head", None), "set_nms")
+        nms_cfg = {**test_cfg["nms"], "iou_threshold": 2.0} if own_nms else None
         head.test_cfg = type(test_cfg)(
-            {**test_cfg, "score_thr": self.score_thr, "nms": None, "max_per_img": _NO_LIMIT}
+            {**test_cfg, "score_thr": self.score_thr, "nms": nms_cfg, "max_per_img": _NO_LIMIT}
         )
         return _with_children(detector, **{name: head})
 

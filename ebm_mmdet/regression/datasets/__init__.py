@@ -11,7 +11,7 @@ from .regression_dataset import RegressionDataset
 from .splits import split_indices
 from .table import read_table
 from .target_space import TargetError, complete_target
-from .transforms import RandomFlipTarget, RandomLight, RandomScaleCrop
+from .transforms import RandomFlipTarget, RandomLight, RandomQuarterTurns, RandomScaleCrop
 from .truth import IntegerTruth, MixtureTruth
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "PackRegressionInputs",
     "RandomFlipTarget",
     "RandomLight",
+    "RandomQuarterTurns",
     "RandomScaleCrop",
     "RegressionArrayDataset",
     "RegressionDataset",

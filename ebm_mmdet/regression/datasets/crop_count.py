@@ -66,7 +66,7 @@ class CropCountDataset(TargetDataset):
         cache: keep the crops in memory. ``full_init`` reads every image once, where otherwise
             each access to a crop decodes its whole image, unless it is the image read last.
         metainfo: ``dict(target=dict(names=..., units=...))``, both optional here.
-        split: see :func:`~ebm_mmdet.regression.datasets.split_indices`.
+        split: see :func:`~ebm_mmdet.regression.split_indices`.
         **kwargs: arguments of mmengine's ``BaseDataset``.
 
     Raises:

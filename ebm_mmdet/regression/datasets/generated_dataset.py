@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmdet.registry import DATASETS
@@ -75,7 +76,7 @@ class GeneratedRegressionDataset(Dataset):
         self.cache = cache
         self._images: np.ndarray | None = None
         self.task.label(seed, 0, self.variant)  # unknown variants and seeds stop here
-        self.metainfo = {"target": self.task.describe(self.variant), "task": task}
+        self.metainfo: dict[str, Any] = {"target": self.task.describe(self.variant), "task": task}
         self.pipeline = Compose(list(pipeline))
 
     @property
@@ -116,7 +117,7 @@ class GeneratedRegressionDataset(Dataset):
         if not 0 <= index < self.num_images:
             raise IndexError(f"index {index} is outside 0 .. {self.num_images - 1}")
         target, latent, truth = self.task.label(self.seed, index, self.variant)
-        info = {
+        info: dict[str, Any] = {
             "sample_idx": index,
             "img_path": f"{self.task.name}://{self.variant}/{self.seed}/{index}",
             "gt_target": target,

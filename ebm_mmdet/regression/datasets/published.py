@@ -114,13 +114,13 @@ class RegressionArrayDataset(TargetDataset):
         layout: ``NCHW`` or ``NHWC``; images ``(N, H, W)`` are grey in both.
         channel_order: ``rgb`` or ``bgr``, the order of the file. Wrong colours are not detected.
         metainfo: ``dict(target=...)``, see
-            :func:`~ebm_mmdet.regression.datasets.complete_target`.
+            :func:`~ebm_mmdet.regression.complete_target`.
         only_in_range: leave out the images whose label is outside of its range, with a message,
             where this is otherwise an error.
         groups_key: name of the groups' names ``(N,)`` in the file, for a split by group.
         value_range: values that become 0 and 255, for images that are not of 8 bits.
         split: such as ``dict(part='train', parts=dict(train=0.8, test=0.2))``; see
-            :func:`~ebm_mmdet.regression.datasets.split_indices`.
+            :func:`~ebm_mmdet.regression.split_indices`.
         data_root: folder of `data_file`.
         **kwargs: arguments of mmengine's ``BaseDataset``.
 

@@ -27,8 +27,8 @@ class TargetDataset(BaseDataset):
 
     Args:
         metainfo: its entry ``target`` describes the target, see
-            :func:`~ebm_mmdet.regression.datasets.complete_target`.
-        split: arguments of :func:`~ebm_mmdet.regression.datasets.split_indices` but for the number
+            :func:`~ebm_mmdet.regression.complete_target`.
+        split: arguments of :func:`~ebm_mmdet.regression.split_indices` but for the number
             of images and the groups, such as ``dict(part='train', kind='group')``; None for all.
         **kwargs: arguments of mmengine's ``BaseDataset``.
     """
@@ -93,9 +93,9 @@ class RegressionDataset(TargetDataset):
     pipeline begins with ``LoadRegressionImage``.
 
     Args:
-        ann_file: table; see :func:`~ebm_mmdet.regression.datasets.read_table`.
+        ann_file: table; see :func:`~ebm_mmdet.regression.read_table`.
         metainfo: ``dict(target=dict(names=('age',), ranges=((0, 100),), ...))``; only the ranges
-            are required. See :func:`~ebm_mmdet.regression.datasets.complete_target`.
+            are required. See :func:`~ebm_mmdet.regression.complete_target`.
         data_root: folder of the table and of the images, if their paths are not absolute.
         data_prefix: ``dict(img_path='images')``, the folder of the images in `data_root`.
         img_column: column of the paths.
@@ -103,7 +103,7 @@ class RegressionDataset(TargetDataset):
             or else ``target``, or ``target_0``, ``target_1``, ...
         group_column: column of the name of a group (person, sequence, slide), if there is one.
         split: part of the data, such as ``dict(part='train', kind='group')``; see
-            :func:`~ebm_mmdet.regression.datasets.split_indices`.
+            :func:`~ebm_mmdet.regression.split_indices`.
         allow_unlabelled: whether targets may be empty, as in images that are only to be predicted.
             Otherwise an empty one is an error.
         check_files: check that every image is there; costs some 10 µs for each on a local disk.
@@ -162,7 +162,7 @@ class RegressionDataset(TargetDataset):
                 "allow_unlabelled=True for images that are only to be predicted"
             )
         if labelled:
-            targets = np.stack([row.target for row in labelled])
+            targets = np.stack([row.target for row in rows if row.target is not None])
             check_targets(
                 targets, target, lambda i: f"{labelled[i].place} ({labelled[i].img_path})"
             )

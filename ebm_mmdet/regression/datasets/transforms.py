@@ -13,7 +13,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
 
-__all__ = ["RandomFlipTarget", "RandomLight", "RandomScaleCrop"]
+__all__ = ["RandomFlipTarget", "RandomLight", "RandomQuarterTurns", "RandomScaleCrop"]
 
 
 @TRANSFORMS.register_module()
@@ -106,7 +106,7 @@ class RandomScaleCrop(BaseTransform):
             image = cv2.resize(image, (width, height), interpolation=how)
         below, right = max(0, self.size - height), max(0, self.size - width)
         if below or right:
-            image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=0)
+            image = np.pad(image, ((0, below), (0, right), (0, 0)))
         top = random.randrange(image.shape[0] - self.size + 1)
         left = random.randrange(image.shape[1] - self.size + 1)
         image = image[top : top + self.size, left : left + self.size]
@@ -149,3 +149,22 @@ class RandomLight(BaseTransform):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(brightness={self.brightness}, contrast={self.contrast})"
+
+
+@TRANSFORMS.register_module()
+class RandomQuarterTurns(BaseTransform):
+    """Turn the image by 0, 90, 180 or 270 degrees, each as likely as the others.
+
+    The target stays: this is for pictures without up and down, such as cells to be counted. With
+    `RandomFlipTarget` it gives all eight symmetries of a square.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Turn; see the class."""
+        turned = np.rot90(results["img"], random.randrange(4))
+        results["img"] = np.ascontiguousarray(turned)
+        results["img_shape"] = turned.shape[:2]
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"

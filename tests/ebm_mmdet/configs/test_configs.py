@@ -74,7 +74,8 @@ def make_inputs(num_items: list[int], classes: int) -> dict:
     return inputs
 
 
-@pytest.mark.parametrize("path", CONFIGS)
+# Those of ROCK need targets of their tasks: test_rock_configs.py.
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "/rock/" not in path])
 def test_one_training_step_and_one_prediction(path):
     # Some random weights leave an untrained detector without a single box of positive size.
     torch.manual_seed(0)

@@ -58,6 +58,47 @@ def test_box_faces_and_parallel_rays():
     assert np.isinf(around.first_hit(rays)[0]).all()
 
 
+def test_the_face_is_the_plane_on_which_the_hit_lies():
+    """n_face · (t d) = o_face and the same t as first_hit, bit for bit."""
+    rng = np.random.default_rng(1)
+    solid = Convex.hull(rng.uniform(-1, 1, (30, 3))).placed(0.3, (4.0, 0.2, 0.1))
+    rays = unit(np.array([4.0, 0, 0]) + rng.uniform(-1.5, 1.5, (300, 3)))
+    distance, face = solid.first_face(rays)
+    hits, cosine = solid.first_hit(rays)
+    np.testing.assert_array_equal(distance, hits)
+    met = np.isfinite(distance)
+    assert 50 < met.sum() < 290
+    points = rays[met] * distance[met][:, None]
+    normals = solid.normals[face[met]]
+    np.testing.assert_allclose((normals * points).sum(1), solid.offsets[face[met]], atol=1e-12)
+    np.testing.assert_allclose(-(normals * rays[met]).sum(1), cosine[met], atol=1e-12)
+    # Multiples of a direction are in units of its length.
+    longer, same = solid.first_face(3 * rays)
+    np.testing.assert_allclose(longer[met] * 3, distance[met], rtol=1e-12)
+    np.testing.assert_array_equal(same[met], face[met])
+
+
+def test_a_ray_from_inside_leaves_through_the_nearest_plane_ahead():
+    room = Convex.hull(box_vertices((-1.0, -2.0, -3.0), (4.0, 5.0, 6.0)))
+    rays = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 2, 0], [0, 0, -1], [1, 1, 0]])
+    multiple, face = room.last_face(rays)
+    np.testing.assert_allclose(multiple, [4, 1, 2.5, 3, 4])
+    expected = [[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, 0, -1], [1, 0, 0]]
+    np.testing.assert_allclose(room.normals[face], expected, atol=1e-12)
+    with pytest.raises(ValueError, match="1 m outside"):
+        room.placed(0, (2.0, 0, 0)).last_face(rays)
+
+
+def test_moving_by_a_matrix_is_placing_by_its_angle():
+    solid = Convex.hull(prism_vertices(0.5, -1.0, 1.0))
+    turn = np.array(
+        [[math.cos(0.4), -math.sin(0.4), 0], [math.sin(0.4), math.cos(0.4), 0], [0, 0, 1]]
+    )
+    first, second = solid.placed(0.4, (1, 2, 3)), solid.moved(turn, (1, 2, 3))
+    for name in ("vertices", "normals", "offsets"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_window_holds_every_ray_that_meets_the_solid(seed):
     rng = np.random.default_rng(seed)

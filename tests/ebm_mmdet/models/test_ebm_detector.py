@@ -245,7 +245,7 @@ def test_boxes_are_clipped_to_the_image_and_not_to_its_padding(rescale):
     image = np.random.default_rng(0).integers(0, 255, (64, 128, 3), np.uint8)
     packed = pipeline(dict(img=image, img_id=0, img_path="", ori_shape=(64, 128)))
     refiner = dict(type="GradientAscentRefiner", step_size=0.5, num_steps=3)
-    model = build(ebm_cfg(refiner=refiner))
+    model = build(ebm_cfg(refiner=refiner, clip_boxes="all"))
     data = {"inputs": [packed["inputs"]], "data_samples": [packed["data_samples"]]}
     (found,) = predict(model, model.data_preprocessor(data), rescale)
     width, height = (128, 64) if rescale else (160, 80)
@@ -293,10 +293,14 @@ def test_unknown_feature_source_lists_the_choices():
 
 def test_a_feature_source_that_does_not_run_is_named():
     """The box head is a module of the detector, but no part of its features."""
-    model = build(ebm_cfg(feature_source=("neck", "roi_head.bbox_head"))).train()
+    given = dict(strides=[4, 8, 16, 32], feature_levels=[0, 1, 2, 3])  # nothing is to be found
+    model = build(ebm_cfg(head=given, feature_source=("neck", "roi_head.bbox_head"))).train()
     data = batch(model, training=True)
-    with pytest.raises(RuntimeError, match=r"'roi_head\.bbox_head' did not run.*'neck'"):
+    with pytest.raises(
+        RuntimeError, match=r"'roi_head\.bbox_head' did not run.*: backbone, neck, "
+    ) as raised:
         model.loss(data["inputs"], data["data_samples"])
+    assert "head" not in str(raised.value).partition("sequence of maps: ")[2]
     assert not output_capture._listeners.get()
 
 
@@ -310,7 +314,7 @@ def test_a_feature_source_that_gives_no_maps_is_named():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_wrong_strides_are_named_with_what_was_found(training):
-    model = build(ebm_cfg(head=dict(strides=[8, 16, 32, 64])))
+    model = build(ebm_cfg(head=dict(strides=[8, 16, 32, 64], feature_levels=[0, 1, 2, 3])))
     data = rename(batch(model, training=training))
     message = r"level 0 .* 32 x 40 cells, but stride 8 .* gives 16 x 20 .* 128 x 160 .* about 4"
     with pytest.raises(ValueError, match=message):

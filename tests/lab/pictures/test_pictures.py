@@ -8,10 +8,12 @@ from matplotlib.patches import Rectangle
 pytest.importorskip("mmdet", reason="importing ebm_mmdet registers with mmdet")
 
 from ebm_mmdet.box_iou import box_iou
+from ebm_mmdet.datasets.rooms import SCENE_TYPES, RoomOptions, render_room
 from ebm_mmdet.visualization import save_figure
 from lab.pictures import (
     draw_before_after,
     draw_refinement_paths,
+    draw_rooms,
     plot_ap_vs_steps,
     plot_density_slices,
 )
@@ -112,3 +114,19 @@ def test_curve_needs_the_detector_as_its_start():
         plot_ap_vs_steps([1, 2], {"AP": [70, 71]})
     with pytest.raises(ValueError, match="AP has 2 values for 3 steps"):
         plot_ap_vs_steps(steps, {"AP": [70, 71]})
+
+
+def test_rooms_are_drawn_with_the_boxes_that_count():
+    rooms = [render_room(0, index, RoomOptions(image_size=(24, 32))) for index in range(3)]
+    figure = draw_rooms(rooms)
+    panels = np.array(figure.axes).reshape(-1, 3)
+    assert len(panels) == 4
+    assert not panels[3, 0].get_visible()
+    for room, (picture, *_) in zip(rooms, panels):
+        boxes = room.boxes[~room.ignored]
+        expected = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+        np.testing.assert_allclose(rectangles(picture).reshape(-1, 4), expected)
+        assert picture.get_title(loc="left") == SCENE_TYPES[room.scene_type].replace("_", " ")
+        assert len(picture.texts) == len(boxes)
+    with pytest.raises(ValueError, match="at least one room"):
+        draw_rooms([])

@@ -5,12 +5,14 @@ from .boxes import draw_before_after, draw_refinement_paths
 from .curves import plot_ap_vs_steps
 from .curves3d import plot_rotation_scans, plot_steps_3d
 from .density import plot_density_slices
+from .rooms import draw_rooms
 
 __all__ = [
     "draw_before_after",
     "draw_bev_boxes",
     "draw_bev_scenes",
     "draw_refinement_paths",
+    "draw_rooms",
     "plot_ap_vs_steps",
     "plot_density_slices",
     "plot_rotation_scans",

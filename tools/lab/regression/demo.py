@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
+from rich.console import Console
 from rich.table import Table
 
 from ebm_mmdet.files import read_json, write_json
@@ -33,6 +34,8 @@ TITLES = {
     "rings": "How old was the tree, of which a part was sawn off?",
 }
 EXAMPLES = 3
+LEFT_OUT = ("seeds", "RMSE", "QCE", "width at 90")
+"""Columns of the study that the screen has no room for."""
 
 
 def run_demo(
@@ -64,7 +67,8 @@ def run_demo(
     run_all(runs, out, jobs, say)
     results = [read_json(run.folder(out) / "result.json") for run in runs]
     for task in tasks:
-        console.print(screen_table(results, task))
+        # Wider than the 80 columns of an output that is not a terminal.
+        Console(file=console.file, width=max(console.width, 140)).print(screen_table(results, task))
         drawn = Run(task, methods[-1], 0, dict(changes or {}))
         with quiet(out / "console.log"):
             draw_examples(drawn, out, out / "pictures")
@@ -77,12 +81,12 @@ def run_demo(
 def screen_table(results: Sequence[dict], task: str) -> Table:
     """The table of a task for the screen."""
     header, lines = task_table(results, task)
+    shown = [i for i, name in enumerate(header) if name not in LEFT_OUT]
     table = Table(title=TITLES[task])
-    table.add_column("")
-    for name in header[2:]:  # without the number of seeds
-        table.add_column(name, justify="right")
+    for i in shown:
+        table.add_column(header[i], justify="right" if i else "left", no_wrap=not i)
     for line in lines:
-        table.add_row(line[0], *line[2:])
+        table.add_row(*(line[i] for i in shown))
     return table
 
 

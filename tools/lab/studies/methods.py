@@ -141,7 +141,8 @@ def apply(
     head = EnergyEnsemble(heads) if method.ensemble else (heads[0] if heads else None)
     if head is not None:
         detector.energy_head = head
-    refiner, detector.clip_boxes = method.refiner(head) or evaluate_only, method.clip
+    refiner = method.refiner(head) or evaluate_only
+    detector.clip_boxes = "all" if method.clip else False
     if not method.own_candidates:
         detector.candidates = None
     detector.eval()

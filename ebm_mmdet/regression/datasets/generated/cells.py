@@ -103,9 +103,9 @@ def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
         radius = np.clip(rng.normal(2.2, 0.3, count), 1.4, 2.9)
         spread = 0.25
     brightness = np.exp(spread * rng.standard_normal(count))
-    cells = np.zeros((SIZE, SIZE), np.float32)
-    add_discs(cells, centres[:, 0], centres[:, 1], radius, brightness)
-    cells = cv2.GaussianBlur(cells, (0, 0), _PSF + float(rng.uniform(0, 0.25)))
+    discs = np.zeros((SIZE, SIZE), np.float32)
+    add_discs(discs, centres[:, 0], centres[:, 1], radius, brightness)
+    cells = cv2.GaussianBlur(discs, (0, 0), _PSF + float(rng.uniform(0, 0.25)))
     # Light in photons: cells on a sloped, uneven background.
     x, y = pixel_grid()
     angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.12)

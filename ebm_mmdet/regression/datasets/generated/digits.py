@@ -48,8 +48,8 @@ def scan_numbers(variant: str) -> np.ndarray:
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    order = np.random.Generator(np.random.Philox(key=_SPLIT_SEED)).random(len(_scans()[0]))
-    order = np.argsort(order)
+    rng = np.random.Generator(np.random.Philox(key=_SPLIT_SEED))
+    order = np.argsort(rng.random(len(_scans()[0])))
     parts = {
         "test": order[:_HELD_OUT],
         "val": order[_HELD_OUT : 2 * _HELD_OUT],
@@ -90,7 +90,7 @@ def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
     cos, sin = (f(np.deg2rad(latent["angle"])) for f in (np.cos, np.sin))
     # Rows go down, so this turns counter-clockwise as seen.
     turn = np.array([[cos, sin], [-sin, cos]]) * scale @ np.diag([stretch, 1 / stretch])
-    padded = cv2.copyMakeBorder(scan, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=0)
+    padded = np.pad(scan, 2)
     middle = (padded.shape[0] - 1) / 2
     matrix = np.column_stack([turn, at - 0.5 - turn @ [middle, middle]])
     ink = cv2.warpAffine(padded, matrix, (SIZE, SIZE), flags=cv2.INTER_CUBIC)

@@ -135,7 +135,9 @@ def _paint(latent: dict, rng: np.random.Generator) -> np.ndarray:
     for d in from_centre:
         paint = np.maximum(paint, band(np.where(together, middle, d), _LINE) * dash)
     colour = np.empty((*on_road.shape, 3), np.float32)
-    grass = meadow + 0.05 * _soft_noise(rng, 24)[first:, :, None] * np.float32([0.6, 1, 0.9])
+    grass = meadow + 0.05 * _soft_noise(rng, 24)[first:, :, None] * np.array(
+        [0.6, 1, 0.9], np.float32
+    )
     surface = asphalt + 0.02 * _soft_noise(rng, 20)[first:, :, None]
     colour[:] = grass + (surface - grass) * on_road[..., None]
     white = rng.uniform(0.75, 0.95)

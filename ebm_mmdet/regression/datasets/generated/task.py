@@ -87,7 +87,12 @@ class GeneratedTask:
         rng = self.stream(seed, index, _LABELS)
         latent = self.draw(rng, variant)
         truth = self.truth(latent)
-        target = self.exact(latent) if truth is None else truth.sample(rng)
+        if truth is not None:
+            target = truth.sample(rng)
+        elif self.exact is not None:
+            target = self.exact(latent)
+        else:
+            raise TypeError(f"the task {self.name!r} gives neither a truth nor an exact label")
         return np.asarray(target, np.float32).reshape(-1), latent, truth
 
     def image(self, seed: int, index: int, latent: dict) -> np.ndarray:

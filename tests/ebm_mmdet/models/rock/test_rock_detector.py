@@ -14,7 +14,6 @@ from mmdet.structures import DetDataSample
 from mmengine.analysis import get_model_complexity_info
 from mmengine.structures import InstanceData, LabelData, PixelData
 
-import ebm_mmdet.models.rock as package
 from ebm_mmdet.models.test_time_augs.auxiliary_views import merge_auxiliary_views
 from tests.ebm_mmdet.models.rock.rock_toys import (
     SIZE,
@@ -26,7 +25,6 @@ from tests.ebm_mmdet.models.rock.rock_toys import (
     ssd_cfg,
 )
 from tests.ebm_mmdet.models.toys import energy_head_cfg
-from tests.overrides import check_override, overrides
 from tests.tolerances import TOLERANCE
 
 DETECTORS = ["ssd", "faster_rcnn", "retinanet", "rtmdet"]
@@ -168,6 +166,47 @@ def test_threads_do_not_see_each_other():
                 assert_same(found, alone)
 
 
+def test_images_of_several_sizes_in_one_batch():
+    """Each image has targets, and gets maps, of its own size; padding is in no loss."""
+    model = build(rock_cfg())
+    small = (48, 80)
+    whole, part = batch(model, (2,)), batch(model, (1,), size=small, seed=1)
+    inputs = [each["inputs"][0] for each in (whole, part)]
+    raw = dict(
+        inputs=[(each * 55 + 110).round().to(torch.uint8) for each in inputs],
+        data_samples=[copy.deepcopy(each["data_samples"][0]) for each in (whole, part)],
+    )
+    data = model.data_preprocessor(raw, False)
+    one, two = predict(model, data)
+    assert one.pred_depth.depth.shape == (1, 4, 6)
+    assert two.pred_depth.depth.shape == (1, 3, 5)
+    assert two.pred_normals.normals.shape == (3, 3, 5)
+    losses = model.loss(*args_of(data))
+    assert all(value.isfinite() for value in losses.values())
+    with model._predictions() as predictions:
+        model.extract_feat(data["inputs"])
+    log_depth = predictions["depth"]
+    truth = [each.gt_depth.depth.log() for each in data["data_samples"]]
+    errors = [log_depth[0] - truth[0], log_depth[1, :, :3, :5] - truth[1]]
+    every = torch.cat([each.flatten() for each in errors])
+    expected = 3 * torch.nn.functional.smooth_l1_loss(every, torch.zeros_like(every))
+    torch.testing.assert_close(losses["loss_depth"], expected)
+
+
+def test_a_model_in_bfloat16_predicts():
+    model = build(rock_cfg())
+    data = batch(model)
+    half = copy.deepcopy(model).bfloat16()
+    for found, expected in zip(
+        predict(half, {**data, "inputs": data["inputs"].bfloat16()}), predict(model, data)
+    ):
+        for name, value in fields(found).items():
+            assert value.dtype == fields(expected)[name].dtype
+            assert value.isfinite().all()
+        found, expected = found.pred_depth.depth.log(), expected.pred_depth.depth.log()
+        torch.testing.assert_close(found, expected, atol=0.1, rtol=0.1)
+
+
 def test_a_call_stores_nothing_on_the_module():
     model = build(rock_cfg())
     data = batch(model)
@@ -243,11 +282,6 @@ def test_a_detector_without_a_backbone_is_refused():
         build(dict(type="ROCKDetector", detector=inner, block=block_cfg()))
 
 
-@pytest.mark.parametrize(("ours", "theirs"), overrides(package))
-def test_overrides_take_what_they_override(ours, theirs):
-    check_override(ours, theirs)
-
-
 def ebm_cfg(**overrides) -> dict:
     noise = dict(type="GaussianMixtureNoise", sigmas=[0.075, 0.15, 0.3], dim=4)
     return {
@@ -308,6 +342,19 @@ def test_a_rock_checkpoint_loads_into_the_energy_wrapper_and_so_does_its_own():
     assert_same(predict(again, data), predict(model, data))
 
 
+def test_the_trunk_starts_from_the_box_head_of_a_detector_inside():
+    objective = energy_head_cfg()["objective"]
+    model = build(
+        ebm_cfg(
+            detector=rock_cfg("faster_rcnn"),
+            feature_source="detector.neck",
+            energy_head=energy_head_cfg(fc_channels=[32, 32], objective=objective),
+        )
+    )
+    layer = model.detector.detector.roi_head.bbox_head.shared_fcs[0]
+    assert torch.equal(model.energy_head.trunk[0].weight, layer.weight)
+
+
 def test_candidates_of_the_energy_head_reach_the_detector_inside():
     candidates = dict(type="EnergyGuidedNMS", score_thr=0.0, max_per_img=20)
     model = build(ebm_cfg(candidates=candidates))
@@ -361,6 +408,44 @@ def test_views_of_a_perfect_network_merge_to_the_truth():
     ):
         torch.testing.assert_close(found, expected)
     assert merged.pred_scene.ranking.tolist() == [1, 2, 0]
+
+
+def test_test_time_augmentation_of_a_whole_model():
+    """The merged maps are the averages of what the model predicts of each view."""
+    rock = build(rock_cfg())
+    model = MODELS.build(
+        dict(
+            type="EBMTTAModel",
+            module=rock,
+            tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=10),
+        )
+    )
+    image = torch.randint(256, (3, *SIZE), dtype=torch.uint8)
+    inputs, samples = [], []
+    for flip in (True, False):  # as in mmdet's configs, the mirrored view comes first
+        meta = dict(
+            img_shape=SIZE,
+            ori_shape=SIZE,
+            scale_factor=(1.0, 1.0),
+            flip=flip,
+            flip_direction="horizontal" if flip else None,
+            img_id=0,
+        )
+        inputs.append([image.flip(2) if flip else image])
+        samples.append([DetDataSample(metainfo=meta)])
+    with torch.no_grad():
+        (found,) = model.test_step(dict(inputs=inputs, data_samples=copy.deepcopy(samples)))
+        (mirrored,), (straight,) = (
+            rock.test_step(dict(inputs=x, data_samples=copy.deepcopy(each)))
+            for x, each in zip(inputs, samples)
+        )
+    depth = (mirrored.pred_depth.depth.flip(2) * straight.pred_depth.depth).sqrt()
+    torch.testing.assert_close(found.pred_depth.depth, depth)
+    signs = torch.tensor([-1.0, 1, 1])[:, None, None]
+    normals = mirrored.pred_normals.normals.flip(2) * signs + straight.pred_normals.normals
+    normals = torch.nn.functional.normalize(normals, dim=0)
+    torch.testing.assert_close(found.pred_normals.normals, normals)
+    assert 0 < len(found.pred_instances) <= 10
 
 
 def test_views_are_averaged():

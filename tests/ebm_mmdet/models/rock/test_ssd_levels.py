@@ -12,13 +12,14 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from tests.ebm_mmdet.models.rock.rock_toys import ssd_cfg
+from tests.ebm_mmdet.models.rock.rock_toys import SIZE, batch, build, ssd_cfg
 
+KIND = "FractionSSDAnchorGenerator"
 SIZES = [(30, 40), (15, 20), (8, 10), (4, 5), (2, 3), (1, 1)]
 
 
 def generator(**kwargs):
-    return TASK_UTILS.build(dict(type="FractionSSDAnchorGenerator", **kwargs))
+    return TASK_UTILS.build(dict(type=KIND, **kwargs))
 
 
 def meta_model(block: dict | None = None):
@@ -143,7 +144,24 @@ def test_priors_that_do_not_fit_are_refused_by_name():
         generator(ratios=RATIOS[:5])
     with pytest.raises(ValueError, match="2 maps for the priors of 6 levels"):
         generator().grid_priors([(3, 4), (1, 1)])
-    cfg = dict(type="FractionSSDAnchorGenerator", scales=SCALES[:6], ratios=RATIOS[:5])
+    cfg = dict(type=KIND, scales=SCALES[:6], ratios=RATIOS[:5])
     head = ssd_cfg(anchor_generator=cfg).bbox_head
     with pytest.raises(ValueError, match="6 levels in in_channels"):
         MODELS.build(head)
+
+
+def test_mmdets_own_head_takes_the_priors():
+    """Its losses see those priors whose centres are in the image."""
+    flags = torch.cat(generator().valid_flags(SIZES, (480, 320)))
+    priors = torch.cat(generator().grid_priors(SIZES))
+    assert torch.equal(flags, (priors[:, 0] + priors[:, 2]) / 2 < 320)
+    cfg = ssd_cfg()
+    coder = dict(type="DeltaXYWHBBoxCoder", target_stds=[0.1, 0.1, 0.2, 0.2])
+    cfg.bbox_head.update(
+        type="SSDHead", anchor_generator=dict(type=KIND, input_size=SIZE), bbox_coder=coder
+    )
+    cfg.train_cfg.update(allowed_border=-1, pos_weight=-1, neg_pos_ratio=3)
+    model = build(cfg)
+    data = batch(model, training=True)
+    losses = model.loss(data["inputs"], data["data_samples"])
+    assert sum(losses["loss_cls"]) > 0

@@ -13,6 +13,7 @@ from ebm_mmdet.regression.datasets import (
     GeneratedRegressionDataset,
     RandomFlipTarget,
     RandomLight,
+    RandomQuarterTurns,
     RandomScaleCrop,
 )
 
@@ -103,6 +104,21 @@ def test_light():
         RandomLight(0.1, 1)
 
 
+def test_quarter_turns():
+    original = sample((4, 6))
+    random.seed(0)
+    seen = set()
+    for _ in range(40):
+        result = RandomQuarterTurns().transform(dict(original))
+        assert result["img"].flags.c_contiguous
+        assert result["img_shape"] == result["img"].shape[:2]
+        assert np.array_equal(result["gt_target"], original["gt_target"])
+        turns = [i for i in range(4) if np.array_equal(np.rot90(original["img"], i), result["img"])]
+        seen.update(turns)
+    assert seen == {0, 1, 2, 3}
+
+
 def test_all_are_registered():
-    for name in ("RandomFlipTarget", "RandomScaleCrop", "RandomLight", "LoadRegressionImage"):
+    names = ["RandomFlipTarget", "RandomScaleCrop", "RandomLight", "RandomQuarterTurns"]
+    for name in [*names, "LoadRegressionImage"]:
         assert name in repr(TRANSFORMS.build({"type": name}))

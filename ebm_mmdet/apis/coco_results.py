@@ -1,0 +1,111 @@
+"""Detections as a file in COCO's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..files import read_json
+
+__all__ = ["CocoIds", "coco_dataset", "coco_results"]
+
+
+class CocoIds:
+    """Ids of images and categories in a COCO annotation file.
+
+    Args:
+        ann_file: the file.
+        classes: names of the detector's classes, in the order of its labels.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not COCO's format, or has no category of the name of a class.
+    """
+
+    def __init__(self, ann_file: str | Path, classes: Sequence[str]) -> None:
+        content = read_json(ann_file)
+        if content is None:
+            raise FileNotFoundError(f"there is no annotation file {ann_file}")
+        if not isinstance(content, dict) or not {"images", "categories"} <= content.keys():
+            raise ValueError(f"{ann_file} has no 'images' and 'categories', which COCO's have")
+        self.ann_file = ann_file
+        self._images = {image["file_name"]: image["id"] for image in content["images"]}
+        self._by_name = {Path(name).name: each for name, each in self._images.items()}
+        self._ambiguous = len(self._by_name) < len(self._images)
+        ids = {category["name"]: category["id"] for category in content["categories"]}
+        missing = [name for name in classes if name not in ids]
+        if missing:
+            raise ValueError(
+                f"{ann_file} has no category {missing[0]!r} of the detector's classes; it has "
+                f"{', '.join(map(str, list(ids)[:10]))}"
+            )
+        self.categories = [ids[name] for name in classes]
+
+    def image(self, path: str) -> int | str:
+        """The id of an image file.
+
+        Raises:
+            ValueError: the annotation file does not list it, or lists several of its name.
+        """
+        parts = Path(path).parts
+        for start in range(len(parts)):
+            name = "/".join(parts[start:])
+            if name in self._images:
+                return self._images[name]
+        name = Path(path).name
+        if name not in self._by_name or self._ambiguous:
+            raise ValueError(f"{self.ann_file} does not list {path}, or lists several {name}")
+        return self._by_name[name]
+
+
+def coco_results(
+    predictions: Sequence[Mapping], image_ids: Sequence[int | str], categories: Sequence[int]
+) -> list[dict]:
+    """Detections as COCO's list of results, which ``COCO.loadRes`` reads.
+
+    Args:
+        predictions: ``bboxes`` (n x 4, xyxy), ``scores`` and ``labels`` of each image, as lists.
+        image_ids: id of each image.
+        categories: id of the category of each label.
+    """
+    results = []
+    for found, image_id in zip(predictions, image_ids):
+        rows = zip(found.get("bboxes", []), found.get("scores", []), found.get("labels", []))
+        for (x1, y1, x2, y2), score, label in rows:
+            box = [x1, y1, x2 - x1, y2 - y1]
+            results.append(
+                dict(
+                    image_id=image_id,
+                    category_id=categories[int(label)],
+                    bbox=[float(np.round(value, 3)) for value in box],
+                    score=float(score),
+                )
+            )
+    return results
+
+
+def coco_dataset(
+    predictions: Sequence[Mapping],
+    files: Sequence[tuple[str, int, int]],
+    classes: Sequence[str],
+) -> dict:
+    """Detections as a whole data set in COCO's format, with ids that count from 1.
+
+    Args:
+        predictions: see :func:`coco_results`.
+        files: name, width and height of each image.
+        classes: names of the classes, in the order of the labels.
+    """
+    images = [
+        dict(id=i, file_name=name, width=width, height=height)
+        for i, (name, width, height) in enumerate(files, start=1)
+    ]
+    categories = [dict(id=i, name=str(name)) for i, name in enumerate(classes, start=1)]
+    annotations = coco_results(
+        predictions, [image["id"] for image in images], [each["id"] for each in categories]
+    )
+    for i, each in enumerate(annotations, start=1):
+        each.update(id=i, iscrowd=0, area=each["bbox"][2] * each["bbox"][3])
+    return dict(images=images, categories=categories, annotations=annotations)

@@ -1,0 +1,319 @@
+"""From a detector's config to that of the same detector with an energy head."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+from .config_text import Inherited, Noted, plain, render
+from .inspection import Inspection, inner_datasets, inspect_config
+from .whole_images import mixes_images, whole_image_dataset
+
+__all__ = ["add_energy_head", "write_energy_config"]
+
+HOOKS_OF_THE_DETECTOR = (
+    "EMAHook",
+    "MeanTeacherHook",
+    "PipelineSwitchHook",
+    "SyncNormHook",
+    "YOLOXModeSwitchHook",
+)
+"""Hooks for the training of a detector, which is not trained here."""
+
+
+def add_energy_head(
+    cfg: Config, checkpoint: str | os.PathLike | None = None, max_iters: int = 10000
+) -> Config:
+    """The config of the same detector, frozen, with an energy head that is trained.
+
+    Which maps the head reads is found by running the detector on a blank image
+    (:func:`~ebm_mmdet.apis.inspect_config`). A two-stage detector with shared fully connected
+    layers gets the papers' head and schedule, and its trunk starts from these layers; any other
+    gets the small head on all maps at once. The data, batch size and augmentation are the
+    detector's, except that images are not mixed (mosaics). The rest of the config stays.
+
+    Args:
+        cfg: the detector's config; it does not change.
+        checkpoint: its checkpoint, which becomes ``load_from``.
+        max_iters: length of the training.
+
+    Raises:
+        ValueError: the model predicts no boxes, is an ``EBMDetector`` already, there is no
+            training data that the head could learn from, or ``max_iters`` is below 1.
+        RuntimeError: the detector does not run here on a blank image.
+    """
+    cfg = copy.deepcopy(cfg)
+    if checkpoint is None:
+        checkpoint = cfg.get("load_from")
+    _, settings = _changes(cfg, checkpoint, max_iters)
+    _quieten(cfg.model)
+    cfg.merge_from_dict(plain({**settings, "model": {**settings["model"], "detector": cfg.model}}))
+    return cfg
+
+
+def write_energy_config(
+    config: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    out: str | os.PathLike | None = None,
+    max_iters: int = 10000,
+) -> Path:
+    """Write the config of :func:`add_energy_head`, inheriting from the detector's, as a file.
+
+    Args:
+        config: the detector's config file, or the name of a packaged one, ``mmdet::...``.
+        checkpoint: its checkpoint.
+        out: the file to write; by default ``NAME_ebm.py`` beside a config ``NAME.py``, and in the
+            current folder for a packaged one.
+        max_iters: length of the training.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        FileExistsError: the file exists; it is never overwritten.
+        FileNotFoundError: there is no such config.
+        ValueError: see :func:`add_energy_head`; or the config is in mmengine's new style (Python
+            imports), which a text config cannot inherit from.
+    """
+    config = os.fspath(config)
+    packaged = "::" in config
+    stem = Path(config.rpartition("::")[2]).stem
+    folder = Path() if packaged else Path(config).parent
+    out = Path(out) if out is not None else folder / f"{stem}_ebm.py"
+    if out.exists():
+        raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
+    cfg = get_config(config) if packaged else Config.fromfile(config)
+    if not packaged and Config._is_lazy_import(config):
+        raise ValueError(
+            f"{config} is a config in mmengine's new style, which the written file could not "
+            "inherit from; use ebm_mmdet.apis.add_energy_head(cfg) and dump the result"
+        )
+    look, settings = _changes(cfg, os.fspath(checkpoint), max_iters)
+    prelude = ["detector = _base_.model", *_quieten(copy.deepcopy(cfg.model))]
+    base = config if packaged else os.path.relpath(config, out.parent)
+    text = _HEADER.format(
+        detector=look.detector,
+        out=shlex.quote(str(out)),
+        base=_quoted(base if packaged else f"./{base}"),
+    )
+    text += "\n".join(prelude) + "\n\n" + render(settings)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("x", encoding="utf-8") as file:
+        file.write(text)
+    return out
+
+
+_HEADER = '''"""{detector} with an energy head, written by ebm-mmdet; every number may be changed.
+
+    python tools/train.py {out}
+"""
+
+_base_ = {base}
+
+custom_imports = dict(imports=['ebm_mmdet'], allow_failed_imports=False)
+
+'''
+
+
+def _quoted(text: str) -> str:
+    return repr(os.path.normpath(text) if text.startswith("./../") else text)
+
+
+def _quieten(model: Mapping) -> list[str]:
+    """Change the detector's config for a frozen detector; returns the same as lines of a config."""
+    lines = []
+    preprocessor, backbone = model.get("data_preprocessor"), model.get("backbone")
+    if preprocessor and preprocessor.get("batch_augments"):
+        preprocessor["batch_augments"] = None
+        lines.append("detector.data_preprocessor.batch_augments = None  # one image size")
+    if backbone and (backbone.get("init_cfg") or {}):
+        backbone["init_cfg"] = None
+        lines.append("detector.backbone.init_cfg = None  # load_from holds the backbone too")
+    return lines
+
+
+def _changes(cfg: Config, checkpoint: str | None, max_iters: int) -> tuple[Inspection, dict]:
+    """What the detector looks like, and the settings to put over its config."""
+    if str(cfg.get("model", {}).get("type", "")).endswith("EBMDetector"):
+        raise ValueError(
+            "the config describes an EBMDetector already; give that of a plain detector"
+        )
+    if max_iters < 1:
+        raise ValueError(f"max_iters={max_iters}; give 1 or more")
+    loader = cfg.get("train_dataloader")
+    if not loader:
+        raise ValueError(
+            f"{cfg.filename or 'the config'} has no train_dataloader, so there is nothing that an "
+            "energy head could learn from; add the training data to it"
+        )
+    test = cfg.get("test_dataloader") or cfg.get("val_dataloader")
+    test_pipeline = (inner_datasets(test["dataset"])[0].get("pipeline") or []) if test else []
+    dataset = loader["dataset"]
+    whole = _literals(whole_image_dataset(dataset, test_pipeline))  # first: it may refuse the data
+    look = inspect_config(cfg)
+    if look.num_classes is None:
+        raise ValueError(f"{look.detector} has no head with num_classes; write the config by hand")
+    settings = {
+        "load_from": None if checkpoint is None else os.fspath(checkpoint),
+        "model": {
+            "_delete_": True,
+            "type": "EBMDetector",
+            "backbone": Noted({}, "not read; lets mmdet's init_detector load this file"),
+            "detector": Inherited(cfg.model, "detector"),
+            **(_papers_head(look) if look.trunk else _small_head(look)),
+        },
+        **_schedule(look, max_iters),
+    }
+    settings["train_dataloader"] = {"sampler": _SAMPLER}
+    if mixes_images(dataset):
+        settings["train_dataloader"]["dataset"] = Noted(
+            {"_delete_": True, **whole},
+            "whole images, resized as in the test; the detector mixes them",
+        )
+    settings.update(_around(cfg))
+    return look, settings
+
+
+_SAMPLER = {"_delete_": True, "type": "InfiniteSampler", "shuffle": True}
+
+
+def _levels(look: Inspection) -> dict:
+    classes = f"as in {look.detector}"
+    maps = f"of {look.feature_source}, fine to coarse; `python -m ebm_mmdet inspect` lists all maps"
+    source = {} if look.feature_source in ("neck", "backbone") else look.feature_source
+    levels = look.levels
+    head = {
+        "type": "EBMBBoxHead",
+        "num_classes": Noted(look.num_classes, classes),
+        "in_channels": levels["in_channels"],
+        "strides": Noted(levels["strides"], maps),
+        "feature_levels": levels["feature_levels"],
+        "roi_shift": Noted(look.roi_shift, look.roi_shift_reason),
+    }
+    return {"feature_source": source, "energy_head": head} if source else {"energy_head": head}
+
+
+def _papers_head(look: Inspection) -> dict:
+    parts = _levels(look)
+    scale = look.levels.get("finest_scale")
+    parts["energy_head"].update(
+        finest_scale=Noted(scale, "boxes of 14 to 28 cells are read on their level"),
+        fc_channels=Noted(list(look.trunk), "as in the box head, whose weights the trunk takes"),
+        objective=_nce(127, [0.075, 0.15, 0.3], "those of the papers, in units of the box's size"),
+    )
+    step = Noted([8e-4, 8e-4, 3.2e-3, 3.2e-3], "of cx/w, cy/h, log w, log h, as in the papers")
+    return {**parts, "refiner": _refiner(step)}
+
+
+def _small_head(look: Inspection) -> dict:
+    parts = _levels(look)
+    parts["energy_head"].update(
+        level_rule=Noted("concat", "each box is read on all maps at once"),
+        standardize=Noted(True, "frozen features may have any scale"),
+        fc_channels=Noted([256, 256], "wider ones learn small data by heart"),
+        class_agnostic=Noted(True, "edges look the same in every class"),
+        objective=_nce(63, [0.0375, 0.075, 0.15], "half of the papers': boxes are close already"),
+    )
+    return {**parts, "refiner": _refiner(Noted(1e-4, "short, and equal in all coordinates"))}
+
+
+def _nce(num_noise: int, sigmas: list[float], comment: str) -> dict:
+    return {
+        "type": "NCEObjective",
+        "num_noise": Noted(num_noise, "boxes from the noise per object"),
+        "beta": Noted(0.1, "NCE+: annotations are inaccurate by a tenth of the noise"),
+        "noise": {
+            "type": "GaussianMixtureNoise",
+            "sigmas": Noted(sigmas, comment),
+            "dim": 4,
+        },
+    }
+
+
+def _refiner(step_size: Noted) -> dict:
+    return {
+        "type": "GradientAscentRefiner",
+        "step_size": step_size,
+        "num_steps": Noted(10, "as in the papers; each costs a pass through the head"),
+        "decay": Noted(0.5, "of the step size, after a step that does not climb"),
+    }
+
+
+def _schedule(look: Inspection, max_iters: int) -> dict:
+    """Training by iterations, with the optimizer that suits the start of the trunk."""
+    warmup, drops = max(min(500, max_iters // 10), 1), [max_iters * 7 // 10, max_iters * 9 // 10]
+    interval = max(max_iters // 5, 1)
+    if look.trunk:
+        optimizer = dict(type="SGD", lr=1e-3, momentum=0.9, weight_decay=1e-4)
+        extra = dict(paramwise_cfg=dict(bias_lr_mult=2.0, bias_decay_mult=0.0))
+        comment = "the papers', for a trunk that starts from trained layers"
+    else:
+        optimizer = dict(type="AdamW", lr=1e-3, weight_decay=0.01)
+        extra, comment = {}, "for a fresh trunk on standardised features"
+    return {
+        "train_cfg": {
+            "_delete_": True,
+            "type": "IterBasedTrainLoop",
+            "max_iters": Noted(max_iters, "of the head alone; the papers take 60000 on COCO"),
+            "val_interval": interval,
+        },
+        "param_scheduler": [
+            dict(type="LinearLR", start_factor=1 / 3, by_epoch=False, begin=0, end=warmup),
+            dict(type="MultiStepLR", by_epoch=False, milestones=drops, gamma=0.1),
+        ],
+        "optim_wrapper": Noted(
+            {"_delete_": True, "type": "OptimWrapper", "optimizer": optimizer, **extra}, comment
+        ),
+        "default_hooks": {
+            "checkpoint": {
+                "type": "CheckpointHook",
+                "by_epoch": False,
+                "interval": interval,
+                "backend_args": Noted({"backend": "atomic"}, "complete or not there at all"),
+            }
+        },
+        "log_processor": {"by_epoch": False},
+    }
+
+
+def _around(cfg: Config) -> dict:
+    """Hooks, evaluators and other settings that have to change with the model."""
+    settings = {}
+    hooks = cfg.get("custom_hooks") or []
+    kept = [
+        hook for hook in hooks if str(hook["type"]).rpartition(".")[2] not in HOOKS_OF_THE_DETECTOR
+    ]
+    if len(kept) < len(hooks):
+        comment = "those of the detector's training are left out"
+        settings["custom_hooks"] = Noted(_literals(kept), comment)
+    for split in ("val", "test"):
+        metric = cfg.get(f"{split}_evaluator")
+        if isinstance(metric, Mapping) and str(metric.get("type")) in (
+            "CocoMetric",
+            "mmdet.CocoMetric",
+        ):
+            settings[f"{split}_evaluator"] = Noted(
+                {"type": "HighIoUCocoMetric"}, "CocoMetric, and AP at 0.6 to 0.9"
+            )
+    if (cfg.get("auto_scale_lr") or {}).get("enable"):
+        settings["auto_scale_lr"] = Noted({"enable": False}, "the learning rate is not for a batch")
+    if cfg.get("resume"):
+        settings["resume"] = False
+    if cfg.get("work_dir"):
+        settings["work_dir"] = f"{str(cfg.work_dir).rstrip('/')}_ebm"
+    return settings
+
+
+def _literals(value):
+    """Plain dictionaries and lists in place of mmengine's."""
+    if isinstance(value, Mapping):
+        return {key: _literals(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_literals(each) for each in value)
+    return value

@@ -1,0 +1,296 @@
+"""What a detector's config says about the energy head that would suit it; no checkpoint needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from ..models.detectors.dry_run import DryRun, default_source, dry_run
+from ..models.detectors.peculiarities import refuse_without_boxes
+from ..models.detectors.trunk_init import shared_fcs
+from ..models.feature_maps import COARSEST_STRIDE, FeatureMap, fill_in_levels
+
+__all__ = ["Inspection", "MapRow", "classes_of", "inner_datasets", "inspect_config", "roi_shift_of"]
+
+POOL_SIZE = 7
+"""Bins per axis of the energy head and of mmdet's box heads."""
+
+
+@dataclass(frozen=True)
+class MapRow:
+    """One map of a detector."""
+
+    module: str
+    """Dotted name of the module that gives it."""
+    index: int
+    """Position in the module's output."""
+    map: FeatureMap
+    chosen: bool
+    why: str
+    """Why it is chosen or not."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What :func:`inspect_config` finds."""
+
+    detector: str
+    """Class name."""
+    feature_source: str
+    """Dotted name of the module whose maps are used."""
+    rows: list[MapRow]
+    """Maps of that module, then of the backbone and of its stages."""
+    order: str
+    """``'fine to coarse'``, ``'coarse to fine'``, ``'one map'`` or ``'mixed'``."""
+    levels: dict
+    """``in_channels``, ``strides``, ``feature_levels`` and, where they differ from the head's
+    defaults, ``finest_scale`` and ``level_rule``."""
+    num_classes: int | None
+    """Of the detector's head, or None if it has none."""
+    classes: tuple[str, ...] | None
+    """Names in the ``metainfo`` of the training data, or None if the data set knows them."""
+    trunk: tuple[int, ...] | None
+    """Widths of the layers of the box head that the trunk can start from, or None."""
+    trunk_source: str
+    """Where these layers are, or why there are none."""
+    roi_shift: float
+    roi_shift_reason: str
+    image_scale: tuple[int, ...] | None
+    """``scale`` of the test pipeline's resize, (width, height), or None if there is none."""
+    pipeline: list[str]
+    """Transforms of the test pipeline."""
+
+    def report(self) -> str:
+        """All of it as text, with lines for ``energy_head`` that fit."""
+        return "\n".join([*self._table(), "", *self._facts(), "", *self._lines()])
+
+    def _table(self) -> list[str]:
+        header = ("module", "map", "channels", "stride", "", "")
+        rows = [
+            (
+                row.module,
+                str(row.index),
+                str(row.map.channels),
+                str(row.map.stride or "?"),
+                "used" if row.chosen else "-",
+                row.why,
+            )
+            for row in self.rows
+        ]
+        widths = [max(map(len, column)) for column in zip(header, *rows)]
+        return [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in (header, *rows)
+        ]
+
+    def _facts(self) -> list[str]:
+        scale = "none" if self.image_scale is None else " x ".join(map(str, self.image_scale))
+        first, more = (self.classes or ())[:5], len(self.classes or ()) > 5
+        names = f" ({', '.join(first)}{', ...' if more else ''})"
+        facts = {
+            "detector": self.detector,
+            "features": f"{self.feature_source}, {self.order}",
+            "classes": f"{self.num_classes}{names if self.classes else ''}",
+            "trunk": self.trunk_source,
+            "roi_shift": f"{self.roi_shift:g}: {self.roi_shift_reason}",
+            "image scale": scale,
+            "test pipeline": ", ".join(self.pipeline) or "none",
+        }
+        return [f"{name:14} {value}" for name, value in facts.items()]
+
+    def _lines(self) -> list[str]:
+        values = {"num_classes": self.num_classes, **self.levels, "roi_shift": self.roi_shift}
+        lines = [f"    {name}={value!r}," for name, value in values.items()]
+        return ["Lines for energy_head that fit:", *lines]
+
+
+def inspect_config(cfg: Config) -> Inspection:
+    """Build the detector of a config and run it on a blank image; nothing is loaded or trained.
+
+    Args:
+        cfg: config of an mmdet detector; of an ``EBMDetector``, the detector inside is looked at.
+
+    Raises:
+        ValueError: the config has no model, the model predicts no boxes, or none of its maps can be
+            used.
+        RuntimeError: the detector does not run here on a blank image.
+    """
+    model = cfg.get("model")
+    if not model or "type" not in model:
+        raise ValueError(f"{cfg.filename or 'the config'} has no model; give a detector's config")
+    if model.get("detector") is not None and str(model["type"]).endswith("EBMDetector"):
+        model = model["detector"]
+    init_default_scope(cfg.get("default_scope") or "mmdet")
+    detector = _build(model)
+    refuse_without_boxes(detector)
+    run = dry_run(detector)
+    source = default_source(detector)
+    source = source if source in run.outputs else default_source(detector, run)
+    if source is None:
+        raise ValueError(
+            f"{type(detector).__name__} has no neck or backbone that gives maps; choose a "
+            f"feature_source yourself, out of {', '.join(run.candidates())}"
+        )
+    maps = run.outputs[source]
+    levels = fill_in_levels({}, maps)
+    trunk, trunk_source = _trunk(detector, levels)
+    shift, reason = (
+        (-0.5, "where mmdet's box head reads, from which the trunk starts")
+        if trunk
+        else roi_shift_of(run, levels["strides"][0])
+    )
+    pipeline = _test_pipeline(cfg)
+    return Inspection(
+        detector=type(detector).__name__,
+        feature_source=source,
+        rows=_rows(run, source, levels["feature_levels"]),
+        order=_order([each.stride for each in maps]),
+        levels=levels,
+        num_classes=_num_classes(detector),
+        classes=classes_of(cfg),
+        trunk=trunk,
+        trunk_source=trunk_source,
+        roi_shift=shift,
+        roi_shift_reason=reason,
+        image_scale=_scale(pipeline),
+        pipeline=[str(step["type"]).rpartition(".")[2] for step in pipeline],
+    )
+
+
+def _build(model: Mapping) -> nn.Module:
+    """The detector on the CPU in eval mode, from a copy: mmdet's detectors change their config."""
+    return MODELS.build(ConfigDict(Config(dict(model=model)).to_dict()["model"])).eval()
+
+
+def _rows(run: DryRun, source: str, used: Sequence[int]) -> list[MapRow]:
+    """Maps of the source, then those of the backbone that the source does not have."""
+    rows = []
+    maps = run.outputs[source]
+    for index, each in enumerate(maps):
+        rows.append(MapRow(source, index, each, index in used, _why(index, maps, used)))
+    finest = min(maps[index].stride for index in used)
+    parent = source.rpartition(".")[0]
+    backbone = f"{parent}.backbone" if parent else "backbone"
+    outside = [name for name in run.candidates() if name == backbone] if source != backbone else []
+    outside += [name for name in run.candidates() if name.startswith(f"{backbone}.")]
+    for name in outside:
+        for index, each in enumerate(run.outputs[name]):
+            finer = 1 < each.stride < finest
+            if name != backbone and not finer:
+                continue
+            why = (
+                f"finer; for small objects: feature_source={[source, name]}"
+                if finer and name != backbone
+                else f"{source} comes after it"
+            )
+            rows.append(MapRow(name, index, each, False, why))
+    return rows
+
+
+def _why(index: int, maps: Sequence[FeatureMap], used: Sequence[int]) -> str:
+    stride = maps[index].stride
+    if index in used:
+        return f"level {list(used).index(index)} of the head"
+    if not stride:
+        return "no stride fits both axes"
+    if stride > COARSEST_STRIDE:
+        return f"coarser than {COARSEST_STRIDE} px"
+    later = max(other for other, each in enumerate(maps) if each.stride == stride)
+    return f"map {later} has the same stride and comes later"
+
+
+def _order(strides: Sequence[int]) -> str:
+    if len(strides) == 1:
+        return "one map"
+    if list(strides) == sorted(strides):
+        return "fine to coarse"
+    return "coarse to fine" if list(strides) == sorted(strides, reverse=True) else "mixed"
+
+
+def _trunk(detector: nn.Module, levels: Mapping) -> tuple[tuple[int, ...] | None, str]:
+    """Widths of the box head's layers that a trunk can start from, and a clause about them."""
+    layers = shared_fcs(detector)
+    if not layers:
+        return None, "starts fresh (no box head with shared fully connected layers)"
+    found, channels = layers[0].in_features, levels["in_channels"]
+    if found != (channels if isinstance(channels, int) else -1) * POOL_SIZE**2:
+        return None, f"starts fresh (the box head has {found} inputs, not {channels} x 7 x 7)"
+    widths = tuple(layer.out_features for layer in layers)
+    return widths, f"starts from roi_head.bbox_head.shared_fcs, {' and '.join(map(str, widths))}"
+
+
+def roi_shift_of(run: DryRun, stride: int) -> tuple[float, str]:
+    """Where cell i of a map lies, as ``roi_shift`` of the energy head, and a sentence about it.
+
+    Every convolution or pooling of stride s, kernel k and padding p puts its cell 0 at
+    ``(k - 1) / 2 - p`` cells of the map that it reads; a reduction without one (slices, patches
+    that are merged) at the middle of its cells. The sum o over the reductions of the backbone, in
+    pixels, is the pixel that cell 0 is centred on, so that
+
+        roi_shift = -(o + 1/2) / stride
+
+    Args:
+        run: dry run of the detector.
+        stride: of the finest map that is used.
+    """
+    first = {}
+    for reduction in run.reductions:
+        first.setdefault(reduction.stride, reduction)
+    jump, centre = 1, 0.0
+    while jump < stride:
+        reduction = first.get(jump)
+        factor = reduction.factor if reduction else 2
+        centre += jump * (reduction.centre if reduction else (factor - 1) / 2)
+        jump *= factor
+    shift = round(-(centre + 0.5) / stride, 4)
+    return shift, f"cell i of stride {stride} is centred on pixel {stride} i + {centre:g}"
+
+
+def _num_classes(detector: nn.Module) -> int | None:
+    """``num_classes`` of the part of the detector that classifies boxes."""
+    for path in ("roi_head.bbox_head", "bbox_head", "mask_head", "panoptic_fusion_head"):
+        part = detector
+        for name in path.split("."):
+            part = getattr(part, name, None)
+        part = part[0] if isinstance(part, nn.ModuleList) and len(part) else part
+        if isinstance(getattr(part, "num_classes", None), int):
+            return part.num_classes
+    inner = [getattr(detector, name, None) for name in ("teacher", "student", "detector")]
+    return next((_num_classes(each) for each in inner if isinstance(each, nn.Module)), None)
+
+
+def inner_datasets(dataset: Mapping) -> list[Mapping]:
+    """Configs of the data sets inside all wrappers and concatenations of one."""
+    if "datasets" in dataset:
+        return [inner for part in dataset["datasets"] for inner in inner_datasets(part)]
+    return inner_datasets(dataset["dataset"]) if "dataset" in dataset else [dataset]
+
+
+def classes_of(cfg: Config) -> tuple[str, ...] | None:
+    """Names of the classes in the ``metainfo`` of the training data, or None if it has none."""
+    loader = cfg.get("train_dataloader") or cfg.get("test_dataloader")
+    for dataset in inner_datasets(loader["dataset"]) if loader else []:
+        names = (dataset.get("metainfo") or {}).get("classes")
+        if names:
+            return (names,) if isinstance(names, str) else tuple(names)
+    return None
+
+
+def _test_pipeline(cfg: Config) -> list[Mapping]:
+    loader = cfg.get("test_dataloader") or cfg.get("val_dataloader")
+    if not loader:
+        return []
+    return inner_datasets(loader["dataset"])[0].get("pipeline") or []
+
+
+def _scale(pipeline: Sequence[Mapping]) -> tuple[int, ...] | None:
+    for step in pipeline:
+        if "Resize" in str(step["type"]) and step.get("scale"):
+            scale = step["scale"]
+            return tuple(scale) if isinstance(scale, (list, tuple)) else (scale, scale)
+    return None

@@ -1,0 +1,116 @@
+"""The commands of `python -m ebm_mmdet`. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main", "parser"]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    everything = argparse.ArgumentParser(
+        prog="python -m ebm_mmdet",
+        description="Without a command: versions, operators in use, and conflicts.",
+    )
+    commands = everything.add_subparsers(dest="command", metavar="COMMAND")
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="which maps of a detector an energy head would read, and why",
+        description="List a detector's maps, and what an energy head on it would be set to. Needs "
+        "no checkpoint and no data.",
+    )
+    inspect.add_argument("config", help="a config file, or the name of a packaged one: mmdet::NAME")
+
+    add = commands.add_parser(
+        "add-head",
+        help="write the config of a detector with an energy head",
+        description="Write NAME_ebm.py, which inherits from the detector's config; tools/train.py "
+        "trains it. An existing file is not overwritten.",
+    )
+    add.add_argument("config", help="the detector's config")
+    add.add_argument("checkpoint", help="the detector's checkpoint")
+    add.add_argument("--out", help="the file to write; default: NAME_ebm.py beside NAME.py")
+    add.add_argument("--max-iters", type=int, default=10000, help="length of the training")
+
+    predict = commands.add_parser(
+        "predict",
+        help="detect and refine on images",
+        description="Detect and refine; write pictures and a file in COCO's format.",
+    )
+    predict.add_argument("config", help="config of a detector, with an energy head or without")
+    predict.add_argument("checkpoint", help="its checkpoint")
+    predict.add_argument("images", nargs="+", help="image files, folders, or patterns with *")
+    predict.add_argument("--out-dir", required=True, help="a new or empty folder for the results")
+    predict.add_argument("--no-refine", action="store_true", help="the detector's boxes alone")
+    predict.add_argument("--refine-steps", type=int, help="steps instead of the config's")
+    predict.add_argument("--score-thr", type=float, default=0.3, help="lowest score in pictures")
+    predict.add_argument("--batch-size", type=int, default=1)
+    predict.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
+    predict.add_argument("--ann-file", help="COCO file whose image and category ids are used")
+    predict.add_argument("--no-pictures", action="store_true", help="write the COCO file alone")
+    return everything
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns 0, or 1 after an error that the user can mend, which is printed."""
+    arguments = parser()
+    args = arguments.parse_args(argv)
+    if args.command is None:
+        from .diagnosis import main as diagnose
+
+        return diagnose()
+    try:
+        _COMMANDS[args.command](args)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        print(f"{arguments.prog} {args.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _config(name: str):
+    from mmengine.config import Config
+    from mmengine.hub import get_config
+
+    return get_config(name) if "::" in name else Config.fromfile(name)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from .apis import inspect_config
+
+    print(inspect_config(_config(args.config)).report())
+
+
+def _add_head(args: argparse.Namespace) -> None:
+    from .apis import write_energy_config
+
+    path = write_energy_config(args.config, args.checkpoint, args.out, args.max_iters)
+    print(f"Wrote {path}. Train it with: python tools/train.py {path}")
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from .apis import EBMInferencer
+
+    inferencer = EBMInferencer(_config(args.config), args.checkpoint, device=args.device)
+    found = inferencer(
+        args.images,
+        batch_size=args.batch_size,
+        out_dir=args.out_dir,
+        refine=not args.no_refine,
+        refine_steps=args.refine_steps,
+        pred_score_thr=args.score_thr,
+        ann_file=args.ann_file,
+        no_save_vis=args.no_pictures,
+    )
+    count, failed = len(found["predictions"]), len(found["failed"])
+    print(f"{count} images, results in {args.out_dir}" + (f"; {failed} failed" if failed else ""))
+    for name, reason in found["failed"].items():
+        print(f"  {name}: {reason}", file=sys.stderr)
+    if failed:
+        raise ValueError(f"{failed} images could not be read, see above")
+
+
+_COMMANDS = {"add-head": _add_head, "inspect": _inspect, "predict": _predict}

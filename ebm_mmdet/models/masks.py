@@ -1,0 +1,111 @@
+"""Masks of a two-stage detector that are predicted after its boxes have been chosen or refined."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+
+from mmdet.structures import SampleList
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+__all__ = [
+    "has_masks",
+    "innermost",
+    "masks_can_wait",
+    "predict_masks",
+    "recording_features",
+    "without_masks",
+]
+
+
+def innermost(detector: nn.Module) -> nn.Module:
+    """The detector inside all wrappers, such as ``ROCKDetector``."""
+    while isinstance(getattr(detector, "detector", None), nn.Module):
+        detector = detector.detector
+    return detector
+
+
+def has_masks(detector: nn.Module) -> bool:
+    """Whether the detector's RoI head predicts masks."""
+    return bool(getattr(getattr(innermost(detector), "roi_head", None), "with_mask", False))
+
+
+def masks_can_wait(detector: nn.Module) -> bool:
+    """Whether ``roi_head.predict_mask`` takes any boxes, given the features of ``extract_feat``.
+
+    It does in Mask R-CNN and its cascades, PointRend and Mask Scoring R-CNN. In HTC and SCNet it
+    wants maps of semantics as well, which only a whole prediction makes.
+    """
+    if not has_masks(detector):
+        return False
+    predict_mask = getattr(innermost(detector).roi_head, "predict_mask", None)
+    if predict_mask is None:
+        return False
+    names = list(inspect.signature(predict_mask).parameters)
+    return names[:4] == ["x", "batch_img_metas", "results_list", "rescale"]
+
+
+def without_masks(roi_head: nn.Module) -> nn.Module:
+    """The same RoI head without its mask head; nothing is copied but the table of children."""
+    view = copy.copy(roi_head)
+    children = {name: child for name, child in roi_head._modules.items() if name != "mask_head"}
+    view.__dict__["_modules"] = children
+    return view
+
+
+def recording_features(detector: nn.Module) -> tuple[nn.Module, list[Sequence[Tensor]]]:
+    """A view of the detector, and a list to which it adds what its ``extract_feat`` returns.
+
+    In a wrapper, that is the ``extract_feat`` of the detector inside.
+    """
+    view = copy.copy(detector)
+    inner = getattr(detector, "detector", None)
+    if isinstance(inner, nn.Module):
+        inner, record = recording_features(inner)
+        view.__dict__["_modules"] = {**detector._modules, "detector": inner}
+        return view, record
+    record: list[Sequence[Tensor]] = []
+
+    def extract_feat(*args, **kwargs):
+        record.append(detector.extract_feat(*args, **kwargs))
+        return record[-1]
+
+    view.__dict__["extract_feat"] = extract_feat
+    return view, record
+
+
+def predict_masks(
+    detector: nn.Module,
+    feats: Sequence[Tensor],
+    samples: SampleList,
+    scales: Sequence[Tensor],
+    rescale: bool,
+    replace: bool,
+) -> None:
+    """Set ``masks`` (n, H, W) of the ``pred_instances`` of a batch to those of their boxes.
+
+    Args:
+        detector: see :func:`masks_can_wait`.
+        feats: what the detector's ``extract_feat`` returned for these images.
+        samples: data samples with predictions; changed in place.
+        scales: (4,) of each image, network-input pixels per pixel of its boxes.
+        rescale: make masks of the size of the original image instead of the network's input.
+        replace: the masks replace others of the same objects. Otherwise Mask Scoring R-CNN, whose
+            mask head rates each mask, changes the scores as well, as in its own prediction.
+    """
+    results = [
+        InstanceData(
+            bboxes=sample.pred_instances.bboxes * scale,
+            scores=sample.pred_instances.scores,
+            labels=sample.pred_instances.labels,
+        )
+        for sample, scale in zip(samples, scales)
+    ]
+    metainfo = [sample.metainfo for sample in samples]
+    results = innermost(detector).roi_head.predict_mask(feats, metainfo, results, rescale=rescale)
+    for sample, result in zip(samples, results):
+        sample.pred_instances.masks = result.masks
+        if not replace:
+            sample.pred_instances.scores = result.scores

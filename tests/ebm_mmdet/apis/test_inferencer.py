@@ -1,0 +1,231 @@
+"""EBMInferencer and the commands around it, in a user's folder."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import save_checkpoint
+from pycocotools.coco import COCO
+
+from ebm_mmdet import diagnosis
+from ebm_mmdet.apis import EBMInferencer, add_energy_head
+from ebm_mmdet.apis.coco_results import CocoIds
+from ebm_mmdet.apis.inferencer import list_images
+from ebm_mmdet.commands import main
+from ebm_mmdet.energy import evaluate_only
+from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A user's folder with the config and checkpoint of a refined detector (not trained)."""
+    folder = make_project(tmp_path_factory.mktemp("user") / "my work", ONE_STAGE)
+    cfg = add_energy_head(Config.fromfile(folder / "my_detector.py"), folder / "epoch_12.pth")
+    cfg.model.refiner = dict(type="GradientAscentRefiner", step_size=0.05, num_steps=3)
+    cfg.custom_imports = dict(imports=["ebm_mmdet"], allow_failed_imports=False)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = str(folder / "data")
+    cfg.dump(folder / "ebm.py")
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmdet")
+    torch.manual_seed(1)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    torch.nn.init.normal_(model.energy_head.fc_energy.weight, std=0.5)
+    meta = dict(dataset_meta=dict(classes=("ape", "bat", "cat")))
+    save_checkpoint(dict(state_dict=model.state_dict(), meta=meta), str(folder / "best.pth"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def infer(project) -> EBMInferencer:
+    return EBMInferencer(project / "ebm.py", project / "best.pth", "cpu", show_progress=False)
+
+
+def images(project: Path) -> list[str]:
+    return [str(project / "data" / f"im {number}.png") for number in (1, 2, 3)]
+
+
+def test_images_of_every_kind_are_found(project, tmp_path):
+    paths, folder = images(project), project / "data"
+    assert list_images(folder) == list_images(str(folder)) == paths  # and not boxes.json
+    assert list_images(str(folder / "im [12]*")) == paths[:2]
+    array = np.zeros((4, 4, 3), np.uint8)
+    assert list_images([Path(paths[2]), [paths[0]], str(folder / "*")]) == [
+        paths[2],
+        paths[0],
+        *paths,
+    ]
+    assert list_images(array)[0] is array
+    for nothing in (tmp_path, tmp_path / "no.png", str(tmp_path / "*.png")):
+        with pytest.raises(FileNotFoundError, match=r"has no image|there is no image"):
+            list_images(nothing)
+    with pytest.raises(TypeError, match="an input is int"):
+        list_images([3])
+
+
+def test_boxes_before_and_after(infer, project):
+    (found,) = infer(images(project)[0])["predictions"]
+    (plain,) = infer(images(project)[0], refine=False)["predictions"]
+    assert plain["bboxes"] == plain["detected_bboxes"] == found["detected_bboxes"]
+    assert found["bboxes"] != found["detected_bboxes"]
+    assert found["scores"] == plain["scores"]
+    assert np.all(np.array(found["log_density"]) >= np.array(plain["log_density"]) - 1e-5)
+    # What the model itself predicts.
+    data = infer.collate_fn([infer.pipeline(images(project)[0])])
+    with torch.no_grad():
+        (sample,) = infer.model.test_step(data)
+    assert sample.pred_instances.bboxes.tolist() == found["bboxes"]
+
+
+def test_more_steps_by_an_argument(infer, project):
+    own = infer.model.refiner
+    few, many = (
+        infer(images(project)[0], refine_steps=n)["predictions"][0]["accepted_steps"]
+        for n in (1, 6)
+    )
+    assert max(few) <= 1 < max(many)
+    assert infer.model.refiner is own
+    assert own.num_steps == 3
+    with pytest.raises(ValueError, match="refine_steps=2 without a refinement"):
+        infer(images(project), refine=False, refine_steps=2)
+    assert infer._refiner(False, None) is evaluate_only
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batches_give_the_same(infer, project, batch_size):
+    alone = [infer(path)["predictions"][0] for path in images(project)]
+    together = infer(project / "data", batch_size=batch_size)["predictions"]
+    assert len(together) == 3
+    for a, b in zip(alone, together):
+        np.testing.assert_allclose(a["bboxes"], b["bboxes"], rtol=1e-3, atol=1e-2)
+
+
+def test_pictures_and_a_data_set_in_coco_format(infer, project, tmp_path):
+    out = tmp_path / "out put"
+    array = cv2.imread(images(project)[0])
+    twin = tmp_path / "twin" / "im 1.png"
+    twin.parent.mkdir()
+    cv2.imwrite(str(twin), array)
+    found = infer([project / "data", str(twin), array], out_dir=out, pred_score_thr=0.0)
+    names = sorted(path.name for path in (out / "vis").iterdir())
+    assert names == ["00000004.png", "im 1.png", "im 1_2.png", "im 2.png", "im 3.png"]
+    assert cv2.imread(str(out / "vis" / "im 1.png")).shape[1] == 600
+    content = COCO(out / "coco.json")
+    assert [each["name"] for each in content.dataset["categories"]] == ["ape", "bat", "cat"]
+    assert [(each["width"], each["height"]) for each in content.dataset["images"]][:2] == [
+        (90, 66),
+        (90, 72),
+    ]
+    first = content.loadAnns(content.getAnnIds(imgIds=[1]))
+    assert len(first) == len(found["predictions"][0]["bboxes"]) == 5
+    x1, y1, x2, y2 = found["predictions"][0]["bboxes"][0]
+    assert first[0]["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-3)
+    assert first[0]["category_id"] == found["predictions"][0]["labels"][0] + 1
+    with pytest.raises(FileExistsError, match="out put is not empty"):
+        infer(array, out_dir=out)
+
+
+def test_results_with_the_ids_of_an_annotation_file(infer, project, tmp_path):
+    truth = project / "data" / "boxes.json"
+    infer(project / "data", out_dir=tmp_path / "a", ann_file=truth, no_save_vis=True)
+    assert not (tmp_path / "a" / "vis").exists()
+    results = json.loads((tmp_path / "a" / "results.bbox.json").read_text())
+    assert {each["image_id"] for each in results} == {71, 72, 73}
+    assert {each["category_id"] for each in results} <= {10, 20, 30}
+    COCO(truth).loadRes(str(tmp_path / "a" / "results.bbox.json"))
+    stranger = tmp_path / "stranger.png"
+    cv2.imwrite(str(stranger), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"does not list .*stranger\.png"):
+        infer(stranger, ann_file=truth)
+    with pytest.raises(ValueError, match="has no category 'dog'"):
+        CocoIds(truth, ["ape", "dog"])
+    with pytest.raises(FileNotFoundError, match="no annotation file"):
+        CocoIds(tmp_path / "no.json", ["ape"])
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_named(infer, project, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"broken\.png is left out"):
+        found = infer([broken, images(project)[0]], out_dir=tmp_path / "o", batch_size=2)
+    assert len(found["predictions"]) == 1
+    assert list(found["failed"]) == [str(broken)]
+    content = json.loads((tmp_path / "o" / "coco.json").read_text())
+    assert [each["file_name"] for each in content["images"]] == [images(project)[0]]
+
+
+def test_the_spread_is_drawn_and_returned(project, tmp_path):
+    cfg = Config.fromfile(project / "ebm.py")
+    cfg.model.refiner = dict(type="ImportanceMeanRefiner", prior=dict(std=0.1), num_samples=16)
+    sampled = EBMInferencer(cfg, project / "best.pth", "cpu", show_progress=False)
+    found = sampled(images(project)[0], return_vis=True, pred_score_thr=0.0)
+    assert np.shape(found["predictions"][0]["side_std"]) == (5, 4)
+    bars = found["visualization"][0]
+    without = sampled(images(project)[0], return_vis=True, pred_score_thr=0.0, refine=False)
+    assert bars.dtype == np.uint8
+    assert (
+        bars.shape != without["visualization"][0].shape
+        or (bars != without["visualization"][0]).any()
+    )
+    with pytest.raises(ValueError, match="ImportanceMeanRefiner takes no steps"):
+        sampled(images(project)[0], refine_steps=2)
+
+
+def test_a_detector_without_an_energy_head(project):
+    plain = EBMInferencer(
+        project / "my_detector.py", project / "epoch_12.pth", "cpu", show_progress=False
+    )
+    (found,) = plain(images(project)[0])["predictions"]
+    assert len(found["bboxes"]) == 5
+    assert "detected_bboxes" not in found
+
+
+def test_names_of_classes_come_from_the_config_if_the_checkpoint_has_none(project, tmp_path):
+    state = torch.load(project / "best.pth", weights_only=False)["state_dict"]
+    torch.save(dict(state_dict=state), tmp_path / "bare.pth")
+    with pytest.warns(UserWarning, match="class names are not saved"):
+        bare = EBMInferencer(project / "ebm.py", tmp_path / "bare.pth", "cpu")
+    assert bare.model.dataset_meta["classes"] == ("ape", "bat", "cat")
+
+
+def test_the_commands(project, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    assert main(["inspect", "my_detector.py"]) == 0
+    assert "strides=[8, 16, 32]" in capsys.readouterr().out
+    assert main(["inspect", "nothing.py"]) == 1
+    assert "nothing.py" in capsys.readouterr().err
+    written = tmp_path / "w.py"
+    assert main(["add-head", "my_detector.py", "epoch_12.pth", "--out", str(written)]) == 0
+    assert main(["add-head", "my_detector.py", "epoch_12.pth", "--out", str(written)]) == 1
+    assert "exists and is not overwritten" in capsys.readouterr().err
+    out = str(tmp_path / "results")
+    call = ["predict", "ebm.py", "best.pth", "data", "--out-dir", out, "--device", "cpu"]
+    assert main([*call, "--refine-steps", "2", "--no-pictures"]) == 0
+    assert "3 images, results in" in capsys.readouterr().out
+    assert main(call) == 1
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_the_module_runs_a_command_or_the_diagnosis(monkeypatch, capsys):
+    for arguments, expected in ((["--help"], "inspect"), (["predict", "--help"], "--refine-steps")):
+        monkeypatch.setattr(sys, "argv", ["ebm_mmdet", *arguments])
+        with pytest.raises(SystemExit) as done:
+            runpy.run_module("ebm_mmdet", run_name="__main__")
+        assert done.value.code == 0
+        assert expected in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["ebm_mmdet"])
+    monkeypatch.setattr(diagnosis, "main", lambda: 5)
+    with pytest.raises(SystemExit) as done:
+        runpy.run_module("ebm_mmdet", run_name="__main__")
+    assert done.value.code == 5

@@ -1,0 +1,99 @@
+"""What is found about a detector from its config alone."""
+
+from __future__ import annotations
+
+import pytest
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import init_default_scope
+
+from ebm_mmdet.apis.inspection import inspect_config, roi_shift_of
+from ebm_mmdet.models.detectors.dry_run import dry_run
+from tests.ebm_mmdet.models.toys import detector_cfg
+
+
+def inspected(path: str, **model):
+    cfg = get_config(f"mmdet::{path}")
+    cfg.merge_from_dict({"model": model})
+    return inspect_config(cfg)
+
+
+def test_a_two_stage_detector():
+    cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
+    cfg.model = detector_cfg("faster_rcnn")
+    found = inspect_config(cfg)
+    levels = dict(feature_levels=[0, 1, 2, 3], strides=[4, 8, 16, 32], in_channels=16)
+    assert found.levels == dict(levels, finest_scale=56)
+    assert (found.feature_source, found.order) == ("neck", "fine to coarse")
+    assert (found.num_classes, found.trunk, found.roi_shift) == (3, (32, 32), -0.5)
+    assert found.image_scale == (1333, 800)
+    assert [row.why for row in found.rows if row.module == "neck"][-1] == "coarser than 32 px"
+    text = found.report()
+    assert " ".join(text.splitlines()[1].split()) == "neck 0 16 4 used level 0 of the head"
+    pasted = eval(f"dict({''.join(text.rpartition('fit:')[2].split())})")
+    assert pasted == dict(found.levels, num_classes=3, roi_shift=-0.5)
+    # Of our own config, the detector inside is looked at.
+    wrapped = Config(dict(model=dict(type="EBMDetector", detector=cfg.model)))
+    assert inspect_config(wrapped).levels == found.levels
+
+
+def test_maps_given_coarse_first_and_no_box_head():
+    found = inspected("yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py")
+    assert found.order == "coarse to fine"
+    assert found.levels["feature_levels"] == [2, 1, 0]
+    assert found.trunk is None
+    assert found.num_classes == 80
+    assert "level 0 of the head" in next(row.why for row in found.rows if row.index == 2)
+    finer = [row for row in found.rows if row.why.startswith("finer")]
+    assert {row.map.stride for row in finer} <= {2, 4}
+    assert finer
+
+
+def test_equal_strides_and_a_detector_without_a_neck():
+    hourglass = dict(type="HourglassNet", stage_channels=[8, 8], downsample_times=1)
+    backbone = dict(hourglass, num_stacks=2, stage_blocks=[1, 1], feat_channel=8, _delete_=True)
+    found = inspected(
+        "cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py", backbone=backbone
+    )
+    assert found.feature_source == "backbone"
+    assert [row.chosen for row in found.rows[:2]] == [False, True]
+    assert found.rows[0].why == "map 1 has the same stride and comes later"
+
+
+@pytest.mark.parametrize("cfg", [{}, {"model": {}}, {"model": {"backbone": {}}}])
+def test_a_config_without_a_model(cfg):
+    with pytest.raises(ValueError, match="has no model"):
+        inspect_config(Config(cfg))
+
+
+PATCHES = dict(
+    type="SwinTransformer",
+    embed_dims=8,
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 1, 1, 1),
+    window_size=7,
+    out_indices=(0, 1, 2, 3),
+)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "offset"),
+    [
+        (None, 0.0),  # ResNet: strided 3 x 3 and 7 x 7, centred on their first pixel
+        (PATCHES, 1.5),  # patches of 4 x 4, merged by two: their middle
+    ],
+)
+def test_where_a_cell_lies(backbone, offset):
+    init_default_scope("mmdet")
+    cfg = detector_cfg("retinanet")
+    if backbone:
+        cfg.backbone = backbone
+        cfg.neck.in_channels = [8, 16, 32, 64]
+    run = dry_run(MODELS.build(cfg))
+    shift, said = roi_shift_of(run, 4)
+    assert shift == pytest.approx(-(offset + 0.5) / 4, abs=1e-3)
+    assert said == f"cell i of stride 4 is centred on pixel 4 i + {offset:g}"
+    # Merging patches keeps the middle: 8 i + 3.5, and so on.
+    if backbone:
+        assert roi_shift_of(run, 16)[0] == pytest.approx(-0.5)

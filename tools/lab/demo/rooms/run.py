@@ -1,0 +1,114 @@
+"""Train three rows of the study of ROCK on generated rooms, compare them, draw pictures."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from mmdet.utils import register_all_modules
+from rich.table import Table
+
+from ebm_mmdet.files import fill_section, write_json
+
+from ...studies.detectors import compare_detectors
+from ...studies.study import StudySettings
+from ...studies.study_file import read_study
+from ...studies.tables import detectors_page
+from ..folder import RESULTS, choose_folder
+from ..screen import quiet, screen
+from .pictures import draw_rooms
+
+__all__ = ["run_rooms_demo"]
+
+ROWS = ("SSD", "flat", "ROCK")
+ITERATIONS = 1500
+"""Of the study's 2500, so that three trainings end within a quarter of an hour on two cores."""
+PICTURES = 6
+COLUMNS = {"scene/top1": "scene", "depth/abs_rel": "depth", "normals/mean": "normals"}
+LEGEND = (
+    "scene: share of rooms whose type is the most probable one; depth: mean relative error; "
+    "normals: mean angle in degrees; ms: one image. The change against the SSD of every value of "
+    "AP, with its bootstrap error, is in results.json."
+)
+
+
+def run_rooms_demo(
+    study: Path,
+    out: Path,
+    num_seeds: int = 1,
+    page: Path | None = None,
+    overrides: dict | None = None,
+) -> Path:
+    """Run the whole demo; an interrupted run is continued.
+
+    Args:
+        study: the study file of ROCK on generated rooms.
+        out: output folder; `folder.choose_folder` describes what happens if it exists.
+        num_seeds: number of trainings of each row.
+        page: page in which the table of this demo is filled in.
+        overrides: dotted options for every config, after the demo's own.
+
+    Returns:
+        The folder with ``results.json``, ``pictures/``, the checkpoints and ``console.log``.
+
+    Raises:
+        ValueError: a page is given, but this run is not the published one.
+    """
+    if page is not None and (num_seeds == 1 or overrides):
+        raise ValueError(
+            f"the table of {page} shows the spread over several seeds of the unchanged demo, but "
+            f"this run has {num_seeds} seed(s) and overrides {overrides}; leave the page out"
+        )
+    options = {**_own_options(), **(overrides or {})}
+    settings = {"seeds": num_seeds, "options": options}
+    out, note = choose_folder(Path(out), settings)
+    console, say = screen()
+    if note:
+        say(note)
+    start = time.monotonic()
+    with quiet(out / "console.log"):
+        register_all_modules()
+        read = read_study(study, ROWS, options)
+        rooms = StudySettings(seeds=tuple(range(num_seeds)))
+        report = compare_detectors(read.cfgs, read.rows, out / "rows", rooms, say)
+        say("pictures")
+        draw_rooms(read.cfgs["ROCK"], out / "rows" / "rock" / "seed0", out / "pictures", PICTURES)
+    console.print(_screen_table(report))
+    say(LEGEND)
+    if page is not None:
+        command = f"`make demo-rooms SEEDS={num_seeds}`"
+        fill_section(page, "demo-rooms", f"{command}\n\n{detectors_page(report)}")
+        say(f"table written to {page}")
+    write_json(out / RESULTS, report)  # last, because it marks the run as finished
+    say(f"pictures: {out / 'pictures'}")
+    say(f"done in {time.monotonic() - start:.0f} s; logs: {out / 'console.log'}")
+    return out
+
+
+def _own_options() -> dict:
+    """Options of the demo: fewer iterations, and a second process that makes the rooms."""
+    return {
+        "train_cfg.max_iters": ITERATIONS,
+        "train_cfg.val_interval": ITERATIONS,
+        "param_scheduler.1.end": ITERATIONS,
+        "param_scheduler.1.T_max": ITERATIONS - 100,
+        "train_dataloader.num_workers": 1,
+        "train_dataloader.persistent_workers": True,
+    }
+
+
+def _screen_table(report: dict) -> Table:
+    seeds = len(report["settings"]["seeds"])
+    title = f"{report['images']} rooms" + (f", mean of {seeds} seeds" if seeds > 1 else "")
+    table = Table(title=title)
+    table.add_column("")
+    for header in ("AP", "AP50", "AP75", *COLUMNS.values(), "ms", "trained, s"):
+        table.add_column(header, justify="right")
+    for row in report["rows"]:
+        cells = [f"{row[name]:.1f}" for name in ("AP", "AP50", "AP75")]
+        for name in COLUMNS:
+            mean, _ = row["auxiliary"].get(name, (None, None))
+            cells.append("" if mean is None else f"{mean:.2f}")
+        cells += [f"{row['ms_per_image']:.0f}", f"{row['training_s']:.0f}"]
+        table.add_row(row["method"], *cells)
+    return table
