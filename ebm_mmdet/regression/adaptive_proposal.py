@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..energy import LogDensityFn, MixtureDensity
 from ..energy.log_density import evaluate_finite
+from ..energy.quadrature import map_in_chunks
 from .densities import BoundedMixture, DefensiveProposal
 from .target_codec import TargetCodec
 
@@ -63,7 +64,7 @@ def adaptive_proposal(
         f = f - f.amax(1, keepdim=True).nan_to_num(neginf=0.0)
         beta = temperature_for_ess(f, log_q, _ESS_SHARE)
         weights = (beta * f - log_q).softmax(1).nan_to_num(1 / num_samples)
-        mixture = _fit(z, weights, codec)
+        mixture = _fit_all(z, weights, codec)
         z, log_q = DefensiveProposal(BoundedMixture(mixture, codec), codec).sample(
             num_samples, generator
         )
@@ -89,6 +90,17 @@ def temperature_for_ess(f: Tensor, log_q: Tensor, share: float) -> Tensor:
         # β = 1 is tried first, and kept where it is enough.
         beta = torch.where(low == 1, low, 0.5 * (low + high))
     return low
+
+
+def _fit_all(z: Tensor, weights: Tensor, codec: TargetCodec) -> MixtureDensity:
+    """:func:`_fit`, some images at a time, because its temporaries are (N, K, M, D)."""
+    fits = map_in_chunks(
+        lambda part: _fit(z[part], weights[part], codec),
+        max(len(z), 1),  # of no image, one empty part
+        _COMPONENTS * z.shape[1] * z.shape[2],
+    )
+    parameters = [(fit.log_weights, fit.means, fit.log_sigmas) for fit in fits]
+    return MixtureDensity(*(torch.cat(values) for values in zip(*parameters)))
 
 
 def _fit(z: Tensor, weights: Tensor, codec: TargetCodec) -> MixtureDensity:

@@ -115,6 +115,10 @@ class EBMRegressionHead(RegressionHead):
         proposal: ``dict(num_components=4, hidden=C, log_sigma_range=...)``, see
             :class:`~ebm_mmdet.energy.MixtureDensityHead`; None for a head without a proposal.
         act_cfg: activation of f, ReLU by default; score matching needs a smooth one.
+        y_gain: factor on the standardised label before the first layer, which sets how sharp f can
+            become in few steps. The released networks read labels in their own units, whose
+            standard deviations are about 15 to 60; here a network without such a factor learns
+            slowly that a density is narrow.
         **kwargs: those of :class:`.RegressionHead`.
 
     Raises:
@@ -133,10 +137,13 @@ class EBMRegressionHead(RegressionHead):
         objective: dict | None = None,
         proposal: dict | None = None,
         act_cfg: dict | None = None,
+        y_gain: float = 20.0,
         **kwargs,
     ) -> None:
         super().__init__(in_channels, codec, **kwargs)
-        dim = self.codec.dim
+        if not 0 < y_gain < float("inf"):
+            raise ValueError(f"y_gain={y_gain} must be positive and finite; 1 is no factor.")
+        dim, self.y_gain = self.codec.dim, float(y_gain)
         self.energy = EnergyNetwork(in_channels, self.codec.embedded_dim, y_dims, hidden, act_cfg)
         self.proposal = None
         if proposal is not None:
@@ -169,7 +176,7 @@ class EBMRegressionHead(RegressionHead):
 
     def evaluate(self, image_part: Tensor, z: Tensor) -> Tensor:
         """Evaluate f (N, S) at standardised points z (N, S, D); see :class:`ImageLogDensity`."""
-        return self.energy(image_part, self.codec.embed(z))
+        return self.energy(image_part, self.y_gain * self.codec.embed(z))
 
     def propose(self, h: Tensor) -> MixtureDensity | WrappedMixture:
         """The proposals of N images with features h (N, C), to which no gradient flows."""

@@ -19,11 +19,12 @@ HEADS = {
     "direct": {"type": "DirectRegressionHead"},
     "mixture": {"type": "MixtureRegressionHead", "num_components": 3},
     "softmax": {"type": "SoftmaxRegressionHead", "num_bins": 20, "expectation_weight": 0.1},
-    "ebm": {"type": "EBMRegressionHead", "y_dims": (8, 12), "hidden": 16},
+    "ebm": {"type": "EBMRegressionHead", "y_dims": (8, 12), "hidden": 16, "y_gain": 1.0},
     "ebm_mdn": {
         "type": "EBMRegressionHead",
         "y_dims": (8, 12),
         "hidden": 16,
+        "y_gain": 1.0,
         "proposal": {"num_components": 3},
     },
 }

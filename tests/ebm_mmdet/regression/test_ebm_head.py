@@ -336,6 +336,16 @@ def test_threads_share_a_head():
     check_threads(call, threads=2, calls=8)
 
 
+def test_gain_multiplies_what_the_network_reads():
+    plain, sharp = build_head("ebm", "mixed"), build_head("ebm", "mixed", y_gain=5.0)
+    sharp.load_state_dict(plain.state_dict())
+    h, z = features(2), torch.randn(2, 3, 2)
+    expected = plain.energy(plain.energy.image_part(h), 5 * plain.codec.embed(z))
+    torch.testing.assert_close(sharp.log_density_fn(h)(z), expected)
+    with pytest.raises(ValueError, match="y_gain"):
+        build_head("ebm", y_gain=0.0)
+
+
 def test_published_sizes():
     """Weights of f and of the proposal, as released for one coordinate and for three."""
     for ranges, f, q in (([(-100, 100)], 339_713, 794_124), ([(-80, 80)] * 3, 339_745, 802_332)):
