@@ -58,8 +58,8 @@ def fit(
     """Train an energy head on a detector, tune its refiner, and judge whether it pays.
 
     The folder gets ``NAME_ebm.py`` and ``NAME_ebm.pth`` (config and checkpoint of detector and
-    head, which mmdet's tools load), ``page.md`` with a table, and pictures. Every step keeps its result
-    there: the same call goes on where an interrupted one was.
+    head, which mmdet's tools load), ``page.md`` with a table, and pictures. Every step keeps its
+    result there: the same call goes on where an interrupted one was.
 
     Args:
         config: config file of the detector, or the name of a packaged one, ``mmdet::...``.
@@ -213,8 +213,8 @@ class _Steps:
         self.clock.save()
         self.say(
             f"tuned on {tuned.images} images, {tuned.tried} settings: AP "
-            f"{100 * tuned.ap_before:.2f} before, {100 * tuned.ap_after:.2f} after, with {tuned.refiner}, "
-            f"min_score={tuned.min_score}"
+            f"{100 * tuned.ap_before:.2f} before, {100 * tuned.ap_after:.2f} after, with "
+            f"{tuned.refiner}, min_score={tuned.min_score}"
         )
         return tuned
 

@@ -1,4 +1,4 @@
-"""Choose how far, how often and which boxes to move, on training images kept out of the training."""
+"""Choose how far, how often and which boxes to move, on images kept out of the training."""
 
 from __future__ import annotations
 
