@@ -134,7 +134,8 @@ def _rounds(base: dict, residuals: Tensor | None) -> Iterator[Callable[[dict], l
         return [factor * x for x in size] if isinstance(size, (list, tuple)) else factor * size
 
     yield lambda best: [{**base, "step_size": scaled(f)} for f in (1.0, 0.25, 4.0)]
-    if residuals is not None:
+    # A spread of zero, of a detector whose boxes are the annotations, gives no prior.
+    if residuals is not None and (residuals != 0).any(0).all():
         std = [float(value) for value in fit_residual_std(residuals, robust=None)]
         plain = {key: value for key, value in base.items() if key != "step_size"}
         yield lambda best: [
