@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from ...files import read_json, write_json
 
-__all__ = ["claim_folder", "describe_inputs"]
+__all__ = ["check_folder", "claim_folder", "describe_inputs"]
 
 SETTINGS = "settings.json"
 
@@ -37,6 +37,21 @@ def claim_folder(folder: Path, wanted: dict) -> bool:
         Whether an earlier call has begun in it.
 
     Raises:
+        FileExistsError: see :func:`check_folder`.
+    """
+    begun = check_folder(folder, wanted)
+    if not begun:
+        write_json(folder / SETTINGS, wanted)
+    return begun
+
+
+def check_folder(folder: Path, wanted: dict) -> bool:
+    """Check that a folder is empty, absent, or that of the same fit; nothing is written.
+
+    Returns:
+        Whether an earlier call has begun in it.
+
+    Raises:
         FileExistsError: the folder has other content, or a fit with other settings.
     """
     if folder.exists() and not folder.is_dir():
@@ -47,7 +62,6 @@ def claim_folder(folder: Path, wanted: dict) -> bool:
             raise FileExistsError(
                 f"{folder} has something else in it; give a new --out-dir, or empty this one"
             )
-        write_json(folder / SETTINGS, wanted)
         return False
     if stored != wanted:
         changed = sorted(key for key in {*wanted, *stored} if stored.get(key) != wanted.get(key))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from ..trained_detector import load_detector
 from .clock import Clock
 from .data import FitData, split_data
 from .detections import detect
-from .folder import claim_folder, describe_inputs
+from .folder import check_folder, claim_folder, describe_inputs
 from .judging import Judging, judge_rows
 from .page import table, write_page, write_pictures
 from .plan import GB, Measured, Plan, make_plan, measure
@@ -96,12 +97,14 @@ def fit(
         )
     settings = dict(minutes=minutes, cache_gb=cache_gb, seed=seed, max_iters=max_iters)
     wanted = describe_inputs(plain, checkpoint, settings)
-    done = _finished(folder, wanted, say)
+    check_folder(folder, wanted)
+    done = _finished(folder, say)
     if done is not None:
         return done
     use_checked_annotations()
     cfg = add_energy_head(plain, checkpoint, max_iters)
     data = split_data(cfg, seed)
+    _try_to_write(config, checkpoint)
     model = _load(cfg, checkpoint, device)
     resumed = claim_folder(folder, wanted)
     clock = Clock(folder / "clock.json", 60 * minutes)
@@ -237,7 +240,7 @@ class _Steps:
         stem: str,
     ) -> dict:
         rows = judge_rows(judging.results, judging.truth(), 0.6 * plan.end_s, self.seed)
-        found = verdict(rows, self._circumstances(judging))
+        found = verdict(rows, self._circumstances(judging, training.iteration))
         path, weights = self.folder / f"{stem}_ebm.py", self.folder / f"{stem}_ebm.pth"
         if not path.exists():  # else an interrupted call has written it, with the same settings
             write_energy_config(
@@ -305,7 +308,7 @@ class _Steps:
             f"{next(self.model.parameters()).device}",
         ]
 
-    def _circumstances(self, judging: Judging) -> Circumstances:
+    def _circumstances(self, judging: Judging, iterations: int) -> Circumstances:
         sides = []
         finest = min(self.cfg.model.energy_head.strides)
         for each in judging.results[:50]:
@@ -315,15 +318,22 @@ class _Steps:
             area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
             sides += (scale * np.sqrt(area) / finest).tolist()
         cells = float(np.median(sides)) if sides else math.inf
-        return Circumstances(self.data.boxes, self.data.images, cells)
+        return Circumstances(
+            self.data.boxes, self.data.images, len(judging.results), iterations, cells
+        )
 
 
-def _finished(folder: Path, wanted: dict, say: Callable[[str], None]) -> dict | None:
+def _try_to_write(config: str, checkpoint: Path) -> None:
+    """Raise now what would be raised at the end: some configs cannot be inherited from."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_energy_config(config, checkpoint, Path(folder) / "config.py")
+
+
+def _finished(folder: Path, say: Callable[[str], None]) -> dict | None:
     """The result of a fit that is complete; None if there is none."""
     result = read_json(folder / "result.json")
-    if result is None or read_json(folder / "settings.json") is None:
+    if result is None:
         return None
-    claim_folder(folder, wanted)
     say(f"{folder} is complete already.\n\n{table(result['rows'])}\n\n{result['sentence']}")
     return result
 

@@ -12,6 +12,9 @@ SURE = 2.0
 LEAST_GAIN = 0.1
 """Points of AP below which a gain is not worth a head."""
 FEW_BOXES = 500
+FEW_ITERATIONS = 500
+FEWEST_JUDGED = 10
+"""Images below which a bootstrap error means little."""
 PRECISE_IOU = 92.0
 """Mean IoU of matched boxes, percent, from which a detector counts as precise as annotations."""
 CELLS = 3.0
@@ -25,6 +28,10 @@ class Circumstances:
     boxes: int
     """Annotated boxes that were trained on."""
     images: int
+    judged: int
+    """Images that were judged on."""
+    iterations: int
+    """Of the training."""
     cells: float
     """Median side of an object in cells of the finest map that the head reads."""
 
@@ -52,10 +59,11 @@ def verdict(rows: Sequence[dict], around: Circumstances) -> Verdict:
     detector, constant, regression, energy = rows
     gain, error = energy["change_AP"], energy["error_AP"]
     cost = max(energy["ms_per_image"] - detector["ms_per_image"], 0.0)
-    if gain is None or error is None:
+    if gain is None or error is None or around.judged < FEWEST_JUDGED:
         return Verdict(
             False,
-            "Nothing can be said: fewer than two judged images, or none with annotations.",
+            f"Nothing can be said from {around.judged} judged images; at least {FEWEST_JUDGED}, "
+            "with annotations, are needed.",
             ["too few images to judge on"],
         )
     change = f"AP {gain:+.2f} ± {error:.2f}{_high(energy)}, for {cost:.1f} ms more per image"
@@ -81,6 +89,8 @@ def _high(row: dict) -> str:
 
 def _reasons(detector: dict, around: Circumstances) -> list[str]:
     reasons = []
+    if around.iterations < FEW_ITERATIONS:
+        reasons.append(f"too little training ({around.iterations} iterations; give more minutes)")
     if around.boxes < FEW_BOXES:
         reasons.append(
             f"too few annotations ({around.boxes} boxes in {around.images} images to train on)"
