@@ -113,17 +113,21 @@ def _add_head(args: argparse.Namespace) -> None:
 def _fit(args: argparse.Namespace) -> None:
     from .apis import fit
 
-    fit(
-        args.config,
-        args.checkpoint,
-        args.out_dir,
-        args.minutes,
-        args.cache_gb,
-        args.device,
-        args.seed,
-        args.max_iters,
-        say=_say,
-    )
+    try:
+        fit(
+            args.config,
+            args.checkpoint,
+            args.out_dir,
+            args.minutes,
+            args.cache_gb,
+            args.device,
+            args.seed,
+            args.max_iters,
+            say=_say,
+        )
+    except KeyboardInterrupt:
+        _say("what is done is kept; the same command goes on from there")
+        raise
 
 
 def _say(line: str) -> None:
