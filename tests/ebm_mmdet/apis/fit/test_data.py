@@ -23,14 +23,14 @@ def project(tmp_path_factory):
 
 
 WRAPPED = {
-    "plain": "dict(data, pipeline=train)",
-    "repeated": "dict(type='RepeatDataset', times=3, dataset=dict(data, pipeline=train))",
+    "plain": "dict(own, pipeline=train)",
+    "repeated": "dict(type='RepeatDataset', times=3, dataset=dict(own, pipeline=train))",
     "balanced": "dict(type='ClassBalancedDataset', oversample_thr=0.9, "
-    "dataset=dict(data, pipeline=train))",
-    "mixed": "dict(type='MultiImageMixDataset', dataset=dict(data, pipeline=train[:2]), "
+    "dataset=dict(own, pipeline=train))",
+    "mixed": "dict(type='MultiImageMixDataset', dataset=dict(own, pipeline=train[:2]), "
     "pipeline=[dict(type='Mosaic', img_scale=(96, 96)), dict(type='PackDetInputs')])",
-    "joined": "dict(type='ConcatDataset', datasets=[dict(data, pipeline=train), "
-    "dict(data, pipeline=train)])",
+    "joined": "dict(type='ConcatDataset', datasets=[dict(own, pipeline=train), "
+    "dict(own, pipeline=train)])",
 }
 
 
@@ -38,7 +38,8 @@ def config(project, dataset: str = WRAPPED["plain"], more: str = "") -> Config:
     text = (
         ONE_STAGE
         + (project / "my_detector.py").read_text()[len(ONE_STAGE) :]
-        + "\ntrain = train_dataloader['dataset']['pipeline']\n"
+        + "\nown = dict(data)\nown.pop('_delete_')\n"  # of the base's data set, for the outermost
+        + "train = train_dataloader['dataset']['pipeline']\n"
         + "train = [train[0], train[2], train[1], dict(type='PackDetInputs')]\n"
         + f"train_dataloader['dataset'] = dict({dataset}, _delete_=True)\n{more}\n"
     )
