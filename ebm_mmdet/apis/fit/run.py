@@ -125,7 +125,7 @@ def _load(cfg: Config, checkpoint: Path, device: str | None) -> EBMDetector:
     try:
         load_checkpoint(model.detector, str(checkpoint), map_location="cpu", strict=True)
     except RuntimeError as error:
-        if "state_dict" not in str(error):
+        if "do not match exactly" not in str(error):
             raise
         raise CheckpointError(
             f"{checkpoint} does not fit the detector of the config: {str(error).strip()}"
