@@ -31,7 +31,7 @@ nb_merge_streams = True
 # The reference of ebm_ops and ebm_mmdet.energy needs torch only. These need more, and where that is
 # not installed the page says so instead.
 NEEDS = dict.fromkeys(
-    ("models", "apis", "engine", "evaluation", "datasets", "visualization"), "mmdet"
+    ("models", "apis", "engine", "evaluation", "datasets", "regression", "visualization"), "mmdet"
 )
 NEEDS["ebm_mmdet3d"] = "mmdet3d"
 
@@ -61,8 +61,12 @@ def show_formulas(app, what, name, obj, options, lines: list[str]) -> None:
         is_block = line.strip() and after_blank and indent >= outer + 4 and not in_block(shown)
         if is_block and not re.match(r"\s*(:|\.\.|[-*] |=+ )", text) and not text.endswith("::"):
             shown += [" " * outer + ".. code-block:: text", ""]
-        if "|" in line and "``" not in line and not line.lstrip().startswith(("|", "+")):
-            line = line if in_block(shown) else line.replace("|", r"\|")  # |x|, not a substitution
+        parts = line.split("``")  # every second part is code
+        if len(parts) % 2 and not line.lstrip().startswith(("|", "+")) and not in_block(shown):
+            # |x| would be a substitution.
+            line = "``".join(
+                part if i % 2 else part.replace("|", r"\|") for i, part in enumerate(parts)
+            )
         shown.append(line)
     lines[:] = shown
 
@@ -83,6 +87,22 @@ def leave_out(app, docname: str, source: list[str]) -> None:
         source[0] = f"{heading}\n\nNot included: {package} was not installed.\n"
 
 
+def let_classes_be_read() -> None:
+    """Make methods under mmcv's `cache_randomness` readable from their class.
+
+    Napoleon looks members up in classes, and mmcv's descriptor works for instances only.
+    """
+    if find_spec("mmcv") is None:
+        return
+    from mmcv.transforms.utils import cache_randomness
+
+    bind = cache_randomness.__get__
+    cache_randomness.__get__ = lambda self, instance, owner=None: (
+        self.func if instance is None else bind(self, instance, owner)
+    )
+
+
 def setup(app) -> None:
+    let_classes_be_read()
     app.connect("source-read", leave_out)
     app.connect("autodoc-process-docstring", show_formulas, priority=900)

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/regression/bbbc039_count_ebm_mdn.py
 
-Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+Hardware: one CPU core, about a minute. Expected: docs/regression.md.
 """
 
 _base_ = ['./_base_/bbbc039_count.py', './_base_/demo_methods.py']

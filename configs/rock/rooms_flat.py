@@ -1,9 +1,9 @@
 """Flat multi-task learning on generated rooms: the tasks of ROCK beside the SSD, without the fusion.
 
     python tools/train.py configs/rock/rooms_flat.py
-    python tools/test.py  configs/rock/rooms_flat.py work_dirs/rooms_flat/iter_2500.pth --eval bbox
+    python tools/test.py  configs/rock/rooms_flat.py work_dirs/rooms_flat/iter_2000.pth --eval bbox
 
-Hardware: one or two CPU cores, some six minutes. Data: generated while it trains, nothing to download.
+Hardware: one or two CPU cores, some five minutes. Data: generated while it trains, nothing to download.
 
 Expected: docs/results.md, section ROCK.
 """

@@ -1,10 +1,10 @@
 """ROCK on generated rooms: the small SSD with a residual block of scene, depth and normals.
 
     python tools/train.py configs/rock/rooms_rock.py
-    python tools/test.py  configs/rock/rooms_rock.py work_dirs/rooms_rock/iter_2500.pth --eval bbox
+    python tools/test.py  configs/rock/rooms_rock.py work_dirs/rooms_rock/iter_2000.pth --eval bbox
     make demo-rooms            # this one, rooms_ssd.py and rooms_flat.py, with a table and pictures
 
-Hardware: one or two CPU cores, some six minutes. Data: generated while it trains, nothing to download.
+Hardware: one or two CPU cores, some five minutes. Data: generated while it trains, nothing to download.
 
 Expected: docs/results.md, section ROCK.
 """

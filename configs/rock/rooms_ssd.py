@@ -1,7 +1,7 @@
 """A small SSD on generated rooms: the detector that ROCK is compared with there.
 
     python tools/train.py configs/rock/rooms_ssd.py
-    python tools/test.py  configs/rock/rooms_ssd.py work_dirs/rooms_ssd/iter_2500.pth --eval bbox
+    python tools/test.py  configs/rock/rooms_ssd.py work_dirs/rooms_ssd/iter_2000.pth --eval bbox
 
 Hardware: one or two CPU cores, some five minutes. Data: generated while it trains, nothing to download.
 

@@ -31,7 +31,7 @@ test_dataloader = val_dataloader
 val_evaluator = [dict(type='RegressionMetric', cs=[1]), dict(type='ProbabilisticRegressionMetric')]
 test_evaluator = val_evaluator
 
-max_epochs = 30  # of 75 steps: about as many as the demo's 15 epochs have
+max_epochs = 17  # of 75 steps: about as many as the demo's generated images have
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),

@@ -2,11 +2,11 @@
 
     model = dict(head=_base_.pop('methods').ebm)
 
-Widths and samples are a quarter of the papers' (methods.py), as is the network.
+The network is a quarter as wide as the papers' (paper_methods.py), and M = 128 instead of 1024.
 """
 
-energy = dict(type='EBMRegressionHead', y_dims=(16, 32, 64), hidden=128)
-samples = 256
+energy = dict(type='EBMRegressionHead', y_dims=(64, 64), hidden=128)
+samples = 128
 
 methods = dict(
     direct=dict(type='DirectRegressionHead'),

@@ -8,7 +8,7 @@ dataset = dict(
     type='GeneratedRegressionDataset',
     task='rings',
     variant='sawn',
-    num_images=4000,
+    num_images=10000,  # seen four times; 4,000 images seen ten times are learnt by heart
     seed=0,
     cache=True,  # rendered once, and not in every epoch
     pipeline=[dict(type='PackRegressionInputs')])

@@ -11,7 +11,7 @@ dataset = dict(
     type='GeneratedRegressionDataset',
     task='digits',
     variant='train',
-    num_images=4000,
+    num_images=10000,
     seed=0,
     cache=True,  # rendered once, and not in every epoch
     pipeline=[dict(type='PackRegressionInputs')])

@@ -4,10 +4,11 @@
 
 Where they differ from the released code: labels are standardised, densities are logarithms, every label has noise of
 its own, and the noise is 0.05 and 1.5 standard deviations of the labels instead of (in raw units) 1 and 40 for steering
-and cells, 0.1 and 20 for ages, 1 and 10 for each angle of a pose.
+and cells, 0.1 and 20 for ages, 1 and 10 for each angle of a pose. The network reads standardised labels times 20, which
+are about as large as labels in their own units.
 """
 
-energy = dict(type='EBMRegressionHead', y_dims=(16, 32, 64, 128), hidden=512)
+energy = dict(type='EBMRegressionHead', y_dims=(16, 32, 64, 128), hidden=512, y_gain=20.0, f_gain=1.0)
 samples = 1024
 
 methods = dict(

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/regression/demo/cells_mdn_teacher.py
 
-Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+Hardware: one CPU core, about two minutes. Expected: docs/regression.md.
 """
 
 _base_ = ['./cells_mdn.py', '../_base_/demo_teacher.py']

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/regression/demo/head_softmax.py
 
-Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+Hardware: one CPU core, about a minute. Expected: docs/regression.md.
 """
 
 _base_ = ['../_base_/demo_head.py', '../_base_/demo_methods.py']

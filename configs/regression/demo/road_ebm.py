@@ -2,7 +2,7 @@
 
     python tools/train.py configs/regression/demo/road_ebm.py
 
-Hardware: one CPU core, some three minutes. Expected: docs/regression.md.
+Hardware: one CPU core, about a minute. Expected: docs/regression.md.
 """
 
 _base_ = ['../_base_/demo_road.py', '../_base_/demo_methods.py']

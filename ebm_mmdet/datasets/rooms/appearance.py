@@ -72,8 +72,14 @@ class Materials:
     turn: np.ndarray
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, number: int) -> Materials:
-        """Draw ``number`` materials."""
+    def draw(cls, rng: np.random.Generator, number: int, contrast: float = 1.0) -> Materials:
+        """Draw ``number`` materials.
+
+        Args:
+            rng: source of randomness.
+            number: M.
+            contrast: of the patterns, in [0, 1]; 0 makes every material plain.
+        """
         hsv = rng.uniform((0, 0.0, 0.15), (360, 1.0, 0.95), (number, 3))
         hsv[:, 1] = hsv[:, 1] ** 2 * 0.8  # most things of a room are hardly coloured
         second = hsv + rng.normal(0, (12, 0.06, 0.17), (number, 3))
@@ -81,6 +87,8 @@ class Materials:
         second[:, 0] %= 360
         both = np.stack([hsv, second], axis=1).astype(np.float32)
         colours = cv2.cvtColor(both, cv2.COLOR_HSV2BGR)
+        if contrast < 1:  # towards the first colour
+            colours[:, 1] = colours[:, 0] + contrast * (colours[:, 1] - colours[:, 0])
         return cls(
             colours,
             rng.integers(0, _NUM_PATTERNS, number),
@@ -192,14 +200,26 @@ def reflect(
     return colours[..., 0, :] + value[..., None] * (colours[..., 1, :] - colours[..., 0, :])
 
 
-def photograph(rng: np.random.Generator, radiance: np.ndarray) -> np.ndarray:
-    """The image (H, W, 3) uint8 of a radiance: exposure, white balance, blur, noise."""
-    exposure = rng.uniform(0.22, 0.5) / max(float(radiance.mean()), 1e-6)
-    balance = rng.normal(1.0, 0.06, 3)
+def photograph(rng: np.random.Generator, radiance: np.ndarray, nuisance: float = 1.0) -> np.ndarray:
+    """The image (H, W, 3) uint8 of a radiance: exposure, white balance, blur, noise.
+
+    Args:
+        rng: source of randomness.
+        radiance: (H, W, 3) float32 BGR.
+        nuisance: factor on the ranges of all four, in [0, 1].
+    """
+
+    def uniform(centre: float, spread: float) -> float:
+        return centre + nuisance * rng.uniform(-spread, spread)
+
+    exposure = uniform(0.36, 0.14) / max(float(radiance.mean()), 1e-6)
+    balance = rng.normal(1.0, nuisance * 0.06, 3)
     image = (radiance * (exposure * balance).astype(np.float32)).clip(0, None)
     image = image / (1 + 0.25 * image)  # highlights are compressed
-    sigma = rng.uniform(0.3, 0.9) * max(1.0, radiance.shape[1] / 320)
+    sigma = (0.3 + nuisance * rng.uniform(0, 0.6)) * max(1.0, radiance.shape[1] / 320)
     image = cv2.GaussianBlur(image, (0, 0), sigma)
-    image = 255 * image ** (1 / rng.uniform(1.6, 2.4))
-    image += rng.uniform(1.0, 8.0) * rng.standard_normal(image.shape, dtype=np.float32)
+    image = 255 * image ** (1 / uniform(2.0, 0.4))
+    image += (1.0 + nuisance * rng.uniform(0, 7.0)) * rng.standard_normal(
+        image.shape, dtype=np.float32
+    )
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)

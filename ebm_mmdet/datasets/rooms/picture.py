@@ -44,7 +44,7 @@ def take_picture(
         (H, W, 3) uint8 BGR.
     """
     low, high = options.materials
-    materials = Materials.draw(rng, int(rng.integers(low, high + 1)))
+    materials = Materials.draw(rng, int(rng.integers(low, high + 1)), options.nuisance)
     material = assign_materials(rng, assembly, len(materials.pattern))
     thing = assembly.thing_of_face
     maps = materials.texture_maps(
@@ -60,7 +60,7 @@ def take_picture(
     face = surfaces.face
     radiance = shade(points, normals[face], turn[:, 2], lights, ambient, lit)
     radiance *= reflect(points, face, materials, material, maps, surfaces.camera.focal)
-    return photograph(rng, radiance)
+    return photograph(rng, radiance, options.nuisance)
 
 
 def assign_materials(rng: np.random.Generator, assembly: Assembly, pool: int) -> np.ndarray:

@@ -39,6 +39,8 @@ class RoomOptions:
         materials: smallest and largest number of materials of a room. With fewer, more things look
             like what is behind them.
         shadows: whether one lamp throws shadows.
+        nuisance: in [0, 1], a factor on the contrast of patterns and on the variety of exposure,
+            white balance, gamma, blur and noise; small networks and short schedules want less.
 
     Raises:
         ValueError: a setting that cannot be met.
@@ -50,6 +52,7 @@ class RoomOptions:
     min_visible: float = 0.25
     materials: tuple[int, int] = (5, 12)
     shadows: bool = True
+    nuisance: float = 1.0
 
     def __post_init__(self) -> None:
         height, width = self.image_size
@@ -62,6 +65,8 @@ class RoomOptions:
                 f"min_pixels={self.min_pixels}, min_visible={self.min_visible}; expected at least "
                 "one pixel and a share in [0, 1]"
             )
+        if not 0 <= self.nuisance <= 1:
+            raise ValueError(f"nuisance={self.nuisance}; expected a factor in [0, 1]")
         if not 3 <= self.materials[0] <= self.materials[1]:
             raise ValueError(
                 f"materials={self.materials}; expected (smallest, largest), at least 3"

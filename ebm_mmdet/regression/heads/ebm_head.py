@@ -115,10 +115,12 @@ class EBMRegressionHead(RegressionHead):
         proposal: ``dict(num_components=4, hidden=C, log_sigma_range=...)``, see
             :class:`~ebm_mmdet.energy.MixtureDensityHead`; None for a head without a proposal.
         act_cfg: activation of f, ReLU by default; score matching needs a smooth one.
-        y_gain: factor on the standardised label before the first layer, which sets how sharp f can
-            become in few steps. The released networks read labels in their own units, whose
-            standard deviations are about 15 to 60; here a network without such a factor learns
-            slowly that a density is narrow.
+        y_gain: factor on the standardised label before the first layer.
+        f_gain: factor on the network's output. Both set how sharp a density can become in few
+            steps: the steps of Adam are about as large as the learning rate, whatever the
+            gradient, and a narrow peak needs large slopes. The released networks have no factors
+            (1 and 1), read labels in their own units, whose standard deviations are about 15 to
+            60, and train for 75 epochs.
         **kwargs: those of :class:`.RegressionHead`.
 
     Raises:
@@ -137,13 +139,15 @@ class EBMRegressionHead(RegressionHead):
         objective: dict | None = None,
         proposal: dict | None = None,
         act_cfg: dict | None = None,
-        y_gain: float = 20.0,
+        y_gain: float = 5.0,
+        f_gain: float = 10.0,
         **kwargs,
     ) -> None:
         super().__init__(in_channels, codec, **kwargs)
-        if not 0 < y_gain < float("inf"):
-            raise ValueError(f"y_gain={y_gain} must be positive and finite; 1 is no factor.")
-        dim, self.y_gain = self.codec.dim, float(y_gain)
+        for name, gain in (("y_gain", y_gain), ("f_gain", f_gain)):
+            if not 0 < gain < float("inf"):
+                raise ValueError(f"{name}={gain} must be positive and finite; 1 is no factor.")
+        dim, self.y_gain, self.f_gain = self.codec.dim, float(y_gain), float(f_gain)
         self.energy = EnergyNetwork(in_channels, self.codec.embedded_dim, y_dims, hidden, act_cfg)
         self.proposal = None
         if proposal is not None:
@@ -176,7 +180,7 @@ class EBMRegressionHead(RegressionHead):
 
     def evaluate(self, image_part: Tensor, z: Tensor) -> Tensor:
         """Evaluate f (N, S) at standardised points z (N, S, D); see :class:`ImageLogDensity`."""
-        return self.energy(image_part, self.y_gain * self.codec.embed(z))
+        return self.f_gain * self.energy(image_part, self.y_gain * self.codec.embed(z))
 
     def propose(self, h: Tensor) -> MixtureDensity | WrappedMixture:
         """The proposals of N images with features h (N, C), to which no gradient flows."""

@@ -15,16 +15,17 @@ POSE = {"ranges": [(-75, 75), (-60, 60), (-40, 40)], "mean": [1, 2, 3], "std": [
 ANGLE = {"ranges": [(-180, 180)], "periods": [360.0]}
 MIXED = {"ranges": [(0, 360), (0, 5)], "periods": [360.0, None]}
 CODECS = {"count": COUNT, "pose": POSE, "angle": ANGLE, "mixed": MIXED}
+PLAIN = {"y_gain": 1.0, "f_gain": 1.0}
 HEADS = {
     "direct": {"type": "DirectRegressionHead"},
     "mixture": {"type": "MixtureRegressionHead", "num_components": 3},
     "softmax": {"type": "SoftmaxRegressionHead", "num_bins": 20, "expectation_weight": 0.1},
-    "ebm": {"type": "EBMRegressionHead", "y_dims": (8, 12), "hidden": 16, "y_gain": 1.0},
+    "ebm": {"type": "EBMRegressionHead", "y_dims": (8, 12), "hidden": 16, **PLAIN},
     "ebm_mdn": {
         "type": "EBMRegressionHead",
         "y_dims": (8, 12),
         "hidden": 16,
-        "y_gain": 1.0,
+        **PLAIN,
         "proposal": {"num_components": 3},
     },
 }

@@ -336,14 +336,20 @@ def test_threads_share_a_head():
     check_threads(call, threads=2, calls=8)
 
 
-def test_gain_multiplies_what_the_network_reads():
-    plain, sharp = build_head("ebm", "mixed"), build_head("ebm", "mixed", y_gain=5.0)
+def test_gains_multiply_what_the_network_reads_and_returns():
+    plain = build_head("ebm", "mixed")
+    sharp = build_head("ebm", "mixed", y_gain=5.0, f_gain=3.0)
     sharp.load_state_dict(plain.state_dict())
     h, z = features(2), torch.randn(2, 3, 2)
-    expected = plain.energy(plain.energy.image_part(h), 5 * plain.codec.embed(z))
+    expected = 3 * plain.energy(plain.energy.image_part(h), 5 * plain.codec.embed(z))
     torch.testing.assert_close(sharp.log_density_fn(h)(z), expected)
-    with pytest.raises(ValueError, match="y_gain"):
-        build_head("ebm", y_gain=0.0)
+
+
+@pytest.mark.parametrize("name", ["y_gain", "f_gain"])
+@pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
+def test_gains_must_be_positive_and_finite(name, value):
+    with pytest.raises(ValueError, match=name):
+        build_head("ebm", **{name: value})
 
 
 def test_published_sizes():

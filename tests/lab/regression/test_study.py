@@ -106,7 +106,7 @@ def test_every_run_has_a_config():
     cfg = run_config("rings", "mdn8", 3)
     assert (cfg.model.head.num_components, cfg.randomness.seed) == (8, 3)
     warm = run_config("rings", "mdn_teacher_warm", 0).custom_hooks
-    assert [hook.epochs for hook in warm if hook.type == "ProposalWarmUpHook"] == [5]
+    assert [hook.epochs for hook in warm if hook.type == "ProposalWarmUpHook"] == [2]
 
 
 # --- tables, from made-up results ---------------------------------------------------------------

@@ -36,7 +36,7 @@ class Method:
     """Point predictions with a row each; those of the other methods are measured too."""
 
 
-_WARM_UP = {"custom_hooks.1.epochs": 5}  # of ProposalWarmUpHook
+_WARM_UP = {"custom_hooks.1.epochs": 2}  # of ProposalWarmUpHook
 METHODS = {
     "direct": Method("direct, L2", "direct", points=("mean",)),
     "gaussian": Method("Gaussian", "gaussian"),
@@ -46,7 +46,7 @@ METHODS = {
     "ebm": Method("energy, fixed noise", "ebm"),
     "ebm_mdn": Method("energy, learned proposal", "ebm_mdn", points=("mean", "median", "mode")),
     "mdn_teacher": Method("mixture, K = 4, taught by an energy", "mdn_teacher"),
-    "mdn_teacher_warm": Method("the same, after 5 epochs of NLL alone", "mdn_teacher", _WARM_UP),
+    "mdn_teacher_warm": Method("the same, after 2 epochs of NLL alone", "mdn_teacher", _WARM_UP),
 }
 
 

@@ -22,7 +22,7 @@ __all__ = ["run_rooms_demo"]
 
 ROWS = ("SSD", "flat", "ROCK")
 ITERATIONS = 1500
-"""Of the study's 2500, so that three trainings end within a quarter of an hour on two cores."""
+"""Of the study's 2000, so that three trainings end within a quarter of an hour on two cores."""
 PICTURES = 6
 COLUMNS = {"scene/top1": "scene", "depth/abs_rel": "depth", "normals/mean": "normals"}
 LEGEND = (
