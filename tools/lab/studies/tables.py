@@ -80,15 +80,22 @@ def detectors_page(report: dict) -> str:
         f"{report['threads']} CPU threads. {_changes(settings, ', paired')} Times: the whole "
         "detector with batch size 1, rows in turns on each image. Training: detector and, where "
         f"there is one, energy head (on cached features of {settings['rounds']} versions of each "
-        "image). NLL (of encoded coordinates, in nats) and expected calibration error of the "
-        "sides, over detections that match an object, for rows that predict an uncertainty."
+        "image)."
     )
-    header = ["", *_PRECISION, "ms per image", "parameters, M", "NLL", "ECE", "training, s"]
+    uncertain = any(row["nll"] is not None for row in report["rows"])
+    if uncertain:
+        described += (
+            " NLL (of encoded coordinates, in nats) and expected calibration error of the sides, "
+            "over detections that match an object, for rows that predict an uncertainty."
+        )
+    spread = ["NLL", "ECE"] if uncertain else []
+    header = ["", *_PRECISION, "ms per image", "parameters, M", *spread, "training, s"]
     lines = []
     for row in report["rows"]:
         cells = [metric_cell(row, metric) for metric in _PRECISION]
         cells += [f"{row['ms_per_image']:.0f}", f"{row['params'] / 1e6:.2f}"]
-        cells += [_text(row["nll"], ".2f"), _text(row["ece"], ".3f")]
+        if uncertain:
+            cells += [_text(row["nll"], ".2f"), _text(row["ece"], ".3f")]
         lines.append([row["method"], *cells, _text(row["training_s"], ".0f")])
     text = f"{described}\n\n{markdown_table(header, lines)}"
     return f"{text}\n\n{auxiliary}" if (auxiliary := _auxiliary_table(report)) else text
