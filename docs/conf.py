@@ -31,7 +31,7 @@ nb_merge_streams = True
 # The reference of ebm_ops and ebm_mmdet.energy needs torch only. These need more, and where that is
 # not installed the page says so instead.
 NEEDS = dict.fromkeys(
-    ("models", "apis", "engine", "evaluation", "datasets", "visualization"), "mmdet"
+    ("models", "apis", "engine", "evaluation", "datasets", "regression", "visualization"), "mmdet"
 )
 NEEDS["ebm_mmdet3d"] = "mmdet3d"
 

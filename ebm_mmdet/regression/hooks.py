@@ -12,6 +12,8 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .datasets.target_space import TargetError
+from .label_check import check_extremes
 from .target_codec import TargetCodec
 
 __all__ = ["FitTargetCodecHook", "FreezeBackboneHook", "ProposalWarmUpHook"]
@@ -25,31 +27,52 @@ class FitTargetCodecHook(Hook):
     of ``target_statistics()`` of the training set. They are saved in the checkpoint, and a resumed
     or fine-tuned model keeps those that it was trained with.
 
+    All labels of the training and validation sets have to be finite and inside of the codecs'
+    ranges, as far as the data sets have ``target_statistics()`` with ``min`` and ``max``.
+
     Raises:
-        ValueError: the data set has no ``target_statistics``.
+        ValueError: a codec needs statistics, and the data set has no ``target_statistics``; or a
+            label is not finite or outside of a range.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Fit the codecs that have not been fitted."""
-        codecs = [c for c in _modules(runner.model, TargetCodec) if not c.fitted]
-        if not codecs:
-            return
-        dataset = runner.train_dataloader.dataset
-        while not hasattr(dataset, "target_statistics") and hasattr(dataset, "dataset"):
-            dataset = dataset.dataset  # repeated, or of one class only
-        if not hasattr(dataset, "target_statistics"):
+        """Fit the codecs that have not been fitted, and check the labels."""
+        codecs = _modules(runner.model, TargetCodec)
+        dataset = _with_statistics(runner.train_dataloader.dataset)
+        if hasattr(dataset, "target_statistics"):
+            self._fit(codecs, dataset.target_statistics())
+        elif not all(codec.fitted for codec in codecs):
             raise ValueError(
                 f"{type(dataset).__name__} has no target_statistics(), which FitTargetCodecHook "
                 "needs; set mean and std of the codec in the config, or add the method."
             )
-        statistics = dataset.target_statistics()
+        if runner.val_loop is not None:
+            self._check_validation(codecs, _with_statistics(runner.val_loop.dataloader.dataset))
+
+    @staticmethod
+    def _fit(codecs: list[TargetCodec], statistics: dict) -> None:
         for codec in codecs:
+            check_extremes(codec, statistics, "the training set")
+        new = [codec for codec in codecs if not codec.fitted]
+        for codec in new:
             codec.fit(statistics["mean"], statistics["std"])
-        print_log(
-            f"labels are standardised by mean {statistics['mean']} and std {statistics['std']} of "
-            "the training set",
-            "current",
-        )
+        if new:
+            print_log(
+                f"labels are standardised by mean {statistics['mean']} and std "
+                f"{statistics['std']} of the training set",
+                "current",
+            )
+
+    @staticmethod
+    def _check_validation(codecs: list[TargetCodec], dataset: object) -> None:
+        if not hasattr(dataset, "target_statistics"):
+            return
+        try:
+            statistics = dataset.target_statistics()
+        except TargetError:  # no image is labelled, and the metrics will say so
+            return
+        for codec in codecs:
+            check_extremes(codec, statistics, "the validation set")
 
 
 @HOOKS.register_module()
@@ -131,6 +154,13 @@ class FreezeBackboneHook(Hook):
                 for module in backbone.modules():
                     if isinstance(module, _BatchNorm):
                         module.eval()
+
+
+def _with_statistics(dataset: object) -> object:
+    """The data set itself, below wrappers that repeat it or take classes out of it."""
+    while not hasattr(dataset, "target_statistics") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return dataset
 
 
 def _modules(model: nn.Module, kind: type) -> list:

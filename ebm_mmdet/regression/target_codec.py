@@ -130,6 +130,14 @@ class TargetCodec(nn.Module):
         return torch.tensor([p is not None for p in self.periods], device=self.mean.device)
 
     @property
+    def label_ranges(self) -> Tensor:
+        """(D, 2) declared ranges of labels, in their units."""
+        ends = torch.stack([self._raw_low, self._raw_high], 1)
+        if self.dequantise:
+            ends[self._linear] += torch.tensor([0.5, -0.5], device=ends.device)
+        return ends
+
+    @property
     def low(self) -> Tensor:
         """(D,) lower end of the support, standardised."""
         return self.encode(self._raw_low)
@@ -254,38 +262,6 @@ class TargetCodec(nn.Module):
         for _ in range(1, self.dim):
             columns.append(parts[torch.randperm(_CELL_POINTS, generator=orders)])
         return y + torch.stack(columns, dim=1).to(y.device)
-
-    def check(self, targets: Tensor, names: Sequence[str] | None = None) -> None:
-        """Refuse labels that no density over the declared ranges can explain.
-
-        Args:
-            targets: (N, D) labels in their units, any real dtype.
-            names: names of the N images, for the message.
-
-        Raises:
-            ValueError: the shape is wrong, or a label is not finite or outside its range; angles
-                may have any value.
-        """
-        if targets.dim() != 2 or targets.shape[1] != self.dim:
-            raise ValueError(
-                f"labels have shape {tuple(targets.shape)}; expected (N, {self.dim}), one number "
-                f"for each of the declared ranges."
-            )
-        margin = 0.5 if self.dequantise else 0.0
-        low, high = self._raw_low + margin, self._raw_high - margin
-        values = targets.to(low)
-        sound = (values >= low) & (values <= high)
-        sound |= self.periodic_mask & values.isfinite()
-        if sound.all():
-            return
-        index = int((~sound).any(1).nonzero()[0])
-        name = f" of {names[index]}" if names is not None else f" number {index}"
-        wanted = [tuple(row) for row in torch.stack([low, high], 1).tolist()]
-        raise ValueError(
-            f"the label{name} is {targets[index].tolist()}, and {int((~sound).any(1).sum())} of "
-            f"{len(targets)} labels are outside the declared ranges {wanted} or not finite. Widen "
-            "`ranges` (codec and metainfo), or remove these images."
-        )
 
     def _wrapped(
         self, z: Tensor, low: Tensor, high: Tensor, original: Tensor | None = None

@@ -127,7 +127,11 @@ class RegressionVisualizationHook(Hook):
         self.max_pictures, self._drawn = max_pictures, 0
 
     def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[BaseDataElement]
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
         """Draw the first image of a batch, if it is the batch's turn."""
         if self.draw and outputs and batch_idx % self.interval == 0:
@@ -138,12 +142,16 @@ class RegressionVisualizationHook(Hook):
         self._drawn = 0
 
     def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[BaseDataElement]
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
         """Draw all images of a batch."""
         if not self.draw:
             return
-        for i, sample in enumerate(outputs):
+        for i, sample in enumerate(outputs or ()):
             if self._drawn >= self.max_pictures:
                 return
             out_file = None

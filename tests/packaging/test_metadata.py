@@ -38,7 +38,7 @@ def test_model_index_lists_every_config():
             listed.add(model["Config"])
     present = {
         path.relative_to(REPO).as_posix()
-        for folder in ("ebm", "ebm3d", "kl_loss", "rock")
+        for folder in ("ebm", "ebm3d", "kl_loss", "regression", "rock")
         for path in (REPO / "configs" / folder).glob("*.py")
     }
     assert listed == present

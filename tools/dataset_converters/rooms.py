@@ -4,8 +4,13 @@ r"""Generated rooms (`RoomScenesDataset`) as files, in the layout of the convert
     python tools/dataset_converters/rooms.py --out data/rooms
 
 Written are images/, depth/, normals/, normals_mask/ and annotations/instances_{train,val}.json; the
-data set to read them is NYUv2Dataset. The defaults are the rooms of configs/rock/rooms_*.py, some
-25 MB per 1,000. If the run is interrupted, the same command continues it. Nothing is overwritten.
+data set to read them is NYUv2Dataset. Size, numbers and seeds are by default those of
+configs/rock/rooms_*.py, some 25 MB per 1,000 rooms; all else is RoomOptions' default unless
+--options says otherwise:
+
+    --options nuisance=0.25 materials=20,30 min_pixels=60 min_visible=0.4    # as in the recipes
+
+If the run is interrupted, the same command continues it. Nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -13,6 +18,8 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+
+from mmengine.config import DictAction
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,6 +34,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--val-seed", type=int, default=1_000_000, help="another number")
     parser.add_argument(
         "--size", type=int, nargs=2, default=(96, 128), metavar=("HEIGHT", "WIDTH"), help="pixels"
+    )
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        action=DictAction,
+        default={},
+        metavar="KEY=VALUE",
+        help="attributes of ebm_mmdet.datasets.rooms.RoomOptions",
     )
     parser.add_argument(
         "--missing",
@@ -60,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     from ebm_mmdet.datasets.rooms import RoomOptions, write_rooms
 
     try:
-        options = RoomOptions(image_size=tuple(args.size))
+        options = RoomOptions.from_config({"image_size": args.size, **args.options})
         for split, number, seed, lacks in (
             ("train", args.train, args.train_seed, dict(args.missing)),
             ("val", args.val, args.val_seed, {}),
@@ -71,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
                     args.out, split, number, seed, options, lacks, mmengine.track_iter_progress
                 )
                 print(f"\n{path}")
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OSError) as error:
         sys.exit(f"rooms: {error.args[0] if isinstance(error, KeyError) else error}")
     except KeyboardInterrupt:
         sys.exit("\nrooms: interrupted; the same command continues it")

@@ -145,11 +145,11 @@ class GeneratedRegressionDataset(Dataset):
         return self.pipeline({**results, "img": image, "img_shape": shape, "ori_shape": shape})
 
     def target_statistics(self) -> dict:
-        """Mean and standard deviation of the targets, for a codec that standardises.
+        """Mean, standard deviation and extremes of the targets, for a codec that standardises.
 
         Returns:
-            ``dict(mean=[...], std=[...], count=n)``, D numbers each in raw units, from the first
-            10,000 images at most, without rendering any.
+            ``dict(mean=[...], std=[...], min=[...], max=[...], count=n)``, D numbers each in raw
+            units, from the first 10,000 images at most, without rendering any.
         """
         count = min(self.num_images, _STATISTICS_IMAGES)
         targets = [self.task.label(self.seed, i, self.variant)[0] for i in range(count)]

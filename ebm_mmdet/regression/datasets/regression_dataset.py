@@ -62,11 +62,11 @@ class TargetDataset(BaseDataset):
         return info
 
     def target_statistics(self) -> dict:
-        """Mean and standard deviation of the targets, for a codec that standardises.
+        """Mean, standard deviation and extremes of the targets, for a codec that standardises.
 
         Returns:
-            ``dict(mean=[...], std=[...], count=n)``, D numbers each in raw units; unlabelled
-            images do not count.
+            ``dict(mean=[...], std=[...], min=[...], max=[...], count=n)``, D numbers each in raw
+            units; unlabelled images do not count.
 
         Raises:
             TargetError: no image is labelled.

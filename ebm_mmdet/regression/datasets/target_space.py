@@ -140,17 +140,20 @@ def check_targets(targets: np.ndarray, target: Mapping, place: Callable[[int], s
 
 
 def target_statistics(targets: np.ndarray) -> dict:
-    """Mean and standard deviation of targets.
+    """Mean, standard deviation and extremes of targets.
 
     Args:
         targets: ``(N, D)`` in raw units.
 
     Returns:
-        ``dict(mean=[...], std=[...], count=N)`` with D numbers each.
+        ``dict(mean=[...], std=[...], min=[...], max=[...], count=N)`` with D numbers each; a
+        coordinate with a NaN has NaN in all of them.
     """
     targets = np.asarray(targets, np.float64)
     return {
         "mean": targets.mean(0).tolist(),
         "std": targets.std(0).tolist(),
+        "min": targets.min(0).tolist(),
+        "max": targets.max(0).tolist(),
         "count": len(targets),
     }

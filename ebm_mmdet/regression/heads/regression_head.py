@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...energy.float32_linear import Float32Linear
 from ..data_sample import RegressionDataSample
+from ..label_check import check_labels
 from ..posterior import Posterior
 from ..target_codec import TargetCodec
 
@@ -107,9 +108,9 @@ class RegressionHead(BaseModule):
         """The labels (N, D) of N images, in their units, float32.
 
         Raises:
-            ValueError: an image has no label, or one that the codec refuses. Labels on an
+            ValueError: an image has no label, or one outside of its range. Labels on an
                 accelerator are not checked, because every step would wait for it;
-                ``FitTargetCodecHook`` checks all of them before training.
+                ``FitTargetCodecHook`` checks those of the data sets before training.
         """
         device = self.codec.mean.device
         targets = []
@@ -130,7 +131,7 @@ class RegressionHead(BaseModule):
             )
         stacked = torch.stack(targets)
         if stacked.device.type == "cpu":
-            self.codec.check(stacked, [str(s.get("img_path", "?")) for s in data_samples])
+            check_labels(self.codec, stacked, [str(s.get("img_path", "?")) for s in data_samples])
         return stacked
 
     def encoded_targets(self, data_samples: Sequence[RegressionDataSample]) -> Tensor:
@@ -214,7 +215,8 @@ class RegressionHead(BaseModule):
         y = codec.decode(0.5 * (codec.low + codec.high)).repeat(len(samples), 1)
         if labelled:
             targets = torch.stack([samples[i].gt_target.to(y) for i in labelled])
-            codec.check(targets, [str(samples[i].get("img_path", "?")) for i in labelled])
+            names = [str(samples[i].get("img_path", "?")) for i in labelled]
+            check_labels(codec, targets, names)
             y[labelled] = targets
         cells = codec.encode(codec.cell(y))
         log_p = posterior.log_prob(cells) - codec.log_scale

@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from ebm_mmdet.regression import RegressionDataSample
+from ebm_mmdet.regression import RegressionDataSample, TargetError
 from tests.ebm_mmdet.regression.models import (
     BACKBONE,
     PREPROCESSOR,
@@ -49,7 +50,8 @@ def _registered():
 
 def runner_with(model, epoch=0, dataset=None, **kwargs):
     loader = SimpleNamespace(dataset=dataset or Numbers())
-    fields = {"_load_from": None, "_resume": False, "train_dataloader": loader, **kwargs}
+    fields = {"_load_from": None, "_resume": False, "train_dataloader": loader, "val_loop": None}
+    fields |= kwargs
     return SimpleNamespace(model=model, epoch=epoch, **fields)
 
 
@@ -67,6 +69,52 @@ def test_codec_is_fitted_once():
     assert given.head.codec.mean.tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match="target_statistics"):
         hook.before_train(runner_with(build_regressor("ebm"), dataset=SimpleNamespace()))
+
+
+def of_labels(**statistics):
+    """A data set that has these statistics."""
+    return SimpleNamespace(target_statistics=lambda: {**STATISTICS, **statistics})
+
+
+@pytest.mark.parametrize(
+    ("least", "greatest"), [(-0.5, 30.0), (1.0, 1e3), (float("nan"), float("nan")), (1.0, math.inf)]
+)
+def test_labels_outside_the_ranges_stop_before_training(least, greatest):
+    """Of both sets, on any device, and also where mean and std were given."""
+    hook = HOOKS.build({"type": "FitTargetCodecHook"})
+    wrong = of_labels(min=[least], max=[greatest])
+    for model in (build_regressor("ebm"), fitted()):
+        with pytest.raises(ValueError, match=r"labels of the training set .* Widen `ranges`"):
+            hook.before_train(runner_with(model, dataset=wrong))
+        validation = SimpleNamespace(dataloader=SimpleNamespace(dataset=wrong))
+        with pytest.raises(ValueError, match="labels of the validation set"):
+            hook.before_train(runner_with(model, val_loop=validation))
+
+
+def test_ends_of_ranges_angles_and_unlabelled_validation_are_sound():
+    hook = HOOKS.build({"type": "FitTargetCodecHook"})
+
+    def unlabelled():
+        raise TargetError("no image is labelled")
+
+    validation = SimpleNamespace(
+        dataloader=SimpleNamespace(dataset=SimpleNamespace(target_statistics=unlabelled))
+    )
+    model = build_regressor("ebm")
+    low, high = model.head.codec.label_ranges[0].tolist()
+    dataset = of_labels(min=[low], max=[high])
+    hook.before_train(runner_with(model, dataset=dataset, val_loop=validation))
+    assert model.head.codec.fitted
+    angles = of_labels(min=[-700.0], max=[700.0])
+    hook.before_train(runner_with(build_regressor("ebm", "angle"), dataset=angles))
+    with pytest.raises(ValueError, match="one number for each"):
+        hook.before_train(runner_with(build_regressor("ebm", "pose"), dataset=dataset))
+
+
+def fitted():
+    model = build_regressor("ebm")
+    model.load_state_dict(build_fitted(7.0))
+    return model
 
 
 def build_fitted(mean):

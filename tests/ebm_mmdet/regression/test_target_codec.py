@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebm_mmdet.regression import RegressionDataSample
+from ebm_mmdet.regression.label_check import check_labels
 from ebm_mmdet.regression.target_codec import TargetCodec
 from tests.ebm_mmdet.regression.models import CODECS, codec
 
@@ -89,15 +90,15 @@ def test_cells_of_several_integers_are_a_latin_hypercube():
 
 def test_refused_labels_are_named():
     c = codec("count")
-    c.check(torch.tensor([[1], [40]]))
+    check_labels(c, torch.tensor([[1], [40]]))
     for bad in (float("nan"), 0.0, 41.0, float("inf")):
         with pytest.raises(ValueError, match=r"the label of b\.png is .* ranges \[\(1\.0, 40\.0\)"):
-            c.check(torch.tensor([[2.0], [bad]]), ["a.png", "b.png"])
+            check_labels(c, torch.tensor([[2.0], [bad]]), ["a.png", "b.png"])
     with pytest.raises(ValueError, match="one number"):
-        c.check(torch.zeros(2, 3))
-    codec("angle").check(torch.tensor([[700.0]]))  # an angle may have any value
+        check_labels(c, torch.zeros(2, 3))
+    check_labels(codec("angle"), torch.tensor([[700.0]]))  # an angle may have any value
     with pytest.raises(ValueError, match="not finite"):
-        codec("angle").check(torch.tensor([[float("nan")]]))
+        check_labels(codec("angle"), torch.tensor([[float("nan")]]))
     sample = RegressionDataSample(metainfo={"img_path": "c d.png"})
     for bad in ([float("nan")], [[1.0]], []):
         with pytest.raises(ValueError, match=r"c d\.png"):

@@ -106,11 +106,13 @@ def test_other_settings_are_refused(tmp_path):
 
 def test_the_command(tmp_path, capsys):
     out = str(tmp_path / "rooms")
-    size = ["--size", "24", "32", "--missing", "depth=1"]
+    size = ["--size", "24", "32", "--missing", "depth=1", "--options", "materials=20,30"]
     command.main(["--out", out, "--train", "2", "--val", "1", *size])
     assert len(read(out, "train")) == 2
     assert "depth_path" not in read(out, "train").get_data_info(0)
     assert "depth_path" in read(out, "val").get_data_info(0)
+    options = json.loads((tmp_path / "rooms" / "rooms_val.json").read_text())["options"]
+    assert (options["materials"], options["image_size"]) == ([20, 30], [24, 32])
     with pytest.raises(SystemExit, match="nothing is overwritten"):
         command.main(["--out", out, "--train", "3", "--val", "1", *size])
     with pytest.raises(SystemExit):
@@ -121,3 +123,5 @@ def test_the_command(tmp_path, capsys):
     assert "expected NAME=SHARE" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="'colour' is not one of"):
         command.main(["--out", str(tmp_path / "b"), "--missing", "colour=0.5"])
+    with pytest.raises(SystemExit, match=r"^rooms: unknown options \['colour'\]"):
+        command.main(["--out", str(tmp_path / "b"), "--options", "colour=red"])
