@@ -62,7 +62,8 @@ def show_formulas(app, what, name, obj, options, lines: list[str]) -> None:
         if is_block and not re.match(r"\s*(:|\.\.|[-*] |=+ )", text) and not text.endswith("::"):
             shown += [" " * outer + ".. code-block:: text", ""]
         parts = line.split("``")  # every second part is code
-        if len(parts) % 2 and not line.lstrip().startswith(("|", "+")) and not in_block(shown):
+        is_code = line.startswith("    ") and in_block(shown)
+        if len(parts) % 2 and not line.lstrip().startswith(("|", "+")) and not is_code:
             # |x| would be a substitution.
             line = "``".join(
                 part if i % 2 else part.replace("|", r"\|") for i, part in enumerate(parts)

@@ -62,10 +62,18 @@ def image_pipeline(cfg: Config) -> Callable[[str | Path], dict]:
     """The function from the path of an image to one item of the config's test data set.
 
     It is the pipeline of ``test_dataloader.dataset`` on an image without annotations, so that a
-    pipeline that loads annotations finds none.
+    pipeline that loads annotations finds none. Data sets that make their images have no step that
+    loads a file: one is put before the others, and then, if the data set's ``options`` have an
+    ``image_size`` (height, width), a resize to it.
     """
     init_default_scope(cfg.get("default_scope", "mmdet"))
-    steps = Compose(copy.deepcopy(_test_dataset(cfg).pipeline))
+    dataset = _test_dataset(cfg)
+    pipeline = copy.deepcopy(list(dataset.pipeline))
+    if not any("LoadImage" in str(step["type"]) for step in pipeline):
+        size = (dataset.get("options") or {}).get("image_size")
+        resize = [dict(type="Resize", scale=tuple(size[::-1]), keep_ratio=False)] if size else []
+        pipeline = [dict(type="LoadImageFromFile"), *resize, *pipeline]
+    steps = Compose(pipeline)
 
     def load(path: str | Path, number: int = 0) -> dict:
         return steps(dict(img_path=str(path), img_id=number, instances=[]))

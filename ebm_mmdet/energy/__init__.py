@@ -12,6 +12,7 @@ boxes or images.
     importance      moments and samples of p from those of a proposal
     objectives      training of f: draw points, evaluate f, apply a loss
     refinement      prediction by gradient ascent on f
+    partial_refinement  refinement of some targets; the others stay
     quadrature      integrals over one coordinate, on a grid
     priors          a Gaussian prior around the first estimate
 """
@@ -56,6 +57,7 @@ from .objectives import (
     ProposalObjective,
     ScoreMatchingObjective,
 )
+from .partial_refinement import RefineChosen
 from .priors import fit_residual_std, prior_step_size, with_gaussian_prior
 from .proposals import MixtureDensity, MixtureDensityHead
 from .refinement import evaluate_only, gradient_ascent
@@ -76,6 +78,7 @@ __all__ = [
     "Proposal",
     "ProposalLogDensityFn",
     "ProposalObjective",
+    "RefineChosen",
     "RefinementResult",
     "RefinementTrace",
     "Refiner",

@@ -1,5 +1,7 @@
 """Metrics, registered with mmdet, and the functions that they use."""
 
+from .average_precision import MatchedDetections
+from .bootstrap import Difference, bootstrap_weights, paired_bootstrap
 from .depth_metric import DepthMetric
 from .gaussian_scores import (
     central_coverage,
@@ -17,16 +19,20 @@ from .scene_accuracy import SceneAccuracy
 
 __all__ = [
     "DepthMetric",
+    "Difference",
     "HighIoUCocoMetric",
+    "MatchedDetections",
     "NormalsMetric",
     "ProbabilisticBoxMetric",
     "SceneAccuracy",
     "angles_between",
+    "bootstrap_weights",
     "central_coverage",
     "expected_calibration_error",
     "floor_covariance",
     "gaussian_energy_score",
     "gaussian_nll",
     "match_detections",
+    "paired_bootstrap",
     "side_covariance",
 ]

@@ -96,3 +96,22 @@ def test_throughput_of_a_config(tiny_config, weights, tmp_path, capsys):
         tool.main([str(tiny_config), "--out", str(out)])
     shape = tool.main([str(tiny_config), "--shape", "64", "96", *options[2:]])
     assert shape["parts"]["network"]["images"] == 3
+
+
+def test_a_model_of_generated_images_reads_files(tmp_path):
+    """The pipeline of generated rooms loads nothing, and its network has seen one size only."""
+    import cv2
+    import numpy as np
+    from mmengine.config import Config
+
+    from ebm_mmdet.apis import image_pipeline
+
+    path = tmp_path / "photo of a room.png"
+    cv2.imwrite(str(path), np.full((60, 90, 3), (10, 20, 30), np.uint8))
+    load = image_pipeline(Config.fromfile(ROOT / "configs" / "rock" / "rooms_rock.py"))
+    item = load(path, 7)
+    assert item["inputs"].shape == (3, 96, 128)
+    assert item["inputs"][:, 0, 0].tolist() == [10, 20, 30]
+    sample = item["data_samples"]
+    assert (sample.img_id, sample.ori_shape, sample.img_shape) == (7, (60, 90), (96, 128))
+    assert sample.scale_factor == pytest.approx((128 / 90, 96 / 60))

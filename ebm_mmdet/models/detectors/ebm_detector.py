@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -13,7 +14,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ...energy import RefinementResult, Refiner, evaluate_only
+from ...energy import RefineChosen, RefinementResult, Refiner, evaluate_only
 from ..box_coding import change_reference, decode_boxes
 from ..feature_maps import fill_in_levels
 from ..heads import EBMBBoxHead
@@ -81,6 +82,9 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             several names, whose outputs are used in this order, such as
             ``("neck", "backbone.stage1")`` if the neck is too coarse for the objects. Each module
             must return a map or a sequence of maps. By default the neck, else the backbone.
+        min_score: detections below this score are not refined: ``bboxes`` keep every bit, unless
+            ``clip_boxes='all'``, and ``accepted_steps`` is 0. Boxes that hardly count then cost one
+            evaluation of f each. 0 refines all. Refiners that sample need 0.
         clip_boxes: whether boxes end at the border of the image. True: a refined box leaves it no
             further than the detected box did, and a box that did not move keeps every bit, so that
             before and after differ by the refinement alone. ``'all'``: every box is clipped,
@@ -100,8 +104,8 @@ class EBMDetector(DetectorWrapper, BaseDetector):
     Raises:
         ValueError: the detector has no module of a name in ``feature_source``, it does not predict
             boxes (PanopticFPN, MaskFormer), values of ``energy_head`` do not fit its maps,
-            ``masks_from='refined'`` is not possible with it, or ``train_cfg`` or ``test_cfg`` is
-            given.
+            ``masks_from='refined'`` is not possible with it, ``min_score`` is negative or not
+            finite, or ``train_cfg`` or ``test_cfg`` is given.
         RuntimeError: values of ``energy_head`` are left out, and the detector cannot run here.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), sec. 4.1, algorithm 1.
@@ -118,6 +122,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         feature_source: str | Sequence[str] | None = None,
         clip_boxes: bool | str = True,
         masks_from: str = "detected",
+        min_score: float = 0.0,
         data_preprocessor: dict | None = None,
         backbone: dict | None = None,
         train_cfg: dict | None = None,
@@ -128,6 +133,10 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             raise ValueError(f"init_trunk_from={init_trunk_from!r}; use 'auto' or None")
         if clip_boxes not in (True, False, "all"):
             raise ValueError(f"clip_boxes={clip_boxes!r}; use True, False or 'all'")
+        if not 0 <= min_score < math.inf:
+            raise ValueError(
+                f"min_score={min_score}; give the lowest score of a box to refine, 0 for all"
+            )
         # Built, and not its config: a detector may have a preprocessor that its config lacks.
         inner = MODELS.build(ConfigDict(detector))
         refuse_without_boxes(inner)
@@ -146,6 +155,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
         self.clip_boxes, self.masks_from = clip_boxes, masks_from
+        self.min_score = float(min_score)
         self.init_trunk_from = init_trunk_from
         self._trunk_is_loaded = False
 
@@ -312,7 +322,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         refiner: Refiner | None = None,
         masks: Sequence[Tensor] | None = None,
     ) -> SampleList:
-        """Refine the ``pred_instances`` of a batch in place, all of them.
+        """Refine the ``pred_instances`` of a batch in place, those with ``min_score``.
 
         Args:
             feats: what ``energy_head.prepare`` returned for these images.
@@ -320,14 +330,21 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             rescale: whether their boxes are in original-image pixels.
             refiner: as in :meth:`refine`.
             masks: features from which masks of the refined boxes are made, or None to leave masks.
+
+        Raises:
+            ValueError: ``min_score`` is set, and the refiner samples.
         """
         scales = [_scale_factor(sample, rescale) for sample in samples]
         found = [sample.pred_instances for sample in samples]
+        refiner = refiner or self.refiner
+        if self.min_score > 0 and refiner is not None:
+            scores = torch.cat([each.scores for each in found])
+            refiner = RefineChosen(refiner, scores >= self.min_score)
         references, results = self.find_modes(
             feats,
             [each.bboxes.float() * scale for each, scale in zip(found, scales)],
             [each.labels for each in found],
-            refiner or self.refiner,
+            refiner,
             [detector_covariance(each) for each in found],
         )
         for sample, scale, reference, result in zip(samples, scales, references, results):

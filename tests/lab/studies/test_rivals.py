@@ -8,15 +8,10 @@ import torch
 pytest.importorskip("mmdet", reason="needs mmdet, which `make test` installs")
 
 import ebm_mmdet  # noqa: F401
+from ebm_mmdet.apis.fit.rivals import BoxRegressor, FixedOffset, RegressionStep
 from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
 from ebm_mmdet.models.heads import EBMBBoxHead
-from lab.studies.rivals import (
-    BoxRegressor,
-    EnergyEnsemble,
-    FixedOffset,
-    RandomNudge,
-    RegressionStep,
-)
+from lab.studies.rivals import EnergyEnsemble, RandomNudge
 from tests.tolerances import TOLERANCE
 
 HEAD = dict(

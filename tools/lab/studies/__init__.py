@@ -1,7 +1,8 @@
 """Studies of refinement: heads trained on cached features, rivals, and a paired bootstrap."""
 
-from .average_precision import METRICS, MatchedDetections, coco_results
-from .bootstrap import Difference, bootstrap_weights, paired_bootstrap
+from ebm_mmdet.evaluation.average_precision import METRICS, MatchedDetections, coco_results
+from ebm_mmdet.evaluation.bootstrap import Difference, bootstrap_weights, paired_bootstrap
+
 from .detectors import compare_detectors
 from .recipes import compare_recipes
 from .study import StudySettings, metric_cell, run_study

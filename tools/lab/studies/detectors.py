@@ -20,12 +20,12 @@ from ebm_mmdet.apis.frozen_detector import load_frozen_detector
 from ebm_mmdet.apis.timing import median_milliseconds
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.engine import read_checkpoint
+from ebm_mmdet.evaluation.average_precision import MatchedDetections, coco_results
+from ebm_mmdet.evaluation.bootstrap import bootstrap_weights
 from ebm_mmdet.files import read_json, write_csv, write_json
 
 from ..demo.train import train_stage
 from .auxiliary import annotations_of, auxiliary_metrics, auxiliary_values, mean_and_spread
-from .average_precision import MatchedDetections, coco_results
-from .bootstrap import bootstrap_weights
 from .heads import TrainedHeads, training_views
 from .methods import ENERGY, Method
 from .study import StudySettings, claim, hash_recipe, make_row

@@ -12,13 +12,13 @@ from mmengine.config import Config
 from torch import nn
 
 from ebm_mmdet.apis.feature_cache import TrainingView, cache_training_views
+from ebm_mmdet.apis.fit.rivals import BoxRegressor
 from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.files import open_atomic
 from ebm_mmdet.models.detectors import EBMDetector
 from ebm_mmdet.models.detectors.trunk_init import copy_trunk_from_box_head
 
 from .methods import ENERGY
-from .rivals import BoxRegressor
 from .training import Trained, train_head
 
 __all__ = ["TrainedHeads", "training_views"]

@@ -14,12 +14,13 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from ebm_mmdet.apis.feature_cache import TestImage
+from ebm_mmdet.apis.fit.rivals import FixedOffset, RegressionStep
 from ebm_mmdet.apis.timing import timed
 from ebm_mmdet.energy import evaluate_only
+from ebm_mmdet.evaluation.average_precision import coco_results
 from ebm_mmdet.models.detectors import EBMDetector
 
-from .average_precision import coco_results
-from .rivals import EnergyEnsemble, FixedOffset, RandomNudge, RegressionStep
+from .rivals import EnergyEnsemble, RandomNudge
 
 __all__ = ["ENERGY", "L1", "Method", "apply", "energy_methods", "study_methods"]
 

@@ -14,10 +14,10 @@ from mmengine.config import Config
 from ebm_mmdet.apis.feature_cache import cache_test_images
 from ebm_mmdet.apis.frozen_detector import load_frozen_detector
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
+from ebm_mmdet.evaluation.average_precision import MatchedDetections
+from ebm_mmdet.evaluation.bootstrap import bootstrap_weights
 from ebm_mmdet.files import write_csv, write_json
 
-from .average_precision import MatchedDetections
-from .bootstrap import bootstrap_weights
 from .heads import TrainedHeads, training_views
 from .methods import ENERGY, Method, apply, energy_methods
 from .study import StudySettings, claim_folder, make_row, residual_prior

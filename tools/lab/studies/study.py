@@ -19,11 +19,11 @@ from ebm_mmdet.apis.frozen_detector import load_frozen_detector
 from ebm_mmdet.apis.residuals import detector_residuals
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.energy import fit_residual_std
+from ebm_mmdet.evaluation.average_precision import METRICS, MatchedDetections
+from ebm_mmdet.evaluation.bootstrap import bootstrap_weights, paired_bootstrap
 from ebm_mmdet.files import read_json, write_csv, write_json
 from ebm_mmdet.models.detectors import EBMDetector
 
-from .average_precision import METRICS, MatchedDetections
-from .bootstrap import bootstrap_weights, paired_bootstrap
 from .heads import TrainedHeads, training_views
 from .methods import ENERGY, L1, Method, apply, study_methods
 

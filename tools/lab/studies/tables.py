@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ebm_mmdet.evaluation.average_precision import METRICS
 from ebm_mmdet.files import markdown_table
 
-from .average_precision import METRICS
 from .study import metric_cell
 
 __all__ = ["detectors_page", "objectives_page", "refinement_page"]

@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ebm_mmdet.box_iou import box_iou
+from ..box_iou import box_iou
 
 __all__ = ["IOU_THRESHOLDS", "METRICS", "MatchedDetections", "coco_results"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lab.studies import bootstrap_weights, paired_bootstrap
+from ebm_mmdet.evaluation import bootstrap_weights, paired_bootstrap
 
 NUM_IMAGES, NUM_RESAMPLES = 40, 4000
 

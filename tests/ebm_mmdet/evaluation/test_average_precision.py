@@ -11,7 +11,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lab.studies import METRICS, MatchedDetections, coco_results
+from ebm_mmdet.evaluation.average_precision import METRICS, MatchedDetections, coco_results
 
 NUM_IMAGES = 6
 

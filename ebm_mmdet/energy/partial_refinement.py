@@ -1,0 +1,69 @@
+"""Refinement of some of the targets; the others stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .contracts import LogDensityFn, RefinementResult, Refiner, SelectableLogDensityFn
+from .refinement import evaluate_only
+
+__all__ = ["RefineChosen"]
+
+
+class RefineChosen:
+    """A refiner that gives the chosen targets to another one and evaluates f at the others.
+
+    ``result.y[~chosen] == y0[~chosen]`` bit for bit, with 0 accepted steps; the result for the
+    chosen targets is that of the other refiner for them alone.
+
+    Args:
+        refiner: the other refiner. It must not sample, because a target that it does not get would
+            have no covariance.
+        chosen: (N,) bool.
+    """
+
+    def __init__(self, refiner: Refiner, chosen: Tensor) -> None:
+        self.refiner, self.chosen = refiner, chosen
+
+    def __call__(
+        self,
+        log_density_fn: LogDensityFn,
+        y0: Tensor,
+        *,
+        covariance: Tensor | None = None,
+        num_per_image: Sequence[int] | None = None,
+    ) -> RefinementResult:
+        """See :class:`~ebm_mmdet.energy.Refiner`.
+
+        Raises:
+            TypeError: the log-density has no ``select``.
+            ValueError: the other refiner samples.
+        """
+        if not isinstance(log_density_fn, SelectableLogDensityFn):
+            raise TypeError(
+                f"{type(log_density_fn).__name__} has no select, with which f is narrowed to the "
+                "chosen targets"
+            )
+        inside = torch.nonzero(self.chosen).squeeze(1)
+        outside = torch.nonzero(~self.chosen).squeeze(1)
+        counts = None
+        if num_per_image is not None:
+            counts = [int(part.sum()) for part in self.chosen.split(list(num_per_image))]
+        moved = self.refiner(
+            log_density_fn.select(inside),
+            y0[inside],
+            covariance=None if covariance is None else covariance[inside],
+            num_per_image=counts,
+        )
+        if moved.covariance is not None:
+            raise ValueError(
+                f"{type(self.refiner).__name__} samples, and a target that is left out would have "
+                "no covariance; refine all of them (min_score=0), or use GradientAscentRefiner"
+            )
+        still = evaluate_only(log_density_fn.select(outside), y0[outside])
+        order = torch.argsort(torch.cat([inside, outside]))
+        joined = zip(moved[:3], still[:3])
+        return RefinementResult(*(torch.cat([a, b.to(a.dtype)])[order] for a, b in joined))
