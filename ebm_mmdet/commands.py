@@ -36,6 +36,22 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--out", help="the file to write; default: NAME_ebm.py beside NAME.py")
     add.add_argument("--max-iters", type=int, default=10000, help="length of the training")
 
+    fit = commands.add_parser(
+        "fit",
+        help="train and tune an energy head within a time, and say whether it pays",
+        description="Train an energy head on a frozen detector, tune its refinement, compare it "
+        "with simpler corrections on the validation images, and leave config, checkpoint, pictures "
+        "and a page. The same command goes on where an interrupted one was.",
+    )
+    fit.add_argument("config", help="the detector's config")
+    fit.add_argument("checkpoint", help="the detector's checkpoint")
+    fit.add_argument("--minutes", type=float, default=20.0, help="time for all of it; default: 20")
+    fit.add_argument("--cache-gb", type=float, default=4.0, help="memory for features; default: 4")
+    fit.add_argument("--out-dir", help="folder of the results; default: NAME_fit")
+    fit.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
+    fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument("--max-iters", type=int, default=10000, help="most iterations of the training")
+
     predict = commands.add_parser(
         "predict",
         help="detect and refine on images",
@@ -56,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0, or 1 after an error that the user can mend, which is printed."""
+    """Run a command; returns 0, 1 after an error that the user can mend, or 130 after Ctrl-C."""
     arguments = parser()
     args = arguments.parse_args(argv)
     if args.command is None:
@@ -65,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return diagnose()
     try:
         _COMMANDS[args.command](args)
+    except KeyboardInterrupt:
+        print(f"{arguments.prog} {args.command}: interrupted", file=sys.stderr)
+        return 130
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"{arguments.prog} {args.command}: {error}", file=sys.stderr)
         return 1
@@ -91,6 +110,30 @@ def _add_head(args: argparse.Namespace) -> None:
     print(f"Wrote {path}. Train it with: python tools/train.py {path}")
 
 
+def _fit(args: argparse.Namespace) -> None:
+    from .apis import fit
+
+    try:
+        fit(
+            args.config,
+            args.checkpoint,
+            args.out_dir,
+            args.minutes,
+            args.cache_gb,
+            args.device,
+            args.seed,
+            args.max_iters,
+            say=_say,
+        )
+    except KeyboardInterrupt:
+        _say("what is done is kept; the same command goes on from there")
+        raise
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def _predict(args: argparse.Namespace) -> None:
     from .apis import EBMInferencer
 
@@ -113,4 +156,4 @@ def _predict(args: argparse.Namespace) -> None:
         raise ValueError(f"{failed} images could not be read, see above")
 
 
-_COMMANDS = {"add-head": _add_head, "inspect": _inspect, "predict": _predict}
+_COMMANDS = {"add-head": _add_head, "fit": _fit, "inspect": _inspect, "predict": _predict}

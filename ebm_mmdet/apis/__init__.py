@@ -1,7 +1,8 @@
-"""Functions for scripts: look at a detector, add an energy head, predict, time, cache features."""
+"""Functions for scripts: add and fit an energy head, predict, time, cache features."""
 
 from .energy_config import add_energy_head, write_energy_config
 from .feature_cache import TestImage, TrainingView, cache_test_images, cache_training_views
+from .fit import fit
 from .frozen_detector import load_frozen_detector
 from .inferencer import EBMInferencer
 from .inspection import Inspection, inspect_config
@@ -19,6 +20,7 @@ __all__ = [
     "cache_test_images",
     "cache_training_views",
     "detector_residuals",
+    "fit",
     "image_pipeline",
     "init_detector",
     "inspect_config",

@@ -62,6 +62,7 @@ def write_energy_config(
     checkpoint: str | os.PathLike,
     out: str | os.PathLike | None = None,
     max_iters: int = 10000,
+    tuned: Mapping | None = None,
 ) -> Path:
     """Write the config of :func:`add_energy_head`, inheriting from the detector's, as a file.
 
@@ -71,6 +72,7 @@ def write_energy_config(
         out: the file to write; by default ``NAME_ebm.py`` beside a config ``NAME.py``, and in the
             current folder for a packaged one.
         max_iters: length of the training.
+        tuned: settings of the ``EBMDetector`` in place of the usual ones, such as ``refiner``.
 
     Returns:
         The path of the file.
@@ -94,7 +96,7 @@ def write_energy_config(
             f"{config} is a config in mmengine's new style, which the written file could not "
             "inherit from; use ebm_mmdet.apis.add_energy_head(cfg) and dump the result"
         )
-    look, settings = _changes(cfg, os.fspath(checkpoint), max_iters)
+    look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned)
     prelude = ["detector = _base_.model", *_quieten(copy.deepcopy(cfg.model))]
     base = config if packaged else os.path.relpath(config, out.parent)
     text = _HEADER.format(
@@ -138,7 +140,9 @@ def _quieten(model: Mapping) -> list[str]:
     return lines
 
 
-def _changes(cfg: Config, checkpoint: str | None, max_iters: int) -> tuple[Inspection, dict]:
+def _changes(
+    cfg: Config, checkpoint: str | None, max_iters: int, tuned: Mapping | None = None
+) -> tuple[Inspection, dict]:
     """What the detector looks like, and the settings to put over its config."""
     if str(cfg.get("model", {}).get("type", "")).endswith("EBMDetector"):
         raise ValueError(
@@ -167,6 +171,7 @@ def _changes(cfg: Config, checkpoint: str | None, max_iters: int) -> tuple[Inspe
             "backbone": Noted({}, "not read; lets mmdet's init_detector load this file"),
             "detector": Inherited(cfg.model, "detector"),
             **(_papers_head(look) if look.trunk else _small_head(look)),
+            **(tuned or {}),
         },
         **_schedule(look, max_iters),
     }

@@ -1,1 +1,5 @@
-"""Fit an energy head to a detector within a time limit, and say whether it pays."""
+"""Fit an energy head to a detector within a time, and say whether it pays."""
+
+from .run import fit
+
+__all__ = ["fit"]

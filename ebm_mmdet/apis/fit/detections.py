@@ -1,0 +1,95 @@
+"""A detector's boxes with the features of their image, and what a method makes of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.dataset import pseudo_collate
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ...energy import Refiner, evaluate_only
+from ...evaluation.average_precision import coco_results
+from ...models.detectors import EBMDetector
+from ...models.detectors.peculiarities import predict_boxes
+from ..timing import timed
+
+__all__ = ["Detected", "Method", "coco_records", "detect", "refine", "unrefined"]
+
+MAX_PER_IMAGE = 100
+
+
+class Detected(NamedTuple):
+    """What a detector finds in an image."""
+
+    maps: tuple[Tensor, ...]
+    """(1, C, H, W) each."""
+    sample: DetDataSample
+    """Boxes in pixels of the image file, scores and labels."""
+    seconds: float
+    """Time of the detector alone."""
+
+
+class Method(NamedTuple):
+    """One way to move boxes."""
+
+    name: str
+    refiner: Refiner | Callable
+    head: nn.Module
+    """The energy head, whose maps and f the refiner gets."""
+    min_score: float = 0.0
+
+
+@torch.no_grad()
+def detect(model: EBMDetector, item: dict) -> Detected:
+    """Run the detector inside on one item of a test data set; the best 100 boxes are kept."""
+    batch = model.data_preprocessor(pseudo_collate([item]), False)
+    inputs, samples = batch["inputs"], batch["data_samples"]
+    with model.capture_features() as features:
+        (found,), seconds = timed(predict_boxes, model.detector, inputs, samples, True)
+    boxes = found.pred_instances
+    best = boxes.scores.argsort(descending=True, stable=True)[:MAX_PER_IMAGE]
+    kept = InstanceData(
+        bboxes=boxes.bboxes[best], scores=boxes.scores[best], labels=boxes.labels[best]
+    )
+    sample = DetDataSample(metainfo=found.metainfo, pred_instances=kept)
+    return Detected(tuple(features()), sample, seconds)
+
+
+@torch.no_grad()
+def refine(model: EBMDetector, method: Method, image: Detected) -> tuple[InstanceData, float]:
+    """The boxes of an image after a method, clipped to the image, and the seconds it took.
+
+    The model's own head and ``min_score`` are put back afterwards.
+    """
+    kept = model.energy_head, model.min_score, model.clip_boxes
+    model.energy_head, model.min_score = method.head, method.min_score
+    model.clip_boxes = "all"  # clipping alone is a gain for some detectors, so every method clips
+    device = next(method.head.parameters()).device
+    sample = copy.deepcopy(image.sample).to(device)
+    maps = [level.to(device) for level in image.maps]
+
+    def run() -> DetDataSample:
+        return model.move(method.head.prepare(maps), [sample], True, method.refiner)[0]
+
+    try:
+        found, seconds = timed(run)
+    finally:
+        model.energy_head, model.min_score, model.clip_boxes = kept
+    return found.pred_instances, seconds
+
+
+def unrefined(head: nn.Module) -> Method:
+    """The detector's own boxes, clipped."""
+    return Method("detector", evaluate_only, head)
+
+
+def coco_records(image_id: int, found: InstanceData, num_classes: int) -> list[dict]:
+    """Results in COCO's format, with the category ids of ``ImageSet.coco``, labels + 1."""
+    boxes = found.bboxes.float().cpu().numpy()
+    categories = range(1, num_classes + 1)
+    return coco_results(image_id, boxes, found.scores.tolist(), found.labels.tolist(), categories)

@@ -1,0 +1,72 @@
+"""The folder of a fit: it belongs to one detector and one set of settings."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ...files import read_json, write_json
+
+__all__ = ["check_folder", "claim_folder", "describe_inputs"]
+
+SETTINGS = "settings.json"
+
+
+def describe_inputs(cfg: Config, checkpoint: Path, settings: dict) -> dict:
+    """What makes the results of a fit its own: config, checkpoint and settings.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+    """
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
+    digest = hashlib.sha256()
+    with checkpoint.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    config = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()
+    return dict(config=config, checkpoint=digest.hexdigest(), **settings)
+
+
+def claim_folder(folder: Path, wanted: dict) -> bool:
+    """Make the folder of a fit, or check that it is that of the same one.
+
+    Returns:
+        Whether an earlier call has begun in it.
+
+    Raises:
+        FileExistsError: see :func:`check_folder`.
+    """
+    begun = check_folder(folder, wanted)
+    if not begun:
+        write_json(folder / SETTINGS, wanted)
+    return begun
+
+
+def check_folder(folder: Path, wanted: dict) -> bool:
+    """Check that a folder is empty, absent, or that of the same fit; nothing is written.
+
+    Returns:
+        Whether an earlier call has begun in it.
+
+    Raises:
+        FileExistsError: the folder has other content, or a fit with other settings.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; give another --out-dir")
+    stored = read_json(folder / SETTINGS)
+    if stored is None:
+        if folder.exists() and any(folder.iterdir()):
+            raise FileExistsError(
+                f"{folder} has something else in it; give a new --out-dir, or empty this one"
+            )
+        return False
+    if stored != wanted:
+        changed = sorted(key for key in {*wanted, *stored} if stored.get(key) != wanted.get(key))
+        raise FileExistsError(
+            f"{folder} has a fit with another {', '.join(changed)}; give a new --out-dir, or "
+            "remove this one"
+        )
+    return True

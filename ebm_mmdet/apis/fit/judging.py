@@ -1,0 +1,158 @@
+"""Compare detector, constant correction, regression head and energy head on validation images."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from pycocotools.coco import COCO
+
+from ...evaluation import MatchedDetections, bootstrap_weights, paired_bootstrap
+from ...evaluation.average_precision import METRICS
+from ...files import read_json, write_json
+from ...models.detectors import EBMDetector
+from .clock import Clock
+from .detections import Method, coco_records, detect, refine
+from .image_set import ImageSet
+
+__all__ = ["Judging", "judge_rows"]
+
+IMAGES_PER_FILE, SECONDS_PER_FILE = 50, 30.0
+MOST_RESAMPLES, FEWEST_RESAMPLES = 1000, 50
+
+
+class Judging:
+    """Runs all methods on the same images, one image after the other; results are kept in files.
+
+    An interrupted judging goes on with the next image. Images are taken in random order, so that
+    the first ones are a fair sample if time is short.
+
+    Args:
+        folder: folder of the results.
+        images: the images.
+        num_classes: of the detector.
+        seed: seed of the order.
+    """
+
+    def __init__(self, folder: Path, images: ImageSet, num_classes: int, seed: int) -> None:
+        self.folder, self.images, self.num_classes = folder, images, num_classes
+        self.order = np.random.default_rng(seed).permutation(len(images)).tolist()
+        self.results: list[dict] = []
+        """One entry per image: position, detector_s, scale_factor, methods (name, s, records)."""
+        self._files = 0
+        while (stored := read_json(self._path(self._files))) is not None:
+            self.results += stored
+            self._files += 1
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"part_{number:05d}.json"
+
+    def run(
+        self,
+        model: EBMDetector,
+        methods: Sequence[Method],
+        seconds: float,
+        clock: Clock,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        """Judge images until all are done or the time is over, but at least one."""
+        until = clock.used() + seconds
+        new: list[dict] = []
+        saved = clock.used()
+        try:
+            for position in self.order[len(self.results) :]:
+                if (self.results or new) and clock.used() > until:
+                    break
+                new.append(self._judge(model, methods, position))
+                late = clock.used() - saved > SECONDS_PER_FILE
+                if len(new) == IMAGES_PER_FILE or late:
+                    self._keep(new, clock)
+                    new, saved = [], clock.used()
+                progress((len(self.results) + len(new)) / len(self.order))
+        finally:
+            if new:
+                self._keep(new, clock)
+
+    def _keep(self, new: list[dict], clock: Clock) -> None:
+        write_json(self._path(self._files), new)
+        clock.save()
+        self.results += new
+        self._files += 1
+
+    def _judge(self, model: EBMDetector, methods: Sequence[Method], position: int) -> dict:
+        image = detect(model, self.images[position])
+        rows = []
+        for method in methods:
+            found, seconds = refine(model, method, image)
+            records = coco_records(position, found, self.num_classes)
+            rows.append(dict(name=method.name, s=seconds, records=records))
+        scale = [float(x) for x in image.sample.metainfo.get("scale_factor", (1.0, 1.0))]
+        return dict(position=position, detector_s=image.seconds, scale_factor=scale, methods=rows)
+
+    def truth(self) -> COCO:
+        """Annotations of the images that were judged."""
+        return self.images.coco(sorted(each["position"] for each in self.results), self.num_classes)
+
+
+def judge_rows(results: Sequence[dict], truth: COCO, seconds: float, seed: int = 0) -> list[dict]:
+    """The table: metrics in percent, changes against the first row with bootstrap errors, times.
+
+    Args:
+        results: of a :class:`Judging`.
+        truth: its annotations.
+        seconds: time for the bootstrap, from which the number of resamples follows.
+        seed: seed of the resampling.
+
+    Returns:
+        For each method ``method``, the metrics, ``change_*`` and ``error_*`` (None in the first
+        row, and where a metric is not defined), ``ms_per_image`` (detector and method, medians),
+        ``resamples``.
+    """
+    names = [each["name"] for each in results[0]["methods"]]
+    detector = float(np.median([each["detector_s"] for each in results]))
+    matched = []
+    for k in range(len(names)):
+        records = [record for each in results for record in each["methods"][k]["records"]]
+        matched.append(MatchedDetections(truth, records))
+    ones = np.ones(len(results))
+    start = time.perf_counter()
+    before = _percent(matched[0], ones)
+    one = max(time.perf_counter() - start, 1e-5)
+    fits = int(seconds / (one * 2 * max(len(names) - 1, 1)))
+    resamples = min(max(fits, FEWEST_RESAMPLES), MOST_RESAMPLES)
+    weights = bootstrap_weights(len(results), resamples, seed)
+    rows = []
+    for k, (name, each) in enumerate(zip(names, matched)):
+        row = dict(method=name)
+        values = before if k == 0 else _percent(each, ones)
+        change = None
+        if k and len(results) > 1:
+            with warnings.catch_warnings():
+                # A metric without a value in any resample, such as the IoU of no boxes, is NaN.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                change = paired_bootstrap(
+                    lambda w: _percent(matched[0], w),
+                    lambda w, each=each: _percent(each, w),
+                    weights,
+                )
+        for i, metric in enumerate(METRICS):
+            row[metric] = _number(values[i])
+            row[f"change_{metric}"] = _number(values[i] - before[i]) if k else None
+            row[f"error_{metric}"] = None if change is None else _number(change.std[i])
+        own = 0.0 if k == 0 else float(np.median([one["methods"][k]["s"] for one in results]))
+        row["ms_per_image"] = round(1e3 * (detector + own), 1)
+        row["resamples"] = resamples
+        rows.append(row)
+    return rows
+
+
+def _percent(matched: MatchedDetections, weights: np.ndarray) -> np.ndarray:
+    return 100 * matched.metrics(weights)
+
+
+def _number(value: float) -> float | None:
+    """Rounded for a file; None for NaN, which JSON does not have."""
+    return None if not np.isfinite(value) else round(float(value), 3)

@@ -1,0 +1,119 @@
+"""How the time of a fit is divided, from a few measurements; said before it begins."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+
+from ...models.detectors import EBMDetector
+from .data import FitData
+from .detections import Method, detect, refine
+from .views import bytes_of, make_view
+
+__all__ = ["Measured", "Plan", "make_plan", "measure"]
+
+GB = 2**30
+TUNING_PASSES = 20
+"""Settings that are compared, about."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Costs of one image on this machine."""
+
+    detect_s: float
+    refine_s: float
+    """Ten steps of the energy head."""
+    view_s: float
+    """Loading, augmentation and features."""
+    view_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Seconds of each part, and numbers of images."""
+
+    cache_s: float
+    train_s: float
+    tune_s: float
+    judge_s: float
+    end_s: float
+    """Table, checkpoint, page, pictures."""
+    tune_images: int
+    judge_images: int
+    """Images that there should be time for."""
+    fits_in_cache: bool
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def sentence(self, measured: Measured, data: FitData, cache_gb: float) -> str:
+        """What will be done, and how long it will take."""
+        size = measured.view_bytes * len(data.indices) / GB
+        cache = (
+            f"cached, {size:.2f} GB for each version of the images out of {cache_gb:g} GB"
+            if self.fits_in_cache
+            else f"computed for each batch, since all would need {size:.1f} GB of {cache_gb:g} GB"
+        )
+        share = "" if self.judge_images >= len(data.judge) else f" of {len(data.judge)}"
+        parts = dict(
+            features=self.cache_s, training=self.train_s, tuning=self.tune_s, judging=self.judge_s
+        )
+        times = ", ".join(f"{name} {_minutes(value)}" for name, value in parts.items())
+        return (
+            f"{data.images} images with {data.boxes} boxes to train on, {self.tune_images} to tune "
+            f"on, {self.judge_images}{share} to judge on. Features are {cache}. Times: {times}."
+        )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+@torch.no_grad()
+def measure(model: EBMDetector, data: FitData) -> Measured:
+    """Time one image through all that is done with it; a first image warms up.
+
+    Raises:
+        ValueError: no training image keeps a box through its augmentation.
+    """
+    usual = Method("measured", model.refiner, model.energy_head)
+    for position in (0, min(1, len(data.tune) - 1)):
+        image = detect(model, data.tune[position])
+        _, refine_s = refine(model, usual, image)
+    view = None
+    for index in data.indices[:50]:
+        start = time.perf_counter()
+        view = make_view(model, data, index)
+        view_s = time.perf_counter() - start
+        if view is not None:
+            break
+    if view is None:
+        raise ValueError(
+            "no training image keeps a box through its augmentation; look at the pipeline of "
+            "train_dataloader, and at the annotations"
+        )
+    return Measured(image.seconds, refine_s, view_s, bytes_of(view))
+
+
+def make_plan(measured: Measured, data: FitData, seconds: float, cache_gb: float) -> Plan:
+    """Divide ``seconds``: at most a quarter for judging and a seventh for tuning.
+
+    Of the rest at most a third goes into the cache, and the training gets what is left.
+    """
+    end = 0.05 * seconds
+    each = measured.detect_s + 2 * measured.refine_s
+    judge = min(0.25 * seconds, 1.2 * each * len(data.judge))
+    judged = min(max(int(judge / (1.2 * each)), 1), len(data.judge))
+    each = measured.detect_s + TUNING_PASSES * measured.refine_s
+    room = max(int(cache_gb * GB / max(measured.view_bytes, 1)), 1)
+    images = min(len(data.tune), room, max(int(seconds / 7 / each), 1))
+    tune = min(seconds / 7, 1.2 * each * images)
+    rest = seconds - end - judge - tune
+    # One version of all images must fit, in memory and in a third of the rest.
+    one = measured.view_s * len(data.indices)
+    fits = measured.view_bytes * len(data.indices) <= cache_gb * GB and one <= rest / 3
+    cache = min(rest / 3, 12 * one) if fits else 0.0
+    return Plan(cache, rest - cache, tune, judge, end, images, judged, fits)

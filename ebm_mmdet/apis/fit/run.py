@@ -1,0 +1,134 @@
+"""From a detector's config and checkpoint to a refined detector, within a time."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.runner import load_checkpoint
+
+from ...datasets import use_checked_annotations
+from ...engine import CheckpointError
+from ...files import read_json
+from ...models.detectors import EBMDetector
+from ..energy_config import add_energy_head, write_energy_config
+from .clock import Clock
+from .data import split_data
+from .folder import check_folder, claim_folder, describe_inputs
+from .page import table
+from .steps import Steps
+
+__all__ = ["fit"]
+
+MAX_ITERS = 10000
+"""Iterations after which more time would change little."""
+
+
+def fit(
+    config: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    out_dir: str | os.PathLike | None = None,
+    minutes: float = 20.0,
+    cache_gb: float = 4.0,
+    device: str | None = None,
+    seed: int = 0,
+    max_iters: int = MAX_ITERS,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Train an energy head on a detector, tune its refiner, and judge whether it pays.
+
+    The folder gets ``NAME_ebm.py`` and ``NAME_ebm.pth`` (config and checkpoint of detector and
+    head, which mmdet's tools load), ``page.md`` with a table, and pictures. Every step keeps its
+    result there: the same call goes on where an interrupted one was.
+
+    Args:
+        config: config file of the detector, or the name of a packaged one, ``mmdet::...``.
+        checkpoint: its checkpoint.
+        out_dir: a new folder, or that of an interrupted call; ``NAME_fit`` by default.
+        minutes: time for everything from here on, reading of the data apart.
+        cache_gb: memory for features, in GB.
+        device: ``'cpu'``, ``'cuda:0'``; by default a GPU if there is one.
+        seed: seed of the split, the training and the bootstrap.
+        max_iters: most iterations of the training.
+        say: receives lines about what is done.
+
+    Returns:
+        ``pays``, ``sentence``, ``reasons``, ``rows``, ``tuned``, ``plan``, ``config``,
+        ``checkpoint``, ``iterations``.
+
+    Raises:
+        ValueError: a setting is out of range, or the data or the detector cannot be used.
+        FileNotFoundError: there is no such config, checkpoint or annotation file.
+        FileExistsError: ``out_dir`` has other content or a fit with other settings.
+        CheckpointError: the checkpoint does not fit the detector.
+    """
+    for name, value in dict(minutes=minutes, cache_gb=cache_gb, max_iters=max_iters).items():
+        if not 0 <= value < math.inf or (value == 0 and name != "cache_gb"):
+            raise ValueError(f"{name}={value}; give a positive number")
+    config, checkpoint = os.fspath(config), Path(checkpoint)
+    stem = Path(config.rpartition("::")[2]).stem
+    folder = Path(out_dir) if out_dir is not None else Path(f"{stem}_fit")
+    plain = get_config(config) if "::" in config else Config.fromfile(config)
+    if str(plain.get("default_scope")) == "mmdet3d":
+        raise ValueError(
+            "this is the config of a 3D detector, which fit cannot train yet; write the config of "
+            "its head as docs/lidar.md shows"
+        )
+    settings = dict(minutes=minutes, cache_gb=cache_gb, seed=seed, max_iters=max_iters)
+    wanted = describe_inputs(plain, checkpoint, settings)
+    check_folder(folder, wanted)
+    done = _finished(folder, say)
+    if done is not None:
+        return done
+    use_checked_annotations()
+    cfg = add_energy_head(plain, checkpoint, max_iters)
+    data = split_data(cfg, seed)
+    _try_to_write(config, checkpoint)
+    model = _load(cfg, checkpoint, device)
+    resumed = claim_folder(folder, wanted)
+    clock = Clock(folder / "clock.json", 60 * minutes)
+    say(f"going on in {folder}" if resumed else f"working in {folder}")
+    steps = Steps(cfg, data, model, folder, clock, seed, max_iters, say)
+    return steps.run(config, checkpoint, stem, cache_gb)
+
+
+def _try_to_write(config: str, checkpoint: Path) -> None:
+    """Raise now what would be raised at the end: some configs cannot be inherited from."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_energy_config(config, checkpoint, Path(folder) / "config.py")
+
+
+def _finished(folder: Path, say: Callable[[str], None]) -> dict | None:
+    """The result of a fit that is complete; None if there is none."""
+    result = read_json(folder / "result.json")
+    if result is None:
+        return None
+    say(f"{folder} is complete already.\n\n{table(result['rows'])}\n\n{result['sentence']}")
+    return result
+
+
+def _load(cfg: Config, checkpoint: Path, device: str | None) -> EBMDetector:
+    """The wrapper with the detector's weights.
+
+    Raises:
+        CheckpointError: the checkpoint lacks weights of the detector, or has others.
+    """
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    try:
+        load_checkpoint(model.detector, str(checkpoint), map_location="cpu", strict=True)
+    except RuntimeError as error:
+        if "do not match exactly" not in str(error):
+            raise
+        raise CheckpointError(
+            f"{checkpoint} does not fit the detector of the config: {str(error).strip()}"
+        ) from error
+    device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    return model.to(device).eval()

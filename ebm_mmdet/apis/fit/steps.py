@@ -1,0 +1,286 @@
+"""The steps of a fit, each of which takes its result from the folder if it is there."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.runner import set_random_seed
+
+from ...files import open_atomic, read_json, write_json
+from ...models.detectors import EBMDetector
+from ...models.detectors.trunk_init import copy_trunk_from_box_head
+from ..config_text import Noted
+from ..energy_config import write_energy_config
+from ..trained_detector import load_detector
+from .clock import Clock
+from .data import FitData
+from .detections import detect
+from .judging import Judging, judge_rows
+from .page import table, write_page, write_pictures
+from .plan import GB, Measured, Plan, make_plan, measure
+from .progress import Progress
+from .rivals import BoxRegressor
+from .training import HeadTraining
+from .tuning import Tuned, tune, tuned_methods
+from .verdict import Circumstances, verdict
+from .views import Batches
+
+__all__ = ["Steps"]
+
+PICTURES = 6
+
+
+class Steps:
+    """The steps of one call of :func:`~ebm_mmdet.apis.fit`.
+
+    Args:
+        cfg: config with the energy head, from ``add_energy_head``.
+        data: the three parts of the data.
+        model: the wrapper with the detector's weights.
+        folder: folder of the results.
+        clock: clock of the fit, with its limit.
+        seed: seed of training, order and bootstrap.
+        max_iters: most iterations of the training.
+        say: receives lines about what is done.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        data: FitData,
+        model: EBMDetector,
+        folder: Path,
+        clock: Clock,
+        seed: int,
+        max_iters: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self.cfg, self.data, self.model, self.folder = cfg, data, model, folder
+        self.clock, self.seed, self.max_iters, self.say = clock, seed, max_iters, say
+        self.num_classes = cfg.model.energy_head.num_classes
+
+    def run(self, config: str, checkpoint: Path, stem: str, cache_gb: float) -> dict:
+        """All steps; returns the result of the fit."""
+        for note in self.data.notes:
+            self.say(note)
+        plan = self._plan(cache_gb)
+        training = self._train(plan, cache_gb)
+        tuned = self._tune(plan, training.heads)
+        judging = self._judge(plan, training.heads, tuned)
+        return self._leave(plan, training, tuned, judging, config, checkpoint, stem)
+
+    def _plan(self, cache_gb: float) -> Plan:
+        stored = read_json(self.folder / "plan.json")
+        if stored is None:
+            measured = measure(self.model, self.data)
+            plan = make_plan(measured, self.data, self.clock.left(), cache_gb)
+            stored = dict(measured=vars(measured), plan=plan.to_dict())
+            write_json(self.folder / "plan.json", stored)
+        plan = Plan(**stored["plan"])
+        self.say(plan.sentence(Measured(**stored["measured"]), self.data, cache_gb))
+        return plan
+
+    def _train(self, plan: Plan, cache_gb: float) -> HeadTraining:
+        set_random_seed(self.seed)
+        heads = self._new_heads()
+        training = HeadTraining(
+            heads,
+            self.cfg.optim_wrapper,
+            self.folder / "training.pth",
+            self.max_iters,
+            self.seed,
+        )
+        if training.finished:
+            self.say(f"trained already, {training.iteration} iterations")
+            return training
+        progress = Progress("computing features", self.say, self.clock)
+        cache_bytes = cache_gb * GB if plan.fits_in_cache else 0.0
+        batches = Batches(self.model, self.data, cache_bytes, plan.cache_s, self.clock, progress)
+        if batches.cached:
+            self.say(f"{len(batches.cache)} augmented images in memory")
+        # Features that an interrupted call had computed take time again, at the training's expense.
+        others = plan.tune_s + plan.judge_s + plan.end_s
+        seconds = training.seconds + max(self.clock.left() - others, 0.0)
+        progress = Progress("training", self.say, self.clock)
+        training.run(batches.draw, seconds, self.clock, progress)
+        losses = {name: [round(x, 3) for x in each[-1:]] for name, each in training.losses.items()}
+        self.say(f"trained {training.iteration} iterations; last losses {losses}")
+        return training
+
+    def _new_heads(self) -> dict[str, torch.nn.Module]:
+        settings = self.cfg.model.energy_head
+        heads = dict(energy=MODELS.build(copy.deepcopy(settings)), l1=BoxRegressor(settings))
+        for head in heads.values():
+            copy_trunk_from_box_head(self.model.detector, head)
+            head.to(next(self.model.parameters()).device)
+        return heads
+
+    def _tune(self, plan: Plan, heads: Mapping[str, torch.nn.Module]) -> Tuned:
+        path = self.folder / "tuning.json"
+        stored = read_json(path)
+        if stored is not None:
+            self.say("tuned already")
+            return Tuned(**stored)
+        rest = plan.judge_s + plan.end_s
+        until = self.clock.used() + min(plan.tune_s, max(self.clock.left() - rest, 0.0))
+        images, positions = [], []
+        for position in range(plan.tune_images):
+            if images and self.clock.used() > until - plan.tune_s / 2:
+                break
+            images.append(_on_cpu(detect(self.model, self.data.tune[position])))
+            positions.append(position)
+        tuned = tune(
+            self.model,
+            dict(heads),
+            images,
+            self.data.tune,
+            positions,
+            _plain(self.cfg.model.refiner),
+            self.num_classes,
+            max(until - self.clock.used(), 0.0),
+            self.clock,
+            Progress("tuning", self.say, self.clock),
+        )
+        write_json(path, tuned.to_dict())
+        self.clock.save()
+        self.say(
+            f"tuned on {tuned.images} images, {tuned.tried} settings: AP "
+            f"{100 * tuned.ap_before:.2f} before, {100 * tuned.ap_after:.2f} after, with "
+            f"{tuned.refiner}, min_score={tuned.min_score}"
+        )
+        return tuned
+
+    def _judge(self, plan: Plan, heads: Mapping[str, torch.nn.Module], tuned: Tuned) -> Judging:
+        judging = Judging(self.folder / "judging", self.data.judge, self.num_classes, self.seed)
+        seconds = max(self.clock.left() - plan.end_s, 0.0)
+        progress = Progress("judging", self.say, self.clock)
+        judging.run(self.model, tuned_methods(dict(heads), tuned), seconds, self.clock, progress)
+        self.say(f"judged on {len(judging.results)} of {len(self.data.judge)} images")
+        return judging
+
+    def _leave(
+        self,
+        plan: Plan,
+        training: HeadTraining,
+        tuned: Tuned,
+        judging: Judging,
+        config: str,
+        checkpoint: Path,
+        stem: str,
+    ) -> dict:
+        rows = judge_rows(judging.results, judging.truth(), 0.6 * plan.end_s, self.seed)
+        found = verdict(rows, self._circumstances(judging, training.iteration))
+        path, weights = self.folder / f"{stem}_ebm.py", self.folder / f"{stem}_ebm.pth"
+        if not path.exists():  # else an interrupted call has written it, with the same settings
+            write_energy_config(
+                config, checkpoint, path, max(training.iteration, 1), _tuned_settings(tuned)
+            )
+        self.model.energy_head = training.heads["energy"]
+        state = {key: value.cpu() for key, value in self.model.state_dict().items()}
+        meta = dict(dataset_meta=_plain_meta(self.data.judge.dataset.metainfo))
+        with open_atomic(weights) as file:
+            torch.save(dict(state_dict=state, meta=meta), file)
+        load_detector(Config.fromfile(path), weights)  # as a user will
+        method = tuned_methods(training.heads, tuned)[-1]
+        positions = [each["position"] for each in judging.results[:PICTURES]]
+        pictures = write_pictures(
+            self.folder / "pictures",
+            self.model,
+            method,
+            self.data.judge,
+            positions,
+            meta["dataset_meta"].get("classes", ()),
+        )
+        result = dict(
+            pays=found.pays,
+            sentence=found.sentence,
+            reasons=found.reasons,
+            rows=rows,
+            tuned=tuned.to_dict(),
+            plan=plan.to_dict(),
+            config=str(path),
+            checkpoint=str(weights),
+            iterations=training.iteration,
+        )
+        write_page(
+            self.folder / "page.md",
+            rows,
+            found,
+            self._facts(training, tuned, judging),
+            [
+                f"python tools/test.py {path} {weights}",
+                f"python -m ebm_mmdet predict {path} {weights} images/ --out-dir out",
+            ],
+            pictures,
+        )
+        self.clock.save()
+        write_json(self.folder / "result.json", result)  # last: it says that all is there
+        self.say(f"{table(rows)}\n\n{found.sentence}")
+        self.say(f"{path}, {weights} and {self.folder / 'page.md'} are written")
+        return result
+
+    def _facts(self, training: HeadTraining, tuned: Tuned, judging: Judging) -> list[str]:
+        least = "all boxes are refined"
+        if tuned.min_score:
+            least = f"boxes with a score of at least {tuned.min_score} are refined"
+        complete = "" if tuned.complete else ", for lack of time not all that there are"
+        return [
+            *self.data.notes,
+            f"{self.data.images} images with {self.data.boxes} boxes to train on, "
+            f"{training.iteration} iterations in {training.seconds / 60:.1f} min",
+            f"{tuned.images} training images to tune on, kept out of the training: {tuned.tried} "
+            f"settings{complete}; AP {100 * tuned.ap_before:.2f} before, "
+            f"{100 * tuned.ap_after:.2f} after",
+            f"{len(judging.results)} of {len(self.data.judge)} images to judge on",
+            f"refiner: {tuned.refiner}; {least}",
+            f"{self.clock.used() / 60:.1f} min in all, {torch.get_num_threads()} CPU threads, "
+            f"{next(self.model.parameters()).device}",
+        ]
+
+    def _circumstances(self, judging: Judging, iterations: int) -> Circumstances:
+        sides = []
+        finest = min(self.cfg.model.energy_head.strides)
+        for each in judging.results[:50]:
+            boxes, _, ignored = self.data.judge.truth(each["position"])
+            boxes = boxes[~ignored]
+            scale = math.sqrt(math.prod(each["scale_factor"]))
+            area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
+            sides += (scale * np.sqrt(area) / finest).tolist()
+        cells = float(np.median(sides)) if sides else math.inf
+        return Circumstances(
+            self.data.boxes, self.data.images, len(judging.results), iterations, cells
+        )
+
+
+def _tuned_settings(tuned: Tuned) -> dict:
+    where = f"tuned on {tuned.images} training images that were kept out of the training"
+    return dict(
+        refiner=Noted(tuned.refiner, where),
+        min_score=Noted(tuned.min_score, "lower boxes stay as they are; tuned likewise"),
+    )
+
+
+def _plain(value):
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _plain_meta(meta: Mapping) -> dict:
+    """Names and colours of the classes."""
+    return {key: meta[key] for key in ("classes", "palette") if meta.get(key)}
+
+
+def _on_cpu(image):
+    return image._replace(
+        maps=tuple(level.cpu() for level in image.maps), sample=image.sample.cpu()
+    )

@@ -1,0 +1,184 @@
+"""Choose how far, how often and which boxes to move, on images kept out of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from mmdet.registry import TASK_UTILS
+from torch import Tensor, nn
+
+from ...energy import fit_residual_std
+from ...evaluation import MatchedDetections, match_detections
+from ...models.box_coding import encode_boxes
+from ...models.detectors import EBMDetector
+from .clock import Clock
+from .detections import Detected, Method, coco_records, refine, unrefined
+from .image_set import ImageSet
+from .rivals import FixedOffset, RegressionStep
+
+__all__ = ["Tuned", "tune", "tuned_methods"]
+
+FEWEST_RESIDUALS = 20
+"""With fewer matched boxes no prior is fitted."""
+HARMLESS = 1e-4
+"""Loss of AP, of 1, that is accepted for a larger min_score."""
+
+
+@dataclass
+class Tuned:
+    """The settings that were best on the images to tune on."""
+
+    refiner: dict
+    min_score: float
+    step: float
+    """Of the regression head: 1 moves by the whole of its offset."""
+    offset: list[float]
+    """The constant correction (4,), encoded; zeros if there are too few residuals."""
+    residuals: int
+    """Number of detections that match an object."""
+    images: int
+    ap_before: float
+    ap_after: float
+    tried: int
+    """Number of settings that were compared."""
+    complete: bool
+    """Whether there was time for all settings."""
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def tune(
+    model: EBMDetector,
+    heads: dict[str, nn.Module],
+    images: Sequence[Detected],
+    image_set: ImageSet,
+    positions: Sequence[int],
+    base: dict,
+    num_classes: int,
+    seconds: float,
+    clock: Clock,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Tuned:
+    """Compare settings by COCO's AP; one kind after the other, each from the best so far.
+
+    Args:
+        model: the detector.
+        heads: ``energy`` and ``l1``, trained.
+        images: detections on the images to tune on.
+        image_set: the set that they are from.
+        positions: position of each in the set.
+        base: config of the refiner to begin with, with a ``step_size``.
+        num_classes: of the detector.
+        seconds: when this time is over, the best setting so far is taken.
+        clock: the clock of the fit.
+        progress: receives the share that is done.
+    """
+    truth = image_set.coco(positions, num_classes)
+    residuals = _residuals(images, truth, positions, num_classes)
+    enough = len(residuals) >= FEWEST_RESIDUALS
+    offset = residuals.median(0).values if enough else torch.zeros(4)
+    until = clock.used() + seconds
+    count = [0]
+
+    def score(method: Method) -> float:
+        count[0] += 1
+        records = []
+        for position, image in zip(positions, images):
+            found, _ = refine(model, method, image)
+            records += coco_records(position, found, num_classes)
+        value = float(MatchedDetections(truth, records).metrics()[0])
+        progress(min(count[0] / 20, 1.0))
+        return value if value == value else 0.0  # NaN: nothing is annotated
+
+    before = score(unrefined(heads["energy"]))
+    step = max((1.0, 0.5), key=lambda s: score(_regression(heads["l1"], s)))
+    best, best_ap, low, complete = dict(base), -1.0, 0.0, True
+    for settings in _rounds(base, residuals if enough else None):
+        for each in settings(best):
+            if clock.used() > until and best_ap >= 0:
+                complete = False
+                break
+            ap = score(_energy(heads["energy"], each))
+            if ap > best_ap:
+                best, best_ap = each, ap
+    for candidate in (0.02, 0.05, 0.1, 0.2, 0.3):
+        if clock.used() > until:
+            complete = False
+            break
+        ap = score(_energy(heads["energy"], best, candidate))
+        if ap < best_ap - HARMLESS:
+            break
+        low, best_ap = candidate, max(ap, best_ap)
+    return Tuned(
+        refiner=best,
+        min_score=low,
+        step=step,
+        offset=[float(value) for value in offset],
+        residuals=len(residuals),
+        images=len(images),
+        ap_before=before,
+        ap_after=best_ap,
+        tried=count[0],
+        complete=complete,
+    )
+
+
+def _rounds(base: dict, residuals: Tensor | None) -> Iterator[Callable[[dict], list[dict]]]:
+    """Functions from the best setting so far to the next ones to try."""
+    size = base["step_size"]
+
+    def scaled(factor: float) -> float | list[float]:
+        return [factor * x for x in size] if isinstance(size, (list, tuple)) else factor * size
+
+    yield lambda best: [{**base, "step_size": scaled(f)} for f in (1.0, 0.25, 4.0)]
+    # A spread of zero, of a detector whose boxes are the annotations, gives no prior.
+    if residuals is not None and (residuals != 0).any(0).all():
+        std = [float(value) for value in fit_residual_std(residuals, robust=None)]
+        plain = {key: value for key, value in base.items() if key != "step_size"}
+        yield lambda best: [
+            {**plain, "prior": dict(std=std, scale=round(k**0.5, 4))}
+            for k in (1 / 32, 1 / 8, 1 / 2)
+        ]
+        median = [float(value) for value in residuals.median(0).values]
+        yield (
+            lambda best: (
+                [{**best, "prior": {**best["prior"], "bias": median}}] if "prior" in best else []
+            )
+        )
+    yield lambda best: [{**best, "num_steps": n} for n in (5, 20)]
+
+
+def _energy(head: nn.Module, refiner: dict, min_score: float = 0.0) -> Method:
+    return Method("energy head", TASK_UTILS.build(dict(refiner)), head, min_score)
+
+
+def _regression(head: nn.Module, step: float) -> Method:
+    return Method("regression head", RegressionStep(head, step), head)
+
+
+def tuned_methods(heads: dict[str, nn.Module], tuned: Tuned) -> list[Method]:
+    """The rows of the table: detector, constant correction, regression head, energy head."""
+    offset = FixedOffset(torch.tensor(tuned.offset))
+    return [
+        unrefined(heads["energy"]),
+        Method("constant correction", offset, heads["energy"]),
+        _regression(heads["l1"], tuned.step),
+        _energy(heads["energy"], tuned.refiner, tuned.min_score),
+    ]
+
+
+def _residuals(images, truth, positions: Sequence[int], num_classes: int) -> Tensor:
+    """(n, 4) truth minus detection, encoded, of detections that match an object."""
+    rows = [torch.zeros(0, 4)]
+    for position, image in zip(positions, images):
+        found = image.sample.pred_instances.cpu()
+        boxes = found.bboxes.float()
+        matched, objects = match_detections(
+            truth, position, boxes, found.scores, found.labels, range(1, num_classes + 1)
+        )
+        rows.append(encode_boxes(objects, boxes[matched]))
+    residuals = torch.cat(rows)
+    return residuals[residuals.isfinite().all(1)]
