@@ -56,7 +56,8 @@ def test_nothing_is_touched_where_cuda_is_present(monkeypatch):
 
 
 def test_three_nearest_neighbours():
-    target, source = torch.rand(2, 50, 3, generator=generator()), torch.rand(2, 40, 3)
+    g = generator()
+    target, source = torch.rand(2, 50, 3, generator=g), torch.rand(2, 40, 3, generator=g)
     dist, index = mmcv.ops.three_nn(target, source)
     expected, nearest = torch.cdist(target, source).topk(3, largest=False)
     assert index.dtype == torch.int32
@@ -65,7 +66,8 @@ def test_three_nearest_neighbours():
 
 
 def test_neighbours_are_of_the_same_frame():
-    xyz, other = torch.rand(30, 3, generator=generator()), torch.rand(40, 3)
+    g = generator()
+    xyz, other = torch.rand(30, 3, generator=g), torch.rand(40, 3, generator=g)
     frame, of_source = torch.arange(30) % 2, torch.arange(40) % 2
     target = torch.cat((frame[:, None].float(), xyz), 1)[None]
     source = torch.cat((of_source[:, None].float(), other), 1)[None]

@@ -266,7 +266,7 @@ def test_another_feature_source(name, source, head):
 
 
 def test_unknown_feature_source_lists_the_choices():
-    with pytest.raises(ValueError, match=r"no 'pts_neck'.*data_preprocessor, neck"):
+    with pytest.raises(ValueError, match=r"no 'pts_neck'; set feature_source to some of.*'neck'"):
         build(ebm_cfg(feature_source="pts_neck"))
 
 
