@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -176,3 +181,40 @@ def test_results_are_plain_json(folder):
     assert "NaN" not in text
     json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert set(GENERATED) < set(TASKS)
+
+
+def test_a_run_ends_with_a_study_that_was_killed(tmp_path):
+    """Otherwise two processes would write into its folder once the study is called again."""
+    child = (
+        "import os, pathlib, time\n"
+        "from lab.regression.study import end_with_parent\n"
+        "end_with_parent(0.05)\n"
+        f"pathlib.Path({str(tmp_path / 'new')!r}).write_text(str(os.getpid()))\n"
+        f"os.rename({str(tmp_path / 'new')!r}, {str(tmp_path / 'pid')!r})\n"
+        "time.sleep(120)\n"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    _wait_for((tmp_path / "pid").exists)
+    pid = int((tmp_path / "pid").read_text())
+    assert _is_running(pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _wait_for(lambda: not _is_running(pid))
+
+
+def _wait_for(condition, seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

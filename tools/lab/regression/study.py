@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -140,8 +141,25 @@ def _silent(line: str) -> None:
     pass
 
 
+def end_with_parent(interval: float = 1.0) -> None:
+    """Let this process end, within ``interval`` seconds, when the one that started it has ended.
+
+    Otherwise a run would go on after its study was killed, and write into the folder into which
+    the next call of the study writes.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(interval)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _one_thread() -> None:
     """Prepare a process of the pool."""
+    end_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
