@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +14,14 @@ from torch import Tensor
 from ..files import write_bytes
 from .safe_loading import CheckpointError, read_checkpoint
 
-__all__ = ["ConversionError", "read_state_dict", "rename_state", "some_of", "write_state"]
+__all__ = [
+    "ConversionError",
+    "conversion_command",
+    "read_state_dict",
+    "rename_state",
+    "some_of",
+    "write_state",
+]
 
 
 class ConversionError(Exception):
@@ -122,3 +131,26 @@ def some_of(keys: Sequence[str], most: int = 5) -> str:
     """The first names of a list, and how many more there are."""
     rest = f" and {len(keys) - most} more" if len(keys) > most else ""
     return ", ".join(keys[:most]) + rest
+
+
+def conversion_command(
+    tool: Path, description: str, run: Callable[[Path, Path], object], argv: list[str] | None = None
+) -> None:
+    """Run a converter from the command line; errors that the user can fix end it with one line.
+
+    Args:
+        tool: file of the converter.
+        description: its help.
+        run: converts the first file, and writes the second, which must not exist.
+        argv: arguments; None for those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="published checkpoint")
+    parser.add_argument("target", type=Path, help="file to write; must not exist")
+    args = parser.parse_args(argv)
+    try:
+        run(args.source, args.target)
+    except ConversionError as error:
+        sys.exit(f"{tool.stem}: {error}")

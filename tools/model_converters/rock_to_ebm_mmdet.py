@@ -21,8 +21,6 @@ The backbone of the configs has the reference's dilation (TorchvisionDilatedResN
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from torch import Tensor
 
 from ebm_mmdet.engine.checkpoint_conversion import (
     ConversionError,
+    conversion_command,
     read_state_dict,
     rename_state,
     some_of,
@@ -207,23 +206,9 @@ def run(source: Path, target: Path) -> int:
     return converted
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", type=Path, help="the reference's checkpoint")
-    parser.add_argument("target", type=Path, help="file to write; must not exist")
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Convert the file; report errors that the user can fix in one line."""
-    args = parse_args(argv)
-    try:
-        run(args.source, args.target)
-    except ConversionError as error:
-        sys.exit(f"rock_to_ebm_mmdet: {error}")
+    conversion_command(Path(__file__), __doc__, run, argv)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,12 @@ Changes besides names:
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ebm_mmdet.engine.checkpoint_conversion import (
     ConversionError,
+    conversion_command,
     read_state_dict,
     rename_state,
     write_state,
@@ -186,23 +185,9 @@ def run(source: Path, target: Path) -> int:
     return converted
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", type=Path, help="published checkpoint")
-    parser.add_argument("target", type=Path, help="file to write; must not exist")
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Convert the file; report errors that the user can fix in one line."""
-    args = parse_args(argv)
-    try:
-        run(args.source, args.target)
-    except ConversionError as error:
-        sys.exit(f"sassd_to_ebm_mmdet3d: {error}")
+    conversion_command(Path(__file__), __doc__, run, argv)
 
 
 if __name__ == "__main__":
