@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from . import box_commands
+
 __all__ = ["main", "parser"]
 
 
@@ -68,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
     predict.add_argument("--ann-file", help="COCO file whose image and category ids are used")
     predict.add_argument("--no-pictures", action="store_true", help="write the COCO file alone")
+    box_commands.add_parsers(commands)
     return everything
 
 
@@ -157,3 +160,4 @@ def _predict(args: argparse.Namespace) -> None:
 
 
 _COMMANDS = {"add-head": _add_head, "fit": _fit, "inspect": _inspect, "predict": _predict}
+_COMMANDS |= box_commands.COMMANDS

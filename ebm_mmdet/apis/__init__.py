@@ -1,5 +1,7 @@
 """Functions for scripts: add and fit an energy head, predict, time, cache features."""
 
+from .audit import apply_decisions, audit
+from .boxes_from_file import refine_file
 from .energy_config import add_energy_head, write_energy_config
 from .feature_cache import TestImage, TrainingView, cache_test_images, cache_training_views
 from .fit import fit
@@ -17,6 +19,8 @@ __all__ = [
     "TestImage",
     "TrainingView",
     "add_energy_head",
+    "apply_decisions",
+    "audit",
     "cache_test_images",
     "cache_training_views",
     "detector_residuals",
@@ -28,6 +32,7 @@ __all__ = [
     "load_frozen_detector",
     "matched_residuals",
     "median_milliseconds",
+    "refine_file",
     "take_turns",
     "timed",
     "write_energy_config",
