@@ -61,7 +61,8 @@ def box_evidence(
 ) -> Evidence:
     """Climb from each box of an image, and look along each side of where the climb ends.
 
-    A box partly outside the image is compared with boxes inside, since none is drawn outside.
+    A box partly outside the image is cut to it before the climb, since no object is drawn outside;
+    y stays as it is.
 
     Args:
         head: the energy head.
@@ -103,7 +104,7 @@ def _some(
             (clipped == decoded).all(-1, keepdim=True), offsets, encode_boxes(clipped, reference)
         )
 
-    start = torch.zeros_like(fn.reference)
+    start = inside(torch.zeros_like(fn.reference)[:, None])[:, 0]
     before = head.evaluate(fn.feats, fn.reference[:, None], index, labels)[:, 0]
     found = gradient_ascent(fn, start, step_size, num_steps, project=inside)
     mode = decode_boxes(found.y, fn.reference)

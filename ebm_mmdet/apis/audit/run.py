@@ -170,8 +170,8 @@ class _Steps:
         rest = max(self.clock.left() - 1.2 * scoring, 0.1 * self.clock.left())
         self.say(
             f"{self.annotations.count} annotations in {len(everything)} images, "
-            f"{len(todo)} head{'s' * (len(todo) > 1)} to train. Times: training {rest / 60:.1f} min at most, scoring "
-            f"{scoring / 60:.1f} min"
+            f"{len(todo)} head{'s' * (len(todo) > 1)} to train. Times: training "
+            f"{rest / 60:.1f} min at most, scoring {scoring / 60:.1f} min"
         )
         start = self.clock.used()
         # Not for heads that an interrupted call has trained.
