@@ -25,6 +25,11 @@ LONGEST = 480
 AROUND = 0.7
 """Margin around both boxes, in units of their size."""
 LEAST_AROUND = 16
+JPEG = [
+    *(cv2.IMWRITE_JPEG_QUALITY, 92),
+    # Colours as sharp as brightness: small cut-outs are shown enlarged.
+    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+]
 
 
 def write_page(
@@ -158,5 +163,5 @@ class _Pictures:
                 if factor < 1:
                     size = [max(1, math.ceil(factor * x)) for x in part.shape[1::-1]]
                     part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-                _, code = cv2.imencode(".jpg", part, [cv2.IMWRITE_JPEG_QUALITY, 92])
+                _, code = cv2.imencode(".jpg", part, JPEG)
                 (self.folder / name).write_bytes(code.tobytes())
