@@ -12,6 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from ...engine import read_checkpoint
 from ...models.detectors import EBMDetector
 from ..energy_config import add_energy_head
 from ..inspection import classes_of, inner_datasets
@@ -44,10 +45,13 @@ def load_source(cfg: Config, checkpoint: str | os.PathLike, device: str | None) 
         raise ValueError("this is the config of a 3D detector; audit looks at boxes in images")
     init_default_scope(cfg.get("default_scope") or "mmdet")
     device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
-    has_head = str(cfg.get("model", {}).get("type", "")).endswith("EBMDetector")
+    wrapped = str(cfg.get("model", {}).get("type", "")).endswith("EBMDetector")
     loaded = load_detector(cfg, checkpoint, device)
     meta = loaded.dataset_meta
-    if not has_head:
+    # A plain checkpoint loads into an EBMDetector too, and leaves its head untrained.
+    state = read_checkpoint(checkpoint)
+    has_head = wrapped and any(key.startswith("energy_head.") for key in state["state_dict"])
+    if not wrapped:
         cfg = add_energy_head(cfg, checkpoint)
         plain, loaded = loaded, MODELS.build(copy.deepcopy(cfg.model)).to(device).eval()
         loaded.detector.load_state_dict(plain.state_dict())

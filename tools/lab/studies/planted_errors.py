@@ -74,7 +74,7 @@ def plant(
             boxes[i] = _wrong(boxes[i], kind, rng)
         planted[i] = kind
     for i in usable:
-        boxes[i] = _inside(boxes[i], sizes[rows[i]["image_id"]])
+        boxes[i] = np.round(_inside(boxes[i], sizes[rows[i]["image_id"]]), 2)
         if planted.get(i) == "jitter" and box_iou(boxes[i], true[i]) >= 0.8:
             planted[i] = "unclear"
         x1, y1, x2, y2 = boxes[i].tolist()

@@ -6,10 +6,12 @@ import json
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from ebm_mmdet import commands
-from ebm_mmdet.apis import audit
+from ebm_mmdet.apis import audit, write_energy_config
 from ebm_mmdet.apis.audit import run
+from ebm_mmdet.apis.audit.source import load_source
 from ebm_mmdet.apis.fit.training import HeadTraining
 from ebm_mmdet.files import read_json
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
@@ -97,10 +99,6 @@ def test_time_that_runs_out_is_said_and_more_goes_on(project):
 
 
 def test_the_head_of_a_checkpoint_judges_without_folds(project):
-    from ebm_mmdet.apis import write_energy_config
-    from ebm_mmdet.apis.audit.source import load_source
-    from mmengine.config import Config
-
     path = write_energy_config("my_detector.py", "epoch_12.pth", "mine_ebm.py")
     source = load_source(Config.fromfile("my_detector.py"), "epoch_12.pth", "cpu")
     meta = dict(dataset_meta=dict(classes=("ape", "bat", "cat")))
@@ -123,11 +121,11 @@ def test_what_cannot_work_is_said_before_any_work(project, capsys):
     ):
         with pytest.raises(ValueError, match=match):
             audit(*FILES, "out", **{**QUICK, **change})
+    content = json.loads((project / "data" / "boxes.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = f"far/{image['file_name']}x"
+    (project / "far.json").write_text(json.dumps(content))
     with pytest.raises(FileNotFoundError, match="give --images"):
-        content = json.loads((project / "data" / "boxes.json").read_text())
-        for image in content["images"]:
-            image["file_name"] = f"far/{image['file_name']}x"
-        (project / "far.json").write_text(json.dumps(content))
         audit(*FILES[:2], "far.json", "out", **QUICK)
     assert not (project / "out").exists()
     assert commands.main(["audit", "--ann", FILES[2], "--out", "out"]) == 1

@@ -13,7 +13,11 @@ NONE = np.zeros((0, 4))
 
 def compare(found, scores, classes, others=NONE, boxes=BOXES, labels=LABELS):
     return presence(
-        boxes, labels, others, np.array(found, float).reshape(-1, 4), np.array(scores, float),
+        boxes,
+        labels,
+        others,
+        np.array(found, float).reshape(-1, 4),
+        np.array(scores, float),
         np.array(classes, int),
     )
 
