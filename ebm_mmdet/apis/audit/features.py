@@ -169,9 +169,13 @@ class ViewCache:
                 "images, give fewer --folds, or more --cache-gb"
             )
 
+        # Where images have many boxes, half as many images: their maps cost more than the boxes.
+        crowded = np.median([len(view.boxes) for view in kept]) >= 2 * BOXES / VIEWS
+        number = VIEWS // 2 if crowded else VIEWS
+
         def draw(generator: torch.Generator) -> Batch:
-            chosen = torch.randint(len(kept), (VIEWS,), generator=generator).tolist()
-            return collate([kept[i] for i in chosen], -(-BOXES // VIEWS), generator)
+            chosen = torch.randint(len(kept), (number,), generator=generator).tolist()
+            return collate([kept[i] for i in chosen], -(-BOXES // number), generator)
 
         return draw
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,7 @@ def write_page(
     findings: Findings,
     summary: Mapping,
     ann_file: Path,
+    key: str,
     say: Callable[[str], None] = print,
 ) -> None:
     """Write ``index.html``, ``data.js`` and ``pictures/``.
@@ -48,6 +48,7 @@ def write_page(
         findings: what was found.
         summary: what the page says about the audit.
         ann_file: the audited file.
+        key: of the audit; the browser keeps the decisions under it.
         say: receives a line if entries are left out, or a picture cannot be made.
     """
     superfluous = {each["row"] for each in findings.superfluous}
@@ -62,7 +63,7 @@ def write_page(
             lists[name] = entries[:MOST_SHOWN]
     cuts = _Pictures(folder / "pictures", annotations)
     data = dict(
-        key=hashlib.sha256(f"{ann_file}{summary}".encode()).hexdigest()[:16],
+        key=key,
         file=ann_file.name,
         summary=dict(summary),
         lists={

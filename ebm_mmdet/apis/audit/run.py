@@ -125,7 +125,8 @@ def audit(
     steps = _Steps(source, annotations, folder, clock, seed, max_iters, cache_gb * GB, say)
     results, complete = steps.run(parts)
     found = find(annotations, results, source.classes)
-    return steps.leave(found, results, complete, threshold, ann_file, folds)
+    key = hashlib.sha256(repr(sorted(wanted.items())).encode()).hexdigest()[:16]
+    return steps.leave(found, results, complete, threshold, ann_file, folds, key)
 
 
 class _Steps:
@@ -255,6 +256,7 @@ class _Steps:
         threshold: float,
         ann_file: Path,
         folds: int,
+        key: str,
     ) -> dict:
         """Write the files and the page, and say what was found."""
         write_exports(self.folder, self.annotations, found, threshold)
@@ -275,7 +277,7 @@ class _Steps:
             side_factor=round(found.side_factor, 4),
             not_audited=self.annotations.complaints.lines(),
         )
-        write_page(self.folder, self.annotations, found, summary, ann_file, self.say)
+        write_page(self.folder, self.annotations, found, summary, ann_file, key, self.say)
         write_json(self.folder / "summary.json", summary)
         self.clock.save()
         if not complete:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import tempfile
@@ -53,7 +54,8 @@ def run_audit_study(
 ) -> dict:
     """Plant errors with every seed and rank the annotations by each score.
 
-    Every result is kept in ``out``: the same call goes on where an interrupted one was.
+    Every result is kept in ``out``: the same call goes on where an interrupted one was, and calls
+    with other kinds, seeds or modes share the heads that they can.
 
     Args:
         config: config of a detector, with a head or without; heads are trained here.
@@ -81,7 +83,6 @@ def run_audit_study(
     settings = dict(
         config=config.name,
         ann=ann.name,
-        kinds=list(kinds),
         share=share,
         iterations=iterations,
         folds=folds,
@@ -94,21 +95,22 @@ def run_audit_study(
     true = read_json(ann)
     place = images or image_folder(cfg, [image["file_name"] for image in true["images"]])
     source = load_source(cfg, checkpoint, "cpu")
-    runs = []
+    runs, folder = [], out / "_".join(kinds)
     for seed in seeds:
-        path = out / f"seed{seed}.json"
+        path = folder / f"seed{seed}.json"
         found = read_json(path) or dict(seed=seed, scores={})
         content, planted, truth = plant(true, kinds, share, seed)
-        planted_file = out / f"seed{seed}" / "annotations.json"
+        planted_file = folder / f"seed{seed}" / "annotations.json"
         write_json(planted_file, content)
         annotations = read_annotations(planted_file, place, source.classes)
-        study = _Seed(source, annotations, truth, out / f"seed{seed}", seed, cache_gb, say)
+        study = _Seed(source, annotations, truth, folder / f"seed{seed}", seed, cache_gb, say)
         found["kind"] = [planted.get(row, "") for row in study.rows]
         for mode in modes:
             if f"f, {mode}" not in found["scores"]:
                 groups = study.groups(mode, folds)
                 other = read_annotations(train_ann, place, source.classes)
-                found["scores"] |= study.judge(mode, groups, other, iterations)
+                heads = out / "unseen" / str(seed) if mode == "unseen" else study.folder / mode
+                found["scores"] |= study.judge(mode, groups, other, iterations, heads)
                 found["fixed"] = {**found.get("fixed", {}), mode: study.fixed}
                 write_json(path, found)
         if "detector" not in found["scores"]:
@@ -118,8 +120,8 @@ def run_audit_study(
             found["scores"]["cleanlab"] = study.cleanlab(cleanlab)
             write_json(path, found)
         runs.append(found)
-    report = dict(settings=settings, runs=[_measure(run) for run in runs])
-    write_json(out / "results.json", report)
+    report = dict(settings=dict(settings, kinds=list(kinds)), runs=[_measure(run) for run in runs])
+    write_json(folder / "results.json", report)
     return report
 
 
@@ -164,35 +166,26 @@ class _Seed:
         groups: Sequence[Sequence[int]],
         train: Annotations,
         iterations: int,
+        folder: Path,
     ) -> dict[str, list[float]]:
-        """Train the heads of a mode, and score all annotations by them."""
-        learned = train if mode == "unseen" else self.annotations
-        views = ViewCache(
-            self.source.model,
-            AuditImages(self.source.cfg, learned.images),
-            [
-                int(i)
-                for i in np.random.default_rng(self.seed).permutation(len(learned.images))
-                if len(learned.images[i].rows)
-            ],
-            flips_of(self.source.cfg),
-            self.cache_bytes,
+        """Train the heads of a mode in a folder, and score all annotations by them."""
+        views = functools.cache(
+            lambda: self._views(train if mode == "unseen" else self.annotations, mode)
         )
-        self.say(f"seed {self.seed}, {mode}: {len(views.views)} views of {len(views)} images")
         settings = self.source.cfg.model.energy_head
         results: dict[int, dict] = {}
         l1: dict[int, np.ndarray] = {}
         for k, group in enumerate(groups):
             training = train_head(
                 self.source,
-                lambda: views,
+                views,
                 group if mode == "folds" else [],
-                self.folder / mode / f"{k}.pth",
+                folder / f"{k}.pth",
                 iterations,
                 lambda: 1e9,
                 self.clock,
                 self.seed + k,
-                others=lambda: {"l1": BoxRegressor(settings)},
+                others=lambda: {"l1": BoxRegressor(settings)} if mode == "unseen" else {},
             )
             self.say(f"  head {k}: {training.iteration} iterations in {training.seconds:.0f} s")
             heads = {name: head.eval() for name, head in training.heads.items()}
@@ -201,21 +194,37 @@ class _Seed:
                 results[index] = score_image(
                     self.source.model, heads["energy"], self.images, index, seen=seen
                 )
-                l1[index] = _l1_boxes(heads["l1"], self.annotations.images[index].boxes, seen)
+                if "l1" in heads:
+                    here = self.annotations.images[index].boxes
+                    l1[index] = _l1_boxes(heads["l1"], here, seen)
         order = sorted(results)
         boxes = np.concatenate([self.annotations.images[i].boxes for i in order])
         proposal = _joined(results[i]["proposal"] for i in order)
-        moved = np.concatenate([l1[i] for i in order])
         ratio = np.concatenate([results[i]["log_ratio"] for i in order])
         probability = fit_mixture(ratio).probability(ratio)
         before, after = box_iou(boxes, self.truth), box_iou(proposal, self.truth)
         self.fixed = dict(before=np.round(before, 4).tolist(), after=np.round(after, 4).tolist())
-        return {
+        scores = {
             f"f, {mode}": ratio.tolist(),
             f"probability, {mode}": probability.tolist(),
             f"IoU with the mode, {mode}": (1 - box_iou(boxes, proposal)).tolist(),
-            f"IoU with the L1 head's box, {mode}": (1 - box_iou(boxes, moved)).tolist(),
         }
+        if l1:
+            moved = np.concatenate([l1[i] for i in order])
+            scores["IoU with the L1 head's box"] = (1 - box_iou(boxes, moved)).tolist()
+        return scores
+
+    def _views(self, learned: Annotations, mode: str) -> ViewCache:
+        order = np.random.default_rng(self.seed).permutation(len(learned.images))
+        views = ViewCache(
+            self.source.model,
+            AuditImages(self.source.cfg, learned.images),
+            [int(i) for i in order if len(learned.images[i].rows)],
+            flips_of(self.source.cfg),
+            self.cache_bytes,
+        )
+        self.say(f"seed {self.seed}, {mode}: {len(views.views)} views of {len(views)} images")
+        return views
 
     def without_heads(self) -> dict[str, list[float]]:
         """The scores of the detector, and of chance."""

@@ -23,7 +23,7 @@ def folder(tmp_path):
     summary = dict(
         audited=len(findings.boxes), share_bad=0.1, folds=5, complete=True, threshold=0.5
     )
-    write_page(out, annotations, findings, summary, path)
+    write_page(out, annotations, findings, summary, path, "a key")
     return out
 
 
