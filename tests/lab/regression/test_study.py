@@ -128,14 +128,14 @@ def result(task, method, seed, training_s=100.0, **values) -> dict:
 def test_cells_are_means_over_seeds_and_failures_are_counted():
     results = [result("cells", "mdn", seed, nll=v) for seed, v in enumerate((1.0, 2.0, None))]
     header, lines = report.task_table(results, "cells")
-    assert header == ["", "seeds", "NLL", "training, s"]
+    assert header == ["", "seeds", "NLL", "training, CPU s"]
     assert lines == [["mixture, K = 4", "3", "1.50 ± 0.71 (1 failed)", "100"]]
 
 
 def test_one_model_has_a_row_for_every_point():
     results = [result("road", "ebm_mdn", 0, mae=2.0, nll=1.0, off_branch_fork=0.25)]
     header, lines = report.task_table(results, "road")
-    assert header == ["", "seeds", "MAE", "off every branch, fork, %", "NLL", "training, s"]
+    assert header == ["", "seeds", "MAE", "off every branch, fork, %", "NLL", "training, CPU s"]
     assert lines[0] == ["energy, learned proposal: mean", "1", "2.00", "25.0", "1.00", "100"]
     assert lines[2] == ["energy, learned proposal: mode", "", "2.00", "25.0", "", ""]
 
@@ -144,7 +144,7 @@ def test_the_oracle_is_the_last_line():
     found = result("head", "mdn", 0, nll=6.0, nll_oracle=5.7, nll_ambiguous=7.0)
     found["values"]["mean"] = {**found["values"]["median"], "nll_oracle_ambiguous": 6.2}
     header, lines = report.task_table([found], "head")
-    assert header == ["", "seeds", "NLL", "NLL, ambiguous", "training, s"]
+    assert header == ["", "seeds", "NLL", "NLL, ambiguous", "training, CPU s"]
     assert lines[-1] == ["the true density", "", "5.70", "6.20", ""]
 
 
