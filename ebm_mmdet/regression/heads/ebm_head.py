@@ -17,89 +17,21 @@ from ..adaptive_proposal import adaptive_proposal
 from ..data_sample import RegressionDataSample
 from ..densities import BoundedMixture, DefensiveProposal, WrappedMixture, WrappedNoise, on_circles
 from ..posterior import Posterior
-from ..target_codec import TargetCodec
 from .energy_network import EnergyNetwork
+from .image_log_density import (
+    ImageLogDensity,
+    OnSupport,
+    ProposalImageLogDensity,
+    ResidualImageLogDensity,
+)
 from .mixture_head import LOG_SIGMA_RANGE
 from .regression_head import PredictionSettings, RegressionHead
 
-__all__ = [
-    "EBMRegressionHead",
-    "ImageLogDensity",
-    "OnSupport",
-    "ProposalImageLogDensity",
-    "ResidualImageLogDensity",
-]
+__all__ = ["EBMRegressionHead"]
 
 # Standard deviations of the default noise, standardised: one narrow, one as wide as the labels.
 _NOISE = (0.05, 1.5)
 _NUM_NOISE = 1024
-
-
-class ImageLogDensity:
-    """``LogDensityFn`` of N images: standardised labels z (N, S, D) -> f (N, S), float32.
-
-    :meth:`EBMRegressionHead.log_density_fn` makes it. Where nothing needs a gradient, points are
-    evaluated in chunks, so that a grid of any size needs little memory.
-
-    Args:
-        head: the head.
-        h: (N, C) features, for a proposal.
-        image_part: (N, hidden) their part of the fusion layer.
-    """
-
-    def __init__(self, head: EBMRegressionHead, h: Tensor, image_part: Tensor) -> None:
-        self.head, self.h, self.image_part = head, h, image_part
-
-    def __call__(self, z: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):
-            return self.head.evaluate(self.image_part, z)
-
-    def select(self, index: Tensor) -> ImageLogDensity:
-        """The same function for some of the images, ``index`` (n,) int64."""
-        return type(self)(self.head, self.h[index], self.image_part[index])
-
-
-class ProposalImageLogDensity(ImageLogDensity):
-    """A log-density of labels that comes with a learned proposal."""
-
-    def proposal(self) -> MixtureDensity | WrappedMixture:
-        """The N densities q(z | x), made from features without gradient."""
-        return self.head.propose(self.h)
-
-
-class ResidualImageLogDensity(ProposalImageLogDensity):
-    """f = log q + g: the proposal, constant for f's gradient, and the network's correction of it."""
-
-    def __init__(self, head: EBMRegressionHead, h: Tensor, image_part: Tensor) -> None:
-        super().__init__(head, h, image_part)
-        self.learned = head.propose(h)
-        self.base = self.learned.detach()
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return self.base.log_prob(z) + super().__call__(z)
-
-    def proposal(self) -> MixtureDensity | WrappedMixture:
-        """The N densities q(z | x), with gradient."""
-        return self.learned
-
-
-class OnSupport:
-    """A log-density that is -inf outside the support of a codec, where no probability is.
-
-    Args:
-        log_density_fn: f.
-        codec: the support.
-    """
-
-    def __init__(self, log_density_fn: LogDensityFn, codec: TargetCodec) -> None:
-        self.log_density_fn, self.codec = log_density_fn, codec
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return self.log_density_fn(z).masked_fill(~self.codec.contains(z), -torch.inf)
-
-    def select(self, index: Tensor) -> OnSupport:
-        """The same function for some of the images, ``index`` (n,) int64."""
-        return OnSupport(self.log_density_fn.select(index), self.codec)
 
 
 @MODELS.register_module()
@@ -240,7 +172,7 @@ class EBMRegressionHead(RegressionHead):
         return self.f_gain * self.energy(image_part, self.y_gain * self.codec.embed(z))
 
     def propose(self, h: Tensor) -> MixtureDensity | WrappedMixture:
-        """The proposals of N images with features h (N, C); no gradient reaches h unless residual."""
+        """The proposals of N images with features h (N, C); a gradient reaches h if residual."""
         if self.proposal is None:
             raise RuntimeError("this head has no proposal; set proposal=dict(num_components=4).")
         return on_circles(self.proposal(h if self.residual else h.detach()), self.codec)

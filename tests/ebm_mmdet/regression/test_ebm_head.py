@@ -13,7 +13,8 @@ from ebm_mmdet.energy import (
 from ebm_mmdet.regression import PredictionSettings
 from ebm_mmdet.regression.adaptive_proposal import adaptive_proposal, temperature_for_ess
 from ebm_mmdet.regression.densities import WrappedNoise
-from ebm_mmdet.regression.heads.ebm_head import OnSupport, corrected_log_z
+from ebm_mmdet.regression.heads.ebm_head import corrected_log_z
+from ebm_mmdet.regression.heads.image_log_density import OnSupport
 from tests.ebm_mmdet.energy.contract_checks import (
     check_log_density_fn,
     check_proposal,

@@ -16,6 +16,7 @@ import pytest
 from ebm_mmdet.files import read_json
 from lab.regression import report, study
 from lab.regression.methods import GENERATED, METHODS, TASKS, run_config
+from lab.regression.records import add_records, read_records
 from lab.regression.runs import Run, execute, trained
 from lab.studies.study_file import StudyFileError
 
@@ -96,6 +97,27 @@ def test_the_report_of_a_folder(folder, tmp_path):
     assert len(rows) == 1 + 1 + 4
     with pytest.raises(StudyFileError, match="no finished run"):
         study.run_study(["cells"], ["direct"], [0], tmp_path, report_only=True)
+
+
+def test_a_study_goes_on_from_records_on_another_machine(folder, tmp_path, monkeypatch):
+    records, out = tmp_path / "runs.jsonl", tmp_path / "new"
+    add_records(records, [], folder)
+    assert len(read_records(records)) == 2
+    monkeypatch.setattr("lab.regression.runs.train_stage", None)  # nothing is trained again
+    ask = dict(changes=TINY, jobs=1, records=records, say=lambda line: None)
+    results = study.run_study(["cells"], ["direct", "ebm_mdn"], [0], out, **ask)
+    assert [r["method"] for r in results] == ["direct", "ebm_mdn"]
+    assert (
+        results[0]["values"] == read_json(folder / "runs/cells/direct/seed0/result.json")["values"]
+    )
+    assert len(read_records(records)) == 2
+    # Values of another recipe do not count, and stay in the file.
+    other = {**ask, "changes": {**TINY, "train_cfg.max_epochs": 2}}
+    with pytest.raises(StudyFileError, match="no finished run"):
+        study.run_study(["cells"], ["direct"], [0], out, report_only=True, **other)
+    records.write_text("{}\n")
+    with pytest.raises(StudyFileError, match="line 1"):
+        study.run_study(["cells"], ["direct"], [0], out, **ask)
 
 
 @pytest.mark.parametrize("names", [(["cell"], ["mdn"]), (["cells"], ["mnd"])])
