@@ -99,6 +99,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="also write the tables into a page (default: docs/regression.md)",
     )
     regression.add_argument(
+        "--records",
+        type=Path,
+        metavar="FILE",
+        help="values of runs that were measured before and are not repeated; new ones are added",
+    )
+    regression.add_argument(
         "--report", action="store_true", help="run nothing: tables of what is finished"
     )
     _add_options(regression)
@@ -183,6 +189,7 @@ def _regression(args: argparse.Namespace) -> list[dict]:
         jobs=args.jobs,
         page=args.page,
         report_only=args.report,
+        records=args.records,
     )
 
 

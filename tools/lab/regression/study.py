@@ -15,6 +15,7 @@ from ebm_mmdet.files import fill_section, read_json, write_csv, write_text
 
 from ..studies.study_file import StudyFileError
 from .methods import METHODS, TASKS
+from .records import add_records, matching_records, read_records
 from .report import csv_rows, page_sections, screen_text
 from .runs import Run, execute
 
@@ -53,6 +54,7 @@ def run_study(
     jobs: int = 2,
     page: Path | None = None,
     report_only: bool = False,
+    records: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> list[dict]:
     """Run what is missing, and make the tables of everything finished in ``out``.
@@ -66,20 +68,35 @@ def run_study(
         jobs: number of runs at a time, each in a process of its own with one thread.
         page: page whose sections are filled in.
         report_only: run nothing.
+        records: file of runs measured before, here or elsewhere, which are not repeated; those of
+            this call are added, also when it is interrupted.
         say: receives one line per event.
 
     Returns:
-        All finished results in ``out``.
+        All finished results in ``out``, and those of ``records`` with today's recipes.
 
     Raises:
         FileExistsError: the folder has a run of the same name with other settings; raised before
             anything is run.
-        StudyFileError: a task or method is unknown, or there is nothing to report.
+        StudyFileError: a task or method is unknown, a record cannot be read, or there is nothing
+            to report.
     """
     runs = plan(tasks, methods, seeds, changes)
+    known = read_records(records)
+    before = matching_records(known, changes, out)
+    recorded = {(r["task"], r["method"], r["seed"]) for r in before}
     if not report_only:
-        run_all(runs, out, jobs, say)
+        new = [run for run in runs if (run.task, run.method, run.seed) not in recorded]
+        if recorded:
+            say(f"{len(runs) - len(new)} of {len(runs)} runs are in {records}")
+        try:
+            run_all(new, out, jobs, say)
+        finally:
+            if records is not None:
+                add_records(records, known, out)
     results = [read_json(path) for path in sorted(out.glob("runs/*/*/*/result.json"))]
+    here = {(r["task"], r["method"], r["seed"]) for r in results}
+    results += [r for r in before if (r["task"], r["method"], r["seed"]) not in here]
     if not results:
         raise StudyFileError(f"{out} holds no finished run; there is nothing to report")
     write_csv(out / "results.csv", csv_rows(results))
