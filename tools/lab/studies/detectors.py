@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmdet.registry import DATASETS, METRICS, MODELS
+from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.runner import load_checkpoint
 from torch import nn
 
-from ebm_mmdet.apis.frozen_detector import load_frozen_detector
 from ebm_mmdet.apis.timing import median_milliseconds
+from ebm_mmdet.apis.trained_detector import load_detector, load_frozen_detector
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.evaluation.average_precision import MatchedDetections, coco_results
@@ -199,9 +198,7 @@ class _Study:
         checkpoint = self._checkpoint(row.detector, seed)
         seconds, cfg = _training_seconds(checkpoint), copy.deepcopy(self.cfgs[row.name])
         if not _has_head(cfg):
-            model = MODELS.build(cfg.model)
-            load_checkpoint(model, str(checkpoint), map_location="cpu", strict=True)
-            return model.eval(), seconds
+            return load_detector(cfg, checkpoint), seconds
         cfg.load_from = str(checkpoint)
         model, settings = load_frozen_detector(cfg), self.settings
         views = training_views(cfg, model, settings.rounds, self.say)
