@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict",
         help="detect and refine on images",
-        description="Detect and refine; write pictures and a file in COCO's format.",
+        description="Detect and refine; write pictures, a file in COCO's format, and scene, depth "
+        "and normals of a model that predicts them. The same command goes on where an interrupted "
+        "one was.",
     )
     predict.add_argument("config", help="config of a detector, with an energy head or without")
     predict.add_argument("checkpoint", help="its checkpoint")
@@ -69,7 +71,10 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--batch-size", type=int, default=1)
     predict.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
     predict.add_argument("--ann-file", help="COCO file whose image and category ids are used")
-    predict.add_argument("--no-pictures", action="store_true", help="write the COCO file alone")
+    predict.add_argument("--no-pictures", action="store_true", help="write no pictures")
+    predict.add_argument(
+        "--cfg-options", nargs="+", metavar="KEY=VALUE", help="override settings of the config"
+    )
     box_commands.add_parsers(commands)
     return everything
 
@@ -139,18 +144,25 @@ def _say(line: str) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     from .apis import EBMInferencer
+    from .engine.command_line import merge_options, parse_options
 
-    inferencer = EBMInferencer(_config(args.config), args.checkpoint, device=args.device)
-    found = inferencer(
-        args.images,
-        batch_size=args.batch_size,
-        out_dir=args.out_dir,
-        refine=not args.no_refine,
-        refine_steps=args.refine_steps,
-        pred_score_thr=args.score_thr,
-        ann_file=args.ann_file,
-        no_save_vis=args.no_pictures,
-    )
+    cfg = _config(args.config)
+    merge_options(cfg, parse_options(args.cfg_options))
+    inferencer = EBMInferencer(cfg, args.checkpoint, device=args.device)
+    try:
+        found = inferencer(
+            args.images,
+            batch_size=args.batch_size,
+            out_dir=args.out_dir,
+            refine=not args.no_refine,
+            refine_steps=args.refine_steps,
+            pred_score_thr=args.score_thr,
+            ann_file=args.ann_file,
+            no_save_vis=args.no_pictures,
+        )
+    except KeyboardInterrupt:
+        _say("what is done is kept; the same command goes on from there")
+        raise
     count, failed = len(found["predictions"]), len(found["failed"])
     print(f"{count} images, results in {args.out_dir}" + (f"; {failed} failed" if failed else ""))
     for name, reason in found["failed"].items():

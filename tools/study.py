@@ -52,10 +52,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         command.add_argument("--resamples", type=int, help="resamples of the bootstrap")
         if name == "detectors":
             command.add_argument(
-                "--no-table",
-                action="store_true",
-                help="stop after training and testing: for several processes at once with the "
-                "same --out, each with its own --seeds or --rows",
+                "--jobs",
+                type=int,
+                default=1,
+                help="trainings at a time, on one core each (default: %(default)s)",
             )
         if name == "refinement":
             command.add_argument("--no-rivals", action="store_true", help="without L1 heads")
@@ -101,6 +101,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="also write the tables into a page (default: docs/regression.md)",
     )
     regression.add_argument(
+        "--records",
+        type=Path,
+        metavar="FILE",
+        help="values of runs that were measured before and are not repeated; new ones are added",
+    )
+    regression.add_argument(
         "--report", action="store_true", help="run nothing: tables of what is finished"
     )
     _add_options(regression)
@@ -111,12 +117,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     config.add_argument("--out", type=Path, required=True, help="config to write; must not exist")
     _add_options(config)
     args = parser.parse_args(argv)
-    if getattr(args, "no_table", False) and args.page:
-        parser.error("--no-table has nothing to write into --page; leave one of them out")
-    if args.command == "regression":
-        if args.jobs < 1:
-            parser.error(f"--jobs {args.jobs}: must be at least 1")
-    elif bool(getattr(args, "page", None)) != bool(getattr(args, "section", None)):
+    if getattr(args, "jobs", 1) < 1:
+        parser.error(f"--jobs {args.jobs}: must be at least 1")
+    page, section = getattr(args, "page", None), getattr(args, "section", None)
+    if args.command != "regression" and bool(page) != bool(section):
         parser.error("--page and --section must be given together")
     if args.command in ("jittered", "config") and args.out and args.out.exists():
         parser.error(f"--out {args.out} exists; name a new file, or move that one away")
@@ -233,6 +237,7 @@ def _regression(args: argparse.Namespace) -> list[dict]:
         jobs=args.jobs,
         page=args.page,
         report_only=args.report,
+        records=args.records,
     )
 
 
@@ -253,7 +258,7 @@ def _compare(args: argparse.Namespace) -> dict:
         cfg_options=args.cfg_options,
         data_root=args.data_root,
         rivals=not getattr(args, "no_rivals", False),
-        with_table=not getattr(args, "no_table", False),
+        jobs=getattr(args, "jobs", 1),
         **{name: value for name, value in given.items() if value is not None},
     )
     print(text)

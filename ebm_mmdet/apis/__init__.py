@@ -5,13 +5,16 @@ from .boxes_from_file import refine_file
 from .energy_config import add_energy_head, write_energy_config
 from .feature_cache import TestImage, TrainingView, cache_test_images, cache_training_views
 from .fit import fit
-from .frozen_detector import load_frozen_detector
 from .inferencer import EBMInferencer
 from .inspection import Inspection, inspect_config
-from .loading import init_detector
 from .residuals import detector_residuals, matched_residuals
 from .timing import median_milliseconds, take_turns, timed
-from .trained_detector import image_pipeline, load_detector
+from .trained_detector import (
+    image_pipeline,
+    load_detector,
+    load_frozen_detector,
+    load_weights,
+)
 
 __all__ = [
     "EBMInferencer",
@@ -26,10 +29,10 @@ __all__ = [
     "detector_residuals",
     "fit",
     "image_pipeline",
-    "init_detector",
     "inspect_config",
     "load_detector",
     "load_frozen_detector",
+    "load_weights",
     "matched_residuals",
     "median_milliseconds",
     "refine_file",

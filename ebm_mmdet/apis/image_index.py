@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .prediction_folder import IMAGE_ENDINGS
+from .image_list import IMAGE_ENDINGS
 
 __all__ = ["ImageFile", "images_by_id", "listed_images", "look_at"]
 

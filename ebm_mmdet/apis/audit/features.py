@@ -14,7 +14,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ...models.detectors import EBMDetector
-from ...models.detectors.peculiarities import network_pixels, predict_boxes
+from ...models.detectors.peculiarities import predict_boxes
+from ...models.pixels import network_pixels
 from ..feature_cache import TrainingView, collate
 from ..fit.views import BOXES, VIEWS, Batch, bytes_of, make_view
 from ..inspection import inner_datasets
