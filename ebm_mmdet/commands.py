@@ -73,6 +73,34 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--cfg-options", nargs="+", metavar="KEY=VALUE", help="override settings of the config"
     )
+
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="intervals of box sides that hold with a given probability",
+        description="Calibrate on annotated images that the model has not seen, and write a new "
+        "checkpoint, whose predictions have side_interval.",
+    )
+    calibrate.add_argument("config", help="config of a detector, with an energy head or without")
+    calibrate.add_argument("checkpoint", help="its checkpoint, which does not change")
+    calibrate.add_argument("--ann", help="COCO file; default: the test data of the config")
+    calibrate.add_argument("--images", help="folder of its images; default: that of the config")
+    calibrate.add_argument("--out", help="checkpoint to write; default: NAME_intervals.pth")
+    calibrate.add_argument("--level", type=float, default=0.9, help="probability; default: 0.9")
+    calibrate.add_argument("--joint", action="store_true", help="of all four sides at once")
+    calibrate.add_argument(
+        "--spread",
+        choices=("std", "samples", "size", "pixels"),
+        help="what widths are proportional to; default: std if the model gives it, else size",
+    )
+    calibrate.add_argument(
+        "--by-image", action="store_true", help="of a random detection of a random image"
+    )
+    calibrate.add_argument("--score-thr", type=float, default=0.3, help="lowest score")
+    calibrate.add_argument("--iou-thr", type=float, default=0.5, help="smallest IoU of a match")
+    calibrate.add_argument(
+        "--min-count", type=int, default=100, help="fewest detections for bounds of their own"
+    )
+    calibrate.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
     return everything
 
 
@@ -168,4 +196,33 @@ def _predict(args: argparse.Namespace) -> None:
         raise ValueError(f"{failed} images could not be read, see above")
 
 
-_COMMANDS = {"add-head": _add_head, "fit": _fit, "inspect": _inspect, "predict": _predict}
+def _calibrate(args: argparse.Namespace) -> None:
+    from mmengine.device import get_device
+
+    from .apis import calibrate
+
+    calibrate(
+        args.config,
+        args.checkpoint,
+        args.ann,
+        args.images,
+        args.out,
+        args.level,
+        args.joint,
+        args.spread,
+        args.by_image,
+        args.score_thr,
+        args.iou_thr,
+        args.min_count,
+        args.device or get_device(),
+        say=_say,
+    )
+
+
+_COMMANDS = {
+    "add-head": _add_head,
+    "calibrate": _calibrate,
+    "fit": _fit,
+    "inspect": _inspect,
+    "predict": _predict,
+}

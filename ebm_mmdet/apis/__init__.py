@@ -1,5 +1,6 @@
 """Functions for scripts: add and fit an energy head, predict, time, cache features."""
 
+from .calibration import MatchedSides, calibrate, fit_intervals, matched_sides
 from .energy_config import add_energy_head, write_energy_config
 from .feature_cache import TestImage, TrainingView, cache_test_images, cache_training_views
 from .fit import fit
@@ -17,19 +18,23 @@ from .trained_detector import (
 __all__ = [
     "EBMInferencer",
     "Inspection",
+    "MatchedSides",
     "TestImage",
     "TrainingView",
     "add_energy_head",
     "cache_test_images",
     "cache_training_views",
+    "calibrate",
     "detector_residuals",
     "fit",
+    "fit_intervals",
     "image_pipeline",
     "inspect_config",
     "load_detector",
     "load_frozen_detector",
     "load_weights",
     "matched_residuals",
+    "matched_sides",
     "median_milliseconds",
     "take_turns",
     "timed",

@@ -23,6 +23,7 @@ from .dry_run import default_source, dry_run
 from .head_levels import complete_levels, leaves_out_levels
 from .peculiarities import predict_boxes, refuse_without_boxes, warn_without_boxes
 from .refined_boxes import write_refined_boxes
+from .side_intervals import SideIntervals
 from .trunk_init import copy_trunk_from_box_head
 
 __all__ = ["EBMDetector", "clip_to_image"]
@@ -52,7 +53,9 @@ class EBMDetector(DetectorWrapper, BaseDetector):
       ``bboxes``.
 
     With any other refiner ``box_cov``, ``box_std`` and ``side_std`` are the detector's, if it gives
-    them, converted to the refined box.
+    them, converted to the refined box. A calibrated model (:func:`ebm_mmdet.apis.calibrate`) adds
+    ``side_interval`` (n, 4, 2), intervals of x1, y1, x2, y2 in the pixels of ``bboxes``, where it
+    predicts with its own refiner.
 
     Args:
         detector: config of any mmdet detector.
@@ -157,6 +160,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         self.legacy_plus_one = legacy_plus_one
         self.min_score = float(min_score)
         self.init_trunk_from = init_trunk_from
+        self.side_intervals: SideIntervals | None = None
         self._trunk_is_loaded = False
 
     def init_weights(self) -> None:
@@ -310,7 +314,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         """
         scales = [box_scale(sample, rescale) for sample in samples]
         found = [sample.pred_instances for sample in samples]
-        refiner = refiner or self.refiner
+        own, refiner = refiner is None, refiner or self.refiner
         if self.min_score > 0 and refiner is not None:
             scores = torch.cat([each.scores for each in found])
             refiner = RefineChosen(refiner, scores >= self.min_score)
@@ -323,6 +327,8 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         )
         for sample, scale, reference, result in zip(samples, scales, references, results):
             write_refined_boxes(sample, scale, reference, result, self.clip_boxes)
+            if own and self.side_intervals is not None:
+                self.side_intervals.add_to(sample, rescale)
         if masks is not None:
             predict_masks(self.detector, masks, samples, rescale, replace=True)
         if self.legacy_plus_one and rescale:
