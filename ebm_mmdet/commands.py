@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from . import box_commands
+
 __all__ = ["main", "parser"]
 
 
@@ -101,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
         "--min-count", type=int, default=100, help="fewest detections for bounds of their own"
     )
     calibrate.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
+    box_commands.add_parsers(commands)
     return everything
 
 
@@ -225,4 +228,5 @@ _COMMANDS = {
     "fit": _fit,
     "inspect": _inspect,
     "predict": _predict,
+    **box_commands.COMMANDS,
 }
