@@ -28,7 +28,11 @@ HOOKS_OF_THE_DETECTOR = (
 
 
 def add_energy_head(
-    cfg: Config, checkpoint: str | os.PathLike | None = None, max_iters: int = 10000
+    cfg: Config,
+    checkpoint: str | os.PathLike | None = None,
+    max_iters: int = 10000,
+    object_size: float | None = None,
+    max_dets: int | None = None,
 ) -> Config:
     """The config of the same detector, frozen, with an energy head that is trained.
 
@@ -42,6 +46,9 @@ def add_energy_head(
         cfg: the detector's config; it does not change.
         checkpoint: its checkpoint, which becomes ``load_from``.
         max_iters: length of the training.
+        object_size: usual side of an object in pixels of the network's input; small ones are read
+            on a finer map of the backbone as well.
+        max_dets: boxes of an image and class that count in the evaluation, if not COCO's 100.
 
     Raises:
         ValueError: the model predicts no boxes, is an ``EBMDetector`` already, there is no
@@ -51,7 +58,7 @@ def add_energy_head(
     cfg = copy.deepcopy(cfg)
     if checkpoint is None:
         checkpoint = cfg.get("load_from")
-    _, settings = _changes(cfg, checkpoint, max_iters)
+    _, settings = _changes(cfg, checkpoint, max_iters, None, object_size, max_dets)
     _quieten(cfg.model)
     cfg.merge_from_dict(plain({**settings, "model": {**settings["model"], "detector": cfg.model}}))
     return cfg
@@ -63,6 +70,8 @@ def write_energy_config(
     out: str | os.PathLike | None = None,
     max_iters: int = 10000,
     tuned: Mapping | None = None,
+    object_size: float | None = None,
+    max_dets: int | None = None,
 ) -> Path:
     """Write the config of :func:`add_energy_head`, inheriting from the detector's, as a file.
 
@@ -73,6 +82,8 @@ def write_energy_config(
             current folder for a packaged one.
         max_iters: length of the training.
         tuned: settings of the ``EBMDetector`` in place of the usual ones, such as ``refiner``.
+        object_size: see :func:`add_energy_head`.
+        max_dets: likewise.
 
     Returns:
         The path of the file.
@@ -96,7 +107,7 @@ def write_energy_config(
             f"{config} is a config in mmengine's new style, which the written file could not "
             "inherit from; use ebm_mmdet.apis.add_energy_head(cfg) and dump the result"
         )
-    look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned)
+    look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned, object_size, max_dets)
     prelude = ["detector = _base_.model", *_quieten(copy.deepcopy(cfg.model))]
     base = config if packaged else os.path.relpath(config, out.parent)
     text = _HEADER.format(
@@ -141,7 +152,12 @@ def _quieten(model: Mapping) -> list[str]:
 
 
 def _changes(
-    cfg: Config, checkpoint: str | None, max_iters: int, tuned: Mapping | None = None
+    cfg: Config,
+    checkpoint: str | None,
+    max_iters: int,
+    tuned: Mapping | None,
+    object_size: float | None,
+    max_dets: int | None,
 ) -> tuple[Inspection, dict]:
     """What the detector looks like, and the settings to put over its config."""
     if str(cfg.get("model", {}).get("type", "")).endswith("EBMDetector"):
@@ -160,7 +176,7 @@ def _changes(
     test_pipeline = (inner_datasets(test["dataset"])[0].get("pipeline") or []) if test else []
     dataset = loader["dataset"]
     whole = _literals(whole_image_dataset(dataset, test_pipeline))  # first: it may refuse the data
-    look = inspect_config(cfg)
+    look = inspect_config(cfg, object_size)
     if look.num_classes is None:
         raise ValueError(f"{look.detector} has no head with num_classes; write the config by hand")
     settings = {
@@ -179,9 +195,9 @@ def _changes(
     if mixes_images(dataset):
         settings["train_dataloader"]["dataset"] = Noted(
             {"_delete_": True, **whole},
-            "whole images, resized as in the test; the detector mixes them",
+            "whole images, without what mixes several of them",
         )
-    settings.update(_around(cfg))
+    settings.update(_around(cfg, max_dets))
     return look, settings
 
 
@@ -190,8 +206,9 @@ _SAMPLER = {"_delete_": True, "type": "InfiniteSampler", "shuffle": True}
 
 def _levels(look: Inspection) -> dict:
     classes = f"as in {look.detector}"
-    maps = f"of {look.feature_source}, fine to coarse; `python -m ebm_mmdet inspect` lists all maps"
-    source = {} if look.feature_source in ("neck", "backbone") else look.feature_source
+    source = look.feature_source
+    modules = source if isinstance(source, str) else " and ".join(source)
+    maps = f"of {modules}, fine to coarse; `python -m ebm_mmdet inspect` lists all maps"
     levels = look.levels
     head = {
         "type": "EBMBBoxHead",
@@ -201,7 +218,11 @@ def _levels(look: Inspection) -> dict:
         "feature_levels": levels["feature_levels"],
         "roi_shift": Noted(look.roi_shift, look.roi_shift_reason),
     }
-    return {"feature_source": source, "energy_head": head} if source else {"energy_head": head}
+    if source in ("neck", "backbone"):
+        return {"energy_head": head}
+    if not isinstance(source, str):
+        source = Noted(source, "objects are small: a finer map is read as well")
+    return {"feature_source": source, "energy_head": head}
 
 
 def _papers_head(look: Inspection) -> dict:
@@ -287,7 +308,7 @@ def _schedule(look: Inspection, max_iters: int) -> dict:
     }
 
 
-def _around(cfg: Config) -> dict:
+def _around(cfg: Config, max_dets: int | None) -> dict:
     """Hooks, evaluators and other settings that have to change with the model."""
     settings = {}
     hooks = cfg.get("custom_hooks") or []
@@ -303,8 +324,9 @@ def _around(cfg: Config) -> dict:
             "CocoMetric",
             "mmdet.CocoMetric",
         ):
+            most = {} if max_dets is None else {"max_dets": Noted(max_dets, "images have many")}
             settings[f"{split}_evaluator"] = Noted(
-                {"type": "HighIoUCocoMetric"}, "CocoMetric, and AP at 0.6 to 0.9"
+                {"type": "HighIoUCocoMetric", **most}, "CocoMetric, and AP at 0.6 to 0.9"
             )
     if (cfg.get("auto_scale_lr") or {}).get("enable"):
         settings["auto_scale_lr"] = Noted({"enable": False}, "the learning rate is not for a batch")

@@ -81,7 +81,7 @@ def measure(model: EBMDetector, data: FitData) -> Measured:
     """
     usual = Method("measured", model.refiner, model.energy_head)
     for position in (0, min(1, len(data.tune) - 1)):
-        image = detect(model, data.tune[position])
+        image = detect(model, data.tune[position], data.max_dets)
         _, refine_s = refine(model, usual, image)
     view = None
     for index in data.indices[:50]:

@@ -91,19 +91,21 @@ def fit(
     use_checked_annotations()
     cfg = add_energy_head(plain, checkpoint, max_iters)
     data = split_data(cfg, seed)
-    _try_to_write(config, checkpoint)
+    about_data = dict(object_size=data.object_size(), max_dets=data.max_dets_beyond_coco)
+    cfg = add_energy_head(plain, checkpoint, max_iters, **about_data)
+    _try_to_write(config, checkpoint, about_data)
     model = _load(cfg, checkpoint, device)
     resumed = claim_folder(folder, wanted)
     clock = Clock(folder / "clock.json", 60 * minutes)
     say(f"going on in {folder}" if resumed else f"working in {folder}")
-    steps = Steps(cfg, data, model, folder, clock, seed, max_iters, say)
+    steps = Steps(cfg, data, model, folder, clock, seed, max_iters, about_data, say)
     return steps.run(config, checkpoint, stem, cache_gb)
 
 
-def _try_to_write(config: str, checkpoint: Path) -> None:
+def _try_to_write(config: str, checkpoint: Path, about_data: dict) -> None:
     """Raise now what would be raised at the end: some configs cannot be inherited from."""
     with tempfile.TemporaryDirectory() as folder:
-        write_energy_config(config, checkpoint, Path(folder) / "config.py")
+        write_energy_config(config, checkpoint, Path(folder) / "config.py", **about_data)
 
 
 def _finished(folder: Path, say: Callable[[str], None]) -> dict | None:

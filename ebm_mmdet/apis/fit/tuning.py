@@ -61,6 +61,7 @@ def tune(
     seconds: float,
     clock: Clock,
     progress: Callable[[float], None] = lambda share: None,
+    max_dets: int = 100,
 ) -> Tuned:
     """Compare settings by COCO's AP; one kind after the other, each from the best so far.
 
@@ -75,6 +76,7 @@ def tune(
         seconds: when this time is over, the best setting so far is taken.
         clock: the clock of the fit.
         progress: receives the share that is done.
+        max_dets: boxes of an image and class that count.
     """
     truth = image_set.coco(positions, num_classes)
     residuals = _residuals(images, truth, positions, num_classes)
@@ -89,7 +91,7 @@ def tune(
         for position, image in zip(positions, images):
             found, _ = refine(model, method, image)
             records += coco_records(position, found, num_classes)
-        value = float(MatchedDetections(truth, records).metrics()[0])
+        value = float(MatchedDetections(truth, records, max_dets).metrics()[0])
         progress(min(count[0] / 20, 1.0))
         return value if value == value else 0.0  # NaN: nothing is annotated
 
