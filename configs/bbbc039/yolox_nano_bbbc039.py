@@ -53,7 +53,7 @@ val_dataloader = dict(
         images,
         ann_file='annotations/val.json',
         test_mode=True,
-        pipeline=load + [dict(type='Resize', scale_factor=1.0, keep_ratio=True), pack]))
+        pipeline=[*load, dict(type='Resize', scale_factor=1.0, keep_ratio=True), pack]))
 test_dataloader = val_dataloader
 val_evaluator = dict(
     ann_file='data/bbbc039/annotations/val.json',

@@ -213,7 +213,7 @@ def _levels_for(
     finer: Sequence[FeatureMap],
     levels: Mapping,
 ) -> dict:
-    """The finer map, and those of the source on which an object has two cells, the finest anyway."""
+    """The finer map, and maps of the source with two cells to an object, its finest anyway."""
     usual = levels["feature_levels"]
     kept = [i for i in usual if FEWEST_CELLS * maps[i].stride <= object_size] or usual[:1]
     return fill_in_levels(
