@@ -111,9 +111,17 @@ def _config(name: str):
 
 
 def _inspect(args: argparse.Namespace) -> None:
+    cfg = _config(args.config)
+    if str(cfg.get("default_scope")) == "mmdet3d":
+        # The packages of 3D stand above this one, and may be absent: the first name says so then.
+        from ebm_mmdet3d import EBM3DDetector  # noqa: F401
+        from ebm_mmdet3d.inspection import inspect_config_3d
+
+        print(inspect_config_3d(cfg).report())
+        return
     from .apis import inspect_config
 
-    print(inspect_config(_config(args.config), args.object_size).report())
+    print(inspect_config(cfg, args.object_size).report())
 
 
 def _add_head(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from .config_text import Inherited, Noted, plain, render
 from .inspection import Inspection, inner_datasets, inspect_config
 from .whole_images import mixes_images, whole_image_dataset
 
-__all__ = ["add_energy_head", "write_energy_config"]
+__all__ = ["add_energy_head", "refuse_3d", "write_energy_config"]
 
 HOOKS_OF_THE_DETECTOR = (
     "EMAHook",
@@ -122,6 +122,15 @@ def write_energy_config(
     return out
 
 
+def refuse_3d(cfg: Config) -> None:
+    """Raise ``ValueError`` for the config of a detector of mmdet3d."""
+    if str(cfg.get("default_scope")) == "mmdet3d":
+        raise ValueError(
+            "this is the config of a 3D detector, whose head has to be written by hand yet: "
+            "`python -m ebm_mmdet inspect` has the values, docs/lidar.md the rest"
+        )
+
+
 _HEADER = '''"""{detector} with an energy head, written by ebm-mmdet; every number may be changed.
 
     python tools/train.py {out}
@@ -160,6 +169,7 @@ def _changes(
     max_dets: int | None,
 ) -> tuple[Inspection, dict]:
     """What the detector looks like, and the settings to put over its config."""
+    refuse_3d(cfg)
     if str(cfg.get("model", {}).get("type", "")).endswith("EBMDetector"):
         raise ValueError(
             "the config describes an EBMDetector already; give that of a plain detector"

@@ -19,7 +19,7 @@ from ...datasets import use_checked_annotations
 from ...engine import CheckpointError
 from ...files import read_json
 from ...models.detectors import EBMDetector
-from ..energy_config import add_energy_head, write_energy_config
+from ..energy_config import add_energy_head, refuse_3d, write_energy_config
 from .clock import Clock
 from .data import split_data
 from .folder import check_folder, claim_folder, describe_inputs
@@ -77,11 +77,7 @@ def fit(
     stem = Path(config.rpartition("::")[2]).stem
     folder = Path(out_dir) if out_dir is not None else Path(f"{stem}_fit")
     plain = get_config(config) if "::" in config else Config.fromfile(config)
-    if str(plain.get("default_scope")) == "mmdet3d":
-        raise ValueError(
-            "this is the config of a 3D detector, which fit cannot train yet; write the config of "
-            "its head as docs/lidar.md shows"
-        )
+    refuse_3d(plain)
     settings = dict(minutes=minutes, cache_gb=cache_gb, seed=seed, max_iters=max_iters)
     wanted = describe_inputs(plain, checkpoint, settings)
     check_folder(folder, wanted)
