@@ -68,7 +68,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             bit for bit, as for "before refinement" in every comparison.
         candidates: which boxes are refined. None: the detector's final boxes. A config of
             ``EnergyGuidedNMS``: all boxes above a score threshold, then NMS by log-density (the
-            papers' pipeline). Masks are predicted after this NMS, except by HTC and SCNet.
+            papers' pipeline). Masks are predicted after this NMS.
         freeze_detector: if True, the detector gets no gradients, stays in eval mode and is
             byte-identical after training. If False, its losses and the energy head are trained
             jointly.
@@ -94,7 +94,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             refined.
         masks_from: the boxes that predicted masks belong to. ``'detected'``: the detector's, before
             they are refined. ``'refined'``: ``roi_head.predict_mask`` runs once more, on the
-            refined boxes, for two-stage detectors except HTC and SCNet.
+            refined boxes, for two-stage detectors.
         data_preprocessor: by default the detector's own; of a semi-supervised detector, the one for
             single images.
         backbone: not read. ``dict()`` here lets ``init_detector`` of mmdet 3.3 load the config,
