@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from . import box_commands
+
 __all__ = ["main", "parser"]
 
 
@@ -25,6 +27,8 @@ def parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("config", help="a config file, or the name of a packaged one: mmdet::NAME")
 
+    _add_object_size(inspect)
+
     add = commands.add_parser(
         "add-head",
         help="write the config of a detector with an energy head",
@@ -35,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("checkpoint", help="the detector's checkpoint")
     add.add_argument("--out", help="the file to write; default: NAME_ebm.py beside NAME.py")
     add.add_argument("--max-iters", type=int, default=10000, help="length of the training")
+    _add_object_size(add)
 
     fit = commands.add_parser(
         "fit",
@@ -101,7 +106,18 @@ def parser() -> argparse.ArgumentParser:
         "--min-count", type=int, default=100, help="fewest detections for bounds of their own"
     )
     calibrate.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
+    box_commands.add_parsers(commands)
     return everything
+
+
+def _add_object_size(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--object-size",
+        type=float,
+        metavar="PX",
+        help="usual side of an object in pixels of the network's input; small ones are read on a "
+        "finer map as well (fit measures it)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,15 +147,25 @@ def _config(name: str):
 
 
 def _inspect(args: argparse.Namespace) -> None:
+    cfg = _config(args.config)
+    if str(cfg.get("default_scope")) == "mmdet3d":
+        # The packages of 3D stand above this one, and may be absent: the first name says so then.
+        from ebm_mmdet3d import EBM3DDetector  # noqa: F401
+        from ebm_mmdet3d.inspection import inspect_config_3d
+
+        print(inspect_config_3d(cfg).report())
+        return
     from .apis import inspect_config
 
-    print(inspect_config(_config(args.config)).report())
+    print(inspect_config(cfg, args.object_size).report())
 
 
 def _add_head(args: argparse.Namespace) -> None:
     from .apis import write_energy_config
 
-    path = write_energy_config(args.config, args.checkpoint, args.out, args.max_iters)
+    path = write_energy_config(
+        args.config, args.checkpoint, args.out, args.max_iters, object_size=args.object_size
+    )
     print(f"Wrote {path}. Train it with: python tools/train.py {path}")
 
 
@@ -225,4 +251,5 @@ _COMMANDS = {
     "fit": _fit,
     "inspect": _inspect,
     "predict": _predict,
+    **box_commands.COMMANDS,
 }

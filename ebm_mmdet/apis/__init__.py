@@ -1,5 +1,7 @@
 """Functions for scripts: add and fit an energy head, predict, time, cache features."""
 
+from .audit import apply_decisions, audit
+from .boxes_from_file import refine_file
 from .calibration import MatchedSides, calibrate, fit_intervals, matched_sides
 from .energy_config import add_energy_head, write_energy_config
 from .feature_cache import TestImage, TrainingView, cache_test_images, cache_training_views
@@ -22,6 +24,8 @@ __all__ = [
     "TestImage",
     "TrainingView",
     "add_energy_head",
+    "apply_decisions",
+    "audit",
     "cache_test_images",
     "cache_training_views",
     "calibrate",
@@ -36,6 +40,7 @@ __all__ = [
     "matched_residuals",
     "matched_sides",
     "median_milliseconds",
+    "refine_file",
     "take_turns",
     "timed",
     "write_energy_config",

@@ -3,6 +3,7 @@
 from .box_coding import change_reference, decode_boxes, encode_boxes
 from .detectors import EBMDetector, SideIntervals, attach_intervals
 from .heads import EBMBBoxHead, EnergyHead, KLBBoxHead, KLRetinaHead, ProposalEBMBBoxHead
+from .inclusive_boxes import InclusiveRoIExtractor
 from .losses import KLLoss
 from .rock import (
     DepthTask,
@@ -38,6 +39,7 @@ __all__ = [
     "FractionSSDAnchorGenerator",
     "GradientAscentRefiner",
     "ImportanceMeanRefiner",
+    "InclusiveRoIExtractor",
     "KLBBoxHead",
     "KLLoss",
     "KLRetinaHead",

@@ -209,7 +209,7 @@ def test_a_run_ends_with_a_study_that_was_killed(tmp_path):
     """Otherwise two processes would write into its folder once the study is called again."""
     child = (
         "import os, pathlib, time\n"
-        "from lab.regression.study import end_with_parent\n"
+        "from lab.processes import end_with_parent\n"
         "end_with_parent(0.05)\n"
         f"pathlib.Path({str(tmp_path / 'new')!r}).write_text(str(os.getpid()))\n"
         f"os.rename({str(tmp_path / 'new')!r}, {str(tmp_path / 'pid')!r})\n"

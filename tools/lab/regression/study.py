@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from ebm_mmdet.files import fill_section, read_json, write_csv, write_text
 
+from ..processes import in_processes
 from ..studies.study_file import StudyFileError
 from .methods import METHODS, TASKS
 from .records import add_records, matching_records, read_records
@@ -134,19 +130,11 @@ def run_all(
             say(_finished(results[-1]))
         return results
     start, results = time.monotonic(), []
-    # Not forked: a forked child may inherit locks of this process's threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(missing)), context, _one_thread) as pool:
-        futures = [pool.submit(_execute, run, out) for run in missing]
-        try:
-            for future in as_completed(futures):
-                results.append(future.result())
-                done = len(results)
-                left = (time.monotonic() - start) / done * (len(missing) - done)
-                say(f"{_finished(results[-1])}; {done} of {len(missing)}, {left / 60:.0f} min left")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for result in in_processes(_execute, [(run, out) for run in missing], jobs):
+        results.append(result)
+        done = len(results)
+        left = (time.monotonic() - start) / done * (len(missing) - done)
+        say(f"{_finished(result)}; {done} of {len(missing)}, {left / 60:.0f} min left")
     return results
 
 
@@ -156,37 +144,6 @@ def _execute(run: Run, out: Path) -> dict:
 
 def _silent(line: str) -> None:
     pass
-
-
-def end_with_parent(interval: float = 1.0) -> None:
-    """Let this process end, within ``interval`` seconds, when the one that started it has ended.
-
-    Otherwise a run would go on after its study was killed, and write into the folder into which
-    the next call of the study writes.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(interval)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _one_thread() -> None:
-    """Prepare a process of the pool."""
-    end_with_parent()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-    from mmdet.utils import register_all_modules
-
-    import ebm_mmdet  # noqa: F401  (registers our types)
-
-    register_all_modules()
-    sys.stdout.flush()
 
 
 def _finished(result: dict) -> str:
