@@ -2,12 +2,12 @@
 
 from .audit import apply_decisions, audit
 from .boxes_from_file import refine_file
-from .calibration import MatchedSides, calibrate, fit_intervals, matched_sides
 from .energy_config import add_energy_head, write_energy_config
 from .feature_cache import TestImage, TrainingView, cache_test_images, cache_training_views
 from .fit import fit
 from .inferencer import EBMInferencer
 from .inspection import Inspection, inspect_config
+from .interval_calibration import MatchedSides, calibrate, fit_intervals, matched_sides
 from .residuals import detector_residuals, matched_residuals
 from .timing import median_milliseconds, take_turns, timed
 from .trained_detector import (

@@ -12,6 +12,7 @@ import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from ..datasets import use_checked_annotations
@@ -307,6 +308,7 @@ def _dataset(cfg: Config, ann_file: str | os.PathLike | None, images: str | os.P
     if not cfg.get("test_dataloader"):
         raise ValueError("the config has no test_dataloader, whose pipeline is used")
     use_checked_annotations()
+    init_default_scope(cfg.get("default_scope", "mmdet"))
     outer = cfg.test_dataloader.dataset
     inner = inner_datasets(outer)[0]
     for name, path in (("annotation file", ann_file), ("folder", images)):
