@@ -5,6 +5,7 @@
     tools/study.py objectives STUDY.yaml --out DIR        which objective trains the head best?
     tools/study.py detectors STUDY.yaml --out DIR         which detector, and which way to test it?
     tools/study.py jittered CONFIG CKPT [CKPT ...]        true 3D boxes, moved at random and refined
+    tools/study.py intervals CONFIG CKPT                  do calibrated intervals hold?
     tools/study.py regression --out DIR                   images to numbers: which method for what?
     tools/study.py audit CONFIG CKPT --ann VAL.json --train-ann TRAIN.json --out DIR
                                                           planted errors: which score finds them?
@@ -79,6 +80,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     jittered.add_argument("--seed", type=int, default=0, help="of the moves (default: %(default)s)")
     jittered.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
     _add_options(jittered)
+    intervals = commands.add_parser("intervals", help="coverage and width over random halves")
+    intervals.add_argument("config", help="config of a detector; its test data is used")
+    intervals.add_argument("checkpoint", help="its checkpoint")
+    intervals.add_argument("--level", type=float, default=0.9, help="default: %(default)s")
+    intervals.add_argument("--splits", type=int, default=100, help="default: %(default)s")
+    intervals.add_argument("--seed", type=int, default=0, help="of the halves")
+    intervals.add_argument("--shapes", type=int, metavar="N", help="N generated images instead")
+    intervals.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
+    _add_options(intervals)
     regression = commands.add_parser("regression", help="methods of image regression, by task")
     regression.add_argument("--out", type=Path, required=True, help="folder of this study")
     regression.add_argument(
@@ -122,7 +132,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     page, section = getattr(args, "page", None), getattr(args, "section", None)
     if args.command != "regression" and bool(page) != bool(section):
         parser.error("--page and --section must be given together")
-    if args.command in ("jittered", "config") and args.out and args.out.exists():
+    if args.command in ("jittered", "intervals", "config") and args.out and args.out.exists():
         parser.error(f"--out {args.out} exists; name a new file, or move that one away")
     return args
 
@@ -182,6 +192,19 @@ def main(argv: list[str] | None = None) -> object:
 
             return measure_checkpoints(
                 args.config, args.checkpoints, args.cfg_options, args.copies, args.seed, args.out
+            )
+        if args.command == "intervals":
+            from lab.studies.intervals import measure_intervals
+
+            return measure_intervals(
+                args.config,
+                args.checkpoint,
+                args.level,
+                args.splits,
+                args.seed,
+                args.shapes,
+                args.out,
+                args.cfg_options,
             )
         if args.command == "regression":
             return _regression(args)

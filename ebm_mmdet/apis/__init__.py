@@ -7,6 +7,7 @@ from .feature_cache import TestImage, TrainingView, cache_test_images, cache_tra
 from .fit import fit
 from .inferencer import EBMInferencer
 from .inspection import Inspection, inspect_config
+from .interval_calibration import MatchedSides, calibrate, fit_intervals, matched_sides
 from .residuals import detector_residuals, matched_residuals
 from .timing import median_milliseconds, take_turns, timed
 from .trained_detector import (
@@ -19,6 +20,7 @@ from .trained_detector import (
 __all__ = [
     "EBMInferencer",
     "Inspection",
+    "MatchedSides",
     "TestImage",
     "TrainingView",
     "add_energy_head",
@@ -26,14 +28,17 @@ __all__ = [
     "audit",
     "cache_test_images",
     "cache_training_views",
+    "calibrate",
     "detector_residuals",
     "fit",
+    "fit_intervals",
     "image_pipeline",
     "inspect_config",
     "load_detector",
     "load_frozen_detector",
     "load_weights",
     "matched_residuals",
+    "matched_sides",
     "median_milliseconds",
     "refine_file",
     "take_turns",
