@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from . import box_commands
+
 __all__ = ["main", "parser"]
 
 
@@ -58,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict",
         help="detect and refine on images",
-        description="Detect and refine; write pictures and a file in COCO's format.",
+        description="Detect and refine; write pictures, a file in COCO's format, and scene, depth "
+        "and normals of a model that predicts them. The same command goes on where an interrupted "
+        "one was.",
     )
     predict.add_argument("config", help="config of a detector, with an energy head or without")
     predict.add_argument("checkpoint", help="its checkpoint")
@@ -70,7 +74,39 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--batch-size", type=int, default=1)
     predict.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
     predict.add_argument("--ann-file", help="COCO file whose image and category ids are used")
-    predict.add_argument("--no-pictures", action="store_true", help="write the COCO file alone")
+    predict.add_argument("--no-pictures", action="store_true", help="write no pictures")
+    predict.add_argument(
+        "--cfg-options", nargs="+", metavar="KEY=VALUE", help="override settings of the config"
+    )
+
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="intervals of box sides that hold with a given probability",
+        description="Calibrate on annotated images that the model has not seen, and write a new "
+        "checkpoint, whose predictions have side_interval.",
+    )
+    calibrate.add_argument("config", help="config of a detector, with an energy head or without")
+    calibrate.add_argument("checkpoint", help="its checkpoint, which does not change")
+    calibrate.add_argument("--ann", help="COCO file; default: the test data of the config")
+    calibrate.add_argument("--images", help="folder of its images; default: that of the config")
+    calibrate.add_argument("--out", help="checkpoint to write; default: NAME_intervals.pth")
+    calibrate.add_argument("--level", type=float, default=0.9, help="probability; default: 0.9")
+    calibrate.add_argument("--joint", action="store_true", help="of all four sides at once")
+    calibrate.add_argument(
+        "--spread",
+        choices=("std", "samples", "size", "pixels"),
+        help="what widths are proportional to; default: std if the model gives it, else size",
+    )
+    calibrate.add_argument(
+        "--by-image", action="store_true", help="of a random detection of a random image"
+    )
+    calibrate.add_argument("--score-thr", type=float, default=0.3, help="lowest score")
+    calibrate.add_argument("--iou-thr", type=float, default=0.5, help="smallest IoU of a match")
+    calibrate.add_argument(
+        "--min-count", type=int, default=100, help="fewest detections for bounds of their own"
+    )
+    calibrate.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
+    box_commands.add_parsers(commands)
     return everything
 
 
@@ -159,18 +195,25 @@ def _say(line: str) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     from .apis import EBMInferencer
+    from .engine.command_line import merge_options, parse_options
 
-    inferencer = EBMInferencer(_config(args.config), args.checkpoint, device=args.device)
-    found = inferencer(
-        args.images,
-        batch_size=args.batch_size,
-        out_dir=args.out_dir,
-        refine=not args.no_refine,
-        refine_steps=args.refine_steps,
-        pred_score_thr=args.score_thr,
-        ann_file=args.ann_file,
-        no_save_vis=args.no_pictures,
-    )
+    cfg = _config(args.config)
+    merge_options(cfg, parse_options(args.cfg_options))
+    inferencer = EBMInferencer(cfg, args.checkpoint, device=args.device)
+    try:
+        found = inferencer(
+            args.images,
+            batch_size=args.batch_size,
+            out_dir=args.out_dir,
+            refine=not args.no_refine,
+            refine_steps=args.refine_steps,
+            pred_score_thr=args.score_thr,
+            ann_file=args.ann_file,
+            no_save_vis=args.no_pictures,
+        )
+    except KeyboardInterrupt:
+        _say("what is done is kept; the same command goes on from there")
+        raise
     count, failed = len(found["predictions"]), len(found["failed"])
     print(f"{count} images, results in {args.out_dir}" + (f"; {failed} failed" if failed else ""))
     for name, reason in found["failed"].items():
@@ -179,4 +222,34 @@ def _predict(args: argparse.Namespace) -> None:
         raise ValueError(f"{failed} images could not be read, see above")
 
 
-_COMMANDS = {"add-head": _add_head, "fit": _fit, "inspect": _inspect, "predict": _predict}
+def _calibrate(args: argparse.Namespace) -> None:
+    from mmengine.device import get_device
+
+    from .apis import calibrate
+
+    calibrate(
+        args.config,
+        args.checkpoint,
+        args.ann,
+        args.images,
+        args.out,
+        args.level,
+        args.joint,
+        args.spread,
+        args.by_image,
+        args.score_thr,
+        args.iou_thr,
+        args.min_count,
+        args.device or get_device(),
+        say=_say,
+    )
+
+
+_COMMANDS = {
+    "add-head": _add_head,
+    "calibrate": _calibrate,
+    "fit": _fit,
+    "inspect": _inspect,
+    "predict": _predict,
+    **box_commands.COMMANDS,
+}

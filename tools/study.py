@@ -5,7 +5,10 @@
     tools/study.py objectives STUDY.yaml --out DIR        which objective trains the head best?
     tools/study.py detectors STUDY.yaml --out DIR         which detector, and which way to test it?
     tools/study.py jittered CONFIG CKPT [CKPT ...]        true 3D boxes, moved at random and refined
+    tools/study.py intervals CONFIG CKPT                  do calibrated intervals hold?
     tools/study.py regression --out DIR                   images to numbers: which method for what?
+    tools/study.py audit CONFIG CKPT --ann VAL.json --train-ann TRAIN.json --out DIR
+                                                          planted errors: which score finds them?
     tools/study.py config STUDY.yaml ROW --out NAME.py    a row as a config, for tools/train.py
 
 A study file lists rows, each with a config and its changes (configs/nuclei/*.yaml,
@@ -50,10 +53,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         command.add_argument("--resamples", type=int, help="resamples of the bootstrap")
         if name == "detectors":
             command.add_argument(
-                "--no-table",
-                action="store_true",
-                help="stop after training and testing: for several processes at once with the "
-                "same --out, each with its own --seeds or --rows",
+                "--jobs",
+                type=int,
+                default=1,
+                help="trainings at a time, on one core each (default: %(default)s)",
             )
         if name == "refinement":
             command.add_argument("--no-rivals", action="store_true", help="without L1 heads")
@@ -77,6 +80,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     jittered.add_argument("--seed", type=int, default=0, help="of the moves (default: %(default)s)")
     jittered.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
     _add_options(jittered)
+    intervals = commands.add_parser("intervals", help="coverage and width over random halves")
+    intervals.add_argument("config", help="config of a detector; its test data is used")
+    intervals.add_argument("checkpoint", help="its checkpoint")
+    intervals.add_argument("--level", type=float, default=0.9, help="default: %(default)s")
+    intervals.add_argument("--splits", type=int, default=100, help="default: %(default)s")
+    intervals.add_argument("--seed", type=int, default=0, help="of the halves")
+    intervals.add_argument("--shapes", type=int, metavar="N", help="N generated images instead")
+    intervals.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
+    _add_options(intervals)
     regression = commands.add_parser("regression", help="methods of image regression, by task")
     regression.add_argument("--out", type=Path, required=True, help="folder of this study")
     regression.add_argument(
@@ -99,25 +111,53 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="also write the tables into a page (default: docs/regression.md)",
     )
     regression.add_argument(
+        "--records",
+        type=Path,
+        metavar="FILE",
+        help="values of runs that were measured before and are not repeated; new ones are added",
+    )
+    regression.add_argument(
         "--report", action="store_true", help="run nothing: tables of what is finished"
     )
     _add_options(regression)
+    _add_audit(commands)
     config = commands.add_parser("config", help="write a row of a study file as a config")
     config.add_argument("study", type=Path, help="study file")
     config.add_argument("row", help="name of the row")
     config.add_argument("--out", type=Path, required=True, help="config to write; must not exist")
     _add_options(config)
     args = parser.parse_args(argv)
-    if getattr(args, "no_table", False) and args.page:
-        parser.error("--no-table has nothing to write into --page; leave one of them out")
-    if args.command == "regression":
-        if args.jobs < 1:
-            parser.error(f"--jobs {args.jobs}: must be at least 1")
-    elif bool(getattr(args, "page", None)) != bool(getattr(args, "section", None)):
+    if getattr(args, "jobs", 1) < 1:
+        parser.error(f"--jobs {args.jobs}: must be at least 1")
+    page, section = getattr(args, "page", None), getattr(args, "section", None)
+    if args.command != "regression" and bool(page) != bool(section):
         parser.error("--page and --section must be given together")
-    if args.command in ("jittered", "config") and args.out and args.out.exists():
+    if args.command in ("jittered", "intervals", "config") and args.out and args.out.exists():
         parser.error(f"--out {args.out} exists; name a new file, or move that one away")
     return args
+
+
+def _add_audit(commands) -> None:
+    audit = commands.add_parser("audit", help="errors planted into annotations, and who finds them")
+    audit.add_argument("config", type=Path, help="config of a detector")
+    audit.add_argument("checkpoint", type=Path, help="its checkpoint")
+    audit.add_argument("--ann", type=Path, required=True, help="true annotations, to be spoiled")
+    audit.add_argument(
+        "--train-ann", type=Path, required=True, help="annotations that other heads learn from"
+    )
+    audit.add_argument("--out", type=Path, required=True, help="folder of this study")
+    audit.add_argument("--images", type=Path, help="folder of the images; default: the config's")
+    audit.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
+    audit.add_argument(
+        "--kinds", nargs="+", default=["shift", "scale", "side", "merged"], metavar="KIND"
+    )
+    audit.add_argument(
+        "--modes", nargs="+", default=["unseen", "folds", "in-sample"], metavar="MODE"
+    )
+    audit.add_argument("--iterations", type=int, default=1500, help="of each head")
+    audit.add_argument("--folds", type=int, default=5)
+    audit.add_argument("--cache-gb", type=float, default=2.0, help="memory for features")
+    audit.add_argument("--cleanlab", metavar="PYTHON", help="a Python that has cleanlab")
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -153,8 +193,23 @@ def main(argv: list[str] | None = None) -> object:
             return measure_checkpoints(
                 args.config, args.checkpoints, args.cfg_options, args.copies, args.seed, args.out
             )
+        if args.command == "intervals":
+            from lab.studies.intervals import measure_intervals
+
+            return measure_intervals(
+                args.config,
+                args.checkpoint,
+                args.level,
+                args.splits,
+                args.seed,
+                args.shapes,
+                args.out,
+                args.cfg_options,
+            )
         if args.command == "regression":
             return _regression(args)
+        if args.command == "audit":
+            return _audit(args)
         return _config(args) if args.command == "config" else _compare(args)
     except (StudyFileError, AnnotationError, CheckpointError, FileExistsError) as error:
         sys.exit(f"study {args.command}: {error}")
@@ -170,6 +225,28 @@ def _config(args: argparse.Namespace) -> None:
     write_text(args.out, cfg.pretty_text)
 
 
+def _audit(args: argparse.Namespace) -> dict:
+    from lab.studies.audit_study import audit_page, run_audit_study
+
+    report = run_audit_study(
+        args.config,
+        args.checkpoint,
+        args.train_ann,
+        args.ann,
+        args.out,
+        args.images,
+        args.seeds,
+        args.kinds,
+        args.modes,
+        iterations=args.iterations,
+        folds=args.folds,
+        cache_gb=args.cache_gb,
+        cleanlab=args.cleanlab,
+    )
+    print(audit_page(report))
+    return report
+
+
 def _regression(args: argparse.Namespace) -> list[dict]:
     from lab.regression.methods import GENERATED, METHODS
     from lab.regression.study import run_study
@@ -183,6 +260,7 @@ def _regression(args: argparse.Namespace) -> list[dict]:
         jobs=args.jobs,
         page=args.page,
         report_only=args.report,
+        records=args.records,
     )
 
 
@@ -203,7 +281,7 @@ def _compare(args: argparse.Namespace) -> dict:
         cfg_options=args.cfg_options,
         data_root=args.data_root,
         rivals=not getattr(args, "no_rivals", False),
-        with_table=not getattr(args, "no_table", False),
+        jobs=getattr(args, "jobs", 1),
         **{name: value for name, value in given.items() if value is not None},
     )
     print(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import glob
+import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,14 +17,17 @@ from mmdet.structures import DetDataSample, SampleList
 from mmengine.config import Config
 
 from ..energy import Refiner, evaluate_only
+from ..engine.stored_intervals import attach_stored_intervals, model_digest
 from ..files import write_bytes, write_json
 from ..models.detectors import EBMDetector
-from ..visualization.refined_boxes import draw_refined_boxes
-from .coco_results import CocoIds, coco_dataset, coco_results
+from ..visualization.predictions import draw_prediction
+from .coco_results import CocoIds
+from .image_list import image_name, list_images, read_image
+from .inference_run import InferenceRun
 from .inspection import classes_of
-from .prediction_folder import IMAGE_ENDINGS
+from .trained_detector import dataset_meta, file_pipeline
 
-__all__ = ["EBMInferencer", "list_images"]
+__all__ = ["EBMInferencer"]
 
 FIELDS = (
     "detected_bboxes",
@@ -32,6 +35,7 @@ FIELDS = (
     "accepted_steps",
     "box_std",
     "side_std",
+    "side_interval",
     "ess",
     "log_prob",
 )
@@ -61,16 +65,25 @@ class EBMInferencer(DetInferencer):
     ) -> None:
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         weights = os.fspath(weights) if isinstance(weights, os.PathLike) else weights
+        self._weights = weights
         super().__init__(model, weights, device, **kwargs)
-        self._failed: dict[str, str] = {}
+
+    def _init_model(self, cfg, weights, device="cpu"):
+        self._digest = model_digest(cfg) if "model" in cfg else ""
+        return super()._init_model(cfg, weights, device)
 
     def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
-        """As in mmdet, but names of classes that the checkpoint lacks are those of the config."""
+        """As in mmdet, but names and colours that the checkpoint lacks are those of the config."""
+        known, meta = dataset_meta(cfg), (checkpoint or {}).get("meta", {})
+        if self.palette == "none":  # mmdet would build the data set, which may make its images
+            stored = meta.get("dataset_meta", {}).get("palette")
+            self.palette = known.get("palette") or stored or "random"
         super()._load_weights_to_model(model, checkpoint, cfg)
-        meta = (checkpoint or {}).get("meta", {})
-        classes = classes_of(cfg)
+        attach_stored_intervals(model, checkpoint or {}, self._digest or model_digest(cfg))
+        classes = classes_of(cfg) or known.get("classes")
         if classes and "dataset_meta" not in meta and "CLASSES" not in meta:
             model.dataset_meta["classes"] = classes
+        model.dataset_meta = {**known, **model.dataset_meta}
 
     def __call__(
         self,
@@ -88,9 +101,12 @@ class EBMInferencer(DetInferencer):
             inputs: an image (H, W, 3) uint8 BGR, the path of one, of a folder of images, or a
                 pattern with ``*``; or a list of these.
             batch_size: images per run of the network.
-            out_dir: a new or empty folder. It gets ``vis/NAME.png``, boxes before and after with
-                their spread, unless ``no_save_vis=True``; and ``coco.json``, a data set in COCO's
-                format with a score in each annotation. Empty: nothing is written.
+            out_dir: a new or empty folder, or that of the same call that was interrupted, which
+                then goes on. It gets ``vis/NAME.png``, boxes before and after with their spread,
+                unless ``no_save_vis=True``; ``coco.json``, a data set in COCO's format with a
+                score in each annotation; and scene, depth and normals of a model that predicts
+                them, as ``scene/NAME.txt``, ``depth/NAME.{npy,png}``, ``normals/NAME.{npy,png}``.
+                Empty: nothing is written.
             refine: whether boxes are refined; without, ``log_density`` is given for the detector's.
             refine_steps: steps instead of those of the config.
             ann_file: a COCO file that lists the images: the results then have its ids and are
@@ -106,13 +122,11 @@ class EBMInferencer(DetInferencer):
 
         Raises:
             FileNotFoundError: a path or pattern has no image.
-            FileExistsError: ``out_dir`` has something in it.
+            FileExistsError: ``out_dir`` has something else in it.
             ValueError: ``refine_steps`` for a model whose refiner takes no steps, or ``ann_file``
                 does not list the images.
         """
         out_dir = os.fspath(out_dir)
-        if out_dir and Path(out_dir).exists() and any(Path(out_dir).iterdir()):
-            raise FileExistsError(f"{out_dir} is not empty; give a new folder, or empty this one")
         images = list_images(inputs)
         self._refiner(refine, refine_steps)  # before any work
         classes = self.model.dataset_meta.get("classes") or ()
@@ -120,29 +134,43 @@ class EBMInferencer(DetInferencer):
         if ann_file is not None:
             ids = CocoIds(ann_file, classes)
             for image in images:
-                ids.image(_name_of(image, 0))
-        self._failed, self._sizes, self._names = {}, [], set()
-        self._as_samples = kwargs.get("return_datasamples", False)
+                ids.image(image_name(image, 0))
+        run = InferenceRun(images)
+        if out_dir:
+            asked = dict(refine=refine, refine_steps=refine_steps, ann_file=ann_file, **kwargs)
+            whole = kwargs.get("return_datasamples", False) or kwargs.get("return_vis", False)
+            run.open(out_dir, self._settings(asked), only_whole=whole)
+        self._run = run
         found = super().__call__(
-            images,
+            [image for _, image in run.remaining],
             batch_size=batch_size,
             out_dir=out_dir,
             refine=refine,
             refine_steps=refine_steps,
             **kwargs,
         )
-        found["failed"] = self._failed
+        found["failed"] = run.failed
         if out_dir:
-            rows = found["predictions"]
-            if self._as_samples:
-                rows = [self.pred2dict(sample) for sample in rows]
-            if ids is None:
-                write_json(Path(out_dir, "coco.json"), coco_dataset(rows, self._sizes, classes))
-            else:
-                image_ids = [ids.image(name) for name, _, _ in self._sizes]
-                results = coco_results(rows, image_ids, ids.categories)
-                write_json(Path(out_dir, "results.bbox.json"), results)
+            rows = run.finish(classes, ids)
+            if not kwargs.get("return_datasamples", False):
+                found["predictions"] = rows
         return found
+
+    def _settings(self, asked: dict) -> dict:
+        """What tells a call that may go on from another one; JSON types."""
+        # Not the whole config: mmengine renames its visualizer in every process.
+        config = repr((self.cfg.model, self.cfg.test_dataloader.dataset))
+        return dict(
+            config=hashlib.sha256(config.encode()).hexdigest(),
+            weights=None if self._weights is None else os.path.abspath(self._weights),
+            **{name: None if value is None else str(value) for name, value in asked.items()},
+        )
+
+    def _init_pipeline(self, cfg: Config):
+        """As in mmdet, and for data sets that make their images too."""
+        cfg = copy.deepcopy(cfg)
+        cfg.test_dataloader.dataset = dict(pipeline=file_pipeline(cfg))
+        return super()._init_pipeline(cfg)
 
     def _inputs_to_list(self, inputs) -> list:
         return list_images(inputs)
@@ -150,17 +178,20 @@ class EBMInferencer(DetInferencer):
     def _get_chunk_data(self, inputs: Iterable, chunk_size: int) -> Iterator[list]:
         """Batches of (image, data); an image that cannot be read is left out and remembered."""
         chunk = []
-        for number, each in enumerate(inputs):
+        for (stem, name), each in zip(self._run.names(), inputs):
             path = each.get("img_path", each.get("img")) if isinstance(each, dict) else each
+            item = each if isinstance(each, dict) else _as_item(each)
             try:
-                data = self.pipeline(copy.deepcopy(each))
+                # Without annotations, which some pipelines would load.
+                data = self.pipeline({"instances": [], **copy.deepcopy(item)})
             except Exception as error:  # whatever a pipeline raises for a broken file
                 reason = f"{type(error).__name__}: {error}"
-                self._failed[_name_of(path, number)] = reason
-                warnings.warn(f"{_name_of(path, number)} is left out: {reason}", stacklevel=2)
+                self._run.failed[name] = reason
+                warnings.warn(f"{name} is left out: {reason}", stacklevel=2)
                 continue
             height, width = data["data_samples"].ori_shape[:2]
-            self._sizes.append((_name_of(path, number), width, height))
+            record = dict(file=name, width=int(width), height=int(height))
+            self._run.expected.append((stem, record))
             chunk.append((path, data))
             if len(chunk) == chunk_size:
                 yield chunk
@@ -217,30 +248,18 @@ class EBMInferencer(DetInferencer):
     ) -> list[np.ndarray] | None:
         """Pictures (h, w, 3) RGB with the boxes before and after; also written and shown if asked.
 
-        Models without an energy head, and predictions with masks, are drawn by mmdet's visualizer.
+        Models without an energy head, and predictions with masks, depth or normals, are drawn by
+        the config's visualizer.
         """
-        ours = isinstance(self.model, EBMDetector)
-        if not ours or any("masks" in sample.pred_instances for sample in preds):
-            return super().visualize(
-                inputs,
-                preds,
-                return_vis,
-                show,
-                wait_time,
-                draw_pred,
-                pred_score_thr,
-                no_save_vis,
-                img_out_dir,
-                **kwargs,
-            )
         folder = "" if no_save_vis else img_out_dir
         if not (folder or show or return_vis):
             return None
-        pictures = []
-        for each, sample in zip(inputs, preds):
-            picture = self._picture(_read(each), sample if draw_pred else None, pred_score_thr)
-            name = self._free_name(Path(_name_of(each, self.num_visualized_imgs)).stem)
-            self.num_visualized_imgs += 1
+        classes, pictures = self.model.dataset_meta.get("classes") or (), []
+        for each, sample, (name, _) in zip(inputs, preds, self._run.expected):
+            sample = sample.cpu() if draw_pred else DetDataSample(metainfo=sample.metainfo)
+            picture = draw_prediction(
+                self.visualizer, name, read_image(each), sample, classes, pred_score_thr
+            )
             if folder:
                 _, code = cv2.imencode(".png", picture[..., ::-1])
                 write_bytes(Path(folder, "vis", f"{name}.png"), code.tobytes())
@@ -249,34 +268,35 @@ class EBMInferencer(DetInferencer):
             pictures.append(picture)
         return pictures
 
-    def _free_name(self, stem: str) -> str:
-        """The name of an image, with a number if two folders have one of this name."""
-        name, number = stem, 2
-        while name in self._names:
-            name, number = f"{stem}_{number}", number + 1
-        self._names.add(name)
-        return name
-
-    def _picture(
-        self, image: np.ndarray, sample: DetDataSample | None, score_thr: float
-    ) -> np.ndarray:
-        found = [] if sample is None else sample.pred_instances.cpu()
-        if len(found) == 0:
-            return draw_refined_boxes(image, None, np.zeros((0, 4)), [])
-        found = found[found.scores >= score_thr]
-        classes = self.model.dataset_meta.get("classes") or ()
-        names = [
-            f"{classes[label] if label < len(classes) else label} {score:.2f}"
-            for label, score in zip(found.labels.tolist(), found.scores.tolist())
-        ]
-        before, after = (found[key].numpy() for key in ("detected_bboxes", "bboxes"))
-        std = found.side_std.numpy() if "side_std" in found else None
-        moved = not np.array_equal(before, after)
-        return draw_refined_boxes(image, before if moved else None, after, names, std)
+    def postprocess(
+        self,
+        preds: SampleList,
+        visualization: list[np.ndarray] | None = None,
+        return_datasamples: bool = False,
+        print_result: bool = False,
+        no_save_pred: bool = True,
+        pred_out_dir: str = "",
+        **kwargs,
+    ) -> dict:
+        """As in mmdet; files of predictions have the names of the pictures."""
+        result = super().postprocess(
+            preds, visualization, return_datasamples, print_result, no_save_pred=True
+        )
+        rows, folder = result["predictions"], self._run.folder
+        if return_datasamples and folder is not None:
+            rows = [self.pred2dict(sample) for sample in preds]
+        for row, sample, (stem, record) in zip(rows, preds, self._run.take(len(preds))):
+            if folder is not None:
+                found = {key: row[key] for key in row if key != "panoptic_seg"}  # an array
+                if not no_save_pred:
+                    write_json(Path(pred_out_dir, "preds", f"{stem}.json"), found)
+                self._run.records[stem] = dict(record, found=found)
+                folder.write(stem, sample, self.model.dataset_meta, self._run.records[stem])
+        return result
 
     def pred2dict(self, data_sample: DetDataSample, pred_out_dir: str = "") -> dict:
         """As in mmdet, and with the fields of our detectors, and the scene of a ROCK model."""
-        result = super().pred2dict(data_sample, "")
+        result = super().pred2dict(data_sample, pred_out_dir)
         found = data_sample.get("pred_instances")
         for name in FIELDS:
             if found is not None and name in found:
@@ -284,53 +304,8 @@ class EBMInferencer(DetInferencer):
         scene = data_sample.get("pred_scene")
         if scene is not None:
             result["scene"] = {name: value.tolist() for name, value in scene.items()}
-        if pred_out_dir:
-            stem = Path(data_sample.get("img_path") or str(self.num_predicted_imgs)).stem
-            self.num_predicted_imgs += 1
-            write_json(Path(pred_out_dir, "preds", f"{stem}.json"), result)
         return result
 
 
-def list_images(inputs) -> list[str | np.ndarray | dict]:
-    """All images of ``inputs``: see :meth:`EBMInferencer.__call__`; the order of names in folders.
-
-    Raises:
-        FileNotFoundError: there is no such path, a folder has no image, or a pattern matches none.
-        TypeError: an input is of another type.
-    """
-    if isinstance(inputs, (list, tuple)):
-        return [image for each in inputs for image in list_images(each)]
-    if isinstance(inputs, (np.ndarray, dict)):
-        return [inputs]
-    if not isinstance(inputs, (str, os.PathLike)):
-        raise TypeError(f"an input is {type(inputs).__name__}; expected a path or an array")
-    name = os.fspath(inputs)
-    if "://" in name or os.path.isfile(name):
-        return [name]
-    if os.path.isdir(name):
-        found = [each.path for each in os.scandir(name) if each.is_file()]
-    elif glob.has_magic(name):
-        found = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
-    else:
-        raise FileNotFoundError(f"there is no image, folder or pattern {name}")
-    found = sorted(path for path in found if path.lower().endswith(IMAGE_ENDINGS))
-    if not found:
-        raise FileNotFoundError(f"{name} has no image ({', '.join(IMAGE_ENDINGS)})")
-    return found
-
-
-def _name_of(image: str | np.ndarray | dict, number: int) -> str:
-    """Path of an image, or a number for an array."""
-    if isinstance(image, dict):
-        return _name_of(image.get("img_path", image.get("img")), number)
-    return image if isinstance(image, str) else f"{number:08d}"
-
-
-def _read(image: str | np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB."""
-    if isinstance(image, np.ndarray):
-        return np.ascontiguousarray(image[..., ::-1])
-    import mmcv
-    import mmengine
-
-    return mmcv.imfrombytes(mmengine.fileio.get(image), channel_order="rgb")
+def _as_item(image: str | np.ndarray) -> dict:
+    return {"img" if isinstance(image, np.ndarray) else "img_path": image}

@@ -1,8 +1,9 @@
-"""Loads any detector of a config for prediction, and makes its input from an image file."""
+"""Loads the detector of a config for prediction, and makes its input from an image file."""
 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,75 +11,146 @@ import torch
 from mmcv.transforms import Compose
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
 from ..engine import CheckpointError
+from ..engine.stored_intervals import attach_stored_intervals, model_digest
+from ..models.detectors import EBMDetector
 
-__all__ = ["image_pipeline", "load_detector"]
+__all__ = [
+    "dataset_meta",
+    "file_pipeline",
+    "image_pipeline",
+    "load_detector",
+    "load_frozen_detector",
+    "load_weights",
+    "read_config",
+]
 
 
 def load_detector(
-    cfg: Config, checkpoint: str | Path | None, device: str | torch.device = "cpu"
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike | None,
+    device: str | torch.device = "cpu",
+    cfg_options: dict | None = None,
 ) -> nn.Module:
-    """Build ``cfg.model`` in eval mode, with the weights of a checkpoint.
+    """Build the model of a config in eval mode, with the weights of a checkpoint, all of them.
 
-    mmdet's ``init_detector`` does the same for models whose config has a ``backbone``, which a
-    detector inside of another one has not.
+    mmdet's ``inference_detector`` takes the result, as it takes that of mmdet's ``init_detector``.
+    That function looks for a ``backbone`` in the model's config, which a detector inside of another
+    one has not, and only prints what a checkpoint lacks.
 
     Args:
-        cfg: config with ``model`` and ``test_dataloader.dataset``.
+        config: file, name of a packaged one (``mmdet::NAME``), or config; it does not change.
         checkpoint: file, URL, or None for the weights of the initialisation.
         device: of the model.
+        cfg_options: values to merge into the config, by dotted names.
 
     Returns:
-        The model. Its ``dataset_meta`` is that of the config's test data set, with entries of the
-        checkpoint before it.
+        The model. Its ``cfg`` is the config, and its ``dataset_meta`` that of the config's test
+        data set, with entries of the checkpoint before it.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
-        CheckpointError: it cannot be read, lacks weights of the model, or has others.
+        FileNotFoundError: there is no such config or checkpoint.
+        CheckpointError: the checkpoint cannot be read, lacks weights of the model, or has others.
     """
+    cfg = read_config(config)
+    if cfg_options:
+        cfg.merge_from_dict(cfg_options)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     model = MODELS.build(copy.deepcopy(cfg.model))  # mmdet's detectors write into their config
-    meta = _dataset_meta(cfg)
+    meta = dataset_meta(cfg)
     if checkpoint is not None:
-        try:
-            loaded = load_checkpoint(model, str(checkpoint), map_location="cpu", strict=True)
-        except RuntimeError as error:
-            if "state_dict" not in str(error):
-                raise
-            raise CheckpointError(
-                f"{checkpoint} does not fit the model of the config: {str(error).strip()}"
-            ) from error
+        loaded = load_weights(model, checkpoint)
+        attach_stored_intervals(model, loaded, model_digest(cfg))
         kept = loaded.get("meta", {}).get("dataset_meta", {})
         meta |= {key.lower(): value for key, value in kept.items() if value}
-    model.dataset_meta = meta
+    model.cfg, model.dataset_meta = cfg, meta
     return model.to(device).eval()
+
+
+def load_frozen_detector(cfg: Config) -> EBMDetector:
+    """:func:`load_detector` of an ``EBMDetector`` with its trained detector, ``cfg.load_from``.
+
+    Raises:
+        ValueError: the config does not describe an ``EBMDetector`` or names no checkpoint.
+    """
+    if cfg.model.type != "EBMDetector" or not cfg.get("load_from"):
+        raise ValueError(
+            f"model.type={cfg.model.type!r} with load_from={cfg.get('load_from')!r}; expected an "
+            "EBMDetector and the checkpoint of its trained detector"
+        )
+    return load_detector(cfg, cfg.load_from)
+
+
+def load_weights(
+    model: nn.Module, checkpoint: str | os.PathLike, what: str = "the model of the config"
+) -> dict:
+    """Load a checkpoint into a model, all of its tensors into all of the model's.
+
+    A plain detector's checkpoint fits an ``EBMDetector``, whose head then keeps its values.
+
+    Args:
+        model: on the CPU.
+        checkpoint: file or URL.
+        what: the model's name for the message.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it cannot be read, or a tensor is missing, without a place, or of another
+            shape; the message names it.
+    """
+    try:
+        return load_checkpoint(model, os.fspath(checkpoint), map_location="cpu", strict=True)
+    except CheckpointError:
+        raise
+    except RuntimeError as error:  # torch's and mmengine's, of every kind of misfit
+        text = str(error).strip()
+        raise CheckpointError(f"{checkpoint} does not fit {what}: {text}") from error
 
 
 def image_pipeline(cfg: Config) -> Callable[[str | Path], dict]:
     """The function from the path of an image to one item of the config's test data set.
 
-    It is the pipeline of ``test_dataloader.dataset`` on an image without annotations, so that a
-    pipeline that loads annotations finds none. Data sets that make their images have no step that
-    loads a file: one is put before the others, and then, if the data set's ``options`` have an
-    ``image_size`` (height, width), a resize to it.
+    It is the pipeline of :func:`file_pipeline` on an image without annotations, so that a pipeline
+    that loads annotations finds none.
     """
     init_default_scope(cfg.get("default_scope", "mmdet"))
+    steps = Compose(file_pipeline(cfg))
+
+    def load(path: str | Path, number: int = 0) -> dict:
+        return steps(dict(img_path=str(path), img_id=number, instances=[]))
+
+    return load
+
+
+def file_pipeline(cfg: Config) -> list[dict]:
+    """Config of the pipeline of ``test_dataloader.dataset``, for image files.
+
+    Data sets that make their images have no step that loads a file: one is put before the others,
+    and then, if the data set's ``options`` have an ``image_size`` (height, width), a resize to it.
+    """
     dataset = _test_dataset(cfg)
     pipeline = copy.deepcopy(list(dataset.pipeline))
     if not any("LoadImage" in str(step["type"]) for step in pipeline):
         size = (dataset.get("options") or {}).get("image_size")
         resize = [dict(type="Resize", scale=tuple(size[::-1]), keep_ratio=False)] if size else []
         pipeline = [dict(type="LoadImageFromFile"), *resize, *pipeline]
-    steps = Compose(pipeline)
+    return pipeline
 
-    def load(path: str | Path, number: int = 0) -> dict:
-        return steps(dict(img_path=str(path), img_id=number, instances=[]))
 
-    return load
+def read_config(config: str | os.PathLike | Config) -> Config:
+    """A copy of a config, or that of a file or of a packaged name (``mmdet::NAME``)."""
+    if isinstance(config, Config):
+        return copy.deepcopy(config)
+    name = os.fspath(config)
+    return get_config(name) if "::" in name else Config.fromfile(name)
 
 
 def _test_dataset(cfg: Config) -> dict:
@@ -88,8 +160,10 @@ def _test_dataset(cfg: Config) -> dict:
     return dataset
 
 
-def _dataset_meta(cfg: Config) -> dict:
-    """``metainfo`` of the test data set, without reading its files."""
+def dataset_meta(cfg: Config) -> dict:
+    """``metainfo`` of the test data set, without reading its files; empty if there is none."""
+    if not cfg.get("test_dataloader"):
+        return {}
     dataset = _test_dataset(cfg)
     cls = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
     known = getattr(cls, "METAINFO", {}) | (dataset.get("metainfo") or {})

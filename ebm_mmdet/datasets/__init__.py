@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 if _typing.TYPE_CHECKING or not _missing_packages():
-    from .coco_check import AnnotationError, CheckedCOCO, use_checked_annotations
+    from .annotation_check import AnnotationError
+    from .coco_check import CheckedCOCO, use_checked_annotations
     from .nyuv2 import (
         AuxiliaryTargets,
         LoadAuxiliaryMaps,

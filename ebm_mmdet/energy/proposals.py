@@ -60,6 +60,12 @@ class MixtureDensity:
         """(N, D) Σ_k π_k μ_k."""
         return (self.log_weights.exp().unsqueeze(-1) * self.means).sum(1)
 
+    def detach(self) -> MixtureDensity:
+        """The same densities, constant for gradients."""
+        return MixtureDensity(
+            self.log_weights.detach(), self.means.detach(), self.log_sigmas.detach()
+        )
+
     def select(self, index: Tensor | slice) -> MixtureDensity:
         """The densities of some targets, ``index`` (n,) int64, (N,) bool or a slice."""
         return MixtureDensity(self.log_weights[index], self.means[index], self.log_sigmas[index])

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import inspect
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
@@ -27,6 +27,7 @@ __all__ = [
     "evaluator_cfgs",
     "load_config",
     "merge_options",
+    "parse_options",
     "set_evaluation_metrics",
 ]
 
@@ -101,6 +102,21 @@ def load_config(args: argparse.Namespace) -> Config:
         name = args.config.rpartition("::")[2]
         cfg.work_dir = str(Path("work_dirs", Path(name).stem))
     return cfg
+
+
+def parse_options(pairs: Sequence[str] | None) -> dict[str, object]:
+    """Options ``KEY=VALUE``, as :class:`mmengine.config.DictAction` reads them.
+
+    Raises:
+        UsageError: one has no ``=``.
+    """
+    for pair in pairs or ():
+        if "=" not in pair:
+            raise UsageError(f"--cfg-options {pair}: expected KEY=VALUE")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    arguments = ["--cfg-options", *pairs] if pairs else []
+    return parser.parse_args(arguments).cfg_options or {}
 
 
 def merge_options(
@@ -227,7 +243,7 @@ def build_runner(cfg: Config) -> Runner:
 
     Raises:
         AnnotationError: an annotation file in COCO format lacks what a data set or a metric needs
-            (:mod:`ebm_mmdet.datasets.coco_check`).
+            (:mod:`ebm_mmdet.datasets.annotation_check`).
     """
     from mmdet.registry import RUNNERS
     from mmdet.utils import setup_cache_size_limit_of_dynamo

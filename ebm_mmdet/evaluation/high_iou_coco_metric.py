@@ -14,7 +14,8 @@ from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
 from ..box_iou import box_iou
-from ..datasets.coco_check import CheckedCOCO, check_class_names
+from ..datasets.annotation_check import check_class_names
+from ..datasets.coco_check import CheckedCOCO
 from .class_check import ClassCheck
 
 __all__ = ["HighIoUCocoMetric", "true_positive_ious"]

@@ -11,7 +11,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import Tensor
 
-from ..datasets.coco_check import CheckedCOCO, check_class_names
+from ..datasets.annotation_check import check_class_names
+from ..datasets.coco_check import CheckedCOCO
 from ..models.box_coding import encode_boxes
 from .class_check import ClassCheck
 from .gaussian_scores import (

@@ -7,10 +7,14 @@ import inspect
 from collections.abc import Sequence
 
 from mmdet.structures import SampleList
+from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from .pixels import box_scale
+
 __all__ = [
+    "check_masks_from",
     "has_masks",
     "innermost",
     "masks_can_wait",
@@ -50,6 +54,26 @@ def masks_can_wait(detector: nn.Module) -> bool:
     names = list(inspect.signature(predict_mask).parameters)
     names = [name for name in names if name not in MAPS_OF]
     return names[:4] == ["x", "batch_img_metas", "results_list", "rescale"]
+
+
+def check_masks_from(masks_from: str, detector: nn.Module) -> None:
+    """Check the switch ``masks_from`` of ``EBMDetector``, and log which boxes masks belong to.
+
+    Raises:
+        ValueError: it has no such value, or the detector cannot do what it asks for.
+    """
+    if masks_from not in ("detected", "refined"):
+        raise ValueError(f"masks_from={masks_from!r}; use 'detected' or 'refined'")
+    if masks_from == "refined" and not masks_can_wait(detector):
+        raise ValueError(
+            f"masks_from='refined', but {type(detector).__name__} has no roi_head.predict_mask "
+            "that takes boxes and features alone; use masks_from='detected'"
+        )
+    if has_masks(detector):
+        print_log(
+            f"Masks belong to the {masks_from} boxes (masks_from={masks_from!r}).",
+            logger="current",
+        )
 
 
 def _more_maps(roi_head: nn.Module, feats: Sequence[Tensor]) -> dict[str, Tensor | None]:
@@ -95,7 +119,6 @@ def predict_masks(
     detector: nn.Module,
     feats: Sequence[Tensor],
     samples: SampleList,
-    scales: Sequence[Tensor],
     rescale: bool,
     replace: bool,
 ) -> None:
@@ -105,18 +128,18 @@ def predict_masks(
         detector: see :func:`masks_can_wait`.
         feats: what the detector's ``extract_feat`` returned for these images.
         samples: data samples with predictions; changed in place.
-        scales: (4,) of each image, network-input pixels per pixel of its boxes.
-        rescale: make masks of the size of the original image instead of the network's input.
+        rescale: whether their boxes are in pixels of the original image, whose size the masks then
+            get, instead of the network's input.
         replace: the masks replace others of the same objects. Otherwise Mask Scoring R-CNN, whose
             mask head rates each mask, changes the scores as well, as in its own prediction.
     """
     results = [
         InstanceData(
-            bboxes=sample.pred_instances.bboxes * scale,
+            bboxes=sample.pred_instances.bboxes * box_scale(sample, rescale),
             scores=sample.pred_instances.scores,
             labels=sample.pred_instances.labels,
         )
-        for sample, scale in zip(samples, scales)
+        for sample in samples
     ]
     roi_head = innermost(detector).roi_head
     results = roi_head.predict_mask(

@@ -22,6 +22,8 @@ from .datasets import (
     read_table,
     split_indices,
 )
+from .density_metric import ProbabilisticRegressionMetric
+from .error_metric import RegressionMetric
 from .heads import (
     DirectRegressionHead,
     EBMRegressionHead,
@@ -31,7 +33,6 @@ from .heads import (
     SoftmaxRegressionHead,
 )
 from .hooks import FitTargetCodecHook, FreezeBackboneHook, ProposalWarmUpHook
-from .metrics import ProbabilisticRegressionMetric, RegressionMetric
 from .pictures import draw_prediction
 from .regressor import ImageRegressor, PoolNeck
 from .target_codec import TargetCodec

@@ -45,6 +45,10 @@ class WrappedMixture:
     def __len__(self) -> int:
         return len(self.mixture)
 
+    def detach(self) -> WrappedMixture:
+        """The same densities, constant for gradients."""
+        return WrappedMixture(self.mixture.detach(), self.codec)
+
     def select(self, index: Tensor) -> WrappedMixture:
         """The densities of some targets, ``index`` (n,) int64."""
         return WrappedMixture(self.mixture.select(index), self.codec)

@@ -1,4 +1,4 @@
-"""`tools/predict_images.py` and `tools/analysis_tools/throughput.py` on the tiny detector."""
+"""`python -m ebm_mmdet predict` and `tools/analysis_tools/throughput.py` on the tiny detector."""
 
 from __future__ import annotations
 
@@ -41,41 +41,73 @@ def weights(tiny_config, tmp_path_factory):
     return path
 
 
-def test_predict_a_folder_once(tiny_config, weights, tmp_path, capsys):
-    predict = load_tool("predict_images").main
+def test_predict_a_folder_once(tiny_config, weights, tmp_path, capsys, monkeypatch):
+    """An interrupted prediction goes on with the image that it had not done."""
+    from ebm_mmdet.apis import EBMInferencer
+    from ebm_mmdet.commands import main
+
     images, out = tiny_config.parent, tmp_path / "with blanks"
-    command = [str(tiny_config), str(weights), str(images), "--out", str(out), "--score-thr", "0"]
-    predict(command)
-    boxes = json.loads((out / "boxes" / "2.json").read_text())
-    assert boxes
-    assert {box["label"] for box in boxes} <= {"square", "bar"}
-    for name in "1234":
-        assert (out / "pictures" / f"{name}.png").is_file()
-    before = (out / "boxes" / "2.json").read_bytes()
-    (out / "boxes" / "3.json").unlink()  # as if the run had been interrupted there
-    capsys.readouterr()
-    predict(command)
-    printed = capsys.readouterr().out
-    assert "3 of 4 images are done already" in printed
-    assert "1/1 3.png" in printed
-    assert (out / "boxes" / "2.json").read_bytes() == before
-    with pytest.raises(SystemExit, match="other settings"):
-        predict([*command[:-1], "0.5"])
-    with pytest.raises(SystemExit, match="there is no checkpoint"):
-        predict([*command[:1], str(tmp_path / "no.pth"), *command[2:4], str(tmp_path / "new")])
-    assert not (tmp_path / "new").exists()
+    command = ["predict", str(tiny_config), str(weights), str(images), "--out-dir", str(out)]
+    command += ["--device", "cpu", "--score-thr", "0"]
+    forward, seen = EBMInferencer.forward, []
+
+    def interrupted(self, *args, **kwargs):
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(EBMInferencer, "forward", interrupted)
+    assert main(command) == 130
+    assert "the same command goes on" in capsys.readouterr().out
+    assert not (out / "coco.json").exists()
+    assert main([*command, "--no-refine"]) == 1
+    assert "other settings" in capsys.readouterr().err
+    assert main(command) == 0
+    assert len(seen) == 5  # two done, one interrupted, two left
+    result = json.loads((out / "coco.json").read_text())
+    assert [Path(each["file_name"]).name for each in result["images"]] == [
+        f"{name}.png" for name in "1234"
+    ]
+    assert {each["name"] for each in result["categories"]} == {"square", "bar"}
+    assert len(result["annotations"]) > 4
+    assert {each["image_id"] for each in result["annotations"]} == {1, 2, 3, 4}
+    assert sorted(path.name for path in out.iterdir()) == ["coco.json", "vis"]
+    assert sorted(path.name for path in (out / "vis").iterdir()) == [f"{n}.png" for n in "1234"]
+    whole = tmp_path / "whole"
+    command[command.index(str(out))] = str(whole)
+    assert main([*command, "--no-pictures"]) == 0
+    assert json.loads((whole / "coco.json").read_text()) == result
+    assert main([*command, "--cfg-options", "model.refiner"]) == 1
+    assert "expected KEY=VALUE" in capsys.readouterr().err
 
 
-def test_weights_of_another_model_are_refused(tiny_config, tmp_path):
+def test_scene_depth_and_normals_of_a_model_on_generated_images(tmp_path):
+    """The whole way from image files to a user's files, with a model that has never read one."""
+    import cv2
+    import numpy as np
     import torch
+    from mmengine.config import Config
 
-    other = tmp_path / "other.pth"
-    torch.save(dict(state_dict=dict(x=torch.zeros(1))), other)
-    predict = load_tool("predict_images").main
-    command = [str(tiny_config), str(other), str(tiny_config.parent), "--out", str(tmp_path / "o")]
-    with pytest.raises(SystemExit, match="does not fit the model"):
-        predict(command)
-    assert not (tmp_path / "o").exists()
+    from ebm_mmdet.apis import EBMInferencer, load_detector
+
+    cfg = Config.fromfile(ROOT / "configs" / "rock" / "rooms_rock.py")
+    model = load_detector(cfg, None)
+    meta = dict(dataset_meta=dict(model.dataset_meta))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / "w.pth")
+    image = np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a room.png"), image)
+    infer = EBMInferencer(cfg, str(tmp_path / "w.pth"), "cpu", show_progress=False)
+    out = tmp_path / "out"
+    (found,) = infer(str(tmp_path / "a room.png"), out_dir=out)["predictions"]
+    assert np.load(out / "depth" / "a room.npy").ndim == 2
+    assert np.load(out / "normals" / "a room.npy").shape[0] == 3
+    lines = (out / "scene" / "a room.txt").read_text().splitlines()
+    assert len(lines) == len(found["scene"]["scores"]) == 8
+    assert {line.split()[1] for line in lines} == set(model.dataset_meta["scene_types"])
+    assert cv2.imread(str(out / "vis" / "a room.png")).shape[1] > 2 * 90  # three panels
+    boxes = np.array(found["bboxes"])
+    assert (boxes[:, 2:].max(0) <= [91, 61]).all()  # in pixels of the file
 
 
 def test_throughput_of_a_config(tiny_config, weights, tmp_path, capsys):

@@ -22,4 +22,10 @@ methods = dict(
     ebm_mdn=dict(
         energy,
         proposal=dict(num_components=4),
-        objective=dict(type='ProposalObjective', num_noise=samples)))
+        objective=dict(type='ProposalObjective', num_noise=samples)),
+    # Not in the papers: f is the logarithm of a mixture, which learns by maximum likelihood, plus a correction.
+    ebm_residual=dict(
+        energy,
+        residual=True,
+        proposal=dict(num_components=4),
+        objective=dict(type='ProposalObjective', num_noise=samples, proposal_weight=0.0, nll_weight=1.0)))

@@ -13,13 +13,12 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.runner import load_checkpoint
 
 from ...datasets import use_checked_annotations
-from ...engine import CheckpointError
 from ...files import read_json
 from ...models.detectors import EBMDetector
 from ..energy_config import add_energy_head, refuse_3d, write_energy_config
+from ..trained_detector import load_weights
 from .clock import Clock
 from .data import split_data
 from .folder import check_folder, claim_folder, describe_inputs
@@ -120,13 +119,6 @@ def _load(cfg: Config, checkpoint: Path, device: str | None) -> EBMDetector:
         CheckpointError: the checkpoint lacks weights of the detector, or has others.
     """
     model = MODELS.build(copy.deepcopy(cfg.model))
-    try:
-        load_checkpoint(model.detector, str(checkpoint), map_location="cpu", strict=True)
-    except RuntimeError as error:
-        if "do not match exactly" not in str(error):
-            raise
-        raise CheckpointError(
-            f"{checkpoint} does not fit the detector of the config: {str(error).strip()}"
-        ) from error
+    load_weights(model.detector, checkpoint, "the detector of the config")
     device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
     return model.to(device).eval()

@@ -7,100 +7,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .furniture import CLUTTER, Furniture, build
+from .arrangements import (
+    furnish_bedside,
+    lay_pillows,
+    put_stand_beside,
+    scatter_boxes,
+    seat_around,
+    set_up_desk,
+)
+from .furniture import CLUTTER, build
 from .room import Room
-from .solids import rotation_about_x
 
 __all__ = ["SCENE_TYPES", "draw_scene_type", "furnish"]
-
-
-def _pillows(rng: np.random.Generator, room: Room, support: Furniture, back: float, number: int):
-    """Pillows in a row on a bed or sofa, lying or leaning at ``back``, a y of its frame."""
-    span = 0.9 * support.size[0] / max(number, 1)
-    for k in range(number):
-        pillow = build("pillow", rng)
-        lean = rng.uniform(0.05, 0.3) if rng.random() < 0.5 else rng.uniform(0.7, 1.2)
-        _, length, height = pillow.size
-        x = (k - (number - 1) / 2) * span + rng.normal(0, 0.04)
-        reach = (length * math.cos(lean) + height * math.sin(lean)) / 2
-        lift = length / 2 * math.sin(lean)
-        room.on_top(pillow, support, x, back - reach, rng.normal(0, 0.15))
-        pillow.position[2] += lift
-        pillow.rotation = pillow.rotation @ rotation_about_x(lean)
-
-
-def _seats(rng: np.random.Generator, room: Room, table: Furniture, share: float) -> None:
-    """Chairs around a table; each place is taken with probability ``share``."""
-    width, depth, _ = table.size
-    places = [(0.0, -depth / 2, math.pi), (0.0, depth / 2, 0.0)]
-    number = max(1, int(width / 0.65))
-    steps = (np.arange(number) - (number - 1) / 2) * (width / number)
-    places = [(x, y, yaw) for _, y, yaw in places for x in steps]
-    places += [(-width / 2, 0.0, math.pi / 2), (width / 2, 0.0, -math.pi / 2)]
-    for x, y, yaw in places:
-        if rng.random() > share:
-            continue
-        chair = build("chair", rng)
-        out = rng.uniform(0.28, 0.45)
-        dx, dy = -math.sin(yaw) * out, math.cos(yaw) * out
-        px, py, _ = table.point(x + dx, y + dy)
-        room.stand(chair, px, py, table.yaw + yaw + rng.normal(0, 0.2), gap=0.0)
-
-
-def _workplace(rng: np.random.Generator, room: Room, desk: Furniture, monitors: int) -> None:
-    """What is on a desk, and the chair before it."""
-    width, depth, _ = desk.size
-    spots = rng.permutation(np.linspace(-0.33, 0.33, 3)) * width
-    for spot in spots[:monitors]:
-        room.on_top(
-            build("monitor", rng), desk, spot, rng.uniform(0.0, 0.12) * depth, rng.normal(0, 0.25)
-        )
-    for spot in spots[monitors:]:
-        draw = rng.random()
-        if draw < 0.3:
-            room.on_top(build("lamp", rng, kind="table"), desk, spot, 0.2 * depth)
-        elif draw < 0.6:
-            room.on_top(build("books", rng), desk, spot, rng.uniform(-0.15, 0.2) * depth)
-        elif draw < 0.7:
-            room.on_top(build("box", rng, scale=0.6), desk, spot, 0.1 * depth, rng.normal(0, 0.4))
-    if rng.random() < 0.85:
-        x, y, _ = desk.point(rng.normal(0, 0.12), -depth / 2 - rng.uniform(0.3, 0.6))
-        yaw = desk.yaw + math.pi + rng.normal(0, 0.5)
-        room.stand(build("chair", rng), x, y, yaw, gap=0.0)
-
-
-def _boxes(rng: np.random.Generator, room: Room, number: int) -> None:
-    """Boxes on the floor, some in stacks."""
-    for _ in range(number):
-        box = build("box", rng)
-        if rng.random() < 0.5:
-            placed = room.at_wall(rng, box, gap=rng.uniform(0.03, 0.3))
-        else:
-            placed = room.anywhere(rng, box)
-        while placed and len(box.parts) == 1 and rng.random() < 0.4 and box.position[2] < 0.9:
-            upper = build("box", rng, scale=0.85)
-            box = room.on_top(upper, box, *rng.normal(0, 0.03, 2), rng.normal(0, 0.3))
-
-
-def _bedside(rng: np.random.Generator, room: Room, bed: Furniture) -> None:
-    """Pillows on a bed, and night stands beside it."""
-    _pillows(rng, room, bed, bed.size[1] / 2 - 0.1, int(rng.integers(1, 4)))
-    for side in (-1, 1):
-        if rng.random() < 0.85:
-            _stand_beside(rng, room, bed, side)
-
-
-def _stand_beside(rng: np.random.Generator, room: Room, other: Furniture, side: int) -> None:
-    """A night stand beside a bed or sofa, on its left (-1) or right (1), and what is on it."""
-    stand = build("night stand", rng)
-    x = side * (other.size[0] / 2 + stand.size[0] / 2 + rng.uniform(0.06, 0.2))
-    x, y, _ = other.point(x, other.size[1] / 2 - stand.size[1] / 2)
-    if not room.stand(stand, x, y, other.yaw):
-        return
-    if rng.random() < 0.6:
-        room.on_top(build("lamp", rng, kind="table"), stand, 0, 0.02)
-    elif rng.random() < 0.5:
-        room.on_top(build("books", rng), stand, 0, 0, rng.normal(0, 0.4))
 
 
 def _bedroom(rng: np.random.Generator, room: Room) -> None:
@@ -108,18 +26,18 @@ def _bedroom(rng: np.random.Generator, room: Room) -> None:
     for _ in range(1 + int(rng.random() < 0.3)):
         bed = build("bed", rng)
         if room.at_wall(rng, bed, wall):
-            _bedside(rng, room, bed)
+            furnish_bedside(rng, room, bed)
     if rng.random() < 0.6:
         room.at_wall(rng, build("cabinet", rng))
     if rng.random() < 0.35:
         desk = build("desk", rng)
         if room.at_wall(rng, desk):
-            _workplace(rng, room, desk, int(rng.integers(0, 2)))
+            set_up_desk(rng, room, desk, int(rng.integers(0, 2)))
     if rng.random() < 0.4:
         room.at_wall(rng, build("chair", rng))
     if rng.random() < 0.3:
         room.at_wall(rng, build("bookshelf", rng))
-    _boxes(rng, room, int(rng.integers(0, 2)))
+    scatter_boxes(rng, room, int(rng.integers(0, 2)))
 
 
 def _bookstore(rng: np.random.Generator, room: Room) -> None:
@@ -138,7 +56,7 @@ def _bookstore(rng: np.random.Generator, room: Room) -> None:
                     room.on_top(build("books", rng), table, x * table.size[0], rng.normal(0, 0.08))
     if rng.random() < 0.4:
         room.anywhere(rng, build("chair", rng))
-    _boxes(rng, room, int(rng.integers(0, 3)))
+    scatter_boxes(rng, room, int(rng.integers(0, 3)))
 
 
 def _classroom(rng: np.random.Generator, room: Room) -> None:
@@ -173,7 +91,7 @@ def _conference_room(rng: np.random.Generator, room: Room) -> None:
     table = build("table", rng, kind="dining", length=length)
     yaw = 0.0 if room.size[0] > room.size[1] else math.pi / 2
     room.stand(table, *rng.normal(0, 0.15, 2), yaw + rng.normal(0, 0.03))
-    _seats(rng, room, table, 0.85)
+    seat_around(rng, room, table, 0.85)
     wall = 1 if yaw == 0.0 else 0
     if rng.random() < 0.6:
         low = build("cabinet", rng, low=True)
@@ -191,7 +109,7 @@ def _dining_room(rng: np.random.Generator, room: Room) -> None:
     table = build("table", rng, kind=rng.choice(["dining", "round"]))
     yaw = rng.choice([0.0, math.pi / 2]) + rng.normal(0, 0.1)
     room.stand(table, *(rng.uniform(-0.1, 0.1, 2) * room.size[:2]), yaw)
-    _seats(rng, room, table, 0.7)
+    seat_around(rng, room, table, 0.7)
     if rng.random() < 0.8:
         lamp = build("lamp", rng, kind="pendant")
         x, y, _ = table.position
@@ -210,7 +128,7 @@ def _home_storage(rng: np.random.Generator, room: Room) -> None:
     for _ in range(int(rng.integers(1, 3))):
         shelf = build("bookshelf", rng, books=rng.random() < 0.5)
         room.at_wall(rng, shelf)
-    _boxes(rng, room, int(rng.integers(5, 10)))
+    scatter_boxes(rng, room, int(rng.integers(5, 10)))
     for name, share in (
         ("chair", 0.5),
         ("lamp", 0.4),
@@ -235,7 +153,7 @@ def _living_room(rng: np.random.Generator, room: Room) -> None:
         if room.at_wall(rng, sofa, side, gap=rng.uniform(0.03, 0.5)):
             sofas.append(sofa)
             number = int(rng.integers(0, 2 + (sofa.size[0] > 1.3)))
-            _pillows(rng, room, sofa, sofa.size[1] / 2 - 0.24, number)
+            lay_pillows(rng, room, sofa, sofa.size[1] / 2 - 0.24, number)
     if sofas and rng.random() < 0.8:
         table = build("table", rng, kind="coffee")
         x, y, _ = sofas[0].point(
@@ -245,7 +163,7 @@ def _living_room(rng: np.random.Generator, room: Room) -> None:
             room.on_top(build("books", rng), table, rng.normal(0, 0.2), 0, rng.normal(0, 0.5))
     for sofa in sofas:
         if rng.random() < 0.6:
-            _stand_beside(rng, room, sofa, int(rng.choice([-1, 1])))
+            put_stand_beside(rng, room, sofa, int(rng.choice([-1, 1])))
     low = build("cabinet", rng, low=True)
     if room.at_wall(rng, low, (wall + 2) % 4) and rng.random() < 0.8:
         room.on_top(build("monitor", rng, scale=1.6), low, 0, 0, rng.normal(0, 0.1))
@@ -265,14 +183,14 @@ def _office(rng: np.random.Generator, room: Room) -> None:
         else:
             placed = room.at_wall(rng, desk)
         if placed:
-            _workplace(rng, room, desk, int(rng.integers(1, 3)))
+            set_up_desk(rng, room, desk, int(rng.integers(1, 3)))
     for _ in range(int(rng.integers(0, 3))):
         room.at_wall(rng, build("bookshelf", rng))
     if rng.random() < 0.4:
         room.at_wall(rng, build("cabinet", rng))
     if rng.random() < 0.4:
         room.anywhere(rng, build("basket", rng))
-    _boxes(rng, room, int(rng.integers(0, 3)))
+    scatter_boxes(rng, room, int(rng.integers(0, 3)))
 
 
 # The share among all rooms, the function that furnishes them, and the ranges of their width, depth

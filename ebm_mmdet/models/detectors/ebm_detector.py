@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from mmdet.models.data_preprocessors import MultiBranchDataPreprocessor
@@ -11,23 +11,19 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
-from mmengine.logging import print_log
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ...energy import RefineChosen, RefinementResult, Refiner, evaluate_only
-from ..box_coding import change_reference, decode_boxes
-from ..feature_maps import fill_in_levels
-from ..heads import EBMBBoxHead
-from ..masks import has_masks, masks_can_wait, predict_masks, recording_features
-from ..uncertain_instances import UncertainInstances
+from ...energy import RefineChosen, Refiner, evaluate_only
+from ..inclusive_boxes import rescale_inclusive
+from ..masks import check_masks_from, masks_can_wait, predict_masks, recording_features
+from ..pixels import box_scale, clip_to_image
 from .detector_wrapper import DetectorWrapper, detector_covariance
-from .dry_run import DryRun, default_source, dry_run
-from .peculiarities import (
-    network_pixels,
-    predict_boxes,
-    refuse_without_boxes,
-    warn_without_boxes,
-)
+from .dry_run import default_source, dry_run
+from .head_levels import complete_levels, leaves_out_levels
+from .peculiarities import predict_boxes, refuse_without_boxes, warn_without_boxes
+from .refined_boxes import write_refined_boxes
+from .side_intervals import SideIntervals
 from .trunk_init import copy_trunk_from_box_head
 
 __all__ = ["EBMDetector", "clip_to_image"]
@@ -57,7 +53,9 @@ class EBMDetector(DetectorWrapper, BaseDetector):
       ``bboxes``.
 
     With any other refiner ``box_cov``, ``box_std`` and ``side_std`` are the detector's, if it gives
-    them, converted to the refined box.
+    them, converted to the refined box. A calibrated model (:func:`ebm_mmdet.apis.calibrate`) adds
+    ``side_interval`` (n, 4, 2), intervals of x1, y1, x2, y2 in the pixels of ``bboxes``, where it
+    predicts with its own refiner.
 
     Args:
         detector: config of any mmdet detector.
@@ -90,6 +88,10 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             before and after differ by the refinement alone. ``'all'``: every box is clipped,
             moved or not, also those of detectors that do not clip (YOLOX), or clip to the padded
             image (RTMDet). False: none, as in the papers.
+        legacy_plus_one: whether boxes go back to the original image as in maskrcnn-benchmark, where
+            a width is x2 - x1 + 1 there too (:mod:`ebm_mmdet.models.inclusive_boxes`). All boxes
+            then move at the right and at the bottom by 1 - 1/r pixels, also those that are not
+            refined.
         masks_from: the boxes that predicted masks belong to. ``'detected'``: the detector's, before
             they are refined. ``'refined'``: ``roi_head.predict_mask`` runs once more, on the
             refined boxes, for two-stage detectors.
@@ -121,6 +123,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         init_trunk_from: str | None = "auto",
         feature_source: str | Sequence[str] | None = None,
         clip_boxes: bool | str = True,
+        legacy_plus_one: bool = False,
         masks_from: str = "detected",
         min_score: float = 0.0,
         data_preprocessor: dict | None = None,
@@ -141,42 +144,24 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         inner = MODELS.build(ConfigDict(detector))
         refuse_without_boxes(inner)
         warn_without_boxes(inner)
-        _check_masks_from(masks_from, inner)
+        check_masks_from(masks_from, inner)
         super().__init__(data_preprocessor or _single_branch(inner), init_cfg)
         feature_source = feature_source or default_source(inner)
-        run = None
-        if feature_source is None or _leaves_out_levels(energy_head):
-            run = dry_run(inner)
-            feature_source = feature_source or default_source(inner, run)
+        incomplete = leaves_out_levels(energy_head)
+        run = dry_run(inner) if feature_source is None or incomplete else None
+        feature_source = feature_source or default_source(inner, run)
         self.wrap(inner, feature_source or "neck", freeze_detector, train_cfg, test_cfg)
-        if run is not None and _leaves_out_levels(energy_head):
-            energy_head = self._complete(energy_head, run)
+        if incomplete:
+            energy_head = complete_levels(energy_head, inner, self.feature_sources, run)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
         self.clip_boxes, self.masks_from = clip_boxes, masks_from
+        self.legacy_plus_one = legacy_plus_one
         self.min_score = float(min_score)
         self.init_trunk_from = init_trunk_from
+        self.side_intervals: SideIntervals | None = None
         self._trunk_is_loaded = False
-
-    def _complete(self, energy_head: Mapping, run: DryRun) -> dict:
-        """The config of the head, with what it leaves out taken from the maps of a dry run."""
-        for name in self.feature_sources:
-            if name not in run.outputs:
-                raise ValueError(
-                    f"feature_source={name!r} gives no maps where {type(self.detector).__name__} "
-                    "computes its features; choose one of the modules that do: "
-                    + ", ".join(run.candidates())
-                )
-        maps = [each for name in self.feature_sources for each in run.outputs[name]]
-        head = fill_in_levels(energy_head, maps)
-        found = {name: value for name, value in head.items() if energy_head.get(name) != value}
-        print_log(
-            f"energy_head on {' and '.join(self.feature_sources)}: "
-            + ", ".join(f"{name}={value}" for name, value in found.items()),
-            logger="current",
-        )
-        return head
 
     def init_weights(self) -> None:
         """Initialise as configured, then copy the box head, which may now be pretrained."""
@@ -276,20 +261,13 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         if selects:
             self.select(feats, samples, rescale)
         if later and selects:
-            self._set_masks(record[-1], samples, rescale, replace=False)
+            predict_masks(self.detector, record[-1], samples, rescale, replace=False)
         return feats, samples, record[-1] if later and self.masks_from == "refined" else None
-
-    def _set_masks(
-        self, maps: Sequence[Tensor], samples: SampleList, rescale: bool, replace: bool
-    ) -> None:
-        """Set the masks of all predictions to those of their boxes."""
-        scales = [_scale_factor(sample, rescale) for sample in samples]
-        predict_masks(self.detector, maps, samples, scales, rescale, replace)
 
     def select(self, feats: Sequence[Tensor], samples: SampleList, rescale: bool) -> None:
         """Apply ``candidates`` to the ``pred_instances`` of a batch, in place."""
         for i, sample in enumerate(samples):
-            found, scale = sample.pred_instances, _scale_factor(sample, rescale)
+            found, scale = sample.pred_instances, box_scale(sample, rescale)
             boxes, labels = [found.bboxes.float() * scale], [found.labels]
             _, (here,) = self.find_modes(feats, boxes, labels, evaluate_only, first_image=i)
             sample.pred_instances = self.candidates(found, here.log_density)
@@ -334,9 +312,9 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         Raises:
             ValueError: ``min_score`` is set, and the refiner samples.
         """
-        scales = [_scale_factor(sample, rescale) for sample in samples]
+        scales = [box_scale(sample, rescale) for sample in samples]
         found = [sample.pred_instances for sample in samples]
-        refiner = refiner or self.refiner
+        own, refiner = refiner is None, refiner or self.refiner
         if self.min_score > 0 and refiner is not None:
             scores = torch.cat([each.scores for each in found])
             refiner = RefineChosen(refiner, scores >= self.min_score)
@@ -348,51 +326,15 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             [detector_covariance(each) for each in found],
         )
         for sample, scale, reference, result in zip(samples, scales, references, results):
-            self._write(sample, scale, reference, result)
+            write_refined_boxes(sample, scale, reference, result, self.clip_boxes)
+            if own and self.side_intervals is not None:
+                self.side_intervals.add_to(sample, rescale)
         if masks is not None:
-            self._set_masks(masks, samples, rescale, replace=True)
+            predict_masks(self.detector, masks, samples, rescale, replace=True)
+        if self.legacy_plus_one and rescale:
+            for sample, scale in zip(samples, scales):
+                _add_last_pixel(sample.pred_instances, scale)
         return samples
-
-    def _write(self, sample, scale: Tensor, reference: Tensor, result: RefinementResult) -> None:
-        """Write the results of an image into its sample.
-
-        Args:
-            sample: the data sample whose ``pred_instances`` are changed.
-            scale: (4,) network-input pixels per pixel of its boxes.
-            reference: (n, 4) boxes in network-input pixels, before refinement.
-            result: the refinement's result, in offsets from ``reference``.
-        """
-        instances = sample.pred_instances
-        # Scaling and scaling back would round boxes that did not move: write only the others.
-        moved = (result.y != 0).any(dim=1, keepdim=True)
-        refined = decode_boxes(result.y, reference) / scale
-        detected = instances.bboxes.to(refined.dtype)
-        if self.clip_boxes:
-            clipped = clip_to_image(refined, sample.metainfo, scale)
-            # A pixel of tolerance, because detectors that clip do so at a rounded border.
-            outside = detected - clip_to_image(detected, sample.metainfo, scale)
-            far = (outside * scale).abs() > 1
-            low, high = torch.minimum(detected, clipped), torch.maximum(detected, clipped)
-            refined = torch.where(far, torch.minimum(torch.maximum(refined, low), high), clipped)
-        boxes = torch.where(moved, refined, detected)
-        if self.clip_boxes == "all":
-            boxes = clip_to_image(boxes, sample.metainfo, scale)
-        instances.bboxes = boxes
-        instances.log_density = result.log_density
-        instances.accepted_steps = result.accepted.long()
-        covariance = result.covariance
-        if covariance is not None:
-            instances.ess, instances.log_prob = result.ess, result.log_prob
-            if result.samples is not None:
-                drawn = decode_boxes(result.samples, reference.unsqueeze(1))
-                instances.box_samples = drawn / scale
-        else:
-            covariance = detector_covariance(instances)
-        if covariance is not None:
-            covariance = change_reference(covariance, reference, boxes * scale)
-            instances.box_cov = covariance
-            instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
-            sample.pred_instances = UncertainInstances.of(instances)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList | None = None):
         """Outputs of the networks, for ``mode='tensor'`` and for counters of operations.
@@ -421,22 +363,10 @@ def _annotation(sample, device: torch.device) -> tuple[Tensor, Tensor]:
     return boxes.to(device).float().reshape(-1, 4), truth.labels.to(device)
 
 
-def _scale_factor(sample, rescale: bool) -> Tensor:
-    """(4,) float32 network-input pixels per pixel of the predicted boxes."""
-    device = sample.pred_instances.bboxes.device
-    return network_pixels(sample, device) if rescale else torch.ones(4, device=device)
-
-
-def _leaves_out_levels(energy_head: Mapping) -> bool:
-    """Whether the config is of a head on maps of the detector and lacks some of its values."""
-    kind = energy_head["type"]
-    kind = MODELS.get(kind) if isinstance(kind, str) else kind
-    if not (isinstance(kind, type) and issubclass(kind, EBMBBoxHead)):
-        return False
-    return any(energy_head.get(name) is None for name in _LEVELS)
-
-
-_LEVELS = ("in_channels", "strides", "feature_levels")
+def _add_last_pixel(instances: InstanceData, scale: Tensor) -> None:
+    for name in ("bboxes", "box_samples"):
+        if name in instances:
+            instances.set_field(rescale_inclusive(instances.get(name), scale), name)
 
 
 def _single_branch(detector: nn.Module) -> nn.Module:
@@ -445,39 +375,3 @@ def _single_branch(detector: nn.Module) -> nn.Module:
     if isinstance(preprocessor, MultiBranchDataPreprocessor):
         return preprocessor.data_preprocessor
     return preprocessor
-
-
-def _check_masks_from(masks_from: str, detector: nn.Module) -> None:
-    """ValueError if the switch has no such value, or the detector cannot do what it asks for."""
-    if masks_from not in ("detected", "refined"):
-        raise ValueError(f"masks_from={masks_from!r}; use 'detected' or 'refined'")
-    if masks_from == "refined" and not masks_can_wait(detector):
-        raise ValueError(
-            f"masks_from='refined', but {type(detector).__name__} has no roi_head.predict_mask "
-            "that takes boxes and features alone; use masks_from='detected'"
-        )
-    if has_masks(detector):
-        print_log(
-            f"Masks belong to the {masks_from} boxes (masks_from={masks_from!r}).",
-            logger="current",
-        )
-
-
-def clip_to_image(boxes: Tensor, metainfo: dict, scale: Tensor | float = 1.0) -> Tensor:
-    """Clip boxes to the image in the network's input, without its padding.
-
-    ``Pad`` overwrites ``img_shape``, so the size is computed from ``ori_shape`` and
-    ``scale_factor`` if both are known. The padding of a flipped image may be on any side; for such
-    an image ``img_shape`` is used.
-
-    Args:
-        boxes: (..., 4) ``(x1, y1, x2, y2)``.
-        metainfo: of the data sample.
-        scale: network-input pixels per pixel of ``boxes``, a number or (4,).
-    """
-    height, width = metainfo["img_shape"][:2]
-    if "scale_factor" in metainfo and "ori_shape" in metainfo and not metainfo.get("flip"):
-        (scale_x, scale_y), original = metainfo["scale_factor"], metainfo["ori_shape"]
-        height, width = min(height, original[0] * scale_y), min(width, original[1] * scale_x)
-    limit = boxes.new_tensor([width, height, width, height]) / scale
-    return torch.minimum(boxes.clamp(min=0), limit)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 
-import torch
 from mmdet.structures import SampleList
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..masks import innermost
+from ..pixels import network_pixels
 
-__all__ = ["network_pixels", "predict_boxes", "refuse_without_boxes", "warn_without_boxes"]
+__all__ = ["predict_boxes", "refuse_without_boxes", "warn_without_boxes"]
 
 
 def refuse_without_boxes(detector: nn.Module) -> None:
@@ -45,12 +45,6 @@ def warn_without_boxes(detector: nn.Module) -> None:
             logger="current",
             level=30,  # logging.WARNING
         )
-
-
-def network_pixels(sample, device: torch.device) -> Tensor:
-    """(4,) float32: pixels of the network's input per pixel of the original image."""
-    width, height = sample.metainfo.get("scale_factor", (1.0, 1.0))
-    return torch.tensor([width, height, width, height], dtype=torch.float32, device=device)
 
 
 def predict_boxes(

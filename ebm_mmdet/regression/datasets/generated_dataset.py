@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,10 @@ class GeneratedRegressionDataset(Dataset):
         num_images: length of the set.
         seed: number of the endless set, ``0 <= seed < 2**32``.
         cache: keep the images in memory, so that they are rendered once and not once per epoch.
-            `full_init`, which mmengine calls before training, renders all of them, and workers
-            that are forked share them. Grey tasks (``cells``, ``digits``) take 4 KiB per image,
-            the others 12 KiB: 16 or 49 MB for 4,000 images.
+            `full_init`, which mmengine calls before training, renders all of them. Forked workers
+            share them, and so do equal data sets of one process, which keeps the images of the last
+            three. Grey tasks (``cells``, ``digits``) take 4 KiB per image, the others 12 KiB: 16 or
+            49 MB for 4,000 images.
         pipeline: transforms; they receive an image that is already loaded.
 
     Raises:
@@ -88,13 +90,7 @@ class GeneratedRegressionDataset(Dataset):
         """Render the cache, if there is to be one; mmengine's runner calls this."""
         if not self.cache or self._images is not None:
             return
-        images: np.ndarray | None = None
-        for index in range(self.num_images):
-            image = self._render(index)
-            if images is None:
-                images = np.empty((self.num_images, *image.shape), np.uint8)
-            images[index] = image
-        self._images = images
+        self._images = _rendered(self.task_name, self.variant, self.num_images, self.seed)
 
     def __getstate__(self) -> dict:
         # Rendering again is cheaper than sending the images to a worker that is not forked.
@@ -104,8 +100,7 @@ class GeneratedRegressionDataset(Dataset):
         return self.num_images
 
     def _render(self, index: int) -> np.ndarray:
-        _, latent, _ = self.task.label(self.seed, index, self.variant)
-        return self.task.image(self.seed, index, latent)
+        return _render(self.task, self.variant, self.seed, index)
 
     def get_data_info(self, index: int) -> dict:
         """Everything about image `index` but its pixels, which are not rendered.
@@ -154,3 +149,22 @@ class GeneratedRegressionDataset(Dataset):
         count = min(self.num_images, _STATISTICS_IMAGES)
         targets = [self.task.label(self.seed, i, self.variant)[0] for i in range(count)]
         return target_statistics(np.stack(targets))
+
+
+def _render(task: GeneratedTask, variant: str, seed: int, index: int) -> np.ndarray:
+    _, latent, _ = task.label(seed, index, variant)
+    return task.image(seed, index, latent)
+
+
+@lru_cache(maxsize=3)
+def _rendered(task_name: str, variant: str, num_images: int, seed: int) -> np.ndarray:
+    """All images of a set, read-only, because several data sets may hold them."""
+    task, images = TASKS[task_name], None
+    for index in range(num_images):
+        image = _render(task, variant, seed, index)
+        if images is None:
+            images = np.empty((num_images, *image.shape), np.uint8)
+        images[index] = image
+    assert images is not None
+    images.flags.writeable = False
+    return images

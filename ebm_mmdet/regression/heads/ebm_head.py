@@ -17,67 +17,21 @@ from ..adaptive_proposal import adaptive_proposal
 from ..data_sample import RegressionDataSample
 from ..densities import BoundedMixture, DefensiveProposal, WrappedMixture, WrappedNoise, on_circles
 from ..posterior import Posterior
-from ..target_codec import TargetCodec
 from .energy_network import EnergyNetwork
+from .image_log_density import (
+    ImageLogDensity,
+    OnSupport,
+    ProposalImageLogDensity,
+    ResidualImageLogDensity,
+)
 from .mixture_head import LOG_SIGMA_RANGE
 from .regression_head import PredictionSettings, RegressionHead
 
-__all__ = ["EBMRegressionHead", "ImageLogDensity", "OnSupport", "ProposalImageLogDensity"]
+__all__ = ["EBMRegressionHead"]
 
 # Standard deviations of the default noise, standardised: one narrow, one as wide as the labels.
 _NOISE = (0.05, 1.5)
 _NUM_NOISE = 1024
-
-
-class ImageLogDensity:
-    """``LogDensityFn`` of N images: standardised labels z (N, S, D) -> f (N, S), float32.
-
-    :meth:`EBMRegressionHead.log_density_fn` makes it. Where nothing needs a gradient, points are
-    evaluated in chunks, so that a grid of any size needs little memory.
-
-    Args:
-        head: the head.
-        h: (N, C) features, for a proposal.
-        image_part: (N, hidden) their part of the fusion layer.
-    """
-
-    def __init__(self, head: EBMRegressionHead, h: Tensor, image_part: Tensor) -> None:
-        self.head, self.h, self.image_part = head, h, image_part
-
-    def __call__(self, z: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):
-            return self.head.evaluate(self.image_part, z)
-
-    def select(self, index: Tensor) -> ImageLogDensity:
-        """The same function for some of the images, ``index`` (n,) int64."""
-        return type(self)(self.head, self.h[index], self.image_part[index])
-
-
-class ProposalImageLogDensity(ImageLogDensity):
-    """A log-density of labels that comes with a learned proposal."""
-
-    def proposal(self) -> MixtureDensity | WrappedMixture:
-        """The N densities q(z | x), made from features without gradient."""
-        return self.head.propose(self.h)
-
-
-class OnSupport:
-    """A log-density that is -inf outside the support of a codec, where no probability is.
-
-    Args:
-        log_density_fn: f.
-        codec: the support.
-    """
-
-    def __init__(self, log_density_fn: LogDensityFn, codec: TargetCodec) -> None:
-        self.log_density_fn, self.codec = log_density_fn, codec
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return self.log_density_fn(z).masked_fill(~self.codec.contains(z), -torch.inf)
-
-    def select(self, index: Tensor) -> OnSupport:
-        """The same function for some of the images, ``index`` (n,) int64."""
-        return OnSupport(self.log_density_fn.select(index), self.codec)
 
 
 @MODELS.register_module()
@@ -102,7 +56,16 @@ class EBMRegressionHead(RegressionHead):
     - without a learned proposal and with several coordinates, q is found for every image by
       :func:`.adaptive_proposal`, which costs four times as many evaluations of f.
 
-    Source: Gustafsson et al., ECCV 2020 (arXiv:1909.12297) and AISTATS 2022 (arXiv:2110.11948).
+    With ``residual=True`` the network is a correction g of the mixture q:
+
+        f(x, y) = log q(y | x) + g(x, y),   J_NCE trains g, q constant;   NLL of q trains q
+
+    Both train the features. At g = 0 the density is the mixture, and the noise of NCE is the
+    density that g corrects, so narrow peaks, which a network in y builds slowly, come from q, and
+    their shape from g.
+
+    Source: Gustafsson et al., ECCV 2020 (arXiv:1909.12297) and AISTATS 2022 (arXiv:2110.11948);
+    energies as corrections of a density: Deng et al., ICLR 2020 (arXiv:2004.11714).
 
     Args:
         in_channels: C, width of the pooled features.
@@ -114,6 +77,8 @@ class EBMRegressionHead(RegressionHead):
             standardised units.
         proposal: ``dict(num_components=4, hidden=C, log_sigma_range=...)``, see
             :class:`~ebm_mmdet.energy.MixtureDensityHead`; None for a head without a proposal.
+        residual: whether f = log q + g. The default objective is then ``ProposalObjective`` with
+            ``proposal_weight=0, nll_weight=1``.
         act_cfg: activation of f, ReLU by default; score matching needs a smooth one.
         y_gain: factor on the standardised label before the first layer.
         f_gain: factor on the network's output. Both set how sharp a density can become in few
@@ -125,7 +90,8 @@ class EBMRegressionHead(RegressionHead):
 
     Raises:
         ValueError: a proposal objective without a proposal, or the reverse, which would train
-            nothing.
+            nothing; or a residual head without a proposal, or with an objective whose J_KL would
+            pull q towards an energy that contains it.
     """
 
     objective: Objective
@@ -141,6 +107,7 @@ class EBMRegressionHead(RegressionHead):
         act_cfg: dict | None = None,
         y_gain: float = 5.0,
         f_gain: float = 10.0,
+        residual: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(in_channels, codec, **kwargs)
@@ -153,13 +120,17 @@ class EBMRegressionHead(RegressionHead):
         if proposal is not None:
             settings = {"num_components": 4, "log_sigma_range": LOG_SIGMA_RANGE, **proposal}
             self.proposal = MixtureDensityHead(in_channels, dim, **settings)
+        self.residual = residual
         self.objective = self._build_objective(objective)
+        self._check_residual()
         self.proposal_warm_up = False
         """Whether the proposal learns from the labels alone; ``ProposalWarmUpHook`` sets it."""
 
     def _build_objective(self, config: dict | None) -> Objective:
         if config is None and self.proposal is not None:
             config = dict(type="ProposalObjective", num_noise=_NUM_NOISE)
+            if self.residual:
+                config.update(proposal_weight=0.0, nll_weight=1.0)
         elif config is None:
             noise = dict(type="GaussianMixtureNoise", sigmas=_NOISE, dim=self.codec.dim)
             config = dict(type="NCEObjective", noise=noise, num_noise=_NUM_NOISE)
@@ -178,15 +149,33 @@ class EBMRegressionHead(RegressionHead):
             )
         return objective
 
+    def _check_residual(self) -> None:
+        if not self.residual:
+            return
+        if self.proposal is None:
+            raise ValueError(
+                "residual=True corrects a learned proposal, and proposal=None; set "
+                "proposal=dict(num_components=4)."
+            )
+        objective = self.objective
+        assert isinstance(objective, ProposalObjective)  # as there is a proposal
+        if objective.form != "nce" or objective.proposal_weight or not objective.nll_weight:
+            raise ValueError(
+                f"residual=True with form={objective.form!r}, "
+                f"proposal_weight={objective.proposal_weight} and "
+                f"nll_weight={objective.nll_weight}: q learns from the labels alone, because f "
+                "contains it; use form='nce', proposal_weight=0, nll_weight=1."
+            )
+
     def evaluate(self, image_part: Tensor, z: Tensor) -> Tensor:
-        """Evaluate f (N, S) at standardised points z (N, S, D); see :class:`ImageLogDensity`."""
+        """Evaluate the network (N, S) at standardised points z (N, S, D), in nats."""
         return self.f_gain * self.energy(image_part, self.y_gain * self.codec.embed(z))
 
     def propose(self, h: Tensor) -> MixtureDensity | WrappedMixture:
-        """The proposals of N images with features h (N, C), to which no gradient flows."""
+        """The proposals of N images with features h (N, C); a gradient reaches h if residual."""
         if self.proposal is None:
             raise RuntimeError("this head has no proposal; set proposal=dict(num_components=4).")
-        return on_circles(self.proposal(h.detach()), self.codec)
+        return on_circles(self.proposal(h if self.residual else h.detach()), self.codec)
 
     def log_density_fn(self, h: Tensor) -> ImageLogDensity:
         """Bind f to N images with features h (N, C), of any precision and made in any mode."""
@@ -197,7 +186,9 @@ class EBMRegressionHead(RegressionHead):
             torch.autocast(h.device.type, enabled=False),
         ):
             h = h.clone() if h.is_inference() else h
-            kind = ImageLogDensity if self.proposal is None else ProposalImageLogDensity
+            kind = ImageLogDensity
+            if self.proposal is not None:
+                kind = ResidualImageLogDensity if self.residual else ProposalImageLogDensity
             return kind(self, h, self.energy.image_part(h))
 
     def loss(self, h: Tensor, data_samples: Sequence[RegressionDataSample]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.runner import Runner
 
-from ebm_mmdet.apis import add_energy_head, init_detector, write_energy_config
+from ebm_mmdet.apis import add_energy_head, load_detector, write_energy_config
 from ebm_mmdet.apis.config_text import Inherited, Noted, plain, render
 from ebm_mmdet.apis.whole_images import whole_image_dataset
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, TWO_STAGE, make_project
@@ -156,8 +156,7 @@ def test_any_config_of_ours_loads_without_options(tmp_path):
     project = make_project(tmp_path / "a", ONE_STAGE)
     cfg = add_energy_head(Config.fromfile(project / "my_detector.py"), "x.pth")
     del cfg.model["backbone"]
-    with pytest.warns(UserWarning, match="checkpoint is None"):
-        assert init_detector(cfg, device="cpu").refiner is not None
+    assert load_detector(cfg, None).refiner is not None
 
 
 def test_text_and_dictionary_are_the_same_changes():

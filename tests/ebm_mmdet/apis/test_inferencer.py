@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from ebm_mmdet import diagnosis
 from ebm_mmdet.apis import EBMInferencer, add_energy_head
 from ebm_mmdet.apis.coco_results import CocoIds
-from ebm_mmdet.apis.inferencer import list_images
+from ebm_mmdet.apis.image_list import list_images
 from ebm_mmdet.commands import main
 from ebm_mmdet.energy import evaluate_only
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project

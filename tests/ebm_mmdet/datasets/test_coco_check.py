@@ -17,7 +17,7 @@ from mmengine.logging import MMLogger
 from pycocotools.coco import COCO
 
 from ebm_mmdet.datasets import AnnotationError, CheckedCOCO, use_checked_annotations
-from ebm_mmdet.datasets.coco_check import complete_annotations
+from ebm_mmdet.datasets.annotation_check import complete_annotations
 
 CLASSES = ("cat", "dog")
 

@@ -28,6 +28,14 @@ HEADS = {
         **PLAIN,
         "proposal": {"num_components": 3},
     },
+    "ebm_residual": {
+        "type": "EBMRegressionHead",
+        "y_dims": (8, 12),
+        "hidden": 16,
+        **PLAIN,
+        "proposal": {"num_components": 3},
+        "residual": True,
+    },
 }
 PREPROCESSOR = {
     "type": "mmengine.ImgDataPreprocessor",

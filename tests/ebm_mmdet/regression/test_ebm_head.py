@@ -13,7 +13,8 @@ from ebm_mmdet.energy import (
 from ebm_mmdet.regression import PredictionSettings
 from ebm_mmdet.regression.adaptive_proposal import adaptive_proposal, temperature_for_ess
 from ebm_mmdet.regression.densities import WrappedNoise
-from ebm_mmdet.regression.heads.ebm_head import OnSupport, corrected_log_z
+from ebm_mmdet.regression.heads.ebm_head import corrected_log_z
+from ebm_mmdet.regression.heads.image_log_density import OnSupport
 from tests.ebm_mmdet.energy.contract_checks import (
     check_log_density_fn,
     check_proposal,
@@ -54,9 +55,10 @@ def proposals(head):
     return {name for name, _ in head.named_parameters() if name.startswith("proposal.")}
 
 
+@pytest.mark.parametrize("kind", ["ebm_mdn", "ebm_residual"])
 @pytest.mark.parametrize("labels", CODECS)
-def test_log_density_fulfils_the_contract(labels):
-    head = build_head("ebm_mdn", labels)
+def test_log_density_fulfils_the_contract(labels, kind):
+    head = build_head(kind, labels)
     fn = head.log_density_fn(features(3))
     z = torch.randn(3, 6, head.codec.dim, generator=seeded())
     check_log_density_fn(fn, z, rtol=1e-5, atol=1e-6)
@@ -113,6 +115,59 @@ def test_learned_proposal_learns_from_its_own_loss_alone():
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("labels", CODECS)
+def test_residual_f_is_log_q_plus_g(labels):
+    """f(x, y) = log q(y | x) + g(x, y), also where one climbs."""
+    head, h = build_head("ebm_residual", labels), features(3)
+    fn = head.log_density_fn(h)
+    z = torch.randn(3, 5, head.codec.dim, generator=seeded())
+    g = head.evaluate(head.energy.image_part(h), z)
+    q = head.propose(h)
+    torch.testing.assert_close(fn(z), q.log_prob(z) + g)
+    result = gradient_ascent(fn, head.codec.project(z[:, 0]), 0.1, 5, project=head.codec.project)
+    assert (result.log_density >= fn(head.codec.project(z[:, :1]))[:, 0]).all()
+    torch.nn.init.zeros_(head.energy.out.weight)
+    torch.nn.init.zeros_(head.energy.out.bias)
+    assert torch.equal(head.log_density_fn(h)(z), q.log_prob(z))
+
+
+def test_residual_g_learns_from_nce_and_q_from_the_labels():
+    """J_NCE trains g with q constant; NLL trains q; both train the features."""
+    head, h = build_head("ebm_residual"), features(4)
+    head.codec.dequantise = False
+    samples = middle("count", 4)
+    z = head.encoded_targets(samples)
+    total = head.loss(h, samples)["loss_energy"]
+    nll = -head.propose(h).log_prob(z.unsqueeze(1)).mean()
+    parameters = list(head.proposal.parameters())
+    for a, b in zip(
+        torch.autograd.grad(total, parameters, retain_graph=True),
+        torch.autograd.grad(nll, parameters, retain_graph=True),
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert "h" in gradients(nll, head, h)
+    assert {"h", "energy.fusion.weight"} <= gradients(total, head, h)
+    assert gradients(total - nll, head, h) & energies(head)
+
+
+def test_residual_head_refuses_what_it_cannot_learn_from():
+    with pytest.raises(ValueError, match="proposal=None"):
+        build_head("ebm", residual=True)
+    for wrong in ({}, {"nll_weight": 0.5}, {"proposal_weight": 0.0}, {"form": "ml-is"}):
+        with pytest.raises(ValueError, match="learns from the labels alone"):
+            build_head("ebm_residual", objective={"type": "ProposalObjective", **wrong})
+
+
+def test_residual_density_is_the_mixture_before_g_has_learned():
+    """At g = 0 all importance weights are those of q, and log Z is 0 up to q's mass outside."""
+    head, h = build_head("ebm_residual", "angle"), features(3).detach()
+    torch.nn.init.zeros_(head.energy.out.weight)
+    torch.nn.init.zeros_(head.energy.out.bias)
+    posterior = head.posterior(h, PredictionSettings(num_samples=512, uniform_share=0.0))
+    torch.testing.assert_close(posterior.ess, torch.full((3,), 512.0))
+    torch.testing.assert_close(posterior.log_z, torch.zeros(3), rtol=0, atol=1e-4)
+
+
 def test_warm_up_trains_the_proposal_by_the_labels_alone():
     head, h = build_head("ebm_mdn"), features(4)
     z = head.codec.encode(torch.tensor([[10.0]] * 4))
@@ -141,7 +196,7 @@ def test_every_objective_trains_it(name):
 
 
 @pytest.mark.parametrize("labels", CODECS)
-@pytest.mark.parametrize("kind", ["ebm", "ebm_mdn"])
+@pytest.mark.parametrize("kind", ["ebm", "ebm_mdn", "ebm_residual"])
 def test_no_image_and_one_image(labels, kind):
     head = build_head(kind, labels)
     for n in (0, 1):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmdet.registry import METRICS
 
-import ebm_mmdet.regression.metrics  # noqa: F401  registers them
+import ebm_mmdet.regression  # noqa: F401  registers them
 
 
 def sample(target=None, predicted=None, **fields) -> dict:

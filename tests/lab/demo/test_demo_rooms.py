@@ -25,7 +25,7 @@ SMALL = {
 
 
 def test_from_nothing_to_a_table_and_pictures(tmp_path, capsys):
-    out = run_rooms_demo(STUDY, tmp_path / "rooms", overrides=SMALL)
+    out = run_rooms_demo(STUDY, tmp_path / "rooms", overrides=SMALL, jobs=2)
     printed = capsys.readouterr().out
     for part in ("SSD", "flat", "ROCK", "normals", "AP75", "pictures:"):
         assert part in printed
@@ -38,7 +38,7 @@ def test_from_nothing_to_a_table_and_pictures(tmp_path, capsys):
     assert cv2.imread(str(out / "pictures" / "room_1.png")).shape == (2 * 384, 3 * 512, 3)
     # Interrupted before its end: nothing is trained again.
     (out / "results.json").unlink()
-    assert run_rooms_demo(STUDY, tmp_path / "rooms", overrides=SMALL) == out
+    assert run_rooms_demo(STUDY, tmp_path / "rooms", overrides=SMALL, jobs=1) == out
     printed = capsys.readouterr().out
     assert "going on with the unfinished run" in printed
     assert "iterations of" not in printed

@@ -16,6 +16,7 @@ import pytest
 from ebm_mmdet.files import read_json
 from lab.regression import report, study
 from lab.regression.methods import GENERATED, METHODS, TASKS, run_config
+from lab.regression.records import add_records, read_records
 from lab.regression.runs import Run, execute, trained
 from lab.studies.study_file import StudyFileError
 
@@ -98,6 +99,27 @@ def test_the_report_of_a_folder(folder, tmp_path):
         study.run_study(["cells"], ["direct"], [0], tmp_path, report_only=True)
 
 
+def test_a_study_goes_on_from_records_on_another_machine(folder, tmp_path, monkeypatch):
+    records, out = tmp_path / "runs.jsonl", tmp_path / "new"
+    add_records(records, [], folder)
+    assert len(read_records(records)) == 2
+    monkeypatch.setattr("lab.regression.runs.train_stage", None)  # nothing is trained again
+    ask = dict(changes=TINY, jobs=1, records=records, say=lambda line: None)
+    results = study.run_study(["cells"], ["direct", "ebm_mdn"], [0], out, **ask)
+    assert [r["method"] for r in results] == ["direct", "ebm_mdn"]
+    assert (
+        results[0]["values"] == read_json(folder / "runs/cells/direct/seed0/result.json")["values"]
+    )
+    assert len(read_records(records)) == 2
+    # Values of another recipe do not count, and stay in the file.
+    other = {**ask, "changes": {**TINY, "train_cfg.max_epochs": 2}}
+    with pytest.raises(StudyFileError, match="no finished run"):
+        study.run_study(["cells"], ["direct"], [0], out, report_only=True, **other)
+    records.write_text("{}\n")
+    with pytest.raises(StudyFileError, match="line 1"):
+        study.run_study(["cells"], ["direct"], [0], out, **ask)
+
+
 @pytest.mark.parametrize("names", [(["cell"], ["mdn"]), (["cells"], ["mnd"])])
 def test_unknown_names_are_listed(names):
     with pytest.raises(StudyFileError, match="there are"):
@@ -128,14 +150,14 @@ def result(task, method, seed, training_s=100.0, **values) -> dict:
 def test_cells_are_means_over_seeds_and_failures_are_counted():
     results = [result("cells", "mdn", seed, nll=v) for seed, v in enumerate((1.0, 2.0, None))]
     header, lines = report.task_table(results, "cells")
-    assert header == ["", "seeds", "NLL", "training, s"]
+    assert header == ["", "seeds", "NLL", "training, CPU s"]
     assert lines == [["mixture, K = 4", "3", "1.50 ± 0.71 (1 failed)", "100"]]
 
 
 def test_one_model_has_a_row_for_every_point():
     results = [result("road", "ebm_mdn", 0, mae=2.0, nll=1.0, off_branch_fork=0.25)]
     header, lines = report.task_table(results, "road")
-    assert header == ["", "seeds", "MAE", "off every branch, fork, %", "NLL", "training, s"]
+    assert header == ["", "seeds", "MAE", "off every branch, fork, %", "NLL", "training, CPU s"]
     assert lines[0] == ["energy, learned proposal: mean", "1", "2.00", "25.0", "1.00", "100"]
     assert lines[2] == ["energy, learned proposal: mode", "", "2.00", "25.0", "", ""]
 
@@ -144,7 +166,7 @@ def test_the_oracle_is_the_last_line():
     found = result("head", "mdn", 0, nll=6.0, nll_oracle=5.7, nll_ambiguous=7.0)
     found["values"]["mean"] = {**found["values"]["median"], "nll_oracle_ambiguous": 6.2}
     header, lines = report.task_table([found], "head")
-    assert header == ["", "seeds", "NLL", "NLL, ambiguous", "training, s"]
+    assert header == ["", "seeds", "NLL", "NLL, ambiguous", "training, CPU s"]
     assert lines[-1] == ["the true density", "", "5.70", "6.20", ""]
 
 
@@ -187,7 +209,7 @@ def test_a_run_ends_with_a_study_that_was_killed(tmp_path):
     """Otherwise two processes would write into its folder once the study is called again."""
     child = (
         "import os, pathlib, time\n"
-        "from lab.regression.study import end_with_parent\n"
+        "from lab.processes import end_with_parent\n"
         "end_with_parent(0.05)\n"
         f"pathlib.Path({str(tmp_path / 'new')!r}).write_text(str(os.getpid()))\n"
         f"os.rename({str(tmp_path / 'new')!r}, {str(tmp_path / 'pid')!r})\n"

@@ -45,6 +45,9 @@ METHODS = {
     "softmax": Method("softmax", "softmax"),
     "ebm": Method("energy, fixed noise", "ebm"),
     "ebm_mdn": Method("energy, learned proposal", "ebm_mdn", points=("mean", "median", "mode")),
+    "ebm_residual": Method(
+        "energy on top of a mixture", "ebm_residual", points=("mean", "median", "mode")
+    ),
     "mdn_teacher": Method("mixture, K = 4, taught by an energy", "mdn_teacher"),
     "mdn_teacher_warm": Method("the same, after 2 epochs of NLL alone", "mdn_teacher", _WARM_UP),
 }

@@ -101,7 +101,7 @@ def task_table(results: Sequence[dict], task: str) -> tuple[list[str], list[list
             seconds = f"{np.median(times):.0f}" if times and not i else ""
             lines.append([label, "" if i else str(len(runs)), *cells, seconds])
     oracle = _oracle_line(results, columns)
-    return ["", "seeds", *columns.values(), "training, s"], lines + oracle
+    return ["", "seeds", *columns.values(), "training, CPU s"], lines + oracle
 
 
 def _oracle_line(results: Sequence[dict], columns: dict[str, str]) -> list[list[str]]:

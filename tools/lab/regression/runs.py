@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmdet.registry import DATASETS, METRICS
+from mmdet.registry import METRICS
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
@@ -73,9 +72,10 @@ def execute(run: Run, out: Path, say: Callable[[str], None] = print) -> dict:
     """Train and measure a run, or continue it, or return its earlier measurements.
 
     Returns:
-        The content of ``result.json``: ``task``, ``method``, ``seed``, ``training_s`` and
-        ``ms_per_step`` (None for a training of few steps), ``prediction_s``, ``parameters``,
-        ``threads``, and ``values``, see :func:`measure`.
+        The content of ``result.json``: ``task``, ``method``, ``seed``, ``training_s`` (processor
+        time of the training with the making of its images, which other jobs hardly change; None if
+        it was interrupted), ``ms_per_step`` (wall time; None for a training of few steps),
+        ``prediction_s``, ``parameters``, ``threads``, and ``values``, see :func:`measure`.
 
     Raises:
         FileExistsError: the folder has a run with other settings.
@@ -87,21 +87,20 @@ def execute(run: Run, out: Path, say: Callable[[str], None] = print) -> dict:
         return finished
     cfg = run.config(out)
     with quiet(folder / "console.log"):
+        begun = any(folder.glob("epoch_*.pth"))
+        start = time.process_time()
         checkpoint = train_stage(cfg, run.name, say)
+        training = None if begun else time.process_time() - start
         model = load_model(cfg, str(checkpoint))
         start = time.perf_counter()
         values = measure(model, cfg)
         prediction = time.perf_counter() - start
-    images, batch = (
-        len(DATASETS.build(cfg.train_dataloader.dataset)),
-        cfg.train_dataloader.batch_size,
-    )
     step = _seconds_per_step(folder)
     result = {
         "task": run.task,
         "method": run.method,
         "seed": run.seed,
-        "training_s": step and step * cfg.train_cfg.max_epochs * math.ceil(images / batch),
+        "training_s": training,
         "ms_per_step": step and 1e3 * step,
         "prediction_s": prediction,
         "parameters": sum(p.numel() for p in model.parameters()),

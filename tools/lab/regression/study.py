@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from ebm_mmdet.files import fill_section, read_json, write_csv, write_text
 
+from ..processes import in_processes
 from ..studies.study_file import StudyFileError
 from .methods import METHODS, TASKS
+from .records import add_records, matching_records, read_records
 from .report import csv_rows, page_sections, screen_text
 from .runs import Run, execute
 
@@ -53,6 +50,7 @@ def run_study(
     jobs: int = 2,
     page: Path | None = None,
     report_only: bool = False,
+    records: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> list[dict]:
     """Run what is missing, and make the tables of everything finished in ``out``.
@@ -66,20 +64,35 @@ def run_study(
         jobs: number of runs at a time, each in a process of its own with one thread.
         page: page whose sections are filled in.
         report_only: run nothing.
+        records: file of runs measured before, here or elsewhere, which are not repeated; those of
+            this call are added, also when it is interrupted.
         say: receives one line per event.
 
     Returns:
-        All finished results in ``out``.
+        All finished results in ``out``, and those of ``records`` with today's recipes.
 
     Raises:
         FileExistsError: the folder has a run of the same name with other settings; raised before
             anything is run.
-        StudyFileError: a task or method is unknown, or there is nothing to report.
+        StudyFileError: a task or method is unknown, a record cannot be read, or there is nothing
+            to report.
     """
     runs = plan(tasks, methods, seeds, changes)
+    known = read_records(records)
+    before = matching_records(known, changes, out)
+    recorded = {(r["task"], r["method"], r["seed"]) for r in before}
     if not report_only:
-        run_all(runs, out, jobs, say)
+        new = [run for run in runs if (run.task, run.method, run.seed) not in recorded]
+        if recorded:
+            say(f"{len(runs) - len(new)} of {len(runs)} runs are in {records}")
+        try:
+            run_all(new, out, jobs, say)
+        finally:
+            if records is not None:
+                add_records(records, known, out)
     results = [read_json(path) for path in sorted(out.glob("runs/*/*/*/result.json"))]
+    here = {(r["task"], r["method"], r["seed"]) for r in results}
+    results += [r for r in before if (r["task"], r["method"], r["seed"]) not in here]
     if not results:
         raise StudyFileError(f"{out} holds no finished run; there is nothing to report")
     write_csv(out / "results.csv", csv_rows(results))
@@ -117,19 +130,11 @@ def run_all(
             say(_finished(results[-1]))
         return results
     start, results = time.monotonic(), []
-    # Not forked: a forked child may inherit locks of this process's threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(missing)), context, _one_thread) as pool:
-        futures = [pool.submit(_execute, run, out) for run in missing]
-        try:
-            for future in as_completed(futures):
-                results.append(future.result())
-                done = len(results)
-                left = (time.monotonic() - start) / done * (len(missing) - done)
-                say(f"{_finished(results[-1])}; {done} of {len(missing)}, {left / 60:.0f} min left")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for result in in_processes(_execute, [(run, out) for run in missing], jobs):
+        results.append(result)
+        done = len(results)
+        left = (time.monotonic() - start) / done * (len(missing) - done)
+        say(f"{_finished(result)}; {done} of {len(missing)}, {left / 60:.0f} min left")
     return results
 
 
@@ -139,37 +144,6 @@ def _execute(run: Run, out: Path) -> dict:
 
 def _silent(line: str) -> None:
     pass
-
-
-def end_with_parent(interval: float = 1.0) -> None:
-    """Let this process end, within ``interval`` seconds, when the one that started it has ended.
-
-    Otherwise a run would go on after its study was killed, and write into the folder into which
-    the next call of the study writes.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(interval)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _one_thread() -> None:
-    """Prepare a process of the pool."""
-    end_with_parent()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-    from mmdet.utils import register_all_modules
-
-    import ebm_mmdet  # noqa: F401  (registers our types)
-
-    register_all_modules()
-    sys.stdout.flush()
 
 
 def _finished(result: dict) -> str:

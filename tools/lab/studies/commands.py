@@ -26,7 +26,7 @@ def compare(
     cfg_options: Mapping[str, object] | None = None,
     data_root: Path | None = None,
     rivals: bool = True,
-    with_table: bool = True,
+    jobs: int = 1,
     **settings,
 ) -> tuple[dict, str]:
     """Run a study.
@@ -39,7 +39,7 @@ def compare(
         cfg_options: Dotted keys and values for every config.
         data_root: Folder with the data, in place of the configs' `data_root`.
         rivals: Also train and evaluate the L1 heads; for ``refinement``.
-        with_table: False stops before the table, see `compare_detectors`; for ``detectors``.
+        jobs: Trainings at a time, for ``detectors``.
         **settings: ``seeds``, ``rounds``, ``boxes``, ``prior_k``, ``resamples`` instead of those
             of the study file or of `StudySettings`.
 
@@ -74,8 +74,8 @@ def compare(
     if kind == "objectives":
         report = compare_recipes(cfgs, out, chosen, say)
         return report, objectives_page(report)
-    report = compare_detectors(study.cfgs, study.rows, out, chosen, say, with_table)
-    return report, detectors_page(report) if with_table else ""
+    report = compare_detectors(study.cfgs, study.rows, out, chosen, say, jobs)
+    return report, detectors_page(report)
 
 
 def _find_files(study: Study, path: Path, with_weights: bool) -> None:

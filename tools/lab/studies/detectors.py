@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
@@ -10,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmdet.registry import DATASETS, METRICS, MODELS
+from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.runner import load_checkpoint
 from torch import nn
 
-from ebm_mmdet.apis.frozen_detector import load_frozen_detector
 from ebm_mmdet.apis.timing import median_milliseconds
+from ebm_mmdet.apis.trained_detector import load_detector, load_frozen_detector
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.evaluation.average_precision import MatchedDetections, coco_results
@@ -25,6 +25,7 @@ from ebm_mmdet.evaluation.bootstrap import bootstrap_weights
 from ebm_mmdet.files import read_json, write_csv, write_json
 
 from ..demo.train import train_stage
+from ..processes import in_processes
 from .auxiliary import annotations_of, auxiliary_metrics, auxiliary_values, mean_and_spread
 from .heads import TrainedHeads, training_views
 from .methods import ENERGY, Method
@@ -44,7 +45,7 @@ def compare_detectors(
     out: Path,
     settings: StudySettings,
     say: Callable[[str], None] = print,
-    with_table: bool = True,
+    jobs: int = 1,
 ) -> dict:
     """Train what is missing, test every row, write ``results.json`` and ``results.csv``.
 
@@ -60,11 +61,11 @@ def compare_detectors(
         out: folder of this study; what libraries print goes to ``console.log`` there.
         settings: see :class:`.StudySettings`; ``prior_k`` and ``rivals`` are not used.
         say: receives one line per step.
-        with_table: False stops after the last test, without timing and results: for several
-            processes at once, each with some rows or seeds and the same ``out``.
+        jobs: trainings at a time, each in a process of its own with one thread. With 1, all run
+            in this process, with its threads.
 
     Returns:
-        The content of ``results.json``, or {} without the table. Each row has the metrics,
+        The content of ``results.json``. Each row has the metrics,
         ``params``, ``ms_per_image`` (the whole detector, with all rows in turns on each image),
         ``training_s`` (detector and head),
         means of ``UNCERTAINTY`` over seeds if detections have a covariance, and ``auxiliary``: mean
@@ -79,7 +80,26 @@ def compare_detectors(
     out.mkdir(parents=True, exist_ok=True)
     with (out / "console.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
         study = _Study(cfgs, rows, out, settings, say)
-        return study.run(with_table)
+        if jobs > 1:
+            parts = [(cfgs, part, out, settings, seed) for part, seed in study.missing()]
+            for _ in in_processes(_train_and_test, parts, jobs):
+                pass
+        return study.run()
+
+
+def _train_and_test(
+    cfgs: Mapping[str, Config], rows: Sequence[Row], out: Path, settings: StudySettings, seed: int
+) -> None:
+    """Make the detections of some rows with one seed, in a process of its own."""
+    screen = sys.stdout
+
+    def say(line: str) -> None:
+        print(line, file=screen, flush=True)
+
+    with (out / "console.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        study = _Study(cfgs, rows, out, settings, say)
+        for row in rows:
+            study.test(row, seed)
 
 
 class _Study:
@@ -103,16 +123,23 @@ class _Study:
         self.truth = CheckedCOCO(self.ann_file)
         self.cat_ids = self.truth.get_cat_ids(cat_names=self.test_set.metainfo["classes"])
 
-    def run(self, with_table: bool = True) -> dict:
+    def missing(self) -> list[tuple[list[Row], int]]:
+        """What has to be trained or tested: rows of the same detector, and a seed."""
+        parts: dict[tuple[int, str], list[Row]] = {}
+        for seed in self.settings.seeds:
+            for row in self.rows:
+                if not self._tested(row, seed).exists():
+                    parts.setdefault((seed, row.detector), []).append(row)
+        return [(part, seed) for (seed, _), part in parts.items()]
+
+    def run(self) -> dict:
         """See :func:`compare_detectors`."""
         seeds = self.settings.seeds
         # Before the first row, so that an interrupted study keeps all training.
         for row in self.rows:
             for seed in seeds:
                 self._trained(row, seed)
-        tested = {row: [self._test(row, seed) for seed in seeds] for row in self.rows}
-        if not with_table:
-            return {}
+        tested = {row: [self.test(row, seed) for seed in seeds] for row in self.rows}
         weights = bootstrap_weights(len(self.truth.imgs), self.settings.resamples)
         milliseconds = self._times()
         base, lines = None, []
@@ -171,9 +198,7 @@ class _Study:
         checkpoint = self._checkpoint(row.detector, seed)
         seconds, cfg = _training_seconds(checkpoint), copy.deepcopy(self.cfgs[row.name])
         if not _has_head(cfg):
-            model = MODELS.build(cfg.model)
-            load_checkpoint(model, str(checkpoint), map_location="cpu", strict=True)
-            return model.eval(), seconds
+            return load_detector(cfg, checkpoint), seconds
         cfg.load_from = str(checkpoint)
         model, settings = load_frozen_detector(cfg), self.settings
         views = training_views(cfg, model, settings.rounds, self.say)
@@ -196,9 +221,12 @@ class _Study:
             train_stage(cfg, f"{name}, seed {seed}", self.say)
         return path
 
-    def _test(self, row: Row, seed: int) -> dict:
+    def _tested(self, row: Row, seed: int) -> Path:
+        return self._folder(row.name) / f"test{seed}.json"
+
+    def test(self, row: Row, seed: int) -> dict:
         """Detections of a trained model on the validation images, from the folder if they exist."""
-        path = self._folder(row.name) / f"test{seed}.json"
+        path = self._tested(row, seed)
         if path.exists():
             return read_json(path)
         self.say(f"testing {row.name}, seed {seed}")

@@ -12,7 +12,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from ebm_mmdet.apis.feature_cache import cache_test_images
-from ebm_mmdet.apis.frozen_detector import load_frozen_detector
+from ebm_mmdet.apis.trained_detector import load_frozen_detector
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.evaluation.average_precision import MatchedDetections
 from ebm_mmdet.evaluation.bootstrap import bootstrap_weights

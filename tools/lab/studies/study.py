@@ -15,8 +15,8 @@ from mmengine.config import Config
 from torch import Tensor
 
 from ebm_mmdet.apis.feature_cache import cache_test_images
-from ebm_mmdet.apis.frozen_detector import load_frozen_detector
 from ebm_mmdet.apis.residuals import detector_residuals
+from ebm_mmdet.apis.trained_detector import load_frozen_detector
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.energy import fit_residual_std
 from ebm_mmdet.evaluation.average_precision import METRICS, MatchedDetections

@@ -42,6 +42,17 @@ def test_sample_holds_image_target_and_truth():
     assert data.oracle_means.shape == (2, 1)
 
 
+def test_equal_sets_of_one_process_share_their_images():
+    first, second = (GeneratedRegressionDataset(num_images=3, cache=True, seed=5) for _ in range(2))
+    other = GeneratedRegressionDataset(num_images=3, cache=True, seed=6)
+    for dataset in (first, second, other):
+        dataset.full_init()
+    assert first._images is second._images
+    assert not np.array_equal(first._images, other._images)
+    with pytest.raises(ValueError, match="read-only"):
+        first._images[0] = 0
+
+
 @pytest.mark.parametrize("cache", [False, True])
 def test_images_do_not_depend_on_workers_or_cache(cache):
     reference = [build(task="cells", variant="a")[i]["inputs"] for i in range(6)]

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ebm_mmdet.files import fill_section, write_json
 
+from ...processes import cores
 from ...studies.detectors import compare_detectors
 from ...studies.study import StudySettings
 from ...studies.study_file import read_study
@@ -22,7 +23,7 @@ __all__ = ["run_rooms_demo"]
 
 ROWS = ("SSD", "flat", "ROCK")
 ITERATIONS = 1500
-"""Of the study's 2000, so that three trainings end within a quarter of an hour on two cores."""
+"""Of the study's 2000, so that the demo ends within a quarter of an hour on two cores."""
 PICTURES = 6
 COLUMNS = {"scene/top1": "scene", "depth/abs_rel": "depth", "normals/mean": "normals"}
 LEGEND = (
@@ -38,6 +39,7 @@ def run_rooms_demo(
     num_seeds: int = 1,
     page: Path | None = None,
     overrides: dict | None = None,
+    jobs: int | None = None,
 ) -> Path:
     """Run the whole demo; an interrupted run is continued.
 
@@ -47,6 +49,8 @@ def run_rooms_demo(
         num_seeds: number of trainings of each row.
         page: page in which the table of this demo is filled in.
         overrides: dotted options for every config, after the demo's own.
+        jobs: trainings at a time, each in a process of one thread; by default one per core. With 1,
+            all run in this process.
 
     Returns:
         The folder with ``results.json``, ``pictures/``, the checkpoints and ``console.log``.
@@ -70,7 +74,7 @@ def run_rooms_demo(
         register_all_modules()
         read = read_study(study, ROWS, options)
         rooms = StudySettings(seeds=tuple(range(num_seeds)))
-        report = compare_detectors(read.cfgs, read.rows, out / "rows", rooms, say)
+        report = compare_detectors(read.cfgs, read.rows, out / "rows", rooms, say, jobs or cores())
         say("pictures")
         draw_rooms(read.cfgs["ROCK"], out / "rows" / "rock" / "seed0", out / "pictures", PICTURES)
     console.print(_screen_table(report))
@@ -86,14 +90,14 @@ def run_rooms_demo(
 
 
 def _own_options() -> dict:
-    """Options of the demo: fewer iterations, and a second process that makes the rooms."""
+    """Options of the demo: fewer iterations, and no further processes, since all cores are busy."""
     return {
         "train_cfg.max_iters": ITERATIONS,
         "train_cfg.val_interval": ITERATIONS,
         "param_scheduler.1.end": ITERATIONS,
         "param_scheduler.1.T_max": ITERATIONS - 100,
-        "train_dataloader.num_workers": 1,
-        "train_dataloader.persistent_workers": True,
+        "train_dataloader.num_workers": 0,
+        "train_dataloader.persistent_workers": False,
     }
 
 

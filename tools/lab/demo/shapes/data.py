@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from ebm_mmdet.datasets import AnnotationError, write_coco
-from ebm_mmdet.datasets.coco_check import complete_annotations
+from ebm_mmdet.datasets.annotation_check import complete_annotations
 
 from ..world import DataError
 

@@ -1,0 +1,10 @@
+"""Translucent heads: a mixture of four Gaussians, and an energy on top that corrects it.
+
+    python tools/train.py configs/regression/demo/head_ebm_residual.py
+
+Hardware: one CPU core, about a minute. Expected: docs/regression.md.
+"""
+
+_base_ = ['../_base_/demo_head.py', '../_base_/demo_methods.py']
+
+model = dict(head=_base_.pop('methods').ebm_residual)
