@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import ClassVar
 
 import pytest
@@ -175,6 +176,14 @@ class TestPrRoIPool(BackendTester):
         # windows depend on the data (and torch.compile has no double backward to use them in).
         yield ops.prroi_pool_grad_rois.default, (grad, features, rois, SCALE)
         yield ops.prroi_pool_grad_features.default, (g, r, 2, 9, 11, SCALE)
+
+    def implementations(self, name):
+        package = import_module("ebm_ops.prroi_pool")
+        return {
+            "registered": getattr(torch.ops.ebm_ops, name),
+            "reference": package._reference_kernels("cpu")[name],
+            "triton": package._triton_kernels()[name],
+        }
 
     def triton_kernels(self, real):
         pointers = {

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from backend_tester import BackendTester
 from ebm_ops import RotatedGridPool, rotated_grid_pool
-from ebm_ops.rotated_grid_pool import reference
+from ebm_ops.rotated_grid_pool import operators, reference
 from property_tester import INF, NAN
 from rotated_boxes import (
     GRID,
@@ -182,6 +182,13 @@ class TestRotatedGridPool(BackendTester):
         if case:  # third derivatives run on the reference, whose taps depend on the data
             m, b, g, tangent = maps, boxes, grad, tangent.detach()
         yield ops.rotated_grid_pool_grad_boxes.default, (g, m, b, index, tangent, 0, *PLACE)
+
+    def implementations(self, name):
+        return {
+            "registered": getattr(torch.ops.ebm_ops, name),
+            "reference": operators._kernels(operators._reference("cpu"))[name],
+            "triton": operators._kernels(operators._triton)[name],
+        }
 
     def triton_kernels(self, real):
         boxes = [real, real, "*i64", "*fp64"]  # boxes, tangent, images, where

@@ -19,8 +19,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ebm_ops.prroi_pool.reference import MIN_SIDE
+from ebm_ops.triton_launch import launch_options
 
 _MIN_SIDE = tl.constexpr(MIN_SIDE)
+# Else there is a variant, compiled in mid-inference, for every way in which 16 divides the sizes.
+_for_any_map = triton.jit(do_not_specialize=["batch", "rows", "columns"])
 
 
 def forward(features: Tensor, rois: Tensor, height: int, width: int, scale: float) -> Tensor:
@@ -29,12 +32,12 @@ def forward(features: Tensor, rois: Tensor, height: int, width: int, scale: floa
     pooled = features.new_empty(rois.shape[0], channels, height, width)
     if pooled.numel():
         maps = features.contiguous(memory_format=torch.channels_last)
-        block, warps = _blocks(channels)
+        block, options = launch_options(channels)
         grid = (rois.shape[0] * height * width, triton.cdiv(channels, block))
         with torch.cuda.device_of(features):
             _forward[grid](
                 maps, *_boxes(rois, scale), pooled, batch, channels, rows, columns, height, width,
-                block, num_warps=warps,
+                block, **options,
             )  # fmt: skip
     return pooled
 
@@ -45,11 +48,11 @@ def grad_rois(grad: Tensor, features: Tensor, rois: Tensor, scale: float) -> Ten
     if not grad.numel():
         return torch.zeros_like(rois, memory_format=torch.contiguous_format)
     partial = rois.new_empty(count, height * width, 5)
-    block, warps = _blocks(channels)
+    block, options = launch_options(channels)
     with torch.cuda.device_of(features):
         _grad_rois[(count * height * width,)](
             grad.contiguous(), features.contiguous(memory_format=torch.channels_last),
-            *_boxes(rois, scale), partial, *features.shape, height, width, block, num_warps=warps,
+            *_boxes(rois, scale), partial, *features.shape, height, width, block, **options,
         )  # fmt: skip
     return partial.sum(1).mul_(scale)
 
@@ -64,20 +67,14 @@ def grad_features(
         order = torch.sort(rois[:, 0], stable=True)
         images = torch.arange(batch + 1, device=rois.device, dtype=rois.dtype)
         starts = torch.searchsorted(order.values.contiguous(), images)
-        block, warps = _blocks(channels)
+        block, options = launch_options(channels)
         grid = (batch * height * width, triton.cdiv(channels, block))
         with torch.cuda.device_of(grad):
             _grad_features[grid](
                 _bins_first(grad), *_boxes(rois, scale), order.indices, starts, maps, batch,
-                channels, height, width, *grad.shape[2:], block, num_warps=warps,
+                channels, height, width, *grad.shape[2:], block, **options,
             )  # fmt: skip
     return maps.permute(0, 3, 1, 2)
-
-
-def _blocks(channels: int) -> tuple[int, int]:
-    """Channels per program and warps for them."""
-    block = min(triton.next_power_of_2(channels), 256)
-    return block, max(1, block // 64)
 
 
 def _boxes(rois: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -163,7 +160,7 @@ def _box(rois, cells, n, batch, rows, columns, height, width):
     return tl.where(usable, index, 0.0).to(tl.int64), ox, dx, wx, oy, dy, wy, usable
 
 
-@triton.jit
+@_for_any_map
 def _forward(
     features, rois, cells, pooled, batch, channels, rows, columns, height, width,
     BLOCK: tl.constexpr,
@@ -189,7 +186,7 @@ def _forward(
     tl.store(pooled + (n * channels + c) * (height * width) + p * width + q, total, mask=here)
 
 
-@triton.jit
+@_for_any_map
 def _grad_rois(
     grad, features, rois, cells, partial, batch, channels, rows, columns, height, width,
     BLOCK: tl.constexpr,
@@ -235,7 +232,7 @@ def _grad_rois(
     tl.store(to + 4, tl.sum(y2, 0))
 
 
-@triton.jit
+@_for_any_map
 def _grad_features(
     grad, rois, cells, order, starts, maps, batch, channels, rows, columns, height, width,
     BLOCK: tl.constexpr,

@@ -23,6 +23,10 @@ from torch import Tensor
 
 from ebm_ops.rotated_grid_pool import reference
 from ebm_ops.rotated_grid_pool.reference import Grid
+from ebm_ops.triton_launch import launch_options
+
+# Else there is a variant, compiled in mid-inference, for every way in which 16 divides the sizes.
+_for_any_map = triton.jit(do_not_specialize=["batch", "height", "width"])
 
 
 def forward(
@@ -32,13 +36,13 @@ def forward(
     batch, channels, height, width = bev.shape
     pooled = bev.new_empty(len(boxes), channels, grid.rows, grid.columns)
     if pooled.numel():
-        block, warps = _blocks(channels)
+        block, options = launch_options(channels)
         bins = grid.rows * grid.columns
         with torch.cuda.device_of(bev):
             _forward[(len(boxes) * bins, triton.cdiv(channels, block))](
                 bev.contiguous(memory_format=torch.channels_last), *_boxes(boxes, tangent),
                 batch_index, _where(grid, bev.device), pooled, batch, channels, height, width, bins,
-                _per_bin(grid), tangent is not None, block, num_warps=warps,
+                _per_bin(grid), tangent is not None, block, **options,
             )  # fmt: skip
     return pooled
 
@@ -57,13 +61,13 @@ def grad_boxes(
         return torch.zeros_like(boxes)
     samples = grid.rows * grid.columns * _per_bin(grid)
     partial = boxes.new_empty(len(boxes), samples, 5, dtype=torch.float64)
-    block, warps = _blocks(channels)
+    block, options = launch_options(channels)
     with torch.cuda.device_of(bev):
         _grad_boxes[(len(boxes) * samples,)](
             _bins_first(grad), bev.contiguous(memory_format=torch.channels_last),
             *_boxes(boxes, tangent), batch_index, _where(grid, bev.device), partial, batch,
             channels, height, width, samples, _per_bin(grid), tangent is not None, block,
-            num_warps=warps,
+            **options,
         )  # fmt: skip
     return partial.sum(1).to(boxes.dtype)
 
@@ -86,19 +90,13 @@ def grad_bev(
         starts = torch.searchsorted(
             order.values, torch.arange(batch * height * width + 1, device=grad.device)
         )
-        block, warps = _blocks(channels)
+        block, options = launch_options(channels)
         with torch.cuda.device_of(grad):
             _grad_bev[(batch * height * width, triton.cdiv(channels, block))](
                 _bins_first(grad), weights, order.indices, starts, maps, channels,
-                4 * _per_bin(grid), block, num_warps=warps,
+                4 * _per_bin(grid), block, **options,
             )  # fmt: skip
     return maps.permute(0, 3, 1, 2)
-
-
-def _blocks(channels: int) -> tuple[int, int]:
-    """Channels per program and warps for them."""
-    block = min(triton.next_power_of_2(channels), 256)
-    return block, max(1, block // 64)
 
 
 def _per_bin(grid: Grid) -> int:
@@ -190,7 +188,7 @@ def _load(bev, image, i, j, near, c, channels, height, width):
     return tl.load(bev + at + c, mask=c < tl.where(inside, channels, 0), other=0.0)
 
 
-@triton.jit
+@_for_any_map
 def _forward(
     bev, boxes, tangent, images, where, pooled, batch, channels, height, width, bins, per_bin,
     TANGENT: tl.constexpr, BLOCK: tl.constexpr,
@@ -222,7 +220,7 @@ def _forward(
     tl.store(pooled + (n * channels + c) * bins + bin_, total / per_bin, mask=c < channels)
 
 
-@triton.jit
+@_for_any_map
 def _grad_boxes(
     grad, bev, boxes, tangent, images, where, partial, batch, channels, height, width, samples,
     per_bin, TANGENT: tl.constexpr, BLOCK: tl.constexpr,
