@@ -17,7 +17,13 @@ ROOT = Path(__file__).resolve().parent
 MIM_FOLDER = Path("ebm_mmdet", ".mim")
 MIM_CONTENT = ("configs", "tools", "model-index.yml")
 # Parts that made the numbers of the documentation, on their own data, are not installed.
-NOT_INSTALLED = ("configs/nuclei", "configs/coco_open", "tools/lab", "tools/setup_env.sh")
+NOT_INSTALLED = (
+    "configs/nuclei",
+    "configs/bbbc039",
+    "configs/coco_open",
+    "tools/lab",
+    "tools/setup_env.sh",
+)
 IMPORTS_LAB = re.compile(r"^\s*(from|import) lab\b", re.MULTILINE)
 
 
@@ -83,7 +89,7 @@ setup(
     packages=find_packages(include=["ebm_mmdet*"]),
     # Explicit, so that an editable install is one path on sys.path, where new packages are found.
     package_dir={"": "."},
-    package_data={"": ["py.typed"]},
+    package_data={"": ["py.typed"], "ebm_mmdet.apis.audit": ["index.html"]},
     # The operators come from the same clone: the two are installed together.
     install_requires=[f"ebm-ops=={version}", *requirements("runtime")],
     extras_require={

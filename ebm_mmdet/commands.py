@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from . import box_commands
+
 __all__ = ["main", "parser"]
 
 
@@ -25,6 +27,8 @@ def parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("config", help="a config file, or the name of a packaged one: mmdet::NAME")
 
+    _add_object_size(inspect)
+
     add = commands.add_parser(
         "add-head",
         help="write the config of a detector with an energy head",
@@ -35,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("checkpoint", help="the detector's checkpoint")
     add.add_argument("--out", help="the file to write; default: NAME_ebm.py beside NAME.py")
     add.add_argument("--max-iters", type=int, default=10000, help="length of the training")
+    _add_object_size(add)
 
     fit = commands.add_parser(
         "fit",
@@ -73,7 +78,46 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--cfg-options", nargs="+", metavar="KEY=VALUE", help="override settings of the config"
     )
+
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="intervals of box sides that hold with a given probability",
+        description="Calibrate on annotated images that the model has not seen, and write a new "
+        "checkpoint, whose predictions have side_interval.",
+    )
+    calibrate.add_argument("config", help="config of a detector, with an energy head or without")
+    calibrate.add_argument("checkpoint", help="its checkpoint, which does not change")
+    calibrate.add_argument("--ann", help="COCO file; default: the test data of the config")
+    calibrate.add_argument("--images", help="folder of its images; default: that of the config")
+    calibrate.add_argument("--out", help="checkpoint to write; default: NAME_intervals.pth")
+    calibrate.add_argument("--level", type=float, default=0.9, help="probability; default: 0.9")
+    calibrate.add_argument("--joint", action="store_true", help="of all four sides at once")
+    calibrate.add_argument(
+        "--spread",
+        choices=("std", "samples", "size", "pixels"),
+        help="what widths are proportional to; default: std if the model gives it, else size",
+    )
+    calibrate.add_argument(
+        "--by-image", action="store_true", help="of a random detection of a random image"
+    )
+    calibrate.add_argument("--score-thr", type=float, default=0.3, help="lowest score")
+    calibrate.add_argument("--iou-thr", type=float, default=0.5, help="smallest IoU of a match")
+    calibrate.add_argument(
+        "--min-count", type=int, default=100, help="fewest detections for bounds of their own"
+    )
+    calibrate.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
+    box_commands.add_parsers(commands)
     return everything
+
+
+def _add_object_size(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--object-size",
+        type=float,
+        metavar="PX",
+        help="usual side of an object in pixels of the network's input; small ones are read on a "
+        "finer map as well (fit measures it)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,15 +147,25 @@ def _config(name: str):
 
 
 def _inspect(args: argparse.Namespace) -> None:
+    cfg = _config(args.config)
+    if str(cfg.get("default_scope")) == "mmdet3d":
+        # The packages of 3D stand above this one, and may be absent: the first name says so then.
+        from ebm_mmdet3d import EBM3DDetector  # noqa: F401
+        from ebm_mmdet3d.inspection import inspect_config_3d
+
+        print(inspect_config_3d(cfg).report())
+        return
     from .apis import inspect_config
 
-    print(inspect_config(_config(args.config)).report())
+    print(inspect_config(cfg, args.object_size).report())
 
 
 def _add_head(args: argparse.Namespace) -> None:
     from .apis import write_energy_config
 
-    path = write_energy_config(args.config, args.checkpoint, args.out, args.max_iters)
+    path = write_energy_config(
+        args.config, args.checkpoint, args.out, args.max_iters, object_size=args.object_size
+    )
     print(f"Wrote {path}. Train it with: python tools/train.py {path}")
 
 
@@ -168,4 +222,34 @@ def _predict(args: argparse.Namespace) -> None:
         raise ValueError(f"{failed} images could not be read, see above")
 
 
-_COMMANDS = {"add-head": _add_head, "fit": _fit, "inspect": _inspect, "predict": _predict}
+def _calibrate(args: argparse.Namespace) -> None:
+    from mmengine.device import get_device
+
+    from .apis import calibrate
+
+    calibrate(
+        args.config,
+        args.checkpoint,
+        args.ann,
+        args.images,
+        args.out,
+        args.level,
+        args.joint,
+        args.spread,
+        args.by_image,
+        args.score_thr,
+        args.iou_thr,
+        args.min_count,
+        args.device or get_device(),
+        say=_say,
+    )
+
+
+_COMMANDS = {
+    "add-head": _add_head,
+    "calibrate": _calibrate,
+    "fit": _fit,
+    "inspect": _inspect,
+    "predict": _predict,
+    **box_commands.COMMANDS,
+}

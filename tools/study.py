@@ -5,7 +5,10 @@
     tools/study.py objectives STUDY.yaml --out DIR        which objective trains the head best?
     tools/study.py detectors STUDY.yaml --out DIR         which detector, and which way to test it?
     tools/study.py jittered CONFIG CKPT [CKPT ...]        true 3D boxes, moved at random and refined
+    tools/study.py intervals CONFIG CKPT                  do calibrated intervals hold?
     tools/study.py regression --out DIR                   images to numbers: which method for what?
+    tools/study.py audit CONFIG CKPT --ann VAL.json --train-ann TRAIN.json --out DIR
+                                                          planted errors: which score finds them?
     tools/study.py config STUDY.yaml ROW --out NAME.py    a row as a config, for tools/train.py
 
 A study file lists rows, each with a config and its changes (configs/nuclei/*.yaml,
@@ -77,6 +80,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     jittered.add_argument("--seed", type=int, default=0, help="of the moves (default: %(default)s)")
     jittered.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
     _add_options(jittered)
+    intervals = commands.add_parser("intervals", help="coverage and width over random halves")
+    intervals.add_argument("config", help="config of a detector; its test data is used")
+    intervals.add_argument("checkpoint", help="its checkpoint")
+    intervals.add_argument("--level", type=float, default=0.9, help="default: %(default)s")
+    intervals.add_argument("--splits", type=int, default=100, help="default: %(default)s")
+    intervals.add_argument("--seed", type=int, default=0, help="of the halves")
+    intervals.add_argument("--shapes", type=int, metavar="N", help="N generated images instead")
+    intervals.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
+    _add_options(intervals)
     regression = commands.add_parser("regression", help="methods of image regression, by task")
     regression.add_argument("--out", type=Path, required=True, help="folder of this study")
     regression.add_argument(
@@ -108,6 +120,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--report", action="store_true", help="run nothing: tables of what is finished"
     )
     _add_options(regression)
+    _add_audit(commands)
     config = commands.add_parser("config", help="write a row of a study file as a config")
     config.add_argument("study", type=Path, help="study file")
     config.add_argument("row", help="name of the row")
@@ -119,9 +132,32 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     page, section = getattr(args, "page", None), getattr(args, "section", None)
     if args.command != "regression" and bool(page) != bool(section):
         parser.error("--page and --section must be given together")
-    if args.command in ("jittered", "config") and args.out and args.out.exists():
+    if args.command in ("jittered", "intervals", "config") and args.out and args.out.exists():
         parser.error(f"--out {args.out} exists; name a new file, or move that one away")
     return args
+
+
+def _add_audit(commands) -> None:
+    audit = commands.add_parser("audit", help="errors planted into annotations, and who finds them")
+    audit.add_argument("config", type=Path, help="config of a detector")
+    audit.add_argument("checkpoint", type=Path, help="its checkpoint")
+    audit.add_argument("--ann", type=Path, required=True, help="true annotations, to be spoiled")
+    audit.add_argument(
+        "--train-ann", type=Path, required=True, help="annotations that other heads learn from"
+    )
+    audit.add_argument("--out", type=Path, required=True, help="folder of this study")
+    audit.add_argument("--images", type=Path, help="folder of the images; default: the config's")
+    audit.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
+    audit.add_argument(
+        "--kinds", nargs="+", default=["shift", "scale", "side", "merged"], metavar="KIND"
+    )
+    audit.add_argument(
+        "--modes", nargs="+", default=["unseen", "folds", "in-sample"], metavar="MODE"
+    )
+    audit.add_argument("--iterations", type=int, default=1500, help="of each head")
+    audit.add_argument("--folds", type=int, default=5)
+    audit.add_argument("--cache-gb", type=float, default=2.0, help="memory for features")
+    audit.add_argument("--cleanlab", metavar="PYTHON", help="a Python that has cleanlab")
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
@@ -157,8 +193,23 @@ def main(argv: list[str] | None = None) -> object:
             return measure_checkpoints(
                 args.config, args.checkpoints, args.cfg_options, args.copies, args.seed, args.out
             )
+        if args.command == "intervals":
+            from lab.studies.intervals import measure_intervals
+
+            return measure_intervals(
+                args.config,
+                args.checkpoint,
+                args.level,
+                args.splits,
+                args.seed,
+                args.shapes,
+                args.out,
+                args.cfg_options,
+            )
         if args.command == "regression":
             return _regression(args)
+        if args.command == "audit":
+            return _audit(args)
         return _config(args) if args.command == "config" else _compare(args)
     except (StudyFileError, AnnotationError, CheckpointError, FileExistsError) as error:
         sys.exit(f"study {args.command}: {error}")
@@ -172,6 +223,28 @@ def _config(args: argparse.Namespace) -> None:
 
     cfg = read_study(args.study, [args.row], args.cfg_options).cfgs[args.row]
     write_text(args.out, cfg.pretty_text)
+
+
+def _audit(args: argparse.Namespace) -> dict:
+    from lab.studies.audit_study import audit_page, run_audit_study
+
+    report = run_audit_study(
+        args.config,
+        args.checkpoint,
+        args.train_ann,
+        args.ann,
+        args.out,
+        args.images,
+        args.seeds,
+        args.kinds,
+        args.modes,
+        iterations=args.iterations,
+        folds=args.folds,
+        cache_gb=args.cache_gb,
+        cleanlab=args.cleanlab,
+    )
+    print(audit_page(report))
+    return report
 
 
 def _regression(args: argparse.Namespace) -> list[dict]:

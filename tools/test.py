@@ -23,6 +23,7 @@ from ebm_mmdet.engine.command_line import (
     load_config,
     set_evaluation_metrics,
 )
+from ebm_mmdet.engine.stored_intervals import StoredIntervalsHook, model_digest
 from ebm_mmdet.regression.datasets import ArrayFileError, TargetError
 
 # What the user can mend: the message is all that is shown.
@@ -160,9 +161,11 @@ def main(argv: list[str] | None = None) -> int:
             set_evaluation_metrics(cfg, args.eval)
         if args.show or args.show_dir:
             trigger_visualization_hook(cfg, args)
+        digest = model_digest(cfg)
         if args.tta:
             use_test_time_augmentation(cfg)
         runner = build_runner(cfg)
+        runner.register_hook(StoredIntervalsHook(digest))
         if args.out is not None:
             writer = DumpWholeResults(out_file_path=args.out)
             runner.test_evaluator.metrics.append(writer)

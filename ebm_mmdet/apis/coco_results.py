@@ -66,24 +66,31 @@ def coco_results(
     """Detections as COCO's list of results, which ``COCO.loadRes`` reads.
 
     Args:
-        predictions: ``bboxes`` (n x 4, xyxy), ``scores`` and ``labels`` of each image, as lists.
+        predictions: ``bboxes`` (n x 4, xyxy), ``scores`` and ``labels`` of each image, as lists,
+            and ``side_interval`` (n x 4 x 2) if the model gives it.
         image_ids: id of each image.
         categories: id of the category of each label.
     """
     results = []
     for found, image_id in zip(predictions, image_ids):
         rows = zip(found.get("bboxes", []), found.get("scores", []), found.get("labels", []))
-        for (x1, y1, x2, y2), score, label in rows:
-            box = [x1, y1, x2 - x1, y2 - y1]
-            results.append(
-                dict(
-                    image_id=image_id,
-                    category_id=categories[int(label)],
-                    bbox=[float(np.round(value, 3)) for value in box],
-                    score=float(score),
-                )
+        for i, ((x1, y1, x2, y2), score, label) in enumerate(rows):
+            result = dict(
+                image_id=image_id,
+                category_id=categories[int(label)],
+                bbox=[_rounded(value) for value in (x1, y1, x2 - x1, y2 - y1)],
+                score=float(score),
             )
+            if "side_interval" in found:
+                ends = found["side_interval"][i]
+                result["side_interval"] = [[_rounded(end) for end in side] for side in ends]
+            results.append(result)
     return results
+
+
+def _rounded(value: float) -> float | None:
+    """To a thousandth of a pixel; None for what JSON does not have."""
+    return float(np.round(value, 3)) if np.isfinite(value) else None
 
 
 def coco_dataset(

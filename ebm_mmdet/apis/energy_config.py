@@ -16,7 +16,7 @@ from .head_settings import papers_head, schedule, small_head
 from .inspection import Inspection, inner_datasets, inspect_config
 from .whole_images import mixes_images, whole_image_dataset
 
-__all__ = ["add_energy_head", "write_energy_config"]
+__all__ = ["add_energy_head", "refuse_3d", "write_energy_config"]
 
 HOOKS_OF_THE_DETECTOR = (
     "EMAHook",
@@ -29,7 +29,11 @@ HOOKS_OF_THE_DETECTOR = (
 
 
 def add_energy_head(
-    cfg: Config, checkpoint: str | os.PathLike | None = None, max_iters: int = 10000
+    cfg: Config,
+    checkpoint: str | os.PathLike | None = None,
+    max_iters: int = 10000,
+    object_size: float | None = None,
+    max_dets: int | None = None,
 ) -> Config:
     """The config of the same detector, frozen, with an energy head that is trained.
 
@@ -43,6 +47,9 @@ def add_energy_head(
         cfg: the detector's config; it does not change.
         checkpoint: its checkpoint, which becomes ``load_from``.
         max_iters: length of the training.
+        object_size: usual side of an object in pixels of the network's input; small ones are read
+            on a finer map of the backbone as well.
+        max_dets: boxes of an image and class that count in the evaluation, if not COCO's 100.
 
     Raises:
         ValueError: the model predicts no boxes, is an ``EBMDetector`` already, there is no
@@ -52,7 +59,7 @@ def add_energy_head(
     cfg = copy.deepcopy(cfg)
     if checkpoint is None:
         checkpoint = cfg.get("load_from")
-    _, settings = _changes(cfg, checkpoint, max_iters)
+    _, settings = _changes(cfg, checkpoint, max_iters, None, object_size, max_dets)
     _quieten(cfg.model)
     cfg.merge_from_dict(plain({**settings, "model": {**settings["model"], "detector": cfg.model}}))
     return cfg
@@ -64,6 +71,8 @@ def write_energy_config(
     out: str | os.PathLike | None = None,
     max_iters: int = 10000,
     tuned: Mapping | None = None,
+    object_size: float | None = None,
+    max_dets: int | None = None,
 ) -> Path:
     """Write the config of :func:`add_energy_head`, inheriting from the detector's, as a file.
 
@@ -74,6 +83,8 @@ def write_energy_config(
             current folder for a packaged one.
         max_iters: length of the training.
         tuned: settings of the ``EBMDetector`` in place of the usual ones, such as ``refiner``.
+        object_size: see :func:`add_energy_head`.
+        max_dets: likewise.
 
     Returns:
         The path of the file.
@@ -97,7 +108,7 @@ def write_energy_config(
             f"{config} is a config in mmengine's new style, which the written file could not "
             "inherit from; use ebm_mmdet.apis.add_energy_head(cfg) and dump the result"
         )
-    look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned)
+    look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned, object_size, max_dets)
     prelude = ["detector = _base_.model", *_quieten(copy.deepcopy(cfg.model))]
     base = config if packaged else os.path.relpath(config, out.parent)
     text = _HEADER.format(
@@ -110,6 +121,15 @@ def write_energy_config(
     with out.open("x", encoding="utf-8") as file:
         file.write(text)
     return out
+
+
+def refuse_3d(cfg: Config) -> None:
+    """Raise ``ValueError`` for the config of a detector of mmdet3d."""
+    if str(cfg.get("default_scope")) == "mmdet3d":
+        raise ValueError(
+            "this is the config of a 3D detector, whose head has to be written by hand yet: "
+            "`python -m ebm_mmdet inspect` has the values, docs/lidar.md the rest"
+        )
 
 
 _HEADER = '''"""{detector} with an energy head, written by ebm-mmdet; every number may be changed.
@@ -142,9 +162,15 @@ def _quieten(model: Mapping) -> list[str]:
 
 
 def _changes(
-    cfg: Config, checkpoint: str | None, max_iters: int, tuned: Mapping | None = None
+    cfg: Config,
+    checkpoint: str | None,
+    max_iters: int,
+    tuned: Mapping | None,
+    object_size: float | None,
+    max_dets: int | None,
 ) -> tuple[Inspection, dict]:
     """What the detector looks like, and the settings to put over its config."""
+    refuse_3d(cfg)
     if str(cfg.get("model", {}).get("type", "")).endswith("EBMDetector"):
         raise ValueError(
             "the config describes an EBMDetector already; give that of a plain detector"
@@ -161,7 +187,7 @@ def _changes(
     test_pipeline = (inner_datasets(test["dataset"])[0].get("pipeline") or []) if test else []
     dataset = loader["dataset"]
     whole = _literals(whole_image_dataset(dataset, test_pipeline))  # first: it may refuse the data
-    look = inspect_config(cfg)
+    look = inspect_config(cfg, object_size)
     if look.num_classes is None:
         raise ValueError(f"{look.detector} has no head with num_classes; write the config by hand")
     settings = {
@@ -182,13 +208,13 @@ def _changes(
     if mixes_images(dataset):
         settings["train_dataloader"]["dataset"] = Noted(
             {"_delete_": True, **whole},
-            "whole images, resized as in the test; the detector mixes them",
+            "whole images, without what mixes several of them",
         )
-    settings.update(_around(cfg))
+    settings.update(_around(cfg, max_dets))
     return look, settings
 
 
-def _around(cfg: Config) -> dict:
+def _around(cfg: Config, max_dets: int | None) -> dict:
     """Hooks, evaluators and other settings that have to change with the model."""
     settings = {}
     hooks = cfg.get("custom_hooks") or []
@@ -204,8 +230,9 @@ def _around(cfg: Config) -> dict:
             "CocoMetric",
             "mmdet.CocoMetric",
         ):
+            most = {} if max_dets is None else {"max_dets": Noted(max_dets, "images have many")}
             settings[f"{split}_evaluator"] = Noted(
-                {"type": "HighIoUCocoMetric"}, "CocoMetric, and AP at 0.6 to 0.9"
+                {"type": "HighIoUCocoMetric", **most}, "CocoMetric, and AP at 0.6 to 0.9"
             )
     if (cfg.get("auto_scale_lr") or {}).get("enable"):
         settings["auto_scale_lr"] = Noted({"enable": False}, "the learning rate is not for a batch")

@@ -17,6 +17,7 @@ from mmdet.structures import DetDataSample, SampleList
 from mmengine.config import Config
 
 from ..energy import Refiner, evaluate_only
+from ..engine.stored_intervals import attach_stored_intervals, model_digest
 from ..files import write_bytes, write_json
 from ..models.detectors import EBMDetector
 from ..visualization.predictions import draw_prediction
@@ -34,6 +35,7 @@ FIELDS = (
     "accepted_steps",
     "box_std",
     "side_std",
+    "side_interval",
     "ess",
     "log_prob",
 )
@@ -66,6 +68,10 @@ class EBMInferencer(DetInferencer):
         self._weights = weights
         super().__init__(model, weights, device, **kwargs)
 
+    def _init_model(self, cfg, weights, device="cpu"):
+        self._digest = model_digest(cfg) if "model" in cfg else ""
+        return super()._init_model(cfg, weights, device)
+
     def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
         """As in mmdet, but names and colours that the checkpoint lacks are those of the config."""
         known, meta = dataset_meta(cfg), (checkpoint or {}).get("meta", {})
@@ -73,6 +79,7 @@ class EBMInferencer(DetInferencer):
             stored = meta.get("dataset_meta", {}).get("palette")
             self.palette = known.get("palette") or stored or "random"
         super()._load_weights_to_model(model, checkpoint, cfg)
+        attach_stored_intervals(model, checkpoint or {}, self._digest or model_digest(cfg))
         classes = classes_of(cfg) or known.get("classes")
         if classes and "dataset_meta" not in meta and "CLASSES" not in meta:
             model.dataset_meta["classes"] = classes

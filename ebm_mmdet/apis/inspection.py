@@ -19,6 +19,9 @@ __all__ = ["Inspection", "MapRow", "classes_of", "inner_datasets", "inspect_conf
 
 POOL_SIZE = 7
 """Bins per axis of the energy head and of mmdet's box heads."""
+ENOUGH_CELLS, FEWEST_CELLS = 4, 2
+"""Sides of an object in cells: below the first on the finest map, a finer one is read too; maps on
+which it is below the second are then not read."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Inspection:
 
     detector: str
     """Class name."""
-    feature_source: str
-    """Dotted name of the module whose maps are used."""
+    feature_source: str | list[str]
+    """Dotted name of the module whose maps are used; or two, the second with a finer map."""
     rows: list[MapRow]
     """Maps of that module, then of the backbone and of its stages."""
     order: str
@@ -94,7 +97,7 @@ class Inspection:
         names = f" ({', '.join(first)}{', ...' if more else ''})"
         facts = {
             "detector": self.detector,
-            "features": f"{self.feature_source}, {self.order}",
+            "features": f"{_joined(self.feature_source)}, {self.order}",
             "classes": f"{self.num_classes}{names if self.classes else ''}",
             "trunk": self.trunk_source,
             "roi_shift": f"{self.roi_shift:g}: {self.roi_shift_reason}",
@@ -106,14 +109,22 @@ class Inspection:
     def _lines(self) -> list[str]:
         values = {"num_classes": self.num_classes, **self.levels, "roi_shift": self.roi_shift}
         lines = [f"    {name}={value!r}," for name, value in values.items()]
-        return ["Lines for energy_head that fit:", *lines]
+        lines = ["Lines for energy_head that fit:", *lines]
+        if not isinstance(self.feature_source, str):
+            lines = [f"For the EBMDetector: feature_source={self.feature_source}", *lines]
+        return lines
 
 
-def inspect_config(cfg: Config) -> Inspection:
+def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
     """Build the detector of a config and run it on a blank image; nothing is loaded or trained.
+
+    Where objects have less than four cells of the finest map, a finer one of the backbone is read
+    as well, and maps on which they have less than two cells are not; unless the trunk starts from a
+    box head, which needs the maps of that head.
 
     Args:
         cfg: config of an mmdet detector; of an ``EBMDetector``, the detector inside is looked at.
+        object_size: usual side of an object, in pixels of the network's input.
 
     Raises:
         ValueError: the config has no model, the model predicts no boxes, or none of its maps can be
@@ -139,6 +150,11 @@ def inspect_config(cfg: Config) -> Inspection:
     maps = run.outputs[source]
     levels = fill_in_levels({}, maps)
     trunk, trunk_source = _trunk(detector, levels)
+    finer = None
+    if object_size is not None and not trunk:
+        finer = _finer_module(run, source, object_size, levels["strides"])
+    if finer:
+        levels = _levels_for(object_size, maps, run.outputs[finer], levels)
     shift, reason = (
         (-0.5, "where mmdet's box head reads, from which the trunk starts")
         if trunk
@@ -147,8 +163,8 @@ def inspect_config(cfg: Config) -> Inspection:
     pipeline = _test_pipeline(cfg)
     return Inspection(
         detector=type(detector).__name__,
-        feature_source=source,
-        rows=_rows(run, source, levels["feature_levels"]),
+        feature_source=[source, finer] if finer else source,
+        rows=_rows(run, source, finer, levels["feature_levels"]),
         order=_order([each.stride for each in maps]),
         levels=levels,
         num_classes=_num_classes(detector),
@@ -167,32 +183,75 @@ def _build(model: Mapping) -> nn.Module:
     return MODELS.build(ConfigDict(Config(dict(model=model)).to_dict()["model"])).eval()
 
 
-def _rows(run: DryRun, source: str, used: Sequence[int]) -> list[MapRow]:
+def _finer_modules(run: DryRun, source: str) -> list[str]:
+    """The backbone and its stages, as far as they come before the source."""
+    parent = source.rpartition(".")[0]
+    backbone = f"{parent}.backbone" if parent else "backbone"
+    outside = [name for name in run.candidates() if name == backbone] if source != backbone else []
+    return outside + [name for name in run.candidates() if name.startswith(f"{backbone}.")]
+
+
+def _finer_module(
+    run: DryRun, source: str, object_size: float, strides: Sequence[int]
+) -> str | None:
+    """The stage whose map gives an object four cells, or the finest; None if none is needed."""
+    finest = min(strides)
+    if object_size >= ENOUGH_CELLS * finest:
+        return None
+    found = {}
+    for name in _finer_modules(run, source):
+        maps = run.outputs[name]
+        if len(maps) == 1 and 1 < maps[0].stride < finest:
+            found[maps[0].stride] = name  # of equal strides the last
+    enough = [stride for stride in found if stride * ENOUGH_CELLS <= object_size]
+    return found[max(enough, default=min(found))] if found else None
+
+
+def _levels_for(
+    object_size: float,
+    maps: Sequence[FeatureMap],
+    finer: Sequence[FeatureMap],
+    levels: Mapping,
+) -> dict:
+    """The finer map, and maps of the source with two cells to an object, its finest anyway."""
+    usual = levels["feature_levels"]
+    kept = [i for i in usual if FEWEST_CELLS * maps[i].stride <= object_size] or usual[:1]
+    return fill_in_levels(
+        {"feature_levels": [len(maps), *kept], "level_rule": "concat"}, [*maps, *finer]
+    )
+
+
+def _joined(source: str | Sequence[str]) -> str:
+    return source if isinstance(source, str) else " and ".join(source)
+
+
+def _rows(run: DryRun, source: str, added: str | None, used: Sequence[int]) -> list[MapRow]:
     """Maps of the source, then those of the backbone that the source does not have."""
     rows = []
     maps = run.outputs[source]
     for index, each in enumerate(maps):
-        rows.append(MapRow(source, index, each, index in used, _why(index, maps, used)))
-    finest = min(maps[index].stride for index in used)
-    parent = source.rpartition(".")[0]
-    backbone = f"{parent}.backbone" if parent else "backbone"
-    outside = [name for name in run.candidates() if name == backbone] if source != backbone else []
-    outside += [name for name in run.candidates() if name.startswith(f"{backbone}.")]
-    for name in outside:
+        why = _why(index, maps, used, finer_used=added is not None)
+        rows.append(MapRow(source, index, each, index in used, why))
+    finest = min(maps[index].stride for index in used if index < len(maps))
+    for name in _finer_modules(run, source):
         for index, each in enumerate(run.outputs[name]):
+            if name == added:
+                rows.append(MapRow(name, index, each, True, "level 0 of the head: small objects"))
+                continue
+            stage = name.rpartition(".")[2] != "backbone"
             finer = 1 < each.stride < finest
-            if name != backbone and not finer:
+            if stage and not finer:
                 continue
             why = (
                 f"finer; for small objects: feature_source={[source, name]}"
-                if finer and name != backbone
+                if finer and stage
                 else f"{source} comes after it"
             )
             rows.append(MapRow(name, index, each, False, why))
     return rows
 
 
-def _why(index: int, maps: Sequence[FeatureMap], used: Sequence[int]) -> str:
+def _why(index: int, maps: Sequence[FeatureMap], used: Sequence[int], finer_used: bool) -> str:
     stride = maps[index].stride
     if index in used:
         return f"level {list(used).index(index)} of the head"
@@ -201,6 +260,8 @@ def _why(index: int, maps: Sequence[FeatureMap], used: Sequence[int]) -> str:
     if stride > COARSEST_STRIDE:
         return f"coarser than {COARSEST_STRIDE} px"
     later = max(other for other, each in enumerate(maps) if each.stride == stride)
+    if finer_used and later == index:
+        return "objects are too small for it"
     return f"map {later} has the same stride and comes later"
 
 

@@ -17,6 +17,7 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from ..engine import CheckpointError
+from ..engine.stored_intervals import attach_stored_intervals, model_digest
 from ..models.detectors import EBMDetector
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "load_detector",
     "load_frozen_detector",
     "load_weights",
+    "read_config",
 ]
 
 
@@ -55,7 +57,7 @@ def load_detector(
         FileNotFoundError: there is no such config or checkpoint.
         CheckpointError: the checkpoint cannot be read, lacks weights of the model, or has others.
     """
-    cfg = _read_config(config)
+    cfg = read_config(config)
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
     init_default_scope(cfg.get("default_scope", "mmdet"))
@@ -63,6 +65,7 @@ def load_detector(
     meta = dataset_meta(cfg)
     if checkpoint is not None:
         loaded = load_weights(model, checkpoint)
+        attach_stored_intervals(model, loaded, model_digest(cfg))
         kept = loaded.get("meta", {}).get("dataset_meta", {})
         meta |= {key.lower(): value for key, value in kept.items() if value}
     model.cfg, model.dataset_meta = cfg, meta
@@ -142,7 +145,8 @@ def file_pipeline(cfg: Config) -> list[dict]:
     return pipeline
 
 
-def _read_config(config: str | os.PathLike | Config) -> Config:
+def read_config(config: str | os.PathLike | Config) -> Config:
+    """A copy of a config, or that of a file or of a packaged name (``mmdet::NAME``)."""
     if isinstance(config, Config):
         return copy.deepcopy(config)
     name = os.fspath(config)

@@ -13,7 +13,9 @@ COLOURS = ("PhotoMetricDistortion", "YOLOXHSVRandomAug")
 
 
 def mixes_images(dataset: Mapping) -> bool:
-    """Whether the pipeline of a data set, or of one inside it, makes one image of several."""
+    """Whether a data set, or one inside it, makes one image of several or has a wrapper for it."""
+    if _name(dataset) == "MultiImageMixDataset":
+        return True
     inside = dataset.get("datasets") or [dataset[key] for key in ("dataset",) if key in dataset]
     return _mixes(dataset.get("pipeline") or []) or any(mixes_images(each) for each in inside)
 
@@ -35,7 +37,7 @@ def whole_image_dataset(dataset: Mapping, test_pipeline: Sequence[Mapping]) -> d
     if "datasets" in dataset:
         parts = [whole_image_dataset(part, test_pipeline) for part in dataset["datasets"]]
         return {**dataset, "datasets": parts}
-    if "dataset" in dataset and str(dataset["type"]).rpartition(".")[2] == "MultiImageMixDataset":
+    if "dataset" in dataset and _name(dataset) == "MultiImageMixDataset":
         inner = dict(dataset["dataset"])
         pipeline = [*(inner.get("pipeline") or []), *(dataset.get("pipeline") or [])]
         inner["pipeline"] = _whole(pipeline, test_pipeline) if _mixes(pipeline) else pipeline
@@ -54,6 +56,7 @@ def whole_image_dataset(dataset: Mapping, test_pipeline: Sequence[Mapping]) -> d
 
 
 def _name(step: Mapping) -> str:
+    """Name of the class of a transform or a data set."""
     kind = step["type"]
     return kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
 

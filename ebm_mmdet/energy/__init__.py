@@ -15,8 +15,16 @@ boxes or images.
     partial_refinement  refinement of some targets; the others stay
     quadrature      integrals over one coordinate, on a grid
     priors          a Gaussian prior around the first estimate
+    conformal       intervals whose coverage holds whatever the density is
 """
 
+from .conformal import (
+    conformal_quantile,
+    expected_coverage,
+    fewest_scores,
+    grouped_quantiles,
+    interval_scores,
+)
 from .contracts import (
     Density,
     LogDensityFn,
@@ -84,15 +92,20 @@ __all__ = [
     "Refiner",
     "ScoreMatchingObjective",
     "SelectableLogDensityFn",
+    "conformal_quantile",
     "dsm_loss",
     "evaluate_only",
+    "expected_coverage",
+    "fewest_scores",
     "fit_residual_std",
     "grad_log_density",
     "gradient_ascent",
+    "grouped_quantiles",
     "hessian_trace",
     "importance_covariance",
     "importance_mean",
     "importance_weights",
+    "interval_scores",
     "kld_is_loss",
     "langevin",
     "mcmc_loss",

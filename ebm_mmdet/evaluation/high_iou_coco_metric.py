@@ -44,8 +44,14 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
     Arguments are those of `mmdet.evaluation.CocoMetric`; ``metric_items`` may name the new keys
     too. mmdet computes the other metrics (``segm``, ``proposal``, ``proposal_fast``).
 
+    Args:
+        max_dets: number of detections per image and class that count in every average precision,
+            for images with more than 100 objects. By default COCO's: 100 in ``mAP``, and the last
+            of ``proposal_nums`` in the others.
+
     Raises:
         KeyError: an entry of ``metric_items`` does not exist.
+        ValueError: ``max_dets`` is below 100.
         AnnotationError: the annotation file is not as expected, or a class of the data set is not
             in it; raised before anything is evaluated.
     """
@@ -56,6 +62,7 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         *args,
         metric_items: Sequence[str] | None = None,
         sort_categories: bool = False,
+        max_dets: int | None = None,
         **kwargs,
     ) -> None:
         known = {*STATS, *HIGH_IOU, MEAN_IOU}
@@ -64,7 +71,10 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
                 raise KeyError(
                     f'metric item "{item}" is not supported; choose from {sorted(known)}'
                 )
+        if max_dets is not None and max_dets < 100:
+            raise ValueError(f"max_dets={max_dets}; give 100 or more, or leave it out")
         super().__init__(None, *args, metric_items=metric_items, **kwargs)
+        self.max_dets = max_dets
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as local_path:
                 self._coco_api = CheckedCOCO(local_path)
@@ -149,6 +159,9 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         evaluation.params.catIds = self.cat_ids
         evaluation.params.imgIds = self.img_ids
         evaluation.params.maxDets = list(self.proposal_nums)
+        if self.max_dets is not None:
+            # The summary reads the value at 100, and takes the last for the others.
+            evaluation.params.maxDets = [1, 100, self.max_dets]
         evaluation.params.iouThrs = np.atleast_1d(self.iou_thrs)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -160,6 +173,8 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
             return _mean(true_positive_ious(evaluation))
         if item in HIGH_IOU:
             return self._precision_at(evaluation, HIGH_IOU[item])
+        if item == "mAP" and self.max_dets is not None:
+            return self._precision_at(evaluation, None)
         return float(evaluation.stats[STATS[item]])
 
     @staticmethod

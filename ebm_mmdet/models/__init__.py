@@ -1,8 +1,9 @@
 """The 2D models; importing this registers them with mmdet."""
 
 from .box_coding import change_reference, decode_boxes, encode_boxes
-from .detectors import EBMDetector
+from .detectors import EBMDetector, SideIntervals, attach_intervals
 from .heads import EBMBBoxHead, EnergyHead, KLBBoxHead, KLRetinaHead, ProposalEBMBBoxHead
+from .inclusive_boxes import InclusiveRoIExtractor
 from .losses import KLLoss
 from .rock import (
     DepthTask,
@@ -38,6 +39,7 @@ __all__ = [
     "FractionSSDAnchorGenerator",
     "GradientAscentRefiner",
     "ImportanceMeanRefiner",
+    "InclusiveRoIExtractor",
     "KLBBoxHead",
     "KLLoss",
     "KLRetinaHead",
@@ -49,8 +51,10 @@ __all__ = [
     "ROCKSSDHead",
     "SSDLevels",
     "SceneTask",
+    "SideIntervals",
     "TorchvisionDilatedResNet",
     "UncertainInstances",
+    "attach_intervals",
     "change_reference",
     "covariance_to_side_std",
     "decode_boxes",

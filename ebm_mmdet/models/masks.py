@@ -36,11 +36,15 @@ def has_masks(detector: nn.Module) -> bool:
     return bool(getattr(getattr(innermost(detector), "roi_head", None), "with_mask", False))
 
 
+MAPS_OF = {"semantic_heat": "semantic_head", "glbctx_feat": "glbctx_head"}
+"""Arguments of ``predict_mask`` beside the features, and the part of the RoI head whose second
+output each is: HTC and SCNet add maps of semantics and of the whole image to those of a box."""
+
+
 def masks_can_wait(detector: nn.Module) -> bool:
     """Whether ``roi_head.predict_mask`` takes any boxes, given the features of ``extract_feat``.
 
-    It does in Mask R-CNN and its cascades, PointRend and Mask Scoring R-CNN. In HTC and SCNet it
-    wants maps of semantics as well, which only a whole prediction makes.
+    It does in Mask R-CNN and its cascades, PointRend, Mask Scoring R-CNN, HTC and SCNet.
     """
     if not has_masks(detector):
         return False
@@ -48,6 +52,7 @@ def masks_can_wait(detector: nn.Module) -> bool:
     if predict_mask is None:
         return False
     names = list(inspect.signature(predict_mask).parameters)
+    names = [name for name in names if name not in MAPS_OF]
     return names[:4] == ["x", "batch_img_metas", "results_list", "rescale"]
 
 
@@ -69,6 +74,16 @@ def check_masks_from(masks_from: str, detector: nn.Module) -> None:
             f"Masks belong to the {masks_from} boxes (masks_from={masks_from!r}).",
             logger="current",
         )
+
+
+def _more_maps(roi_head: nn.Module, feats: Sequence[Tensor]) -> dict[str, Tensor | None]:
+    """What ``predict_mask`` wants beside the features; None from a part that is not there."""
+    found = {}
+    for name in inspect.signature(roi_head.predict_mask).parameters:
+        if name in MAPS_OF:
+            part = getattr(roi_head, MAPS_OF[name], None)
+            found[name] = None if part is None else part(feats)[1]
+    return found
 
 
 def without_masks(roi_head: nn.Module) -> nn.Module:
@@ -126,8 +141,14 @@ def predict_masks(
         )
         for sample in samples
     ]
-    metainfo = [sample.metainfo for sample in samples]
-    results = innermost(detector).roi_head.predict_mask(feats, metainfo, results, rescale=rescale)
+    roi_head = innermost(detector).roi_head
+    results = roi_head.predict_mask(
+        feats,
+        batch_img_metas=[sample.metainfo for sample in samples],
+        results_list=results,
+        rescale=rescale,
+        **_more_maps(roi_head, feats),
+    )
     for sample, result in zip(samples, results):
         sample.pred_instances.masks = result.masks
         if not replace:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["covariance_to_side_std", "side_std_to_covariance"]
+__all__ = ["covariance_to_side_std", "side_lengths", "side_std_to_covariance"]
 
 _MIN_SIZE = 1.0
 """Smallest size (pixels) of a box, because relative to a sliver uncertainties are unbounded."""
+
+
+def side_lengths(boxes: Tensor) -> Tensor:
+    """(n, 4) float32 width, height, width, height of boxes; a side under 1 px counts as 1 px."""
+    size = (boxes[:, 2:] - boxes[:, :2]).float().clamp(min=_MIN_SIZE)
+    return torch.cat((size, size), dim=1)
 
 
 def side_std_to_covariance(boxes: Tensor, side_std: Tensor) -> Tensor:
@@ -28,8 +34,7 @@ def side_std_to_covariance(boxes: Tensor, side_std: Tensor) -> Tensor:
     Returns:
         (n, 4, 4) float32, symmetric, of encoded coordinates relative to the box itself.
     """
-    size = (boxes[:, 2:] - boxes[:, :2]).float().clamp(min=_MIN_SIZE)
-    low, high = (side_std.float() / torch.cat((size, size), 1)).square().chunk(2, dim=1)
+    low, high = (side_std.float() / side_lengths(boxes)).square().chunk(2, dim=1)
     covariance = low.new_zeros(len(low), 4, 4)
     for axis in (0, 1):
         total, difference = (low + high)[:, axis], (high - low)[:, axis]
@@ -56,10 +61,9 @@ def covariance_to_side_std(boxes: Tensor, covariance: Tensor) -> Tensor:
     Returns:
         (n, 4) float32, of x1, y1, x2, y2, in the unit of ``boxes``.
     """
-    size = (boxes[:, 2:] - boxes[:, :2]).float().clamp(min=_MIN_SIZE)
     variance = covariance.float().diagonal(dim1=1, dim2=2)
     both = variance[:, :2] + 0.25 * variance[:, 2:]
     shared = covariance.float().diagonal(offset=2, dim1=1, dim2=2)
     # Rounding may give a slightly negative value if a side is known far better than its opposite.
     sides = torch.cat((both - shared, both + shared), dim=1).clamp(min=0)
-    return torch.cat((size, size), dim=1) * sides.sqrt()
+    return side_lengths(boxes) * sides.sqrt()

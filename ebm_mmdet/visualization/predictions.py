@@ -9,6 +9,7 @@ from mmdet.structures import DetDataSample
 from mmengine.visualization import Visualizer
 
 from .refined_boxes import draw_refined_boxes
+from .uncertainty import uncertainty_of
 
 __all__ = ["draw_prediction"]
 
@@ -54,9 +55,8 @@ def draw_prediction(
     ]
     found = found[found.scores >= score_thr]
     before, after = (found[key].numpy() for key in ("detected_bboxes", "bboxes"))
-    std = found.side_std.numpy() if "side_std" in found else None
     moved = not np.array_equal(before, after)
-    return draw_refined_boxes(image, before if moved else None, after, texts, std)
+    return draw_refined_boxes(image, before if moved else None, after, texts, uncertainty_of(found))
 
 
 def _names(labels: Sequence[int], classes: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ def draw_refined_boxes(
     before: np.ndarray | None,
     after: np.ndarray,
     names: Sequence[str],
-    side_std: np.ndarray | None = None,
+    uncertainty: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw boxes on an image.
 
@@ -30,8 +30,8 @@ def draw_refined_boxes(
             ``after``.
         after: (n, 4) boxes after refinement.
         names: a text for each box, written at its upper left corner.
-        side_std: (n, 4) standard deviations of x1, y1, x2, y2 in pixels, drawn as a bar across
-            each side; or None.
+        uncertainty: (n, 4) standard deviations of x1, y1, x2, y2 in pixels, or the ends of their
+            intervals (n, 4, 2), drawn as a bar across each side; or None.
 
     Returns:
         (h, w, 3) uint8 RGB, with a legend if ``before`` is given.
@@ -56,8 +56,8 @@ def draw_refined_boxes(
             clip_on=True,
             bbox=dict(facecolor=INK, alpha=0.6, pad=0.8, linewidth=0),
         )
-    if side_std is not None and len(after):
-        for x, y in zip(*side_bars(after, side_std, (height, width))):
+    if uncertainty is not None and len(after):
+        for x, y in zip(*side_bars(after, uncertainty, (height, width))):
             axes.plot(x, y, color=AFTER_LINE, linewidth=2.2, solid_capstyle="butt")
     figure.set_dpi(DPI)
     figure.canvas.draw()

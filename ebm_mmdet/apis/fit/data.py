@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,10 +36,34 @@ class FitData:
     tune: ImageSet
     """Training images that are not trained on."""
     judge: ImageSet
+    most_objects: int
+    """Largest number of annotated boxes in an image."""
     judged_on_training_images: bool
     """There are no validation annotations: ``judge`` is a third part of the training images."""
     notes: list[str]
     """Sentences about the data for the page."""
+
+    @property
+    def max_dets(self) -> int:
+        """Boxes of an image that are refined and evaluated: COCO's 100, or more if it has more."""
+        return next((n for n in (100, 300, 1000) if n >= self.most_objects), self.most_objects)
+
+    @property
+    def max_dets_beyond_coco(self) -> int | None:
+        """``max_dets``, or None if it is COCO's."""
+        return self.max_dets if self.max_dets > 100 else None
+
+    def object_size(self) -> float | None:
+        """Median side of an object in pixels of the network's input, from 20 images at most."""
+        sides = []
+        for position in range(min(len(self.tune), 20)):
+            boxes, _, ignored = self.tune.truth(position)
+            boxes = boxes[~ignored]
+            metainfo = self.tune[position]["data_samples"].metainfo
+            scale = math.sqrt(math.prod(metainfo.get("scale_factor", (1.0, 1.0))))
+            area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
+            sides += (scale * np.sqrt(area)).tolist()
+        return float(np.median(sides)) if sides else None
 
 
 def split_data(cfg: Config, seed: int) -> FitData:
@@ -60,11 +85,12 @@ def split_data(cfg: Config, seed: int) -> FitData:
     keys, counts = _contents(train, classes, "training")
     order = list(dict.fromkeys(key for key, n in zip(keys, counts) if n))
     loader = cfg.get("val_dataloader") or cfg.get("test_dataloader")
-    validation, notes = None, []
+    validation, notes, most = None, [], max(counts, default=0)
     if loader:
         found = _build(loader.dataset)
         of_val, count = _contents(found, classes, "validation")
         if any(count):
+            most = max(most, *count)
             validation = ImageSet(found, range(len(found)))
             both = set(of_val) & set(keys)
             if both:
@@ -102,9 +128,28 @@ def split_data(cfg: Config, seed: int) -> FitData:
         held_out=held_out,
         tune=_some(plain, keys, for_tuning),
         judge=validation,
+        most_objects=most,
         judged_on_training_images=bool(for_judging),
-        notes=notes,
+        notes=notes + _limits(cfg, most),
     )
+
+
+def _limits(cfg: Config, most: int) -> list[str]:
+    """What is to be known about images with many objects."""
+    notes = []
+    if most > 100:
+        notes.append(
+            f"Images have up to {most} objects: more than COCO's 100 boxes of an image count."
+        )
+    test_cfg = cfg.model.detector.get("test_cfg") or {}
+    for name, part in (("test_cfg", test_cfg), ("test_cfg.rcnn", test_cfg.get("rcnn") or {})):
+        kept = part.get("max_per_img")
+        if isinstance(kept, int) and 0 < kept < most:
+            notes.append(
+                f"The detector keeps at most {kept} boxes of an image, but images have up to "
+                f"{most} objects: raise model.{name}.max_per_img in its config."
+            )
+    return notes
 
 
 def _build(dataset: Mapping):

@@ -20,8 +20,6 @@ from ..timing import timed
 
 __all__ = ["Detected", "Method", "coco_records", "detect", "refine", "unrefined"]
 
-MAX_PER_IMAGE = 100
-
 
 class Detected(NamedTuple):
     """What a detector finds in an image."""
@@ -45,14 +43,14 @@ class Method(NamedTuple):
 
 
 @torch.no_grad()
-def detect(model: EBMDetector, item: dict) -> Detected:
-    """Run the detector inside on one item of a test data set; the best 100 boxes are kept."""
+def detect(model: EBMDetector, item: dict, max_dets: int = 100) -> Detected:
+    """Run the detector inside on one item of a test data set; the best boxes are kept."""
     batch = model.data_preprocessor(pseudo_collate([item]), False)
     inputs, samples = batch["inputs"], batch["data_samples"]
     with model.capture_features() as features:
         (found,), seconds = timed(predict_boxes, model.detector, inputs, samples, True)
     boxes = found.pred_instances
-    best = boxes.scores.argsort(descending=True, stable=True)[:MAX_PER_IMAGE]
+    best = boxes.scores.argsort(descending=True, stable=True)[:max_dets]
     kept = InstanceData(
         bboxes=boxes.bboxes[best], scores=boxes.scores[best], labels=boxes.labels[best]
     )

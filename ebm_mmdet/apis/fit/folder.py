@@ -30,8 +30,14 @@ def describe_inputs(cfg: Config, checkpoint: Path, settings: dict) -> dict:
     return dict(config=config, checkpoint=digest.hexdigest(), **settings)
 
 
-def claim_folder(folder: Path, wanted: dict) -> bool:
+def claim_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "--out-dir") -> bool:
     """Make the folder of a fit, or check that it is that of the same one.
+
+    Args:
+        folder: the folder.
+        wanted: of :func:`describe_inputs`.
+        what: name of what is done in it, for messages.
+        option: name of the option that gives the folder, for messages.
 
     Returns:
         Whether an earlier call has begun in it.
@@ -39,14 +45,16 @@ def claim_folder(folder: Path, wanted: dict) -> bool:
     Raises:
         FileExistsError: see :func:`check_folder`.
     """
-    begun = check_folder(folder, wanted)
+    begun = check_folder(folder, wanted, what, option)
     if not begun:
         write_json(folder / SETTINGS, wanted)
     return begun
 
 
-def check_folder(folder: Path, wanted: dict) -> bool:
+def check_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "--out-dir") -> bool:
     """Check that a folder is empty, absent, or that of the same fit; nothing is written.
+
+    Arguments are those of :func:`claim_folder`.
 
     Returns:
         Whether an earlier call has begun in it.
@@ -55,18 +63,22 @@ def check_folder(folder: Path, wanted: dict) -> bool:
         FileExistsError: the folder has other content, or a fit with other settings.
     """
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; give another --out-dir")
+        raise FileExistsError(f"{folder} is a file; give another {option}")
     stored = read_json(folder / SETTINGS)
     if stored is None:
         if folder.exists() and any(folder.iterdir()):
             raise FileExistsError(
-                f"{folder} has something else in it; give a new --out-dir, or empty this one"
+                f"{folder} has something else in it; give a new {option}, or empty this one"
             )
         return False
     if stored != wanted:
         changed = sorted(key for key in {*wanted, *stored} if stored.get(key) != wanted.get(key))
         raise FileExistsError(
-            f"{folder} has a fit with another {', '.join(changed)}; give a new --out-dir, or "
+            f"{folder} has {_a(what)} with another {', '.join(changed)}; give a new {option}, or "
             "remove this one"
         )
     return True
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"

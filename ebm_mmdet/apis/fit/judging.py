@@ -35,10 +35,14 @@ class Judging:
         images: the images.
         num_classes: of the detector.
         seed: seed of the order.
+        max_dets: boxes of an image that are judged.
     """
 
-    def __init__(self, folder: Path, images: ImageSet, num_classes: int, seed: int) -> None:
+    def __init__(
+        self, folder: Path, images: ImageSet, num_classes: int, seed: int, max_dets: int = 100
+    ) -> None:
         self.folder, self.images, self.num_classes = folder, images, num_classes
+        self.max_dets = max_dets
         self.order = np.random.default_rng(seed).permutation(len(images)).tolist()
         self.results: list[dict] = []
         """One entry per image: position, detector_s, scale_factor, methods (name, s, records)."""
@@ -83,7 +87,7 @@ class Judging:
         self._files += 1
 
     def _judge(self, model: EBMDetector, methods: Sequence[Method], position: int) -> dict:
-        image = detect(model, self.images[position])
+        image = detect(model, self.images[position], self.max_dets)
         rows = []
         for method in methods:
             found, seconds = refine(model, method, image)
@@ -97,7 +101,9 @@ class Judging:
         return self.images.coco(sorted(each["position"] for each in self.results), self.num_classes)
 
 
-def judge_rows(results: Sequence[dict], truth: COCO, seconds: float, seed: int = 0) -> list[dict]:
+def judge_rows(
+    results: Sequence[dict], truth: COCO, seconds: float, seed: int = 0, max_dets: int = 100
+) -> list[dict]:
     """The table: metrics in percent, changes against the first row with bootstrap errors, times.
 
     Args:
@@ -105,6 +111,7 @@ def judge_rows(results: Sequence[dict], truth: COCO, seconds: float, seed: int =
         truth: its annotations.
         seconds: time for the bootstrap, from which the number of resamples follows.
         seed: seed of the resampling.
+        max_dets: boxes of an image and class that count.
 
     Returns:
         For each method ``method``, the metrics, ``change_*`` and ``error_*`` (None in the first
@@ -116,7 +123,7 @@ def judge_rows(results: Sequence[dict], truth: COCO, seconds: float, seed: int =
     matched = []
     for k in range(len(names)):
         records = [record for each in results for record in each["methods"][k]["records"]]
-        matched.append(MatchedDetections(truth, records))
+        matched.append(MatchedDetections(truth, records, max_dets))
     ones = np.ones(len(results))
     start = time.perf_counter()
     before = _percent(matched[0], ones)

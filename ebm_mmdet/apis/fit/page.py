@@ -71,6 +71,7 @@ def write_pictures(
     images: ImageSet,
     positions: Sequence[int],
     classes: Sequence[str],
+    max_dets: int = 100,
 ) -> list[str]:
     """Draw boxes before and after; returns the names of the files, which begin with the folder's.
 
@@ -83,7 +84,7 @@ def write_pictures(
         picture = cv2.imread(str(source), cv2.IMREAD_COLOR) if source else None
         if picture is None:
             continue
-        image = detect(model, images[position])
+        image = detect(model, images[position], max_dets)
         found, _ = refine(model, method, image)
         before, found = image.sample.pred_instances.cpu(), found.cpu()
         keep = before.scores >= DRAWN_SCORE

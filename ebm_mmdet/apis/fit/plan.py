@@ -10,6 +10,7 @@ import torch
 from ...models.detectors import EBMDetector
 from .data import FitData
 from .detections import Method, detect, refine
+from .tuning import LEAST_SCORE
 from .views import bytes_of, make_view
 
 __all__ = ["Measured", "Plan", "make_plan", "measure"]
@@ -79,9 +80,9 @@ def measure(model: EBMDetector, data: FitData) -> Measured:
     Raises:
         ValueError: no training image keeps a box through its augmentation.
     """
-    usual = Method("measured", model.refiner, model.energy_head)
+    usual = Method("measured", model.refiner, model.energy_head, LEAST_SCORE)
     for position in (0, min(1, len(data.tune) - 1)):
-        image = detect(model, data.tune[position])
+        image = detect(model, data.tune[position], data.max_dets)
         _, refine_s = refine(model, usual, image)
     view = None
     for index in data.indices[:50]:

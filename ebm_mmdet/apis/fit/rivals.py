@@ -36,6 +36,10 @@ class BoxRegressor(EBMBBoxHead):
     def check_label_range(self, low: int, high: int) -> None:
         """Accept any label: the four outputs are coordinates, not classes."""
 
+    def evaluate(self, feats, boxes: Tensor, batch_index: Tensor, labels: Tensor) -> Tensor:
+        """Zeros (N, S): a regressor has no f, which boxes that it leaves alone are asked for."""
+        return boxes.new_zeros(boxes.shape[:2])
+
     def offsets(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
         """Offsets (R, 4) of the object relative to the boxes (R, 4)."""
         x, unsort = self.embed(feats, boxes, batch_index)

@@ -13,13 +13,12 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.runner import load_checkpoint
 
 from ...datasets import use_checked_annotations
-from ...engine import CheckpointError
 from ...files import read_json
 from ...models.detectors import EBMDetector
-from ..energy_config import add_energy_head, write_energy_config
+from ..energy_config import add_energy_head, refuse_3d, write_energy_config
+from ..trained_detector import load_weights
 from .clock import Clock
 from .data import split_data
 from .folder import check_folder, claim_folder, describe_inputs
@@ -77,11 +76,7 @@ def fit(
     stem = Path(config.rpartition("::")[2]).stem
     folder = Path(out_dir) if out_dir is not None else Path(f"{stem}_fit")
     plain = get_config(config) if "::" in config else Config.fromfile(config)
-    if str(plain.get("default_scope")) == "mmdet3d":
-        raise ValueError(
-            "this is the config of a 3D detector, which fit cannot train yet; write the config of "
-            "its head as docs/lidar.md shows"
-        )
+    refuse_3d(plain)
     settings = dict(minutes=minutes, cache_gb=cache_gb, seed=seed, max_iters=max_iters)
     wanted = describe_inputs(plain, checkpoint, settings)
     check_folder(folder, wanted)
@@ -91,19 +86,21 @@ def fit(
     use_checked_annotations()
     cfg = add_energy_head(plain, checkpoint, max_iters)
     data = split_data(cfg, seed)
-    _try_to_write(config, checkpoint)
+    about_data = dict(object_size=data.object_size(), max_dets=data.max_dets_beyond_coco)
+    cfg = add_energy_head(plain, checkpoint, max_iters, **about_data)
+    _try_to_write(config, checkpoint, about_data)
     model = _load(cfg, checkpoint, device)
     resumed = claim_folder(folder, wanted)
     clock = Clock(folder / "clock.json", 60 * minutes)
     say(f"going on in {folder}" if resumed else f"working in {folder}")
-    steps = Steps(cfg, data, model, folder, clock, seed, max_iters, say)
+    steps = Steps(cfg, data, model, folder, clock, seed, max_iters, about_data, say)
     return steps.run(config, checkpoint, stem, cache_gb)
 
 
-def _try_to_write(config: str, checkpoint: Path) -> None:
+def _try_to_write(config: str, checkpoint: Path, about_data: dict) -> None:
     """Raise now what would be raised at the end: some configs cannot be inherited from."""
     with tempfile.TemporaryDirectory() as folder:
-        write_energy_config(config, checkpoint, Path(folder) / "config.py")
+        write_energy_config(config, checkpoint, Path(folder) / "config.py", **about_data)
 
 
 def _finished(folder: Path, say: Callable[[str], None]) -> dict | None:
@@ -122,13 +119,6 @@ def _load(cfg: Config, checkpoint: Path, device: str | None) -> EBMDetector:
         CheckpointError: the checkpoint lacks weights of the detector, or has others.
     """
     model = MODELS.build(copy.deepcopy(cfg.model))
-    try:
-        load_checkpoint(model.detector, str(checkpoint), map_location="cpu", strict=True)
-    except RuntimeError as error:
-        if "do not match exactly" not in str(error):
-            raise
-        raise CheckpointError(
-            f"{checkpoint} does not fit the detector of the config: {str(error).strip()}"
-        ) from error
+    load_weights(model.detector, checkpoint, "the detector of the config")
     device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
     return model.to(device).eval()

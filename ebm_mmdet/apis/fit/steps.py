@@ -48,6 +48,7 @@ class Steps:
         clock: clock of the fit, with its limit.
         seed: seed of training, order and bootstrap.
         max_iters: most iterations of the training.
+        about_data: ``object_size`` and ``max_dets`` of ``write_energy_config``.
         say: receives lines about what is done.
     """
 
@@ -60,11 +61,13 @@ class Steps:
         clock: Clock,
         seed: int,
         max_iters: int,
+        about_data: Mapping,
         say: Callable[[str], None],
     ) -> None:
+        self.about_data = dict(about_data)
         self.cfg, self.data, self.model, self.folder = cfg, data, model, folder
         self.clock, self.seed, self.max_iters, self.say = clock, seed, max_iters, say
-        self.num_classes = cfg.model.energy_head.num_classes
+        self.num_classes, self.max_dets = cfg.model.energy_head.num_classes, data.max_dets
 
     def run(self, config: str, checkpoint: Path, stem: str, cache_gb: float) -> dict:
         """All steps; returns the result of the fit."""
@@ -134,7 +137,7 @@ class Steps:
         for position in range(plan.tune_images):
             if images and self.clock.used() > until - plan.tune_s / 2:
                 break
-            images.append(_on_cpu(detect(self.model, self.data.tune[position])))
+            images.append(_on_cpu(detect(self.model, self.data.tune[position], self.max_dets)))
             positions.append(position)
         tuned = tune(
             self.model,
@@ -147,6 +150,7 @@ class Steps:
             max(until - self.clock.used(), 0.0),
             self.clock,
             Progress("tuning", self.say, self.clock),
+            self.max_dets,
         )
         write_json(path, tuned.to_dict())
         self.clock.save()
@@ -158,7 +162,9 @@ class Steps:
         return tuned
 
     def _judge(self, plan: Plan, heads: Mapping[str, torch.nn.Module], tuned: Tuned) -> Judging:
-        judging = Judging(self.folder / "judging", self.data.judge, self.num_classes, self.seed)
+        judging = Judging(
+            self.folder / "judging", self.data.judge, self.num_classes, self.seed, self.max_dets
+        )
         seconds = max(self.clock.left() - plan.end_s, 0.0)
         progress = Progress("judging", self.say, self.clock)
         judging.run(self.model, tuned_methods(dict(heads), tuned), seconds, self.clock, progress)
@@ -175,12 +181,19 @@ class Steps:
         checkpoint: Path,
         stem: str,
     ) -> dict:
-        rows = judge_rows(judging.results, judging.truth(), 0.6 * plan.end_s, self.seed)
+        rows = judge_rows(
+            judging.results, judging.truth(), 0.6 * plan.end_s, self.seed, self.max_dets
+        )
         found = verdict(rows, self._circumstances(judging, training.iteration))
         path, weights = self.folder / f"{stem}_ebm.py", self.folder / f"{stem}_ebm.pth"
         if not path.exists():  # else an interrupted call has written it, with the same settings
             write_energy_config(
-                config, checkpoint, path, max(training.iteration, 1), _tuned_settings(tuned)
+                config,
+                checkpoint,
+                path,
+                max(training.iteration, 1),
+                _tuned_settings(tuned),
+                **self.about_data,
             )
         self.model.energy_head = training.heads["energy"]
         state = {key: value.cpu() for key, value in self.model.state_dict().items()}
@@ -197,6 +210,7 @@ class Steps:
             self.data.judge,
             positions,
             meta["dataset_meta"].get("classes", ()),
+            self.max_dets,
         )
         result = dict(
             pays=found.pays,
@@ -239,6 +253,8 @@ class Steps:
             f"settings{complete}; AP {100 * tuned.ap_before:.2f} before, "
             f"{100 * tuned.ap_after:.2f} after",
             f"{len(judging.results)} of {len(self.data.judge)} images to judge on",
+            f"the head reads {' and '.join(self.model.feature_sources)}, strides "
+            f"{', '.join(map(str, self.cfg.model.energy_head.strides))}",
             f"refiner: {tuned.refiner}; {least}",
             f"{self.clock.used() / 60:.1f} min in all, {torch.get_num_threads()} CPU threads, "
             f"{next(self.model.parameters()).device}",

@@ -22,6 +22,8 @@ __all__ = ["Tuned", "tune", "tuned_methods"]
 
 FEWEST_RESIDUALS = 20
 """With fewer matched boxes no prior is fitted."""
+LEAST_SCORE = 0.05
+"""Boxes below it hardly count, and are most of what a detector gives: they are not refined."""
 HARMLESS = 1e-4
 """Loss of AP, of 1, that is accepted for a larger min_score."""
 
@@ -32,6 +34,9 @@ class Tuned:
 
     refiner: dict
     min_score: float
+    """Lower boxes are not refined."""
+    least_score: float
+    """Likewise in the comparison of settings, and for the regression head."""
     step: float
     """Of the regression head: 1 moves by the whole of its offset."""
     offset: list[float]
@@ -61,6 +66,7 @@ def tune(
     seconds: float,
     clock: Clock,
     progress: Callable[[float], None] = lambda share: None,
+    max_dets: int = 100,
 ) -> Tuned:
     """Compare settings by COCO's AP; one kind after the other, each from the best so far.
 
@@ -75,6 +81,7 @@ def tune(
         seconds: when this time is over, the best setting so far is taken.
         clock: the clock of the fit.
         progress: receives the share that is done.
+        max_dets: boxes of an image and class that count.
     """
     truth = image_set.coco(positions, num_classes)
     residuals = _residuals(images, truth, positions, num_classes)
@@ -89,22 +96,23 @@ def tune(
         for position, image in zip(positions, images):
             found, _ = refine(model, method, image)
             records += coco_records(position, found, num_classes)
-        value = float(MatchedDetections(truth, records).metrics()[0])
+        value = float(MatchedDetections(truth, records, max_dets).metrics()[0])
         progress(min(count[0] / 20, 1.0))
         return value if value == value else 0.0  # NaN: nothing is annotated
 
+    low = least = least_score(images, len(truth.anns))
     before = score(unrefined(heads["energy"]))
-    step = max((1.0, 0.5), key=lambda s: score(_regression(heads["l1"], s)))
-    best, best_ap, low, complete = dict(base), -1.0, 0.0, True
+    step = max((1.0, 0.5), key=lambda s: score(_regression(heads["l1"], s, low)))
+    best, best_ap, complete = dict(base), -1.0, True
     for settings in _rounds(base, residuals if enough else None):
         for each in settings(best):
             if clock.used() > until and best_ap >= 0:
                 complete = False
                 break
-            ap = score(_energy(heads["energy"], each))
+            ap = score(_energy(heads["energy"], each, low))
             if ap > best_ap:
                 best, best_ap = each, ap
-    for candidate in (0.02, 0.05, 0.1, 0.2, 0.3):
+    for candidate in (0.1, 0.2, 0.3):
         if clock.used() > until:
             complete = False
             break
@@ -115,6 +123,7 @@ def tune(
     return Tuned(
         refiner=best,
         min_score=low,
+        least_score=least,
         step=step,
         offset=[float(value) for value in offset],
         residuals=len(residuals),
@@ -151,12 +160,18 @@ def _rounds(base: dict, residuals: Tensor | None) -> Iterator[Callable[[dict], l
     yield lambda best: [{**best, "num_steps": n} for n in (5, 20)]
 
 
-def _energy(head: nn.Module, refiner: dict, min_score: float = 0.0) -> Method:
+def least_score(images: Sequence[Detected], objects: int) -> float:
+    """``LEAST_SCORE``, or 0 if fewer boxes than there are objects have such a score."""
+    boxes = sum(int((one.sample.pred_instances.scores >= LEAST_SCORE).sum()) for one in images)
+    return LEAST_SCORE if boxes >= objects else 0.0
+
+
+def _energy(head: nn.Module, refiner: dict, min_score: float) -> Method:
     return Method("energy head", TASK_UTILS.build(dict(refiner)), head, min_score)
 
 
-def _regression(head: nn.Module, step: float) -> Method:
-    return Method("regression head", RegressionStep(head, step), head)
+def _regression(head: nn.Module, step: float, min_score: float) -> Method:
+    return Method("regression head", RegressionStep(head, step), head, min_score)
 
 
 def tuned_methods(heads: dict[str, nn.Module], tuned: Tuned) -> list[Method]:
@@ -165,7 +180,7 @@ def tuned_methods(heads: dict[str, nn.Module], tuned: Tuned) -> list[Method]:
     return [
         unrefined(heads["energy"]),
         Method("constant correction", offset, heads["energy"]),
-        _regression(heads["l1"], tuned.step),
+        _regression(heads["l1"], tuned.step, tuned.least_score),
         _energy(heads["energy"], tuned.refiner, tuned.min_score),
     ]
 

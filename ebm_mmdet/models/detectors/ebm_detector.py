@@ -11,9 +11,11 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ...energy import RefineChosen, Refiner, evaluate_only
+from ..inclusive_boxes import rescale_inclusive
 from ..masks import check_masks_from, masks_can_wait, predict_masks, recording_features
 from ..pixels import box_scale, clip_to_image
 from .detector_wrapper import DetectorWrapper, detector_covariance
@@ -21,6 +23,7 @@ from .dry_run import default_source, dry_run
 from .head_levels import complete_levels, leaves_out_levels
 from .peculiarities import predict_boxes, refuse_without_boxes, warn_without_boxes
 from .refined_boxes import write_refined_boxes
+from .side_intervals import SideIntervals
 from .trunk_init import copy_trunk_from_box_head
 
 __all__ = ["EBMDetector", "clip_to_image"]
@@ -50,7 +53,9 @@ class EBMDetector(DetectorWrapper, BaseDetector):
       ``bboxes``.
 
     With any other refiner ``box_cov``, ``box_std`` and ``side_std`` are the detector's, if it gives
-    them, converted to the refined box.
+    them, converted to the refined box. A calibrated model (:func:`ebm_mmdet.apis.calibrate`) adds
+    ``side_interval`` (n, 4, 2), intervals of x1, y1, x2, y2 in the pixels of ``bboxes``, where it
+    predicts with its own refiner.
 
     Args:
         detector: config of any mmdet detector.
@@ -63,7 +68,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             bit for bit, as for "before refinement" in every comparison.
         candidates: which boxes are refined. None: the detector's final boxes. A config of
             ``EnergyGuidedNMS``: all boxes above a score threshold, then NMS by log-density (the
-            papers' pipeline). Masks are predicted after this NMS, except by HTC and SCNet.
+            papers' pipeline). Masks are predicted after this NMS.
         freeze_detector: if True, the detector gets no gradients, stays in eval mode and is
             byte-identical after training. If False, its losses and the energy head are trained
             jointly.
@@ -83,9 +88,13 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             before and after differ by the refinement alone. ``'all'``: every box is clipped,
             moved or not, also those of detectors that do not clip (YOLOX), or clip to the padded
             image (RTMDet). False: none, as in the papers.
+        legacy_plus_one: whether boxes go back to the original image as in maskrcnn-benchmark, where
+            a width is x2 - x1 + 1 there too (:mod:`ebm_mmdet.models.inclusive_boxes`). All boxes
+            then move at the right and at the bottom by 1 - 1/r pixels, also those that are not
+            refined.
         masks_from: the boxes that predicted masks belong to. ``'detected'``: the detector's, before
             they are refined. ``'refined'``: ``roi_head.predict_mask`` runs once more, on the
-            refined boxes, for two-stage detectors except HTC and SCNet.
+            refined boxes, for two-stage detectors.
         data_preprocessor: by default the detector's own; of a semi-supervised detector, the one for
             single images.
         backbone: not read. ``dict()`` here lets ``init_detector`` of mmdet 3.3 load the config,
@@ -114,6 +123,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         init_trunk_from: str | None = "auto",
         feature_source: str | Sequence[str] | None = None,
         clip_boxes: bool | str = True,
+        legacy_plus_one: bool = False,
         masks_from: str = "detected",
         min_score: float = 0.0,
         data_preprocessor: dict | None = None,
@@ -147,8 +157,10 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
         self.clip_boxes, self.masks_from = clip_boxes, masks_from
+        self.legacy_plus_one = legacy_plus_one
         self.min_score = float(min_score)
         self.init_trunk_from = init_trunk_from
+        self.side_intervals: SideIntervals | None = None
         self._trunk_is_loaded = False
 
     def init_weights(self) -> None:
@@ -302,7 +314,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         """
         scales = [box_scale(sample, rescale) for sample in samples]
         found = [sample.pred_instances for sample in samples]
-        refiner = refiner or self.refiner
+        own, refiner = refiner is None, refiner or self.refiner
         if self.min_score > 0 and refiner is not None:
             scores = torch.cat([each.scores for each in found])
             refiner = RefineChosen(refiner, scores >= self.min_score)
@@ -315,8 +327,13 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         )
         for sample, scale, reference, result in zip(samples, scales, references, results):
             write_refined_boxes(sample, scale, reference, result, self.clip_boxes)
+            if own and self.side_intervals is not None:
+                self.side_intervals.add_to(sample, rescale)
         if masks is not None:
             predict_masks(self.detector, masks, samples, rescale, replace=True)
+        if self.legacy_plus_one and rescale:
+            for sample, scale in zip(samples, scales):
+                _add_last_pixel(sample.pred_instances, scale)
         return samples
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList | None = None):
@@ -344,6 +361,12 @@ def _annotation(sample, device: torch.device) -> tuple[Tensor, Tensor]:
     truth = sample.gt_instances
     boxes = getattr(truth.bboxes, "tensor", truth.bboxes)
     return boxes.to(device).float().reshape(-1, 4), truth.labels.to(device)
+
+
+def _add_last_pixel(instances: InstanceData, scale: Tensor) -> None:
+    for name in ("bboxes", "box_samples"):
+        if name in instances:
+            instances.set_field(rescale_inclusive(instances.get(name), scale), name)
 
 
 def _single_branch(detector: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from ...energy.host_reads import pays_to_read
 from ...energy.old_names import refuse
 from ..box_coding import decode_boxes
 from ..feature_maps import check_levels, measure_maps
+from ..inclusive_boxes import to_last_pixels
 from .energy_head import EnergyHead
 from .feature_standardizer import FeatureStandardizer
 
@@ -49,9 +50,10 @@ class EBMBBoxHead(EnergyHead):
         feature_levels: indices of those levels among the detector's features. By default the first
             ``len(strides)`` levels, in order.
         level_rule: ``'assign'`` pools each box from one level, chosen by the size of **the box
-            being scored**: ``floor(log2(sqrt(w h) / finest_scale + 1e-6))``, clamped (ECCV 2020
-            code, the FPN rule). ``'concat'`` pools every box from all levels and concatenates
-            the results, which suits small detectors.
+            being scored**: ``floor(log2(sqrt(w h) / finest_scale + 1e-6))``, clamped, which is
+            mmdet's form of the FPN rule. (The papers' released code adds its 1e-6 to
+            ``sqrt(w h) / 224``; levels differ within 0.001 px of a threshold.) ``'concat'`` pools
+            every box from all levels and concatenates the results, which suits small detectors.
         finest_scale: boxes below twice this size (px) go to the finest level.
         pool_size: bins per axis; a box is pooled to ``pool_size x pool_size`` bins.
         roi_shift: shift of the RoIs, in cells of each level: a side at x (px) is read at the
@@ -64,6 +66,9 @@ class EBMBBoxHead(EnergyHead):
             - -0.5 reads at c = 0.8, between cells 0 and 1 with weights 0.2 and 0.8. Cell 0 stands
               for 4 px, the centre of the pixels that it covers, and cell 1 for 12 px. This is
               where mmdet's own heads read, through RoIAlign with ``aligned=True``.
+        legacy_plus_one: pool a box without its last pixel at the right and at the bottom, as
+            networks need it that were trained in maskrcnn-benchmark
+            (:mod:`ebm_mmdet.models.inclusive_boxes`). The level is that of the whole box.
         standardize: standardise each channel of the maps with running statistics. Frozen features
             may have any scale, whereas a fresh trunk learns best on unit scale.
         fc_channels: widths of the trunk.
@@ -95,6 +100,7 @@ class EBMBBoxHead(EnergyHead):
         finest_scale: float = 56.0,
         pool_size: int = 7,
         roi_shift: float = 0.0,
+        legacy_plus_one: bool = False,
         standardize: bool = False,
         fc_channels: Sequence[int] = (1024, 1024),
         act_cfg: dict | None = None,
@@ -135,6 +141,7 @@ class EBMBBoxHead(EnergyHead):
         self.strides, self.feature_levels = tuple(strides), levels
         self.level_rule, self.finest_scale = level_rule, float(finest_scale)
         self.pool_size, self.roi_shift = pool_size, float(roi_shift)
+        self.legacy_plus_one = legacy_plus_one
 
         self.standardizers = nn.ModuleList(
             FeatureStandardizer(c) for c in (self.in_channels if standardize else ())
@@ -198,11 +205,12 @@ class EBMBBoxHead(EnergyHead):
         ``boxes``. That is done after the trunk, where a box has one number instead of thousands.
         """
         everything = slice(None)
+        corners = to_last_pixels(boxes) if self.legacy_plus_one else boxes
         images = batch_index.unsqueeze(1).to(boxes)
 
         def pool(level: int, rows: Tensor | slice, others: Tensor | None = None) -> Tensor:
             stride = self.strides[level]
-            shifted = boxes[rows] + self.roi_shift * stride
+            shifted = corners[rows] + self.roi_shift * stride
             if others is not None:
                 shifted = shifted.masked_fill(others.unsqueeze(1), 0)
             rois = torch.cat((images[rows], shifted), dim=1)

@@ -52,7 +52,7 @@ class EBMTTAModel(DetTTAModel):
         everything = InstanceData.cat(
             [InstanceData(**{name: view[name] for name in sorted(common)}) for view in views]
         )
-        if "box_cov" in everything:
+        if "box_cov" in everything or "interval_reach" in everything:
             everything = UncertainInstances.of(everything)
         kept, rows = batched_nms(
             everything.bboxes.float(),
@@ -75,6 +75,7 @@ def flip_back(instances: InstanceData, metainfo: dict) -> InstanceData:
 
         box_cov   C' = S C S,   S = diag(-1, 1, 1, 1) along x, diag(1, -1, 1, 1) along y
         side_std  (σ3, σ2, σ1, σ4) along x, (σ1, σ4, σ3, σ2) along y, if it is stored
+        interval_reach  likewise, and below and above change places on the sides that do
         boxes     mmdet's ``bbox_flip``, as for ``box_samples`` (n, S, 4)
 
     Args:
@@ -102,7 +103,12 @@ def flip_back(instances: InstanceData, metainfo: dict) -> InstanceData:
             ]
         )
         flipped.box_cov = sign[:, None] * instances.box_cov * sign
+    order = {"horizontal": [2, 1, 0, 3], "vertical": [0, 3, 2, 1], "diagonal": [2, 3, 0, 1]}
+    order = order[direction]
+    if "interval_reach" in instances:
+        reach = instances.interval_reach[:, order]
+        changed = torch.tensor([i != k for i, k in enumerate(order)], device=reach.device)
+        flipped.interval_reach = torch.where(changed[:, None], reach.flip(-1), reach)
     if "side_std" in instances.keys():  # noqa: SIM118  (stored, and not derived from box_cov)
-        order = {"horizontal": [2, 1, 0, 3], "vertical": [0, 3, 2, 1], "diagonal": [2, 3, 0, 1]}
-        flipped.side_std = instances.side_std[:, order[direction]]
+        flipped.side_std = instances.side_std[:, order]
     return flipped

@@ -225,3 +225,17 @@ def test_other_metrics_go_to_mmdet(tmp_path):
     coco, predictions = random_case(2)
     values = evaluate(tmp_path, coco, predictions, metric=["bbox", "proposal"])
     assert {"bbox_mAP_90", "AR@100"} <= set(values)
+
+
+def test_more_than_100_boxes_of_an_image(tmp_path):
+    boxes = [(40 * (i % 15), 40 * (i // 15), 30, 30, 1) for i in range(150)]
+    coco = ground_truth([boxes])
+    found = [prediction(1, [(*box, 0.9 - i / 1000) for i, box in enumerate(boxes)])]
+    usual = evaluate(tmp_path, coco, found)
+    assert usual["bbox_mAP"] == pytest.approx(2 / 3, abs=0.01)
+    more = evaluate(tmp_path, coco, found, max_dets=300)
+    assert [more[f"bbox_{item}"] for item in ("mAP", "mAP_50", "mAP_75", "mAP_90")] == [1] * 4
+    fewer = evaluate(tmp_path, coco, found, max_dets=120)
+    assert fewer["bbox_mAP"] == pytest.approx(0.8, abs=0.01)
+    with pytest.raises(ValueError, match="max_dets=30; give 100 or more"):
+        evaluate(tmp_path, coco, found, max_dets=30)

@@ -15,6 +15,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from ebm_mmdet.models.detectors import dry_run as dry
+from ebm_mmdet.models.masks import predict_masks
 from tests.ebm_mmdet.models.toys import NUM_CLASSES, batch, build, detector_cfg, ebm_cfg
 
 LEVELS = ("in_channels", "strides", "feature_levels", "finest_scale")
@@ -428,6 +429,42 @@ def test_the_switch_is_refused_where_it_would_do_nothing():
         make(wrapped(detector_cfg("faster_rcnn"), masks_from="refined"))
     with pytest.raises(ValueError, match="masks_from='boxes'; use 'detected' or 'refined'"):
         make(wrapped(detector_cfg("faster_rcnn"), masks_from="boxes"))
+
+
+def narrow(value, name: str = ""):
+    """The config of a part with fewer channels and classes."""
+    if isinstance(value, dict):
+        return type(value)({key: narrow(each, key) for key, each in value.items()})
+    if isinstance(value, list):
+        return [narrow(each, name) for each in value]
+    if name == "num_classes":
+        return NUM_CLASSES if value == 80 else 5
+    return {256: 16, 1024: 32}.get(value, value) if name.endswith("channels") else value
+
+
+@pytest.mark.parametrize("path", ["htc/htc_r50_fpn_1x_coco.py", "scnet/scnet_r50_fpn_1x_coco.py"])
+def test_masks_that_want_more_than_boxes(path):
+    cfg = small(path)
+    cfg.roi_head = narrow(cfg.roi_head)
+    cfg.neck.out_channels = cfg.rpn_head.in_channels = cfg.rpn_head.feat_channels = 16
+    cfg.test_cfg.rpn.update(max_per_img=50)
+    cfg.test_cfg.rcnn.update(score_thr=0.0, max_per_img=8)
+    nms = dict(type="EnergyGuidedNMS", score_thr=0.0, max_per_img=5)
+    model = build(wrapped(cfg, candidates=nms, masks_from="refined"))
+    detector, data = model.detector, batch(model)
+    own = predict(detector, data, rescale=True)
+    again = [sample.new(pred_instances=sample.pred_instances[:]) for sample in own]
+    with torch.no_grad():
+        feats = detector.extract_feat(data["inputs"])
+        (width, height) = own[0].scale_factor
+        scales = [torch.tensor([width, height, width, height]).float()] * len(again)
+        predict_masks(detector, feats, again, scales, rescale=True, replace=True)
+    for a, b in zip(own, again):
+        assert len(a.pred_instances)
+        # Boxes have been divided and multiplied by the scale: rounding at the border.
+        assert (a.pred_instances.masks != b.pred_instances.masks).float().mean() < 1e-3
+    for sample in predict(model, batch(model)):
+        assert sample.pred_instances.masks.shape[0] == len(sample.pred_instances) == 5
 
 
 def rock(detector: ConfigDict) -> dict:

@@ -19,6 +19,10 @@ def test_bars_lie_across_the_middles_of_the_sides():
     x, y = side_bars(BOX, STD, (100, 100))
     np.testing.assert_array_equal(x, [[19, 21], [40, 40], [57, 63], [40, 40]])
     np.testing.assert_array_equal(y, [[40, 40], [28, 32], [40, 40], [46, 54]])
+    ends = np.stack((BOX - STD, BOX + 2 * STD), axis=-1)  # an interval is drawn as it is
+    x, y = side_bars(BOX, ends, (100, 100))
+    np.testing.assert_array_equal(x, [[19, 22], [40, 40], [57, 66], [40, 40]])
+    np.testing.assert_array_equal(y, [[40, 40], [28, 34], [40, 40], [46, 58]])
 
 
 def test_bars_end_at_the_border():

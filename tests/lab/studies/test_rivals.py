@@ -9,6 +9,7 @@ pytest.importorskip("mmdet", reason="needs mmdet, which `make test` installs")
 
 import ebm_mmdet  # noqa: F401
 from ebm_mmdet.apis.fit.rivals import BoxRegressor, FixedOffset, RegressionStep
+from ebm_mmdet.energy import RefineChosen
 from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
 from ebm_mmdet.models.heads import EBMBBoxHead
 from lab.studies.rivals import EnergyEnsemble, RandomNudge
@@ -54,6 +55,15 @@ def test_regressor_targets_lead_back_to_the_object(neck, monkeypatch) -> None:
     torch.testing.assert_close(decode_boxes(full, wrong), GT, **TOLERANCE[torch.float32])
     half = RegressionStep(regressor, 0.5)(fn, torch.zeros(2, 4)).y
     torch.testing.assert_close(2 * half, full)
+
+
+def test_a_regressor_leaves_boxes_of_any_class_alone(neck) -> None:
+    regressor = BoxRegressor({"type": "EBMBBoxHead", **HEAD, "num_classes": 80}).eval()
+    fn = regressor.log_density_fn(regressor.prepare(neck), GT, IMAGE, torch.tensor([79, 5]))
+    some = RefineChosen(RegressionStep(regressor, 1.0), torch.tensor([True, False]))
+    y = some(fn, torch.zeros(2, 4)).y
+    assert (y[0] != 0).any()
+    assert (y[1] == 0).all()
 
 
 def test_fixed_offset_and_nudge() -> None:

@@ -123,7 +123,7 @@ def test_features_are_cached_if_one_version_of_all_fits(monkeypatch, clock, giga
         (torch.zeros(3, 2, 2),), torch.ones(2, 4), torch.zeros(2).long()
     )  # 48 bytes
     monkeypatch.setattr(views, "make_view", lambda model, data, index: view)
-    nothing = dict(images=5, boxes=5, held_out=frozenset(), tune=None, judge=None)
+    nothing = dict(images=5, boxes=5, held_out=frozenset(), tune=None, judge=None, most_objects=2)
     data = FitData(None, [0, 1, 2, 3, 4], judged_on_training_images=False, notes=[], **nothing)
     batches = Batches(None, data, gigabytes * 2**30, 1e9, clock)
     assert len(batches.cache) == cached
@@ -222,7 +222,7 @@ def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock, monkeypatch)
     assert model.energy_head is not heads["energy"]
     assert (model.min_score, model.clip_boxes) == (0.0, True)
 
-    monkeypatch.setattr(judging, "detect", lambda model, item: detected(item))
+    monkeypatch.setattr(judging, "detect", lambda model, item, max_dets: detected(item))
     methods = tuned_methods(heads, tuned)
     judge = Judging(tmp_path / "judging", images, 2, seed=0)
     judge.run(model, methods, 10.0, clock)

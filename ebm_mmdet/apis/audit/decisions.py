@@ -1,0 +1,127 @@
+"""Apply what was decided on the page: a new annotation file, never the old one."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...files import read_json, write_json
+
+__all__ = ["apply_decisions"]
+
+KINDS = ("box", "missing", "superfluous")
+
+
+def apply_decisions(
+    decisions: str | os.PathLike, ann_file: str | os.PathLike, out: str | os.PathLike
+) -> dict:
+    """Write an annotation file with the accepted changes.
+
+    An accepted ``box`` gets the proposal, and keeps the old box as ``bbox_before_audit``; an
+    accepted ``missing`` object becomes a new annotation; an accepted ``superfluous`` annotation is
+    left out. Everything else stays. A mask (``segmentation``) stays as it is, and so does the
+    ``area`` beside one.
+
+    Args:
+        decisions: the file that the page has saved.
+        ann_file: the audited annotation file.
+        out: the file to write.
+
+    Returns:
+        ``moved``, ``added``, ``removed``, and ``with_masks``, moved boxes that have a mask.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileExistsError: ``out`` exists.
+        ValueError: the decisions are not of this annotation file.
+    """
+    if Path(out).exists():
+        raise FileExistsError(f"{out} exists and is not overwritten; give a new name as --out")
+    saved, content = read_json(decisions), read_json(ann_file)
+    for path, value in ((decisions, saved), (ann_file, content)):
+        if value is None:
+            raise FileNotFoundError(f"there is no file {path}")
+    if not isinstance(saved, dict) or not isinstance(saved.get("decisions"), list):
+        raise ValueError(f"{decisions} has no decisions; give the file that the page has saved")
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise ValueError(f"{ann_file} is not an annotation file in COCO's format")
+    accepted = [each for each in saved["decisions"] if each.get("decision") == "accept"]
+    rows = [dict(row) for row in content["annotations"]]
+    removed, done = set(), Counter()
+    for number, each in enumerate(accepted):
+        if each.get("kind") not in KINDS:
+            raise ValueError(
+                f"{decisions}: decision {number} has kind {each.get('kind')!r}; expected "
+                f"{', '.join(KINDS)}"
+            )
+        if each["kind"] == "missing":
+            continue
+        row = rows[_row_of(each, content["annotations"], decisions, ann_file)]
+        if each["kind"] == "superfluous":
+            removed.add(each["row"])
+            continue
+        row["bbox_before_audit"], row["bbox"] = row["bbox"], _box(each, "proposal", decisions)
+        if row.get("segmentation"):
+            done["with_masks"] += 1
+        elif "area" in row:
+            row["area"] = round(row["bbox"][2] * row["bbox"][3], 2)
+        done["moved"] += 1
+    kept = [row for number, row in enumerate(rows) if number not in removed]
+    known = {image["id"] for image in content["images"]}
+    ids = (row.get("id") for row in content["annotations"])
+    free = max((number for number in ids if isinstance(number, int)), default=0)
+    for each in accepted:
+        if each["kind"] != "missing":
+            continue
+        if each.get("image_id") not in known:
+            raise ValueError(f"{ann_file} has no image {each.get('image_id')!r} of {decisions}")
+        box = _box(each, "bbox", decisions)
+        kept.append(
+            dict(
+                id=free + done["added"] + 1,
+                image_id=each["image_id"],
+                category_id=each["category_id"],
+                bbox=box,
+                area=round(box[2] * box[3], 2),
+                iscrowd=0,
+                added_by_audit=True,
+            )
+        )
+        done["added"] += 1
+    write_json(out, {**content, "annotations": kept})
+    return dict(
+        moved=done["moved"],
+        added=done["added"],
+        removed=len(removed),
+        with_masks=done["with_masks"],
+    )
+
+
+def _row_of(each: Mapping, rows: list[dict], decisions, ann_file) -> int:
+    """Position of the annotation that a decision is about.
+
+    Raises:
+        ValueError: it is not there, or not the one that was audited.
+    """
+    number = each.get("row")
+    fits = (
+        isinstance(number, int)
+        and 0 <= number < len(rows)
+        and rows[number].get("id") == each.get("id")
+        and list(rows[number].get("bbox", ())) == list(each.get("bbox", ()))
+    )
+    if not fits:
+        raise ValueError(
+            f"annotations[{number}] of {ann_file} is not what {decisions} is about (id "
+            f"{each.get('id')!r}, bbox {each.get('bbox')!r}); give the file that was audited"
+        )
+    return number
+
+
+def _box(each: Mapping, key: str, decisions) -> list[float]:
+    box = each.get(key)
+    if not isinstance(box, list) or len(box) != 4 or min(box[2:]) <= 0:
+        raise ValueError(f"{decisions}: {key} is {box!r}; expected x, y, width, height")
+    return [float(x) for x in box]

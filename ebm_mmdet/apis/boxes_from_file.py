@@ -1,0 +1,368 @@
+"""Refine boxes that are in a file: another detector's results, annotations, or proposals."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ..box_iou import box_iou
+from ..energy import Refiner
+from ..files import read_json, write_json
+from ..models.detectors import EBMDetector
+from .image_index import ImageFile, images_by_id, listed_images, look_at
+from .trained_detector import image_pipeline, load_detector
+
+__all__ = ["BoxFile", "Complaints", "box_fault", "read_boxes", "refine_boxes", "refine_file"]
+
+BOXES_AT_ONCE = 1000
+
+
+class Complaints:
+    """Collects what is wrong with boxes, and says it in one line for each kind."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, list[str]] = {}
+
+    def __call__(self, fault: str, example: str) -> None:
+        """Note one box with a fault, ``'kind'`` or ``'kind: detail'``."""
+        kind, _, detail = fault.partition(": ")
+        self.kinds.setdefault(kind, []).append(f"{example} ({detail})" if detail else example)
+
+    def lines(self) -> list[str]:
+        """One line for each kind, with the first example."""
+        return [
+            f"{len(examples)} boxes: {kind}; the first is {examples[0]}"
+            for kind, examples in self.kinds.items()
+        ]
+
+
+@dataclass
+class BoxFile:
+    """The boxes of a file."""
+
+    rows: list[dict]
+    """``image_id``, ``bbox`` (x, y, width, height), and what else the file has."""
+    content: dict | None = None
+    """The whole file if it is an annotation file, whose ``annotations`` are the rows."""
+    lacks_classes: bool = False
+    """The file holds proposals, whose image ids are paths."""
+
+
+def box_fault(box) -> str | None:
+    """Why a ``bbox`` is none that can be refined, or None."""
+    if not isinstance(box, (list, tuple)) or not all(isinstance(x, (int, float)) for x in box):
+        return "bbox is not a list of numbers"
+    if len(box) in (5, 8):
+        return "a rotated box; boxes parallel to the axes are refined"
+    if len(box) != 4:
+        return f"bbox has {len(box)} numbers; expected x, y, width, height"
+    if not all(math.isfinite(x) for x in box):
+        return "a coordinate is not finite"
+    if min(box[2:]) < 0:
+        return "width or height is negative; expected x, y, width, height"
+    if min(box[2:]) == 0:
+        return "no area"
+    return None
+
+
+def read_boxes(path: str | os.PathLike) -> BoxFile:
+    """Read a list of results in COCO's format, an annotation file, or proposals of mmdet.
+
+    Args:
+        path: a ``.json`` file with either of the first two, or the ``.pkl`` of mmdet's
+            ``DumpProposals``. Of a pickle only arrays and ``InstanceData`` are accepted.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has another format.
+    """
+    path = Path(path)
+    if path.suffix in (".pkl", ".pickle"):
+        return _read_proposals(path)
+    content = read_json(path)
+    if content is None:
+        raise FileNotFoundError(f"there is no file {path}")
+    if isinstance(content, Mapping) and {"images", "annotations"} <= content.keys():
+        rows, box_file = content["annotations"], BoxFile(content["annotations"], dict(content))
+    else:
+        rows, box_file = content, BoxFile(content if isinstance(content, list) else [])
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(
+            f"{path} is neither a list of results nor an annotation file in COCO's format"
+        )
+    for number, row in enumerate(rows):
+        if "image_id" not in row or "bbox" not in row:
+            raise ValueError(
+                f"{path}: entry {number} has no {'bbox' if 'image_id' in row else 'image_id'}; "
+                "expected image_id, category_id, bbox and, for results, score"
+            )
+    return box_file
+
+
+class _ProposalsOnly(pickle.Unpickler):
+    """Loads numpy's arrays and mmengine's ``InstanceData``, and refuses everything else."""
+
+    def find_class(self, module: str, name: str):
+        if (module, name) == ("mmengine.structures.instance_data", "InstanceData"):
+            return InstanceData
+        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "scalar"):
+            return super().find_class(module, name)
+        raise ValueError(f"the pickle has {module}.{name}, which proposals do not")
+
+
+def _read_proposals(path: Path) -> BoxFile:
+    try:
+        with path.open("rb") as file:
+            content = _ProposalsOnly(file).load()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {path}") from None
+    except (pickle.UnpicklingError, ValueError, EOFError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is not a file of mmdet's DumpProposals: {error}") from error
+    rows = []
+    for name, found in content.items() if isinstance(content, dict) else ():
+        boxes = np.asarray(found["bboxes"], float).reshape(-1, 4)
+        for (x1, y1, x2, y2), score in zip(boxes.tolist(), np.asarray(found["scores"]).tolist()):
+            rows.append(dict(image_id=name, bbox=[x1, y1, x2 - x1, y2 - y1], score=float(score)))
+    if not rows:
+        raise ValueError(f"{path} has no proposals")
+    return BoxFile(rows, lacks_classes=True)
+
+
+def refine_file(
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike,
+    images: str | os.PathLike,
+    boxes: str | os.PathLike,
+    out: str | os.PathLike,
+    ann_file: str | os.PathLike | None = None,
+    steps: int | None = None,
+    device: str | None = None,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Refine the boxes of a file with the features of the config's detector.
+
+    Scores, order, ids and all other keys stay, and a box that does not move keeps its numbers.
+    Each refined box gains ``log_density`` and ``accepted_steps``, and ``side_std`` if the refiner
+    samples. Boxes that cannot be refined stay as they are; a line says how many and why.
+
+    Args:
+        config: of an ``EBMDetector``, such as ``fit`` leaves.
+        checkpoint: its checkpoint.
+        images: folder of the images.
+        boxes: see :func:`read_boxes`.
+        out: the file to write, in the format of ``boxes`` (proposals: a list of results).
+        ann_file: annotation file that lists the images and categories of a list of results.
+            Without, the images are those whose names are the ids.
+        steps: instead of the config's.
+        device: ``'cpu'``, ``'cuda:0'``; by default a GPU if there is one.
+        say: receives lines.
+
+    Returns:
+        ``boxes``, ``refined``, ``moved``, ``mean_iou`` (with the boxes before) and ``lines``.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        FileExistsError: ``out`` exists.
+        ValueError: a file has another format, the config has no energy head, or the classes of the
+            boxes are not known and the head needs them.
+    """
+    if Path(out).exists():
+        raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
+    found = read_boxes(boxes)
+    listing = found.content
+    if ann_file is not None:
+        listing = read_json(ann_file)
+        if not isinstance(listing, Mapping) or not {"images", "categories"} <= listing.keys():
+            raise ValueError(f"{ann_file} has no 'images' and 'categories', which COCO's have")
+    if not Path(images).is_dir():
+        raise FileNotFoundError(f"there is no folder {images}")
+    if listing is None:
+        index = images_by_id((row["image_id"] for row in found.rows), images)
+    else:
+        index = listed_images(listing, images)
+    cfg = config if isinstance(config, Config) else Config.fromfile(config)
+    if not str(cfg.model.type).endswith("EBMDetector"):
+        raise ValueError(
+            f"{cfg.filename or 'the config'} has no energy head; `python -m ebm_mmdet fit` trains "
+            "one"
+        )
+    model = load_detector(cfg, checkpoint, device or _usual_device())
+    labels = _labels(found, listing, model)
+    refiner = model.refiner
+    if steps is not None:
+        if not hasattr(refiner, "num_steps"):
+            raise ValueError(f"{steps} steps, but {type(refiner).__name__} takes no steps")
+        refiner = copy.copy(refiner)
+        refiner.num_steps = int(steps)
+    rows, summary = refine_boxes(model, cfg, found.rows, labels, index, refiner, say)
+    write_json(out, {**found.content, "annotations": rows} if found.content else rows)
+    return summary
+
+
+def refine_boxes(
+    model: EBMDetector,
+    cfg: Config,
+    rows: Sequence[Mapping],
+    labels: Sequence[int | None],
+    images: Mapping[int | str, ImageFile],
+    refiner: Refiner | None,
+    say: Callable[[str], None] = print,
+) -> tuple[list[dict], dict]:
+    """Refine boxes in COCO's format; see :func:`refine_file`.
+
+    Args:
+        model: the detector with its energy head.
+        cfg: its config, whose test pipeline loads the images.
+        rows: ``image_id``, ``bbox`` and further keys.
+        labels: class of each row, None if the detector does not have it.
+        images: by id.
+        refiner: of these boxes.
+        say: receives lines.
+
+    Returns:
+        The new rows, and the summary.
+    """
+    complain, out = Complaints(), [dict(row) for row in rows]
+    by_image: dict[int | str, list[int]] = {}
+    for number, row in enumerate(rows):
+        fault = box_fault(row["bbox"])
+        if fault is None and row["image_id"] not in images:
+            fault = "the image id is not known"
+        if fault is None and labels[number] is None:
+            fault = "the detector does not have the category"
+        if fault is None:
+            by_image.setdefault(row["image_id"], []).append(number)
+        else:
+            complain(fault, _example(number, row))
+    load, ious = image_pipeline(cfg), []
+    for done, (image_id, numbers) in enumerate(by_image.items(), 1):
+        image, fault = look_at(images[image_id])
+        if fault is not None:
+            for number in numbers:
+                complain(fault, _example(number, rows[number]))
+            continue
+        for number, change, iou in _refine_image(
+            model, load(image.path), rows, numbers, labels, refiner
+        ):
+            if change is None:
+                complain("outside the image", _example(number, rows[number]))
+                continue
+            out[number].update(change)
+            ious.append(iou)
+        if done % 100 == 0:
+            say(f"{done} of {len(by_image)} images")
+    lines = complain.lines()
+    for line in lines:
+        say(f"left as they are: {line}")
+    moved = sum(iou < 1 for iou in ious)
+    summary = dict(
+        boxes=len(rows),
+        refined=len(ious),
+        moved=moved,
+        mean_iou=float(np.mean(ious)) if ious else None,
+        lines=lines,
+    )
+    return out, summary
+
+
+@torch.no_grad()
+def _refine_image(
+    model: EBMDetector,
+    item: dict,
+    rows: Sequence[Mapping],
+    numbers: Sequence[int],
+    labels: Sequence[int | None],
+    refiner: Refiner | None,
+) -> Iterator[tuple[int, dict | None, float]]:
+    """(row, changed keys, IoU of new and old box) of each box; None for a box outside the image."""
+    batch = model.data_preprocessor(pseudo_collate([item]), False)
+    inputs, (sample,) = batch["inputs"], batch["data_samples"]
+    feats = model.energy_head.prepare(model.extract_maps(inputs), input_shape=inputs.shape[-2:])
+    height, width = sample.ori_shape[:2]
+    xywh = torch.tensor([rows[i]["bbox"] for i in numbers], dtype=torch.float64)
+    boxes = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+    inside = (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < boxes.new_tensor([width, height])).all(1)
+    for number in np.asarray(numbers)[~inside.numpy()].tolist():
+        yield number, None, 1.0
+    numbers = np.asarray(numbers)[inside.numpy()].tolist()
+    for part, old in zip(_parts(numbers), boxes[inside].split(BOXES_AT_ONCE)):
+        found = InstanceData(
+            bboxes=old.float().to(inputs.device),
+            labels=torch.tensor([labels[i] for i in part], device=inputs.device),
+            scores=torch.tensor([float(rows[i].get("score", 1.0)) for i in part]).to(inputs.device),
+        )
+        here = copy.copy(sample)
+        here.pred_instances = found
+        (here,) = model.move(feats, [here], True, refiner)
+        result = here.pred_instances.cpu()
+        yield from zip(part, *_changes(rows, part, old, result))
+
+
+def _changes(
+    rows: Sequence[Mapping], part: Sequence[int], old: Tensor, result: InstanceData
+) -> tuple[list[dict], list[float]]:
+    """Changed keys of each row, and IoU of the new box with the old one."""
+    new = result.bboxes.double()
+    same = (new.float() == old.float()).all(1)
+    ious = np.where(same.numpy(), 1.0, box_iou(new.numpy(), old.numpy()))
+    changes = []
+    for k, number in enumerate(part):
+        change = dict(
+            log_density=round(float(result.log_density[k]), 4),
+            accepted_steps=int(result.accepted_steps[k]),
+        )
+        if "side_std" in result:
+            change["side_std"] = [round(x, 3) for x in result.side_std[k].tolist()]
+        if not same[k]:
+            x1, y1, x2, y2 = new[k].tolist()
+            change["bbox"] = [round(x, 3) for x in (x1, y1, x2 - x1, y2 - y1)]
+            if "area" in rows[number] and not rows[number].get("segmentation"):
+                change["area"] = round((x2 - x1) * (y2 - y1), 3)
+        changes.append(change)
+    return changes, ious.tolist()
+
+
+def _parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(numbers), BOXES_AT_ONCE):
+        yield numbers[start : start + BOXES_AT_ONCE]
+
+
+def _labels(found: BoxFile, listing: Mapping | None, model: EBMDetector) -> list[int | None]:
+    """The detector's class of each row; all 0 where the head reads no class."""
+    head = model.energy_head
+    if head.class_agnostic or head.num_classes == 1:
+        return [0] * len(found.rows)
+    if found.lacks_classes:
+        raise ValueError(
+            "proposals have no classes, but the energy head has an f for each of its "
+            f"{head.num_classes} classes; train one with class_agnostic=True, or refine results"
+        )
+    if listing is None or not listing.get("categories"):
+        raise ValueError(
+            "the energy head has an f for each class, and the boxes tell category ids alone; give "
+            "the annotation file with the categories' names (--ann)"
+        )
+    classes = list(model.dataset_meta.get("classes") or ())
+    label = {name: number for number, name in enumerate(classes)}
+    ids = {each["id"]: label.get(each["name"]) for each in listing["categories"]}
+    return [ids.get(row.get("category_id")) for row in found.rows]
+
+
+def _example(number: int, row: Mapping) -> str:
+    return f"entry {number}, image {row['image_id']!r}, bbox {row['bbox']!r}"
+
+
+def _usual_device() -> str:
+    return "cuda:0" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,114 @@
+"""The image files that a file in COCO's format, or a list of results, speaks of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from .image_list import IMAGE_ENDINGS
+
+__all__ = ["ImageFile", "images_by_id", "listed_images", "look_at"]
+
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag of the camera's orientation, and its values that swap width and height."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that boxes belong to."""
+
+    id: int | str
+    name: str
+    """As in the file that lists it, or the id as text."""
+    path: Path | None
+    """None if there is no such image in the folder."""
+    size: tuple[int, int] | None = None
+    """(width, height) that the file states, or None."""
+
+
+def listed_images(content: Mapping, folder: str | os.PathLike) -> dict[int | str, ImageFile]:
+    """The ``images`` of a file in COCO's format, by id.
+
+    A ``file_name`` is looked for in the folder, then its last part alone.
+
+    Args:
+        content: content of the file.
+        folder: folder of the images.
+
+    Raises:
+        ValueError: an image has no id or no ``file_name``, or two have one id.
+    """
+    found: dict[int | str, ImageFile] = {}
+    for number, image in enumerate(content["images"]):
+        if not isinstance(image, Mapping) or not {"id", "file_name"} <= image.keys():
+            raise ValueError(f"images[{number}] is {image!r}; expected 'id' and 'file_name'")
+        if image["id"] in found:
+            raise ValueError(f"images[{number}] has id {image['id']!r}, which another one has too")
+        name = str(image["file_name"])
+        places = [Path(folder, name), Path(folder, Path(name).name)]
+        path = next((place for place in places if place.is_file()), None)
+        width, height = image.get("width"), image.get("height")
+        size = (int(width), int(height)) if width and height else None
+        found[image["id"]] = ImageFile(image["id"], name, path, size)
+    return found
+
+
+def images_by_id(ids: Iterable[int | str], folder: str | os.PathLike) -> dict[int | str, ImageFile]:
+    """Image files whose name is the id: that of the file, with or without its ending, or, for a
+    number, a name that ends in it (COCO's 000000000139.jpg).
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+        ValueError: an id fits several files.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
+    if not files:
+        raise FileNotFoundError(f"{folder} has no image ({', '.join(IMAGE_ENDINGS)})")
+    names: dict[str, list[Path]] = {}
+    for path in files:
+        keys = {path.relative_to(folder).as_posix(), path.name, path.stem}
+        digits = path.stem[len(path.stem.rstrip("0123456789")) :]
+        if digits:
+            keys.add(str(int(digits)))
+        for key in keys:
+            names.setdefault(key, []).append(path)
+    found = {}
+    for each in dict.fromkeys(ids):
+        matches = names.get(str(each)) or names.get("/".join(Path(str(each)).parts[1:])) or []
+        if len(matches) > 1:
+            raise ValueError(
+                f"image id {each!r} fits {matches[0]} and {matches[1]}; give the annotation file "
+                "that lists the images (--ann)"
+            )
+        found[each] = ImageFile(each, str(each), matches[0] if matches else None)
+    return found
+
+
+def look_at(image: ImageFile) -> tuple[ImageFile, str | None]:
+    """The image with the size that it has, and why its boxes cannot be used, or None.
+
+    It may be absent, broken, or of another size than the file states. The header alone is read,
+    with the camera's orientation, as images are loaded. The reason is ``'kind: detail'``.
+    """
+    if image.path is None:
+        return image, f"the image is not in the folder: {image.name}"
+    try:
+        with Image.open(image.path) as opened:
+            width, height = opened.size
+            if opened.getexif().get(_ORIENTATION) in _TURNED:
+                width, height = height, width
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+        return image, f"the image cannot be read: {error}"
+    fault = None
+    if image.size not in (None, (width, height)):
+        fault = (
+            f"the image has another size than stated: {width} x {height}, not "
+            f"{image.size[0]} x {image.size[1]}"
+        )
+    return replace(image, size=(width, height)), fault

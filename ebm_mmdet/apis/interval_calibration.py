@@ -1,0 +1,329 @@
+"""Calibrate the intervals of a detector's box sides on annotated images that it has not seen."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from ..datasets import use_checked_annotations
+from ..energy import expected_coverage, fewest_scores, grouped_quantiles, interval_scores
+from ..engine import read_checkpoint
+from ..engine.stored_intervals import model_digest
+from ..evaluation import match_detections
+from ..files import open_atomic
+from ..models.detectors.side_intervals import (
+    META_KEY,
+    SPREADS,
+    SideIntervals,
+    attach_intervals,
+    relative_spread,
+)
+from ..models.side_uncertainty import side_lengths
+from .fit.image_set import ImageSet
+from .inspection import inner_datasets
+from .trained_detector import load_detector, read_config
+
+__all__ = ["MatchedSides", "calibrate", "fit_intervals", "matched_sides"]
+
+SCORE_THR, IOU_THR, MIN_COUNT = 0.3, 0.5, 100
+EDGES = (32.0, 96.0)
+
+
+class MatchedSides(NamedTuple):
+    """Detections that match an object, of all images; lengths are shares of the detected box."""
+
+    residual: Tensor
+    """(n, 4) truth minus detection, of x1, y1, x2, y2."""
+    spread: Tensor
+    """(n, 4, 2), see :func:`~ebm_mmdet.models.detectors.side_intervals.relative_spread`."""
+    boxes: Tensor
+    """(n, 4) in pixels of the file."""
+    labels: Tensor
+    """(n,) int64."""
+    image: Tensor
+    """(n,) int64, position of the image."""
+    kind: str
+    """Kind of ``spread``."""
+
+
+def calibrate(
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike,
+    ann_file: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+    out: str | os.PathLike | None = None,
+    level: float = 0.9,
+    joint: bool = False,
+    spread: str | None = None,
+    by_image: bool = False,
+    score_thr: float = SCORE_THR,
+    iou_thr: float = IOU_THR,
+    min_count: int = MIN_COUNT,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda line: None,
+) -> SideIntervals:
+    """Write a checkpoint whose model predicts intervals that hold with probability ``level``.
+
+    The detections that count are those with a score of at least ``score_thr`` that match an object
+    of their class (:func:`~ebm_mmdet.evaluation.match_detections`). The probability is over such
+    detections of further images, where these and the calibration images are exchangeable: drawn in
+    the same way, and none of them used for training. It says nothing about detections that match
+    no object. Boxes of one image are not independent; with ``by_image`` the probability is exact
+    for a random detection of a random image.
+
+    Args:
+        config: of a detector, with an energy head or without.
+        checkpoint: its checkpoint; it does not change.
+        ann_file: COCO annotations of the calibration images; by default the test data of the
+            config.
+        images: folder of these images; by default that of the config's test data.
+        out: checkpoint to write; by default ``NAME_intervals.pth`` beside ``checkpoint``. It has
+            weights and ``meta``, and no state of a training, which would change the model.
+        level: probability, of each side alone or, with ``joint``, of all four at once.
+        joint: see ``level``.
+        spread: what the width of an interval is proportional to: ``'std'``, the model's standard
+            deviation of the side; ``'samples'``, quantiles of ``box_samples``; ``'size'``, the
+            box's width or height; ``'pixels'``, the same width for all. By default ``'std'`` if the
+            model gives it, else ``'size'``.
+        by_image: bounds for a random detection of a random image, see above.
+        score_thr: lowest score of a detection.
+        iou_thr: smallest IoU with its object.
+        min_count: fewest detections (with ``by_image``, images) from which a class, a size, or a
+            class of one size has bounds of its own; others have those of a larger group.
+        device: such as ``'cuda:0'``.
+        say: gets lines about the progress and the result.
+
+    Returns:
+        The intervals.
+
+    Raises:
+        FileExistsError: ``out`` exists.
+        FileNotFoundError: there is no such config, checkpoint or annotation file.
+        CheckpointError: the checkpoint does not fit.
+        ValueError: ``level`` is not in (0, 1), the annotations are those of the training, or too
+            few detections match; a detection lacks what ``spread`` needs.
+    """
+    needed = fewest_scores(level)
+    if spread is not None and spread not in SPREADS:
+        raise ValueError(f"spread={spread!r}; use one of {', '.join(SPREADS)}")
+    checkpoint = Path(checkpoint)
+    out = Path(out) if out else checkpoint.with_name(f"{checkpoint.stem}_intervals.pth")
+    if out.exists():
+        raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
+    cfg = read_config(config)
+    dataset = _dataset(cfg, ann_file, images)
+    model = load_detector(cfg, checkpoint, device)
+    attach_intervals(model, None)  # those of an earlier calibration
+    _check_classes(model, dataset)
+    sides = matched_sides(model, dataset, level, spread, score_thr, iou_thr, say)
+    if len(sides.residual) < needed:
+        raise ValueError(
+            f"{len(sides.residual)} detections with a score of {score_thr} or more match an object "
+            f"at IoU {iou_thr}; a level of {level} takes {needed} at least. Take more images, or a "
+            "lower level or score"
+        )
+    intervals = fit_intervals(
+        sides, len(model.dataset_meta["classes"]), level, joint, by_image, min_count
+    )
+    intervals.facts.update(
+        score_thr=score_thr,
+        iou_thr=iou_thr,
+        images=len(dataset),
+        annotations=str(ann_file or ""),
+        model=model_digest(cfg),
+    )
+    stored = read_checkpoint(checkpoint)
+    meta = {**stored.get("meta", {}), META_KEY: intervals.to_meta()}
+    with open_atomic(out) as file:
+        torch.save(dict(meta=meta, state_dict=stored.get("state_dict", stored)), file)
+    say(report(intervals))
+    say(f"wrote {out}")
+    return intervals
+
+
+@torch.no_grad()
+def matched_sides(
+    model: nn.Module,
+    dataset,
+    level: float,
+    spread: str | None = None,
+    score_thr: float = SCORE_THR,
+    iou_thr: float = IOU_THR,
+    say: Callable[[str], None] = lambda line: None,
+) -> MatchedSides:
+    """Run a detector on a data set, and keep the sides of what matches an object.
+
+    Args:
+        model: a detector in eval mode, with ``dataset_meta``.
+        dataset: an mmdet data set whose items come from the test pipeline.
+        level: see :func:`~ebm_mmdet.models.detectors.side_intervals.relative_spread`.
+        spread: its kind; None: ``'std'`` if the first detections have one, else ``'size'``.
+        score_thr: lowest score of a detection.
+        iou_thr: smallest IoU with its object.
+        say: gets a line now and then.
+    """
+    images = ImageSet(_KeepsLast(dataset), range(len(dataset)))
+    classes = len(model.dataset_meta["classes"])
+    rows: list[tuple[Tensor, ...]] = []
+    for position in range(len(images)):
+        (sample,) = model.test_step(pseudo_collate([images[position]]))
+        found = sample.pred_instances.cpu()
+        if spread is None and len(found):
+            keys = {"box_cov", "box_std", "side_std"}
+            spread = "std" if any(key in found for key in keys) else "size"
+        matched, objects = match_detections(
+            images.coco([position], classes),
+            position,
+            found.bboxes,
+            found.scores,
+            found.labels,
+            range(1, classes + 1),
+            score_thr,
+            iou_thr,
+        )
+        if len(matched):
+            one = found[matched]
+            boxes = one.bboxes.float()
+            rows.append(
+                (
+                    (objects - boxes) / side_lengths(boxes),
+                    relative_spread(one, spread, level),
+                    boxes,
+                    one.labels.long(),
+                    torch.full((len(matched),), position),
+                )
+            )
+        if (position + 1) % 100 == 0:
+            say(f"{position + 1} of {len(images)} images")
+    none = (torch.zeros(0, 4), torch.zeros(0, 4, 2), torch.zeros(0, 4))
+    none = (*none, torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+    columns = [torch.cat(column) for column in zip(none, *rows)]
+    return MatchedSides(*columns, kind=spread or "size")
+
+
+def fit_intervals(
+    sides: MatchedSides,
+    num_classes: int,
+    level: float,
+    joint: bool = False,
+    by_image: bool = False,
+    min_count: int = MIN_COUNT,
+) -> SideIntervals:
+    """The intervals that follow from matched detections, by split conformal calibration.
+
+    Args:
+        sides: the matched detections.
+        num_classes: of the detector.
+        level: see :func:`calibrate`.
+        joint: likewise.
+        by_image: likewise.
+        min_count: likewise.
+
+    Raises:
+        ValueError: there are too few detections for the level.
+    """
+    scores = interval_scores(sides.residual, sides.spread)
+    scores = scores.amax(1, keepdim=True) if joint else scores
+    intervals = SideIntervals(
+        level, joint, sides.kind, torch.zeros(num_classes + 1, len(EDGES) + 2, 1 if joint else 4)
+    )
+    sizes = intervals.size_index(sides.boxes)
+    shape = (num_classes, len(EDGES) + 1)
+    image = sides.image if by_image else None
+    intervals.bounds, counts, source = grouped_quantiles(
+        scores, level, sides.labels, sizes, shape, min_count, image
+    )
+    intervals.facts = dict(
+        detections=len(scores),
+        by_image=by_image,
+        min_count=min_count,
+        counts=counts.tolist(),
+        source=source.tolist(),
+    )
+    return intervals
+
+
+def report(intervals: SideIntervals) -> str:
+    """What a calibration was made from, and what it promises, in a few lines."""
+    facts = intervals.facts
+    pooled, unit = facts["counts"][-1][-1], "images" if facts["by_image"] else "detections"
+    mean, std = expected_coverage(pooled, intervals.level)
+    own = sum(row.count(0) for row in facts["source"])
+    cells = (len(facts["source"]) - 1) * (len(facts["source"][0]) - 1)
+    bounds = ", ".join(f"{value:.3g}" for value in intervals.bounds[-1, -1].tolist())
+    sides = "all four sides at once" if intervals.joint else "each side"
+    return "\n".join(
+        [
+            f"{facts['detections']} detections match an object; bounds from {pooled} {unit}",
+            f"coverage of {sides}: {100 * mean:.1f} % in the mean over calibration sets, ± "
+            f"{100 * std:.1f} from one to the next if {unit} are independent",
+            f"bounds of all, in units of {intervals.spread!r}: {bounds}",
+            f"{own} of {cells} pairs of class and size have bounds of their own "
+            f"(at least {facts['min_count']} {unit})",
+        ]
+    )
+
+
+class _KeepsLast:
+    """A data set that reads an item once, if it is asked for twice in a row."""
+
+    def __init__(self, dataset) -> None:
+        self.dataset, self.last = dataset, (None, None)
+
+    def __getitem__(self, index: int) -> dict:
+        if self.last[0] != index:
+            self.last = index, self.dataset[index]
+        return copy.deepcopy(self.last[1])  # models write into what they are given
+
+    def get_data_info(self, index: int) -> dict:
+        return self.dataset.get_data_info(index)
+
+
+def _check_classes(model: nn.Module, dataset) -> None:
+    ours, theirs = model.dataset_meta.get("classes"), dataset.metainfo.get("classes")
+    if list(ours or ()) != list(theirs or ()):
+        raise ValueError(
+            f"the detector's classes are {ours}, and those of the data set are {theirs}; set "
+            "metainfo=dict(classes=...) of test_dataloader.dataset to the detector's"
+        )
+
+
+def _dataset(cfg: Config, ann_file: str | os.PathLike | None, images: str | os.PathLike | None):
+    """The test data set of a config, with other annotations and images if given.
+
+    Raises:
+        FileNotFoundError: there is no such annotation file or folder.
+        ValueError: the config has no test data, or it was trained on these annotations.
+    """
+    if not cfg.get("test_dataloader"):
+        raise ValueError("the config has no test_dataloader, whose pipeline is used")
+    use_checked_annotations()
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    outer = cfg.test_dataloader.dataset
+    inner = inner_datasets(outer)[0]
+    for name, path in (("annotation file", ann_file), ("folder", images)):
+        if path is not None and not Path(path).exists():
+            raise FileNotFoundError(f"there is no {name} {path}")
+    if ann_file is not None:
+        inner.ann_file = os.path.abspath(ann_file)
+        trained = cfg.get("train_dataloader")
+        for dataset in inner_datasets(trained["dataset"]) if trained else []:
+            name = os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or "")
+            if os.path.abspath(name) == inner.ann_file:
+                raise ValueError(
+                    f"{ann_file} is what the config trains on: intervals from these images would "
+                    "be too short; give images that the detector and its head have not seen"
+                )
+    if images is not None:
+        inner.data_prefix = dict(inner.get("data_prefix") or {}, img=os.path.abspath(images))
+    return DATASETS.build(outer)

@@ -1,0 +1,63 @@
+"""A model's intervals, from the checkpoint that holds them to its predictions."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from ..models.detectors.side_intervals import SideIntervals, attach_intervals
+
+__all__ = ["StoredIntervalsHook", "attach_stored_intervals", "model_digest"]
+
+
+def model_digest(cfg: Config) -> str:
+    """A short text that differs for configs of other models.
+
+    To be taken before the model is built, because mmdet's detectors write into their config.
+    """
+    return hashlib.sha256(repr(cfg.model).encode()).hexdigest()[:16]
+
+
+def attach_stored_intervals(model: nn.Module, checkpoint: Mapping, digest: str) -> None:
+    """Let a model give the intervals that :func:`~ebm_mmdet.apis.calibrate` has stored, if any.
+
+    Args:
+        model: a detector, or a wrapper of one.
+        checkpoint: the content of the checkpoint that has been loaded into it.
+        digest: that of the model's config. A warning says so if it is not that of the calibration.
+
+    Raises:
+        ValueError: the intervals cannot be read.
+    """
+    intervals = SideIntervals.from_meta(checkpoint.get("meta") or {})
+    if intervals is None:
+        return
+    if intervals.facts.get("model", digest) != digest:
+        warnings.warn(
+            "the checkpoint's intervals were calibrated with other settings of the model than "
+            "these, so side_interval may hold less often than it says; calibrate again with this "
+            "config",
+            stacklevel=2,
+        )
+    attach_intervals(model, intervals)
+
+
+class StoredIntervalsHook(Hook):
+    """Does the same for the model of a runner, when it loads its checkpoint.
+
+    Args:
+        digest: of the config, before the runner was built.
+    """
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Called by mmengine."""
+        attach_stored_intervals(runner.model, checkpoint, self.digest)

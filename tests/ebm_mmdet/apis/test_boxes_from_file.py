@@ -1,0 +1,216 @@
+"""Boxes of a file: what is refined, what stays, and what is said about the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from pycocotools.coco import COCO
+
+from ebm_mmdet import commands
+from ebm_mmdet.apis import refine_file, write_energy_config
+from ebm_mmdet.apis.audit.source import load_source
+from ebm_mmdet.apis.boxes_from_file import read_boxes
+from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
+
+QUIET = dict(device="cpu", say=lambda line: None)
+REFINE = ("mine_ebm.py", "mine.pth", "data")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = make_project(tmp_path_factory.mktemp("refine") / "my work", ONE_STAGE)
+    before = os.getcwd()
+    os.chdir(folder)
+    write_energy_config("my_detector.py", "epoch_12.pth", "mine_ebm.py")
+    source = load_source(Config.fromfile("my_detector.py"), "epoch_12.pth", "cpu")
+    # A head with slopes that move boxes; a fresh one is almost flat.
+    torch.nn.init.normal_(source.model.energy_head.fc_energy.weight, std=30.0)
+    meta = dict(dataset_meta=dict(classes=("ape", "bat", "cat")))
+    torch.save(dict(state_dict=source.model.state_dict(), meta=meta), "mine.pth")
+    os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def project(made, monkeypatch, tmp_path):
+    monkeypatch.chdir(made)
+    return tmp_path
+
+
+def results(**more):
+    rows = [
+        dict(image_id=71, category_id=10, bbox=[10, 10, 30.5, 20], score=0.9, track=7),
+        dict(image_id=73, category_id=30, bbox=[5, 5, 40, 25], score=0.2, track="b"),
+        dict(image_id=71, category_id=20, bbox=[40, 20, 20, 30], score=0.5, track=None),
+    ]
+    rows[0].update(more)
+    return rows
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_results_keep_order_scores_ids_and_keys(project):
+    given = results()
+    boxes, out = write(project / "in.json", given), project / "out.json"
+    done = refine_file(*REFINE, boxes, out, ann_file="data/boxes.json", **QUIET)
+    rows = json.loads(out.read_text())
+    assert done["boxes"] == done["refined"] == 3
+    assert done["moved"] >= 1
+    for old, new in zip(given, rows, strict=True):
+        kept = {key: value for key, value in old.items() if key != "bbox"}
+        assert kept.items() <= new.items()
+        assert np.isfinite(new["log_density"])
+        assert (new["accepted_steps"] > 0) == (new["bbox"] != old["bbox"])
+    COCO("data/boxes.json").loadRes(str(out))
+    with pytest.raises(FileExistsError):
+        refine_file(*REFINE, boxes, out, ann_file="data/boxes.json", **QUIET)
+
+
+def test_without_steps_boxes_keep_their_numbers(project):
+    boxes = write(project / "in.json", results(bbox=[10.123456789, 10, 30.987654321, 20]))
+    refine_file(*REFINE, boxes, project / "o.json", ann_file="data/boxes.json", steps=0, **QUIET)
+    rows = json.loads((project / "o.json").read_text())
+    assert [row["bbox"] for row in rows] == [row["bbox"] for row in json.loads(boxes.read_text())]
+
+
+def test_images_are_found_by_their_names(project):
+    given = [dict(row, image_id=int(str(row["image_id"])[1:])) for row in results()]
+    boxes = write(project / "in.json", given)  # 1 is "im 1.png"
+    assert refine_file(*REFINE, boxes, project / "a.json", **QUIET)["refined"] == 3
+    given = [dict(row, image_id=f"im {row['image_id']}") for row in given]
+    write(boxes, given)
+    assert refine_file(*REFINE, boxes, project / "b.json", **QUIET)["refined"] == 3
+    first, second = (json.loads((project / f"{x}.json").read_text()) for x in "ab")
+    assert [row["bbox"] for row in first] == [row["bbox"] for row in second]
+
+
+def test_an_annotation_file_stays_one(project):
+    done = refine_file(*REFINE, "data/boxes.json", project / "out.json", **QUIET)
+    before = json.loads(Path("data/boxes.json").read_text())
+    after = json.loads((project / "out.json").read_text())
+    assert done["refined"] == 3
+    assert {k: v for k, v in before.items() if k != "annotations"} == {
+        k: v for k, v in after.items() if k != "annotations"
+    }
+    for old, new in zip(before["annotations"], after["annotations"], strict=True):
+        assert new["area"] == pytest.approx(new["bbox"][2] * new["bbox"][3], abs=0.05)
+        assert new["id"] == old["id"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (dict(image_id=99), "the image id is not known"),
+        (dict(bbox=[10, 10, -5, 20]), "width or height is negative"),
+        (dict(bbox=[10, 10, 5, 0]), "no area"),
+        (dict(bbox=[10, 10, 30, 20, 0.4]), "a rotated box"),
+        (dict(bbox=[10, 10, float("inf"), 20]), "a coordinate is not finite"),
+        (dict(bbox=[500, 10, 30, 20]), "outside the image"),
+    ],
+)
+def test_what_cannot_be_refined_stays_and_is_said(project, change, reason):
+    boxes = write(project / "in.json", results(**change))
+    lines = []
+    more = dict(ann_file="data/boxes.json", device="cpu", say=lines.append)
+    done = refine_file(*REFINE, boxes, project / "out.json", **more)
+    assert done["refined"] == 2
+    assert json.loads((project / "out.json").read_text())[0] == json.loads(boxes.read_text())[0]
+    (line,) = lines
+    assert line.startswith(f"left as they are: 1 boxes: {reason}")
+    assert "entry 0" in line
+
+
+def test_an_image_of_another_size_is_not_used(project):
+    listing = json.loads(Path("data/boxes.json").read_text())
+    listing["images"][0]["width"] = 45
+    ann = write(project / "ann.json", listing)
+    boxes = write(project / "in.json", results())
+    lines = []
+    more = dict(ann_file=ann, device="cpu", say=lines.append)
+    assert refine_file(*REFINE, boxes, project / "out.json", **more)["refined"] == 1
+    assert "90 x 66, not 45 x 66" in lines[0]
+
+
+def test_proposals_of_mmdet(project):
+    found = InstanceData()
+    found.bboxes = np.array([[10, 10, 40, 30], [5, 5, 30, 60]], np.float32)
+    found.scores = np.array([0.9, 0.1], np.float32)
+    path = project / "proposals.pkl"
+    path.write_bytes(pickle.dumps({"data/im 1.png": found}))
+    done = refine_file(*REFINE, path, project / "out.json", **QUIET)
+    rows = json.loads((project / "out.json").read_text())
+    assert done["refined"] == 2
+    assert rows[0]["image_id"] == "data/im 1.png"
+    assert rows[0]["score"] == pytest.approx(0.9)
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("trapped",)
+
+
+def test_a_pickle_runs_nothing(project, monkeypatch):
+    monkeypatch.chdir(project)
+    path = project / "bad.pkl"
+    path.write_bytes(pickle.dumps({"a": Trap()}))
+    with pytest.raises(ValueError, match="mkdir"):
+        read_boxes(path)
+    assert not (project / "trapped").exists()
+
+
+def test_files_that_cannot_be_read(project):
+    boxes = write(project / "in.json", results())
+    for content, match in (
+        ({"boxes": []}, "neither a list"),
+        ([dict(image_id=1)], "entry 0 has no bbox"),
+        ([3], "neither a list"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            read_boxes(write(project / "odd.json", content))
+    with pytest.raises(FileNotFoundError):
+        read_boxes(project / "none.json")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        refine_file(*REFINE[:2], project / "none", boxes, project / "out.json", **QUIET)
+    with pytest.raises(ValueError, match="no energy head"):
+        refine_file("my_detector.py", "epoch_12.pth", "data", boxes, project / "o.json", **QUIET)
+
+
+def test_a_head_with_an_f_for_each_class_needs_the_names(project):
+    Path("classes.py").write_text(
+        "_base_ = './mine_ebm.py'\nmodel = dict(energy_head=dict(class_agnostic=False))\n"
+    )
+    state = torch.load("mine.pth", weights_only=True)
+    for name in ("weight", "bias"):
+        key = f"energy_head.fc_energy.{name}"
+        state["state_dict"][key] = state["state_dict"][key].repeat_interleave(3, 0)
+    torch.save(state, "classes.pth")
+    boxes = write(project / "in.json", [dict(row, image_id=1) for row in results()])
+    with pytest.raises(ValueError, match=r"categories' names \(--ann\)"):
+        refine_file("classes.py", "classes.pth", "data", boxes, project / "o.json", **QUIET)
+    boxes = write(project / "in.json", results(category_id=99))
+    more = dict(ann_file="data/boxes.json", **QUIET)
+    done = refine_file("classes.py", "classes.pth", "data", boxes, project / "o.json", **more)
+    assert done["refined"] == 2
+    assert "does not have the category" in done["lines"][0]
+
+
+def test_the_command(project, capsys):
+    boxes = write(project / "in.json", results())
+    out = project / "out.json"
+    arguments = ["refine", *REFINE[:2], "--images", "data", "--boxes", str(boxes)]
+    arguments += ["--out", str(out), "--ann", "data/boxes.json", "--device", "cpu"]
+    assert commands.main(arguments) == 0
+    assert "3 of 3 boxes refined" in capsys.readouterr().out
+    assert commands.main(arguments) == 1
+    assert "not overwritten" in capsys.readouterr().err

@@ -1,0 +1,259 @@
+"""Calibration of intervals, from annotated images to a user's file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from pycocotools.coco import COCO
+
+from ebm_mmdet.apis import (
+    EBMInferencer,
+    add_energy_head,
+    calibrate,
+    fit_intervals,
+    load_detector,
+    matched_sides,
+)
+from ebm_mmdet.commands import main
+from ebm_mmdet.energy import expected_coverage
+from ebm_mmdet.engine.stored_intervals import StoredIntervalsHook, model_digest
+from tests.ebm_mmdet.apis.noisy_oracle import CLASSES, CONFIG, NoisyOracle
+from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory) -> Path:
+    """A folder with configs of an oracle on two sets of images, and its weights."""
+    folder = tmp_path_factory.mktemp("user") / "my work"
+    folder.mkdir()
+    for name, seed in (("calibration", 1), ("test", 2)):
+        (folder / f"{name}.py").write_text(CONFIG.format(seed=seed))
+    state = NoisyOracle().state_dict()
+    meta = dict(dataset_meta=dict(classes=CLASSES), epoch=3)
+    torch.save(dict(state_dict=state, meta=meta, optimizer=dict(lr=1.0)), folder / "best.pth")
+    return folder
+
+
+def held(oracle: Path, checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Which sides (n, 4) of the test images are in their intervals; labels; widths."""
+    cfg = Config.fromfile(oracle / "test.py")
+    model = load_detector(cfg, checkpoint)
+    inside, labels, widths = [], [], []
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    for i in range(len(dataset)):
+        item = dataset[i]
+        data = dict(inputs=[item["inputs"]], data_samples=[item["data_samples"]])
+        with torch.no_grad():
+            (sample,) = model.test_step(data)
+        low, high = sample.pred_instances.side_interval.unbind(-1)
+        truth = sample.gt_instances.bboxes
+        inside.append((truth >= low) & (truth <= high))
+        labels.append(sample.pred_instances.labels)
+        widths.append(high - low)
+    return torch.cat(inside), torch.cat(labels), torch.cat(widths)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(), dict(joint=True), dict(spread="size"), dict(level=0.7), dict(by_image=True)],
+    ids=str,
+)
+def test_intervals_hold_on_other_images(oracle, tmp_path, options):
+    """In all, and for each class, though the stated spread is wrong by the class."""
+    out = tmp_path / "with blanks" / "c.pth"
+    before = (oracle / "best.pth").read_bytes()
+    # The images of the two configs are other draws of the same kind.
+    found = calibrate(oracle / "calibration.py", oracle / "best.pth", out=out, **options)
+    inside, labels, widths = held(oracle, out)
+    level, number = options.get("level", 0.9), found.facts["detections"]
+    assert number > 350
+    shown = inside.all(1, keepdim=True) if options.get("joint") else inside
+    mean, std = expected_coverage(number, level)
+    error = math.hypot(std, math.sqrt(mean * (1 - mean) / len(shown)))
+    assert ((shown.float().mean(0) - mean).abs() < 4 * error).all()
+    if not options.get("by_image"):
+        for label in range(len(CLASSES)):
+            rows = shown[labels == label].float()
+            assert found.facts["source"][label][-1] == 1
+            mean, std = expected_coverage(found.facts["counts"][label][-1], level)
+            error = math.hypot(std, math.sqrt(mean * (1 - mean) / len(rows)))
+            assert ((rows.mean(0) - mean).abs() < 4 * error).all()
+    if options == dict():  # wider where errors are larger
+        width = [float(widths[labels == label].mean()) for label in range(len(CLASSES))]
+        assert width == sorted(width)
+    assert (oracle / "best.pth").read_bytes() == before
+    stored = torch.load(out, weights_only=True)
+    assert sorted(stored) == ["meta", "state_dict"]
+    assert stored["meta"]["epoch"] == 3
+
+
+def test_a_detector_without_a_spread_has_intervals_of_its_size(oracle, tmp_path):
+    path = tmp_path / "plain.py"
+    text = (oracle / "calibration.py").read_text()
+    path.write_text(text.replace("type='NoisyOracle'", "type='NoisyOracle', with_std=False"))
+    lines = []
+    found = calibrate(path, oracle / "best.pth", out=tmp_path / "a.pth", say=lines.append)
+    assert found.spread == "size"
+    text = "\n".join(lines)
+    assert "coverage of each side: 90." in text
+    assert f"wrote {tmp_path / 'a.pth'}" in text
+    with pytest.raises(ValueError, match="need box_cov, box_std or side_std.*another score"):
+        calibrate(path, oracle / "best.pth", out=tmp_path / "b.pth", spread="std")
+    assert not (tmp_path / "b.pth").exists()
+
+
+def test_the_bounds_are_those_of_each_group_by_the_definition(oracle):
+    """An independent loop over the groups, with numpy's sort."""
+    cfg = Config.fromfile(oracle / "calibration.py")
+    model = load_detector(cfg, oracle / "best.pth")
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    sides = matched_sides(model, dataset, 0.8)
+    assert dataset.reads == len(dataset)  # images are read once
+    found = fit_intervals(sides, len(CLASSES), 0.8, min_count=60)
+    pixels = (sides.boxes[:, 2:] - sides.boxes[:, :2]).repeat(1, 2).numpy()
+    ratio = (sides.residual.numpy() * pixels) / (sides.spread[..., 0].numpy() * pixels)
+    size = np.digitize(np.sqrt(pixels[:, 0] * pixels[:, 1]), [32, 96])
+    labels, kinds = sides.labels.numpy(), set()
+    for a in range(len(CLASSES)):
+        for b in range(3):
+            groups = [(labels == a) & (size == b), labels == a, size == b, labels >= 0]
+            kind = next(k for k, rows in enumerate(groups) if rows.sum() >= 60)
+            kinds.add(kind)
+            rows, n = groups[kind], groups[kind].sum()
+            kth = np.sort(np.abs(ratio[rows]), axis=0)[math.ceil((n + 1) * 0.8) - 1]
+            np.testing.assert_allclose(found.bounds[a, b], kth, rtol=1e-5)
+            assert found.facts["counts"][a][b] == n
+    assert kinds == {0, 1}
+
+
+def test_refusals_come_before_the_work(oracle, tmp_path):
+    config, weights = oracle / "calibration.py", oracle / "best.pth"
+
+    def refused(error, match, **options):
+        with pytest.raises(error, match=match):
+            calibrate(options.pop("config", config), weights, **options)
+
+    (tmp_path / "there.pth").write_bytes(b"mine")
+    refused(FileExistsError, r"there\.pth exists and is not over", out=tmp_path / "there.pth")
+    assert (tmp_path / "there.pth").read_bytes() == b"mine"
+    refused(ValueError, "level=90", level=90)
+    refused(ValueError, "spread='sigma'; use one of std", spread="sigma")
+    refused(FileNotFoundError, r"no annotation file .*no\.json", ann_file=tmp_path / "no.json")
+    refused(FileNotFoundError, "no folder", images=tmp_path / "no")
+    few = tmp_path / "few.py"
+    few.write_text(config.read_text().replace("num_images=90", "num_images=3"))
+    refused(ValueError, r"detections with a score of 0\.3.*0\.99 takes 99", config=few, level=0.99)
+    refused(ValueError, r"^0 detections with a score of 0\.95", score_thr=0.95)
+    other = tmp_path / "other.pth"
+    state = torch.load(weights, weights_only=True)
+    torch.save(
+        dict(state_dict=state["state_dict"], meta=dict(dataset_meta=dict(classes=["a"]))), other
+    )
+    with pytest.raises(ValueError, match=r"classes are \['a'\], and those of the data set"):
+        calibrate(config, other)
+    assert not list(oracle.glob("*_intervals.pth"))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A user's folder with a refined detector that is not trained."""
+    folder = make_project(tmp_path_factory.mktemp("user") / "my work", ONE_STAGE)
+    cfg = add_energy_head(Config.fromfile(folder / "my_detector.py"), folder / "epoch_12.pth")
+    cfg.model.refiner = dict(type="ImportanceMeanRefiner", prior=dict(std=0.1), num_samples=16)
+    cfg.custom_imports = dict(imports=["ebm_mmdet"], allow_failed_imports=False)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = str(folder / "data")
+    cfg.dump(folder / "ebm.py")
+    init_default_scope("mmdet")
+    model = load_detector(cfg, None)
+    meta = dict(dataset_meta=dict(classes=("ape", "bat", "cat")))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), folder / "best.pth")
+    truth = json.loads((folder / "data" / "boxes.json").read_text())
+    for image in truth["images"]:  # a large object of every class in each
+        truth["annotations"] += [
+            dict(
+                id=100 * image["id"] + k,
+                image_id=image["id"],
+                category_id=k,
+                bbox=[2, 2, 80, 50],
+                area=4000,
+                iscrowd=0,
+            )
+            for k in (10, 20, 30)
+        ]
+    (folder / "val set.json").write_text(json.dumps(truth))
+    return folder
+
+
+def test_the_commands(project, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    call = ["calibrate", "ebm.py", "best.pth", "--device", "cpu", "--images", "data"]
+    call += ["--level", "0.5", "--score-thr", "0", "--iou-thr", "0.01"]
+    assert main([*call, "--ann", "data/boxes.json"]) == 1
+    assert "is what the config trains on" in capsys.readouterr().err
+    assert main([*call, "--ann", "val set.json"]) == 0
+    assert "bounds of all, in units of 'std'" in capsys.readouterr().out
+    assert main([*call, "--ann", "val set.json"]) == 1
+    assert "best_intervals.pth exists" in capsys.readouterr().err
+    predict = ["predict", "ebm.py", "best_intervals.pth", "data", "--device", "cpu"]
+    out = tmp_path / "out put"
+    assert main([*predict, "--no-pictures", "--out-dir", str(out)]) == 0
+    content = COCO(out / "coco.json")
+    assert len(content.dataset["annotations"]) == 15
+    for each in content.dataset["annotations"]:
+        x, y, w, h = each["bbox"]
+        for value, (low, high) in zip((x, y, x + w, y + h), each["side_interval"]):
+            assert low - 2e-3 <= value <= high + 2e-3
+            assert high > low
+    assert main([*predict, "--no-pictures", "--no-refine", "--out-dir", str(out / "b")]) == 0
+    plain = json.loads((out / "b" / "coco.json").read_text())
+    assert all("side_interval" not in each for each in plain["annotations"])
+
+
+def test_other_settings_of_the_model_are_said(project):
+    weights = project / "best_intervals.pth"
+    if not weights.exists():
+        calibrate(
+            project / "ebm.py",
+            project / "best.pth",
+            project / "val set.json",
+            project / "data",
+            level=0.5,
+            score_thr=0.0,
+            iou_thr=0.01,
+        )
+    cfg = Config.fromfile(project / "ebm.py")
+    digest = model_digest(cfg)
+    load_detector(cfg, weights)
+    EBMInferencer(cfg, weights, "cpu", show_progress=False)
+    cfg.model.refiner.num_samples = 32
+    with pytest.warns(UserWarning, match="calibrated with other settings"):
+        load_detector(cfg, weights)
+    with pytest.warns(UserWarning, match="calibrated with other settings"):
+        EBMInferencer(cfg, weights, "cpu", show_progress=False)
+    # tools/test.py, also with test-time augmentation, where the model is in a wrapper.
+    model = load_detector(cfg, None)
+    runner = SimpleNamespace(model=torch.nn.Module())
+    runner.model.module = model
+    hook = StoredIntervalsHook(digest)
+    hook.after_load_checkpoint(runner, torch.load(weights, weights_only=True))
+    assert model.side_intervals.level == 0.5
+
+
+def test_an_interval_that_is_not_finite_is_null_in_the_file():
+    from ebm_mmdet.apis.coco_results import coco_results
+
+    found = dict(bboxes=[[0, 0, 1, 1]], scores=[1.0], labels=[0])
+    found["side_interval"] = [[[-math.inf, math.inf], [0.0, 1.00049], [0, 1], [0, 1]]]
+    (result,) = coco_results([found], [1], [1])
+    assert result["side_interval"][:2] == [[None, None], [0.0, 1.0]]
+    assert "Infinity" not in json.dumps(result)

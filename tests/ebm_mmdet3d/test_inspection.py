@@ -1,0 +1,49 @@
+"""What `python -m ebm_mmdet inspect` finds about detectors of mmdet3d, and what it refuses."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+if not find_spec("mmdet3d"):
+    pytest.skip("3D needs mmdet3d", allow_module_level=True)
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+from ebm_mmdet import commands
+from ebm_mmdet3d.inspection import inspect_config_3d
+from tests.ebm_mmdet3d.models.toys import CELL, GRID, ORIGIN
+
+POINTPILLARS = "mmdet3d::pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-car.py"
+RANGE = [*ORIGIN, -3, ORIGIN[0] + GRID[1] * CELL, ORIGIN[1] + GRID[0] * CELL, 1]
+
+
+def test_pointpillars_as_the_page_has_it(capsys):
+    assert commands.main(["inspect", POINTPILLARS]) == 0
+    text = capsys.readouterr().out
+    pasted = eval(f"dict({''.join(text.rpartition('fit:')[2].partition('pixel')[0].split())})")
+    assert pasted == dict(num_classes=1, in_channels=384, origin=[0.0, -39.68], cell_size=0.32)
+    assert "feature_source='neck'" in text
+    assert "0.25 where cells are centred on voxels" in text
+    table = {tuple(line.split()[:2]): line for line in text.splitlines()}
+    assert "used" in table["neck", "0"]
+    assert "0.64" in table["backbone", "1"]
+
+
+def test_a_detector_inside_ours_and_a_range_beside_the_model():
+    toy = dict(type="ToyBEVDetector", channels=6)
+    model = dict(type="EBM3DDetector", detector=toy)
+    found = inspect_config_3d(Config(dict(model=model, point_cloud_range=RANGE)))
+    assert (found.chosen.module, found.chosen.channels) == ("neck", 6)
+    assert (found.chosen.rows, found.chosen.columns, found.chosen.cell_size) == (*GRID, CELL)
+    assert (found.num_classes, found.pixel_offset) == (None, None)
+
+
+def test_what_has_no_map_from_above_is_refused(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"VoteNet has no point_cloud_range.*SECOND, PointPillars"):
+        inspect_config_3d(get_config("mmdet3d::votenet/votenet_8xb8_scannet-3d.py"))
+    for command in ("add-head", "fit"):
+        assert commands.main([command, POINTPILLARS, "x.pth"]) == 1
+        assert "`python -m ebm_mmdet inspect` has the values" in capsys.readouterr().err

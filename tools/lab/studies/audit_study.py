@@ -1,0 +1,375 @@
+"""Planted errors, and who finds them: f, the detector, an L1 head, cleanlab, chance."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+from ebm_mmdet.apis.audit.annotations import Annotations, read_annotations
+from ebm_mmdet.apis.audit.calibration import fit_mixture
+from ebm_mmdet.apis.audit.features import AuditImages, Seen, ViewCache, flips_of
+from ebm_mmdet.apis.audit.folds import assign_folds, train_head
+from ebm_mmdet.apis.audit.scoring import score_image
+from ebm_mmdet.apis.audit.source import Source, image_folder, load_source
+from ebm_mmdet.apis.fit.clock import Clock
+from ebm_mmdet.apis.fit.rivals import BoxRegressor
+from ebm_mmdet.box_iou import box_iou
+from ebm_mmdet.files import markdown_table, read_json, write_json
+from ebm_mmdet.models.box_coding import decode_boxes
+
+from .planted_errors import KINDS, plant, ranking
+
+__all__ = ["audit_page", "run_audit_study"]
+
+MODES = ("unseen", "folds", "in-sample")
+"""The head has learned from other images, from the other folds, or from the audited ones."""
+DETECTIONS_FROM = 0.3
+"""Score from which a detection counts for the rival that compares with the detector."""
+
+
+def run_audit_study(
+    config: Path,
+    checkpoint: Path,
+    train_ann: Path,
+    ann: Path,
+    out: Path,
+    images: Path | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    kinds: Sequence[str] = KINDS,
+    modes: Sequence[str] = MODES,
+    share: float = 0.2,
+    iterations: int = 1500,
+    folds: int = 5,
+    cache_gb: float = 2.0,
+    cleanlab: str | None = None,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Plant errors with every seed and rank the annotations by each score.
+
+    Every result is kept in ``out``: the same call goes on where an interrupted one was, and calls
+    with other kinds, seeds or modes share the heads that they can.
+
+    Args:
+        config: config of a detector, with a head or without; heads are trained here.
+        checkpoint: its checkpoint.
+        train_ann: annotations that the ``unseen`` heads learn from; they stay true.
+        ann: true annotations, into which errors are planted.
+        out: folder of the study.
+        images: folder of the images; by default the config's.
+        seeds: of errors and heads.
+        kinds: of the errors, see :func:`plant`.
+        modes: out of ``unseen``, ``folds``, ``in-sample``.
+        share: of the annotations that get an error.
+        iterations: of each head.
+        folds: of the mode ``folds``.
+        cache_gb: memory for features.
+        cleanlab: a Python in which cleanlab is installed, or None to leave it out.
+        say: receives lines.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        FileExistsError: ``out`` has a study with other settings.
+    """
+    settings = dict(
+        config=config.name,
+        ann=ann.name,
+        share=share,
+        iterations=iterations,
+        folds=folds,
+    )
+    stored = read_json(out / "settings.json")
+    if stored not in (None, settings):
+        raise FileExistsError(f"{out} has a study with other settings; name another folder")
+    write_json(out / "settings.json", settings)
+    cfg = Config.fromfile(config)
+    true = read_json(ann)
+    place = images or image_folder(cfg, [image["file_name"] for image in true["images"]])
+    source = load_source(cfg, checkpoint, "cpu")
+    runs, folder = [], out / "_".join(kinds)
+    for seed in seeds:
+        path = folder / f"seed{seed}.json"
+        found = read_json(path) or dict(seed=seed, scores={})
+        content, planted, truth = plant(true, kinds, share, seed)
+        planted_file = folder / f"seed{seed}" / "annotations.json"
+        write_json(planted_file, content)
+        annotations = read_annotations(planted_file, place, source.classes)
+        study = _Seed(source, annotations, truth, folder / f"seed{seed}", seed, cache_gb, say)
+        found["kind"] = [planted.get(row, "") for row in study.rows]
+        for mode in modes:
+            if f"f, {mode}" not in found["scores"]:
+                groups = study.groups(mode, folds)
+                other = read_annotations(train_ann, place, source.classes)
+                heads = out / "unseen" / str(seed) if mode == "unseen" else study.folder / mode
+                found["scores"] |= study.judge(mode, groups, other, iterations, heads)
+                found["fixed"] = {**found.get("fixed", {}), mode: study.fixed}
+                write_json(path, found)
+        if "detector" not in found["scores"]:
+            found["scores"] |= study.without_heads()
+            write_json(path, found)
+        if cleanlab and "cleanlab" not in found["scores"]:
+            found["scores"]["cleanlab"] = study.cleanlab(cleanlab)
+            write_json(path, found)
+        runs.append(found)
+    report = dict(settings=dict(settings, kinds=list(kinds)), runs=[_measure(run) for run in runs])
+    write_json(folder / "results.json", report)
+    return report
+
+
+class _Seed:
+    """One seed: planted errors, the detector's features, and all scores."""
+
+    def __init__(
+        self,
+        source: Source,
+        annotations: Annotations,
+        truth: Mapping[int, list[float]],
+        folder: Path,
+        seed: int,
+        cache_gb: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self.source, self.annotations, self.folder = source, annotations, folder
+        self.seed, self.cache_bytes, self.say = seed, cache_gb * 2**30, say
+        self.images = AuditImages(source.cfg, annotations.images)
+        self.clock = Clock(folder / "clock.json", 1e9)
+        self.rows = [row for each in annotations.images for row in each.rows.tolist()]
+        self.truth = np.array([truth[row] for row in self.rows])
+        self._seen: dict[int, Seen] = {}
+        self.fixed: dict = {}
+
+    def see(self, index: int) -> Seen:
+        """What the detector makes of an image; kept, since every mode asks for it."""
+        if index not in self._seen:
+            self._seen[index] = self.images.see(self.source.model, index)
+        return self._seen[index]
+
+    def groups(self, mode: str, folds: int) -> list[list[int]]:
+        """Images that share a head."""
+        everything = list(range(len(self.annotations.images)))
+        if mode != "folds":
+            return [everything]
+        return assign_folds(self.annotations.images, folds, self.seed)
+
+    def judge(
+        self,
+        mode: str,
+        groups: Sequence[Sequence[int]],
+        train: Annotations,
+        iterations: int,
+        folder: Path,
+    ) -> dict[str, list[float]]:
+        """Train the heads of a mode in a folder, and score all annotations by them."""
+        views = functools.cache(
+            lambda: self._views(train if mode == "unseen" else self.annotations, mode)
+        )
+        settings = self.source.cfg.model.energy_head
+        results: dict[int, dict] = {}
+        l1: dict[int, np.ndarray] = {}
+        for k, group in enumerate(groups):
+            training = train_head(
+                self.source,
+                views,
+                group if mode == "folds" else [],
+                folder / f"{k}.pth",
+                iterations,
+                lambda: 1e9,
+                self.clock,
+                self.seed + k,
+                others=lambda: {"l1": BoxRegressor(settings)} if mode == "unseen" else {},
+            )
+            self.say(f"  head {k}: {training.iteration} iterations in {training.seconds:.0f} s")
+            heads = {name: head.eval() for name, head in training.heads.items()}
+            for index in group:
+                seen = self.see(index)
+                results[index] = score_image(
+                    self.source.model, heads["energy"], self.images, index, seen=seen
+                )
+                if "l1" in heads:
+                    here = self.annotations.images[index].boxes
+                    l1[index] = _l1_boxes(heads["l1"], here, seen)
+        order = sorted(results)
+        boxes = np.concatenate([self.annotations.images[i].boxes for i in order])
+        proposal = _joined(results[i]["proposal"] for i in order)
+        ratio = np.concatenate([results[i]["log_ratio"] for i in order])
+        probability = fit_mixture(ratio).probability(ratio)
+        before, after = box_iou(boxes, self.truth), box_iou(proposal, self.truth)
+        self.fixed = dict(before=np.round(before, 4).tolist(), after=np.round(after, 4).tolist())
+        scores = {
+            f"f, {mode}": ratio.tolist(),
+            f"probability, {mode}": probability.tolist(),
+            f"IoU with the mode, {mode}": (1 - box_iou(boxes, proposal)).tolist(),
+        }
+        if l1:
+            moved = np.concatenate([l1[i] for i in order])
+            scores["IoU with the L1 head's box"] = (1 - box_iou(boxes, moved)).tolist()
+        return scores
+
+    def _views(self, learned: Annotations, mode: str) -> ViewCache:
+        order = np.random.default_rng(self.seed).permutation(len(learned.images))
+        views = ViewCache(
+            self.source.model,
+            AuditImages(self.source.cfg, learned.images),
+            [int(i) for i in order if len(learned.images[i].rows)],
+            flips_of(self.source.cfg),
+            self.cache_bytes,
+        )
+        self.say(f"seed {self.seed}, {mode}: {len(views.views)} views of {len(views)} images")
+        return views
+
+    def without_heads(self) -> dict[str, list[float]]:
+        """The scores of the detector, and of chance."""
+        scores: list[np.ndarray] = []
+        for index, each in enumerate(self.annotations.images):
+            found, confidence, labels = self._detections(index)
+            usual = confidence >= DETECTIONS_FROM
+            same = (each.labels[:, None] == labels[None]) & usual
+            iou = box_iou(each.boxes[:, None], found[None]) if len(found) else np.zeros(same.shape)
+            scores.append(1 - np.where(same, iou, 0).max(1, initial=0.0))
+        chance = np.random.default_rng(self.seed).random(len(self.rows))
+        return {"detector": np.concatenate(scores).tolist(), "random": chance.tolist()}
+
+    def _detections(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        seen = self.see(index)
+        boxes = seen.boxes.double().numpy() / seen.scale.double().numpy()
+        return boxes, seen.scores.numpy(), seen.labels.numpy()
+
+    def cleanlab(self, python: str) -> list[float]:
+        """The badloc scores of cleanlab, in a Python that has it; larger is worse here."""
+        labels, predictions = [], []
+        for index, each in enumerate(self.annotations.images):
+            found, confidence, classes = self._detections(index)
+            rows = np.concatenate([found, confidence[:, None]], 1)
+            predictions.append(
+                [rows[classes == k].tolist() for k in range(len(self.source.classes))]
+            )
+            labels.append(
+                dict(
+                    bboxes=each.boxes.tolist(),
+                    labels=each.labels.tolist(),
+                    image_name=each.image.name,
+                )
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            given, made = Path(folder, "in.json"), Path(folder, "out.json")
+            given.write_text(json.dumps(dict(labels=labels, predictions=predictions)))
+            subprocess.run([python, "-c", CLEANLAB, str(given), str(made)], check=True)
+            return json.loads(made.read_text())
+
+
+CLEANLAB = """
+import json, sys
+import numpy as np
+from cleanlab.object_detection.rank import compute_badloc_box_scores
+given = json.load(open(sys.argv[1]))
+# Its arrays may not be ragged: an image without boxes of a class has (0, 5).
+predictions = []
+for image in given["predictions"]:
+    arrays = np.empty(len(image), dtype=object)
+    for k, rows in enumerate(image):
+        arrays[k] = np.array(rows, float).reshape(-1, 5)
+    predictions.append(arrays)
+labels = [
+    dict(
+        bboxes=np.array(image["bboxes"], float).reshape(-1, 4),
+        labels=np.array(image["labels"], int),
+        image_name=image["image_name"],
+    )
+    for image in given["labels"]
+]
+scores = compute_badloc_box_scores(labels=labels, predictions=predictions)
+flat = [1 - float(x) for image in scores for x in image]
+json.dump([x if x == x else 0.0 for x in flat], open(sys.argv[2], "w"))
+"""
+
+
+@torch.no_grad()
+def _l1_boxes(head: BoxRegressor, boxes: np.ndarray, seen: Seen) -> np.ndarray:
+    """(n, 4) where an L1 head moves the annotations, in pixels of the image."""
+    feats = head.prepare(seen.maps, input_shape=seen.input_shape)
+    given = torch.from_numpy(boxes).float() * seen.scale
+    offsets = head.offsets(feats, given, torch.zeros(len(given), dtype=torch.long))
+    return decode_boxes(offsets, given).double().numpy() / seen.scale.double().numpy()
+
+
+def _joined(parts) -> np.ndarray:
+    return np.concatenate([np.asarray(part, float).reshape(-1, 4) for part in parts])
+
+
+def _measure(run: Mapping) -> dict:
+    """AUROC and average precision of each score and kind, and what the proposals are worth."""
+    kind = np.array(run["kind"])
+    table = {name: ranking(score, kind) for name, score in run["scores"].items()}
+    worth = {}
+    sure = kind != "unclear"
+    for mode, fixed in run["fixed"].items():
+        before, after = np.array(fixed["before"]), np.array(fixed["after"])
+        probability = np.array(run["scores"][f"probability, {mode}"])
+        bad, flagged = (kind != "") & sure, probability >= 0.5
+        worth[mode] = dict(
+            bad_before=before[bad].mean(),
+            bad_after=after[bad].mean(),
+            good_before=before[kind == ""].mean(),
+            good_after=after[kind == ""].mean(),
+            precision=bad[flagged & sure].mean() if flagged.any() else float("nan"),
+            recall=flagged[bad].mean(),
+            share=float(probability.mean()),
+            true_share=bad[sure].mean(),
+            calibration_error=_calibration_error(probability[sure], bad[sure]),
+        )
+    counts = {str(name): int((kind == name).sum()) for name in sorted(set(run["kind"]))}
+    rounded = {
+        mode: {key: round(float(value), 4) for key, value in each.items()}
+        for mode, each in worth.items()
+    }
+    return dict(seed=run["seed"], counts=counts, ranking=table, worth=rounded)
+
+
+def _calibration_error(probability: np.ndarray, bad: np.ndarray, bins: int = 10) -> float:
+    """Mean absolute gap of probability and share in bins of equal width, weighted by size."""
+    place = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = [
+        abs(probability[place == b].mean() - bad[place == b].mean()) * (place == b).mean()
+        for b in range(bins)
+        if (place == b).any()
+    ]
+    return float(np.sum(gaps))
+
+
+def audit_page(report: Mapping) -> str:
+    """The results as Markdown: means over seeds ± their standard deviation."""
+    runs = report["runs"]
+    kinds = list(runs[0]["ranking"]["random"])
+    rows = []
+    for name in runs[0]["ranking"]:
+        if name.startswith("probability"):
+            continue
+        cells = [name]
+        for kind in kinds:
+            values = np.array([run["ranking"][name][kind] for run in runs])
+            cells.append(f"{_mean(values[:, 0])} / {_mean(values[:, 1])}")
+        rows.append(cells)
+    worth = []
+    for mode in runs[0]["worth"]:
+        each = [run["worth"][mode] for run in runs]
+        worth.append([mode, *(_mean(np.array([one[key] for one in each])) for key in each[0])])
+    return "\n\n".join(
+        [
+            markdown_table(["AUROC / average precision", *kinds], rows),
+            markdown_table(["", *(key.replace("_", " ") for key in runs[0]["worth"][mode])], worth),
+        ]
+    )
+
+
+def _mean(values: np.ndarray) -> str:
+    text = f"{values.mean():.3f}"
+    return text if len(values) == 1 else f"{text} ± {values.std(ddof=1):.3f}"
