@@ -211,19 +211,22 @@ def _first(config, name: str):
 
 
 def _point_dimensions(cfg: Config, model: Mapping) -> int:
-    """Numbers of a point: those that the test pipeline loads, or those that the encoder takes."""
+    """Numbers of a point: those that the encoder takes, or those that the test pipeline loads."""
+    encoder = model.get("voxel_encoder") or model.get("pts_voxel_encoder") or {}
     loader = cfg.get("test_dataloader") or cfg.get("val_dataloader")
-    used = _first(loader["dataset"], "use_dim") if loader else None
-    if used is None:
-        encoder = model.get("voxel_encoder") or model.get("pts_voxel_encoder") or {}
-        used = encoder.get("num_features") or encoder.get("in_channels") or 4
+    loaded = _first(loader["dataset"], "use_dim") if loader else None
+    # The encoder's comes first: several sweeps are loaded with other numbers than the first.
+    used = encoder.get("in_channels") or encoder.get("num_features") or loaded or 4
     return used if isinstance(used, int) else len(used)
 
 
 def _num_classes(detector: nn.Module) -> int | None:
-    head = getattr(detector, "bbox_head", None) or getattr(detector, "pts_bbox_head", None)
-    names = getattr(head, "class_names", None)  # of CenterPoint, for each task
-    if names:
-        return sum(len(each) for each in names)
-    number = getattr(head, "num_classes", None)
-    return number if isinstance(number, int) else None
+    """Of the head that classifies boxes; of a two-stage detector the first one's."""
+    for name in ("bbox_head", "pts_bbox_head", "rpn_head"):
+        head = getattr(detector, name, None)
+        tasks = getattr(head, "class_names", None)  # of CenterPoint
+        if tasks:
+            return sum(len(each) for each in tasks)
+        if isinstance(getattr(head, "num_classes", None), int):
+            return head.num_classes
+    return None

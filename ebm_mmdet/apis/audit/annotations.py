@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...files import read_json
-from ..boxes_from_file import Complaints, box_fault
+from ..box_file import Complaints, box_fault
 from ..image_index import ImageFile, listed_images, look_at
 
 __all__ = ["AnnotatedImage", "Annotations", "read_annotations"]

@@ -16,7 +16,7 @@ __all__ = ["NUM_STEPS", "Evidence", "box_evidence", "usual_step_size"]
 
 NUM_STEPS = 30
 """Steps of the climb. Ten stop before the mode where an annotation is far off."""
-BOXES_AT_ONCE = 200
+BOXES_AT_ONCE = 100
 _HALF = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 SIDE_GRID = (*(-x for x in reversed(_HALF)), 0.0, *_HALF)
 """Shifts of a side in units of the box's size along its axis, on which its spread is computed."""

@@ -11,6 +11,7 @@ from ...box_iou import box_iou
 from .annotations import Annotations
 from .calibration import Mixture, fit_mixture, side_factor
 from .presence import certainty, relative_spread
+from .scoring import INFINITE
 
 __all__ = ["SIDES", "Findings", "find"]
 
@@ -52,6 +53,7 @@ def find(annotations: Annotations, results: Mapping[int, dict], classes: Sequenc
     order = sorted(results)
     scored = [(annotations.images[i], results[i]) for i in order]
     ratio = np.concatenate([np.asarray(each["log_ratio"], float) for _, each in scored])
+    ratio[ratio >= INFINITE] = np.inf
     shift, spread, boxes = (
         np.concatenate([np.asarray(part, float).reshape(-1, 4) for part in parts])
         for parts in (

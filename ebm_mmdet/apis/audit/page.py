@@ -25,7 +25,7 @@ AROUND = 0.7
 """Margin around both boxes, in units of their size."""
 LEAST_AROUND = 16
 JPEG = [
-    *(cv2.IMWRITE_JPEG_QUALITY, 92),
+    *(cv2.IMWRITE_JPEG_QUALITY, 95),
     # Colours as sharp as brightness: small cut-outs are shown enlarged.
     *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
 ]
@@ -117,6 +117,7 @@ def _entry(kind: str, each: Mapping, annotations: Annotations, cuts: _Pictures) 
             ],
         )
     entry["cut"] = cuts.add(each["image_id"], shown)
+    entry["near"] = cuts.near(each["image_id"], entry["cut"], each.get("row"))
     return entry
 
 
@@ -131,6 +132,7 @@ class _Pictures:
     def __init__(self, folder: Path, annotations: Annotations) -> None:
         self.folder = folder
         self.images = {each.image.id: each.image for each in annotations.images}
+        self.annotated = {each.image.id: each for each in annotations.images}
         self.wanted: dict = {}
         self.count = 0
 
@@ -147,6 +149,14 @@ class _Pictures:
         name = f"{self.count:06d}.jpg"
         self.wanted.setdefault(image_id, []).append((name, x1, y1, x2, y2))
         return [name, x1, y1, x2 - x1, y2 - y1]
+
+    def near(self, image_id, cut: Sequence, row: int | None) -> list[list[float]]:
+        """The other annotations (x, y, w, h) that a cut-out shows a part of."""
+        _, x, y, w, h = cut
+        here = self.annotated[image_id]
+        low, high = here.boxes[:, :2], here.boxes[:, 2:]
+        seen = (high > (x, y)).all(1) & (low < (x + w, y + h)).all(1) & (here.rows != row)
+        return np.round(np.concatenate([low, high - low], 1)[seen], 1).tolist()
 
     def write(self, say: Callable[[str], None]) -> None:
         """Write all planned pictures. They are made again by every call, so they need no fsync."""

@@ -14,6 +14,8 @@ __all__ = ["Presence", "certainty", "presence"]
 SAME_OBJECT = 0.3
 """IoU from which a detection and an annotation are about one object. It is low: an annotation that
 is badly located is another matter, and is ranked elsewhere."""
+APART = 0.1
+"""IoU of two detections below which they are two objects, even in one annotation."""
 LEAST_SCORE = 0.3
 """Detections below are not proposed as objects."""
 
@@ -27,7 +29,8 @@ class Presence:
     match: np.ndarray
     """(n,) the detection that is matched to each annotation one to one, or -1."""
     missing: np.ndarray
-    """Detections that no annotation, crowd or better detection is about, by descending score."""
+    """Detections that no annotation, crowd or better detection is about, by descending score; of
+    two objects with one annotation around both, that to which it fits less."""
 
 
 def presence(
@@ -58,6 +61,11 @@ def presence(
             if worth[row, column] > 0:
                 match[row] = column
     covered = iou.max(0, initial=0.0) >= SAME_OBJECT
+    if covered.any():
+        # Two detections side by side in one annotation: it is about one of them at most.
+        owner = match[iou.argmax(0)]
+        apart = box_iou(found, found[owner]) < APART
+        covered &= ~(apart & (owner >= 0))
     if len(others) and len(found):
         low = np.maximum(others[:, None, :2], found[None, :, :2])
         high = np.minimum(others[:, None, 2:], found[None, :, 2:])

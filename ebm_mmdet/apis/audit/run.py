@@ -26,7 +26,7 @@ from .findings import Findings, find
 from .folds import assign_folds, train_head
 from .page import write_page
 from .scoring import Scores, score_image
-from .source import Source, image_folder, load_source
+from .source import Source, image_folder, load_source, usual_size
 
 __all__ = ["audit"]
 
@@ -111,10 +111,12 @@ def audit(
     )
     wanted = describe_inputs(cfg, Path(checkpoint), settings)
     check_folder(folder, wanted, "audit", "--out")
-    listed = read_json(ann_file)
-    names = [str(each.get("file_name")) for each in listed["images"]] if "images" in listed else []
+    content = read_json(ann_file)
+    if not isinstance(content, dict) or "images" not in content:
+        raise ValueError(f"{ann_file} is not in COCO's format: it has no 'images'")
+    names = [str(each.get("file_name")) for each in content["images"]]
     place = Path(images) if images is not None else image_folder(cfg, names)
-    source = load_source(cfg, checkpoint, device)
+    source = load_source(cfg, checkpoint, device, usual_size(cfg, content, place))
     annotations = read_annotations(ann_file, place, source.classes)
     parts = assign_folds(annotations.images, folds, seed) if folds else None
     resumed = claim_folder(folder, wanted, "audit", "--out")

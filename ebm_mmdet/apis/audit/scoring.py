@@ -18,6 +18,8 @@ from .presence import presence
 
 __all__ = ["Scores", "score_image"]
 
+INFINITE = 1e9
+"""Stands for an infinite log-ratio, which JSON does not have."""
 IMAGES_PER_FILE, SECONDS_PER_FILE = 100, 30.0
 
 
@@ -135,10 +137,10 @@ def score_image(
     return dict(
         image=index,
         proposal=_rounded(proposal),
-        log_ratio=[round(x, 4) if np.isfinite(x) else 1e9 for x in about.log_ratio.tolist()],
+        log_ratio=[round(min(x, INFINITE), 4) for x in about.log_ratio.tolist()],
         shift=_rounded(_pixels(about.side_shift, scale)),
         spread=_rounded(_pixels(about.side_spread, scale), 4),
-        evidence=_rounded(about.side_evidence.clamp(-1e9, 1e9).cpu().numpy()),
+        evidence=_rounded(about.side_evidence.clamp(-INFINITE, INFINITE).cpu().numpy()),
         support=_rounded(compared.support),
         detection=[None if k < 0 else _rounded(found[k]) for k in compared.match],
         score=[0.0 if k < 0 else round(float(scores[k]), 4) for k in compared.match],

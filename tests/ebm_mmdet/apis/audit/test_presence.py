@@ -40,6 +40,17 @@ def test_nothing_is_missing_in_a_crowd():
     assert len(compare([[200, 10, 240, 50]], [0.9], [0], crowd).missing) == 0
 
 
+def test_of_two_objects_in_one_annotation_one_is_missing():
+    both = np.array([[10, 10, 90, 50.0]])
+    pair = [[10, 10, 52, 50], [55, 10, 90, 50]]
+    found = compare(pair, [0.8, 0.9], [0, 0], boxes=both, labels=LABELS[:1])
+    assert found.match.tolist() == [0]
+    assert found.missing.tolist() == [1]
+    twice = [[10, 10, 80, 50], [14, 10, 90, 50]]  # of one object
+    found = compare(twice, [0.8, 0.9], [0, 0], boxes=both, labels=LABELS[:1])
+    assert len(found.missing) == 0
+
+
 def test_no_detections_and_no_annotations():
     nothing = compare([], [], [])
     assert nothing.support.tolist() == [0, 0]
