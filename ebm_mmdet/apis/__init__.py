@@ -7,7 +7,8 @@ from .feature_cache import TestImage, TrainingView, cache_test_images, cache_tra
 from .fit import fit
 from .inferencer import EBMInferencer
 from .inspection import Inspection, inspect_config
-from .interval_calibration import MatchedSides, calibrate, fit_intervals, matched_sides
+from .interval_calibration import calibrate, fit_intervals
+from .matched_sides import MatchedSides, matched_sides
 from .residuals import detector_residuals, matched_residuals
 from .timing import median_milliseconds, take_turns, timed
 from .trained_detector import (

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import asdict, dataclass
 
 import torch
 
 from ...models.detectors import EBMDetector
+from ..feature_cache import TrainingView, collate
+from ..timing import timed
 from .data import FitData
 from .detections import Method, detect, refine
 from .tuning import LEAST_SCORE
-from .views import bytes_of, make_view
+from .views import BOXES, VIEWS, bytes_of, make_view
 
 __all__ = ["Measured", "Plan", "make_plan", "measure"]
 
@@ -30,6 +33,8 @@ class Measured:
     view_s: float
     """Loading, augmentation and features."""
     view_bytes: int
+    step_s: float
+    """One iteration of the training of both heads."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,30 @@ def measure(model: EBMDetector, data: FitData) -> Measured:
             "no training image keeps a box through its augmentation; look at the pipeline of "
             "train_dataloader, and at the annotations"
         )
-    return Measured(image.seconds, refine_s, view_s, bytes_of(view))
+    return Measured(image.seconds, refine_s, view_s, bytes_of(view), _step_seconds(model, view))
+
+
+@torch.enable_grad()
+def _step_seconds(model: EBMDetector, view: TrainingView) -> float:
+    """Time of an iteration of a copy of the energy head, twice: the other head is as large."""
+    head = copy.deepcopy(model.energy_head).train()
+    device = next(head.parameters()).device
+    maps, *targets = collate([view] * VIEWS, -(-BOXES // VIEWS), torch.Generator().manual_seed(0))
+    maps, targets = [each.to(device) for each in maps], [each.to(device) for each in targets]
+
+    def step() -> None:
+        parts = head.loss(head.prepare(maps), *targets)
+        sum(value for key, value in parts.items() if key.startswith("loss")).backward()
+
+    step()  # warms up
+    return 2 * timed(step)[1]
 
 
 def make_plan(measured: Measured, data: FitData, seconds: float, cache_gb: float) -> Plan:
     """Divide ``seconds``: at most a quarter for judging and a seventh for tuning.
 
-    Of the rest at most a third goes into the cache, and the training gets what is left.
+    Of the rest at most a third goes into the cache, for no more augmented images than half of
+    those that the training draws, and the training gets what is left.
     """
     end = 0.05 * seconds
     each = measured.detect_s + 2 * measured.refine_s
@@ -116,5 +138,6 @@ def make_plan(measured: Measured, data: FitData, seconds: float, cache_gb: float
     # One version of all images must fit, in memory and in a third of the rest.
     one = measured.view_s * len(data.indices)
     fits = measured.view_bytes * len(data.indices) <= cache_gb * GB and one <= rest / 3
-    cache = min(rest / 3, 12 * one) if fits else 0.0
+    drawn = VIEWS * rest / max(measured.step_s, 1e-6)
+    cache = min(rest / 3, max(one, min(12 * one, measured.view_s * drawn / 2))) if fits else 0.0
     return Plan(cache, rest - cache, tune, judge, end, images, judged, fits)

@@ -33,7 +33,7 @@ class BoxRegressor(EBMBBoxHead):
         settings = {key: value for key, value in energy_head.items() if key != "type"}
         super().__init__(**{**settings, "num_classes": 4, "class_agnostic": False})
 
-    def check_labels(self, labels: Tensor) -> None:
+    def check_label_range(self, low: int, high: int) -> None:
         """Accept any label: the four outputs are coordinates, not classes."""
 
     def evaluate(self, feats, boxes: Tensor, batch_index: Tensor, labels: Tensor) -> Tensor:

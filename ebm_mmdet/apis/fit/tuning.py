@@ -149,7 +149,7 @@ def _rounds(base: dict, residuals: Tensor | None) -> Iterator[Callable[[dict], l
         plain = {key: value for key, value in base.items() if key != "step_size"}
         yield lambda best: [
             {**plain, "prior": dict(std=std, scale=round(k**0.5, 4))}
-            for k in (1 / 32, 1 / 8, 1 / 2)
+            for k in (1 / 32, 1 / 8, 1 / 2, 2)
         ]
         median = [float(value) for value in residuals.median(0).values]
         yield (
