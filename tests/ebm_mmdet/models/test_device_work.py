@@ -82,9 +82,17 @@ def test_a_step_waits_for_nothing_and_asks_for_few_operations(work, settings, mo
     assert not work.wrong_strides
 
 
-def test_a_batch_of_images_is_refined_with_one_wait(work):
-    """All of ``EBMDetector.move``: scaling, climb, clipping, and the fields of the result."""
-    refiner = dict(type="GradientAscentRefiner", step_size=STEP, num_steps=STEPS)
+@pytest.mark.parametrize(
+    ("options", "checks"),
+    [(dict(step_size=STEP), 0), (dict(prior=dict(std=[0.1, 0.1, 0.2, 0.2])), 2)],
+    ids=["step size", "prior"],
+)
+def test_a_batch_of_images_is_refined_with_few_waits(work, options, checks):
+    """All of ``EBMDetector.move``: scaling, climb, clipping, and the fields of the result.
+
+    With a prior, its standard deviations and the steps that follow from them are checked too.
+    """
+    refiner = dict(type="GradientAscentRefiner", num_steps=STEPS, **options)
     model = build(ebm_cfg("faster_rcnn", refiner=refiner)).to("meta")
     samples = []
     for _ in range(2):
@@ -97,9 +105,10 @@ def test_a_batch_of_images_is_refined_with_one_wait(work):
         )
         samples.append(sample)
     feats = model.energy_head.prepare(feature_maps("meta", images=2))
-    with work, torch.no_grad():
+    with work, torch.no_grad(), work.passing_checks():
         model.move(feats, samples, rescale=True)
-    assert dict(+work.waits) == {"check of labels and images": 1}
+    assert work.waits.total() == 1 + checks
+    assert work.waits["check"] == checks
     assert samples[1].pred_instances.log_density.shape == (BOXES,)
 
 
