@@ -47,7 +47,7 @@ class Verdict:
 
 
 def verdict(rows: Sequence[dict], around: Circumstances) -> Verdict:
-    """Judge the table of :func:`~ebm_mmdet.apis.fit.judging.judge_rows`.
+    """Judge the table of :func:`~ebm_mmdet.apis.fitting.judging.judge_rows`.
 
     It pays if the energy head's AP is more than two bootstrap errors, and a tenth of a point, above
     the detector's.

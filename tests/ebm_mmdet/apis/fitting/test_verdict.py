@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ebm_mmdet.apis.fit.verdict import Circumstances, verdict
+from ebm_mmdet.apis.fitting.verdict import Circumstances, verdict
 
 METRICS = ("AP", "AP50", "AP75", "AP90", "IoU_TP")
 GOOD = Circumstances(boxes=5000, images=400, judged=100, iterations=9000, cells=6.0)
