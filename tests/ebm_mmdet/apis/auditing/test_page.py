@@ -167,8 +167,9 @@ def test_five_thousand_entries_make_few_rows(folder):
         """
         result.count = document.querySelector('#count span').textContent;
         result.rows = $$('.row').length;
-        document.getElementById('list').scrollTop = 62 * 4000;
-        await wait(200);
+        const list = document.getElementById('list');
+        list.scrollTop = 62 * 4000;
+        list.dispatchEvent(new Event('scroll'));  // a busy machine draws no frame, which sends it
         result.after = $$('.row').length;
         result.far = $$('.row').some(row => row.dataset.key === 'box:4000');
         const start = performance.now();
