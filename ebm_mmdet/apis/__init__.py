@@ -1,10 +1,10 @@
 """Functions for scripts: add and fit an energy head, predict, time, cache features."""
 
-from .audit import apply_decisions, audit
+from .auditing import apply_decisions, audit
 from .boxes_from_file import refine_file
 from .energy_config import add_energy_head, write_energy_config
 from .feature_cache import TestImage, TrainingView, cache_test_images, cache_training_views
-from .fit import fit
+from .fitting import fit
 from .inferencer import EBMInferencer
 from .inspection import Inspection, inspect_config
 from .interval_calibration import calibrate, fit_intervals

@@ -75,8 +75,8 @@ def calibrate(
         by_image: bounds for a random detection of a random image, see above.
         score_thr: lowest score of a detection.
         iou_thr: smallest IoU with its object.
-        min_count: fewest detections (with ``by_image``, images) from which a class, a size, or a
-            class of one size has bounds of its own; others have those of a larger group.
+        min_count: fewest detections (with ``by_image``, images) of a class and size with bounds of
+            its own; others share them (:func:`~ebm_mmdet.energy.grouped_quantiles`).
         device: such as ``'cuda:0'``.
         say: gets lines about the progress and the result.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..evaluation import match_detections
 from ..models.detectors.side_intervals import relative_spread
 from ..models.side_uncertainty import side_lengths
-from .fit.image_set import ImageSet
+from .fitting.image_set import ImageSet
 
 __all__ = ["MatchedSides", "matched_sides"]
 

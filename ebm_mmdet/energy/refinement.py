@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -193,10 +194,10 @@ def _value_and_slope(
 
 def _step_sizes(step_size: float | Sequence[float] | Tensor, y: Tensor) -> Tensor:
     """λ for every point and coordinate, (N, S, D)."""
-    given = step_size  # checked where it lies: only a tensor on the device needs a read
-    if not isinstance(step_size, Tensor):
-        given = torch.as_tensor(step_size, dtype=y.dtype)
-    step = given.to(y.device, y.dtype, non_blocking=given.device.type == "cpu")
+    if isinstance(step_size, Tensor):
+        step = step_size.to(y)
+    else:
+        step = torch.as_tensor(step_size, dtype=y.dtype).to(y.device, non_blocking=True)
     step = step.unsqueeze(1) if step.dim() == 2 else step
     try:
         step = step.expand(y.shape)
@@ -205,9 +206,18 @@ def _step_sizes(step_size: float | Sequence[float] | Tensor, y: Tensor) -> Tenso
             f"step_size of shape {tuple(step.shape)} does not fit points of shape "
             f"{tuple(y.shape)}; give a number, (D,), or (N, D)."
         ) from error
-    if not ((given >= 0) & given.isfinite()).all():
+    if not _are_step_sizes(step_size, torch.finfo(y.dtype).max):
         raise ValueError(f"step_size must be finite and not negative, got {step_size}.")
     return step
+
+
+def _are_step_sizes(values: float | Sequence[float] | Tensor, largest: float) -> bool:
+    """Whether all are in [0, largest]; only those on the device are read from it."""
+    if isinstance(values, Tensor):
+        return bool(((values >= 0) & (values <= largest)).all())
+    if isinstance(values, Real):
+        return 0 <= values <= largest
+    return all(_are_step_sizes(value, largest) for value in values)
 
 
 def _check_arguments(y0: Tensor, num_steps: int, decay: float) -> None:

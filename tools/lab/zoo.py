@@ -33,14 +33,13 @@ from mmengine.logging import MMLogger
 import ebm_mmdet  # noqa: F401  (registers our types)
 from ebm_mmdet.apis import add_energy_head
 from ebm_mmdet.files import fill_section, markdown_table, read_json, write_json
+from ebm_mmdet.models.detectors.dry_run import dry_run
 
 __all__ = ["families", "main", "table", "try_config"]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "zoo.md"
 ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in Python takes seconds
-SIZE = 256
-"""Height and width of the image in pixels: the smallest that every backbone takes."""
 BOXES = 20
 """Boxes that a detector keeps, so that no mask head works for minutes."""
 STEP = 1e-2
@@ -94,8 +93,9 @@ def try_config(cfg: Config) -> dict:
     head = model.energy_head
     classes = cfg.model.energy_head.num_classes
     torch.nn.init.normal_(head.fc_energy.weight, std=1.0)  # else f is flat and no box moves
+    size = dry_run(model.detector).size  # not every backbone takes any size
     batch = demo_mm_inputs(
-        1, [(3, SIZE, SIZE)], num_items=[3], num_classes=classes, with_mask=True, with_semantic=True
+        1, [(3, size, size)], num_items=[3], num_classes=classes, with_mask=True, with_semantic=True
     )
     frozen = {key: value.clone() for key, value in model.detector.state_dict().items()}
     model.train()

@@ -141,6 +141,9 @@ class EBMBBoxHead(EnergyHead):
         self.strides, self.feature_levels = tuple(strides), levels
         self.level_rule, self.finest_scale = level_rule, float(finest_scale)
         self.pool_size, self.roi_shift = pool_size, float(roi_shift)
+        # Of each level but the finest, rounded to float32, in which areas are computed.
+        sides = [self.finest_scale * (2**k - 1e-6) for k in range(1, len(levels))]
+        self._smallest_areas = torch.tensor(sides, dtype=torch.float32).square().tolist()
         self.legacy_plus_one = legacy_plus_one
 
         self.standardizers = nn.ModuleList(
@@ -194,7 +197,7 @@ class EBMBBoxHead(EnergyHead):
         """For each level but the finest, which boxes (R, 4) belong to a finer one: (R,) bool."""
         area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
         # Numbers of the host: to copy a tensor of them in each evaluation would wait for a GPU.
-        return [area < limit for limit in _level_areas(self.finest_scale, len(self.strides))]
+        return [area < limit for limit in self._smallest_areas]
 
     def pool(
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
@@ -245,10 +248,3 @@ class EBMBBoxHead(EnergyHead):
         """(N, 4) -> (N,) bool: finite, and both sides at least ``min_box_size`` pixels."""
         sides = boxes[:, 2:] - boxes[:, :2]
         return torch.isfinite(boxes).all(dim=1) & (sides >= self.min_box_size).all(dim=1)
-
-
-@functools.cache
-def _level_areas(finest_scale: float, num_levels: int) -> list[float]:
-    """Smallest area of a box of each level but the finest, as float32 rounds it."""
-    sides = torch.tensor([finest_scale * (2**k - 1e-6) for k in range(1, num_levels)])
-    return sides.square().tolist()

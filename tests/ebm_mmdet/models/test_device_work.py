@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-import ebm_mmdet.energy.refinement as refinement
-import ebm_mmdet.models.heads.ebm_bbox_head as bbox_head
 from ebm_mmdet.energy import gradient_ascent
+from ebm_mmdet.energy.host_reads import without_reads
 from ebm_mmdet.models import EBMBBoxHead, EnergyHead
 from tests.ebm_mmdet.models.device_work import DeviceWork
 from tests.ebm_mmdet.models.toys import build, ebm_cfg, energy_head_cfg
@@ -127,7 +128,7 @@ def test_a_read_is_found():
     assert work.waits.total() == 0
 
 
-def test_many_boxes_are_sorted_by_level_and_few_are_not(monkeypatch):
+def test_many_boxes_are_sorted_by_level_and_few_are_not():
     """What a GPU computes for few boxes equals what a CPU computes."""
     head = make_head(roi_shift=-0.5)
     feats = head.prepare(feature_maps("cpu", images=2))
@@ -139,17 +140,17 @@ def test_many_boxes_are_sorted_by_level_and_few_are_not(monkeypatch):
     fn = head.log_density_fn(feats, boxes, index, labels)
     offsets = 0.05 * torch.randn(40, 3, 4, generator=torch.Generator().manual_seed(2))
     found = []
-    for pays in (True, False):
-        monkeypatch.setattr(bbox_head, "pays_to_read", lambda *_, pays=pays: pays)
+    for mode in (contextlib.nullcontext, without_reads):
         y = offsets.clone().requires_grad_()
-        f = fn(y)
+        with mode():
+            f = fn(y)
         found += [f, *torch.autograd.grad(f[f.isfinite()].sum(), y)]
     assert len(head.assign_levels(boxes).unique()) == len(STRIDES)
     torch.testing.assert_close(found[2], found[0])
     torch.testing.assert_close(found[3], found[1], **TOLERANCE[torch.float32], equal_nan=True)
 
 
-def test_climb_without_reads_equals_the_climb_that_leaves_targets_out(monkeypatch):
+def test_climb_without_reads_equals_the_climb_that_leaves_targets_out():
     """Bit for bit, for an f whose bits do not depend on the batch."""
 
     def f(y):
@@ -160,9 +161,24 @@ def test_climb_without_reads_equals_the_climb_that_leaves_targets_out(monkeypatc
     y0[4, 1, 0] = torch.inf
     y0[5] = torch.nan
     found = []
-    for pays in (True, False):
-        monkeypatch.setattr(refinement, "pays_to_read", lambda *_, pays=pays: pays)
-        found.append(gradient_ascent(f, y0, [0.7, 0.2], 20, return_trace=True))
+    for mode in (contextlib.nullcontext, without_reads):
+        with mode():
+            found.append(gradient_ascent(f, y0, [0.7, 0.2], 20, return_trace=True))
     for a, b in zip([*found[0][:3], *found[0].trace], [*found[1][:3], *found[1].trace]):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     assert 0 < found[0].accepted.float().mean() < 20
+
+
+def test_f_compiles_as_one_graph_with_its_gradient():
+    head = make_head()
+    feats, boxes = head.prepare(feature_maps("cpu")), boxes_of_all_levels(20)
+    labels = torch.arange(20) % head.num_classes
+    fn = head.log_density_fn(feats, boxes, torch.zeros_like(labels), labels)
+    compiled = torch.compile(lambda y: fn(y), fullgraph=True, backend="aot_eager")
+    found = []
+    for function in (fn, compiled):
+        y = torch.full((20, 2, 4), 0.01, requires_grad=True)
+        f = function(y)
+        found.append([f, *torch.autograd.grad(f.sum(), y)])
+    for a, b in zip(*found):
+        torch.testing.assert_close(b, a, **TOLERANCE[torch.float32])

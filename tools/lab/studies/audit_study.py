@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from ebm_mmdet.apis.audit.annotations import Annotations, read_annotations
-from ebm_mmdet.apis.audit.calibration import fit_mixture
-from ebm_mmdet.apis.audit.features import AuditImages, Seen, ViewCache, flips_of
-from ebm_mmdet.apis.audit.folds import assign_folds, train_head
-from ebm_mmdet.apis.audit.scoring import score_image
-from ebm_mmdet.apis.audit.source import Source, image_folder, load_source
-from ebm_mmdet.apis.fit.clock import Clock
-from ebm_mmdet.apis.fit.rivals import BoxRegressor
+from ebm_mmdet.apis.auditing.annotations import Annotations, read_annotations
+from ebm_mmdet.apis.auditing.calibration import fit_mixture
+from ebm_mmdet.apis.auditing.features import AuditImages, Seen, ViewCache, flips_of
+from ebm_mmdet.apis.auditing.folds import assign_folds, train_head
+from ebm_mmdet.apis.auditing.scoring import score_image
+from ebm_mmdet.apis.auditing.source import Source, image_folder, load_source
+from ebm_mmdet.apis.fitting.clock import Clock
+from ebm_mmdet.apis.fitting.rivals import BoxRegressor
 from ebm_mmdet.box_iou import box_iou
 from ebm_mmdet.files import markdown_table, read_json, write_json
 from ebm_mmdet.models.box_coding import decode_boxes

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ebm_mmdet.apis.audit.annotations import Annotations
+from ebm_mmdet.apis.auditing.annotations import Annotations
 
 __all__ = ["badloc_scores"]
 

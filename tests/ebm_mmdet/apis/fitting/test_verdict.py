@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ebm_mmdet.apis.fit.verdict import Circumstances, verdict
+from ebm_mmdet.apis.fitting.verdict import Circumstances, verdict
 
 METRICS = ("AP", "AP50", "AP75", "AP90", "IoU_TP")
 GOOD = Circumstances(boxes=5000, images=400, judged=100, iterations=9000, cells=6.0)
@@ -35,6 +35,15 @@ def test_a_gain_beyond_two_errors_pays_and_costs():
     assert "as well" not in found.sentence
     assert not verdict(table(0.39), GOOD).pays  # within two errors
     assert not verdict([*table(0.0)[:3], row("energy head", 0.05, error=0.01)], GOOD).pays
+
+
+def test_a_gain_that_the_images_to_tune_on_do_not_have_is_not_believed():
+    found = verdict(table(1.0), replace(GOOD, tuning_gain=-0.04))
+    assert not found.pays
+    assert "no setting was better than the detector on the images to tune on (AP -0.04)" in (
+        found.sentence
+    )
+    assert verdict(table(1.0), replace(GOOD, tuning_gain=0.01)).pays
 
 
 def test_a_rival_that_does_as_well_is_named():

@@ -16,9 +16,9 @@ from mmengine.hub import get_config
 from torch import nn
 
 from ...files import read_json, write_json
-from ..fit.clock import Clock
-from ..fit.folder import check_folder, claim_folder, describe_inputs
-from ..fit.progress import Progress
+from ..fitting.clock import Clock
+from ..fitting.folder import check_folder, claim_folder, describe_inputs
+from ..fitting.progress import Progress
 from .annotations import Annotations, read_annotations
 from .exports import write_exports
 from .features import AuditImages, ViewCache, flips_of

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ebm_mmdet.apis.audit.evidence import box_evidence, usual_step_size
+from ebm_mmdet.apis.auditing.evidence import box_evidence, usual_step_size
 from ebm_mmdet.models.box_coding import decode_boxes
 
 TRUE = torch.tensor([[20.0, 30.0, 60.0, 90.0], [100.0, 40.0, 150.0, 70.0]])

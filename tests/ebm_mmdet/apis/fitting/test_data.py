@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ebm_mmdet.apis import add_energy_head
-from ebm_mmdet.apis.fit.data import split_data
+from ebm_mmdet.apis.fitting.data import split_data
 from ebm_mmdet.datasets import use_checked_annotations
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
 

@@ -9,7 +9,7 @@ from mmdet.apis import init_detector as mmdets_init_detector
 
 from ebm_mmdet import commands
 from ebm_mmdet.apis import fit
-from ebm_mmdet.apis.fit.training import HeadTraining
+from ebm_mmdet.apis.fitting.training import HeadTraining
 from ebm_mmdet.engine import CheckpointError
 from ebm_mmdet.files import read_json
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project

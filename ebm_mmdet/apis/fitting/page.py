@@ -19,6 +19,8 @@ from .verdict import Verdict
 __all__ = ["table", "write_page", "write_pictures"]
 
 DRAWN_SCORE = 0.3
+MOST_NAMED = 30
+"""Boxes in a picture, beyond which their names would hide the image."""
 NAMES = {"IoU_TP": "mean IoU"}
 
 
@@ -96,7 +98,7 @@ def write_pictures(
             np.ascontiguousarray(picture[..., ::-1]),
             before.bboxes[keep].numpy(),
             found.bboxes[keep].numpy(),
-            texts,
+            texts if len(texts) <= MOST_NAMED else [],
         )
         name = f"{folder.name}/{len(names) + 1}.png"
         _, code = cv2.imencode(".png", drawn[..., ::-1])

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ebm_mmdet import commands
-from ebm_mmdet.apis.fit.judging import Judging
-from ebm_mmdet.apis.fit.training import HeadTraining
+from ebm_mmdet.apis.fitting.judging import Judging
+from ebm_mmdet.apis.fitting.training import HeadTraining
 from ebm_mmdet.files import read_json
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
 
@@ -23,7 +23,7 @@ COMMAND += ["--max-iters", "6"]  # these end it, not the minutes: the machine of
 KILLED = """
 import os, signal, sys
 from ebm_mmdet import commands
-from ebm_mmdet.apis.fit import judging, training
+from ebm_mmdet.apis.fitting import judging, training
 training.SAVE_SECONDS = judging.SECONDS_PER_FILE = 0  # else half a minute is lost
 where, survived = sys.argv[1], int(sys.argv[2])
 part, name = {"training": (training.HeadTraining, "_step"), "judging": (judging.Judging, "_judge")}[where]

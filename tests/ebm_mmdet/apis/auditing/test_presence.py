@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ebm_mmdet.apis.audit.presence import certainty, presence
+from ebm_mmdet.apis.auditing.presence import certainty, presence
 
 BOXES = np.array([[10, 10, 50, 50], [100, 10, 140, 50.0]])
 LABELS = np.array([0, 1])

@@ -184,7 +184,7 @@ class Steps:
         rows = judge_rows(
             judging.results, judging.truth(), 0.6 * plan.end_s, self.seed, self.max_dets
         )
-        found = verdict(rows, self._circumstances(judging, training.iteration))
+        found = verdict(rows, self._circumstances(judging, training.iteration, tuned))
         path, weights = self.folder / f"{stem}_ebm.py", self.folder / f"{stem}_ebm.pth"
         if not path.exists():  # else an interrupted call has written it, with the same settings
             write_energy_config(
@@ -260,7 +260,7 @@ class Steps:
             f"{next(self.model.parameters()).device}",
         ]
 
-    def _circumstances(self, judging: Judging, iterations: int) -> Circumstances:
+    def _circumstances(self, judging: Judging, iterations: int, tuned: Tuned) -> Circumstances:
         sides = []
         finest = min(self.cfg.model.energy_head.strides)
         for each in judging.results[:50]:
@@ -271,7 +271,12 @@ class Steps:
             sides += (scale * np.sqrt(area) / finest).tolist()
         cells = float(np.median(sides)) if sides else math.inf
         return Circumstances(
-            self.data.boxes, self.data.images, len(judging.results), iterations, cells
+            self.data.boxes,
+            self.data.images,
+            len(judging.results),
+            iterations,
+            cells,
+            tuning_gain=100 * (tuned.ap_after - tuned.ap_before),
         )
 
 

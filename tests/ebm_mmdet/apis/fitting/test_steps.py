@@ -12,15 +12,15 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from ebm_mmdet.apis.feature_cache import TrainingView
-from ebm_mmdet.apis.fit import detections, judging
-from ebm_mmdet.apis.fit.clock import Clock
-from ebm_mmdet.apis.fit.data import FitData
-from ebm_mmdet.apis.fit.detections import Detected
-from ebm_mmdet.apis.fit.image_set import ImageSet
-from ebm_mmdet.apis.fit.judging import Judging, judge_rows
-from ebm_mmdet.apis.fit.training import HeadTraining, learning_rate_factor
-from ebm_mmdet.apis.fit.tuning import tune, tuned_methods
-from ebm_mmdet.apis.fit.views import Batches
+from ebm_mmdet.apis.fitting import detections, judging
+from ebm_mmdet.apis.fitting.clock import Clock
+from ebm_mmdet.apis.fitting.data import FitData
+from ebm_mmdet.apis.fitting.detections import Detected
+from ebm_mmdet.apis.fitting.image_set import ImageSet
+from ebm_mmdet.apis.fitting.judging import Judging, judge_rows
+from ebm_mmdet.apis.fitting.training import HeadTraining, learning_rate_factor
+from ebm_mmdet.apis.fitting.tuning import tune, tuned_methods
+from ebm_mmdet.apis.fitting.views import Batches
 from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
 from ebm_mmdet.models.detectors import EBMDetector
 
@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path, clock):
 
 @pytest.mark.parametrize(("gigabytes", "cached"), [(10 * 48 / 2**30, 10), (3 * 48 / 2**30, 0)])
 def test_features_are_cached_if_one_version_of_all_fits(monkeypatch, clock, gigabytes, cached):
-    from ebm_mmdet.apis.fit import views
+    from ebm_mmdet.apis.fitting import views
 
     view = TrainingView(
         (torch.zeros(3, 2, 2),), torch.ones(2, 4), torch.zeros(2).long()

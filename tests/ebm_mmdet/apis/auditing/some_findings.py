@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ebm_mmdet.apis.audit.annotations import Annotations, read_annotations
-from ebm_mmdet.apis.audit.findings import Findings, find
+from ebm_mmdet.apis.auditing.annotations import Annotations, read_annotations
+from ebm_mmdet.apis.auditing.findings import Findings, find
 
 CLASSES = ("ape", "bat")
 

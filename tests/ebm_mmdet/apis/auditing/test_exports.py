@@ -8,9 +8,9 @@ import json
 import pytest
 from pycocotools.coco import COCO
 
-from ebm_mmdet.apis.audit import apply_decisions
-from ebm_mmdet.apis.audit.exports import write_exports
-from tests.ebm_mmdet.apis.audit.some_findings import some_findings
+from ebm_mmdet.apis.auditing import apply_decisions
+from ebm_mmdet.apis.auditing.exports import write_exports
+from tests.ebm_mmdet.apis.auditing.some_findings import some_findings
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ebm_mmdet.apis.audit.calibration import fit_mixture, side_factor
+from ebm_mmdet.apis.auditing.calibration import fit_mixture, side_factor
 
 
 def some(rng, good, bad):

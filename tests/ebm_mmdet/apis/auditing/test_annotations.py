@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebm_mmdet.apis.audit.annotations import read_annotations
-from tests.ebm_mmdet.apis.audit.some_findings import CLASSES, write_data
+from ebm_mmdet.apis.auditing.annotations import read_annotations
+from tests.ebm_mmdet.apis.auditing.some_findings import CLASSES, write_data
 
 
 def edit(path, change):

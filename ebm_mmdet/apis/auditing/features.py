@@ -17,7 +17,7 @@ from ...models.detectors import EBMDetector
 from ...models.detectors.peculiarities import predict_boxes
 from ...models.pixels import network_pixels
 from ..feature_cache import TrainingView, collate
-from ..fit.views import BOXES, VIEWS, Batch, bytes_of, make_view
+from ..fitting.views import BOXES, VIEWS, Batch, bytes_of, make_view
 from ..inspection import inner_datasets
 from ..trained_detector import image_pipeline
 from .annotations import AnnotatedImage

@@ -10,9 +10,9 @@ from mmengine.config import Config
 
 from ebm_mmdet import commands
 from ebm_mmdet.apis import audit, write_energy_config
-from ebm_mmdet.apis.audit import run
-from ebm_mmdet.apis.audit.source import load_source
-from ebm_mmdet.apis.fit.training import HeadTraining
+from ebm_mmdet.apis.auditing import run
+from ebm_mmdet.apis.auditing.source import load_source
+from ebm_mmdet.apis.fitting.training import HeadTraining
 from ebm_mmdet.files import read_json
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
 

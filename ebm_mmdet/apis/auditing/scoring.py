@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...files import read_json, write_json
 from ...models.detectors import EBMDetector
-from ..fit.clock import Clock
+from ..fitting.clock import Clock
 from .evidence import NUM_STEPS, Evidence, box_evidence
 from .features import AuditImages, Seen
 from .presence import presence

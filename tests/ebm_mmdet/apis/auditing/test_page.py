@@ -10,8 +10,8 @@ import subprocess
 
 import pytest
 
-from ebm_mmdet.apis.audit.page import write_page
-from tests.ebm_mmdet.apis.audit.some_findings import some_findings
+from ebm_mmdet.apis.auditing.page import write_page
+from tests.ebm_mmdet.apis.auditing.some_findings import some_findings
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

@@ -13,8 +13,8 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from ...models.detectors.trunk_init import copy_trunk_from_box_head
-from ..fit.clock import Clock
-from ..fit.training import HeadTraining
+from ..fitting.clock import Clock
+from ..fitting.training import HeadTraining
 from .annotations import AnnotatedImage
 from .features import ViewCache
 from .source import Source
