@@ -89,7 +89,7 @@ setup(
     packages=find_packages(include=["ebm_mmdet*"]),
     # Explicit, so that an editable install is one path on sys.path, where new packages are found.
     package_dir={"": "."},
-    package_data={"": ["py.typed"], "ebm_mmdet.apis.audit": ["index.html"]},
+    package_data={"": ["py.typed"], "ebm_mmdet.apis.auditing": ["index.html"]},
     # The operators come from the same clone: the two are installed together.
     install_requires=[f"ebm-ops=={version}", *requirements("runtime")],
     extras_require={

@@ -1,13 +1,14 @@
 """Functions for scripts: add and fit an energy head, predict, time, cache features."""
 
-from .audit import apply_decisions, audit
+from .auditing import apply_decisions, audit
 from .boxes_from_file import refine_file
 from .energy_config import add_energy_head, write_energy_config
 from .feature_cache import TestImage, TrainingView, cache_test_images, cache_training_views
-from .fit import fit
+from .fitting import fit
 from .inferencer import EBMInferencer
 from .inspection import Inspection, inspect_config
-from .interval_calibration import MatchedSides, calibrate, fit_intervals, matched_sides
+from .interval_calibration import calibrate, fit_intervals
+from .matched_sides import MatchedSides, matched_sides
 from .residuals import detector_residuals, matched_residuals
 from .timing import median_milliseconds, take_turns, timed
 from .trained_detector import (

@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from torch import Tensor, nn
+from torch import nn
 
 from ..datasets import use_checked_annotations
 from ..energy import expected_coverage, fewest_scores, grouped_quantiles, interval_scores
 from ..engine import read_checkpoint
 from ..engine.stored_intervals import model_digest
-from ..evaluation import match_detections
 from ..files import open_atomic
 from ..models.detectors.side_intervals import (
     META_KEY,
     SPREADS,
     SideIntervals,
     attach_intervals,
-    relative_spread,
 )
-from ..models.side_uncertainty import side_lengths
-from .fit.image_set import ImageSet
 from .inspection import inner_datasets
+from .matched_sides import IOU_THR, SCORE_THR, MatchedSides, matched_sides
 from .trained_detector import load_detector, read_config
 
-__all__ = ["MatchedSides", "calibrate", "fit_intervals", "matched_sides"]
+__all__ = ["calibrate", "fit_intervals"]
 
-SCORE_THR, IOU_THR, MIN_COUNT = 0.3, 0.5, 100
+MIN_COUNT = 100
 EDGES = (32.0, 96.0)
-
-
-class MatchedSides(NamedTuple):
-    """Detections that match an object, of all images; lengths are shares of the detected box."""
-
-    residual: Tensor
-    """(n, 4) truth minus detection, of x1, y1, x2, y2."""
-    spread: Tensor
-    """(n, 4, 2), see :func:`~ebm_mmdet.models.detectors.side_intervals.relative_spread`."""
-    boxes: Tensor
-    """(n, 4) in pixels of the file."""
-    labels: Tensor
-    """(n,) int64."""
-    image: Tensor
-    """(n,) int64, position of the image."""
-    kind: str
-    """Kind of ``spread``."""
 
 
 def calibrate(
@@ -98,8 +75,8 @@ def calibrate(
         by_image: bounds for a random detection of a random image, see above.
         score_thr: lowest score of a detection.
         iou_thr: smallest IoU with its object.
-        min_count: fewest detections (with ``by_image``, images) from which a class, a size, or a
-            class of one size has bounds of its own; others have those of a larger group.
+        min_count: fewest detections (with ``by_image``, images) of a class and size with bounds of
+            its own; others share them (:func:`~ebm_mmdet.energy.grouped_quantiles`).
         device: such as ``'cuda:0'``.
         say: gets lines about the progress and the result.
 
@@ -149,66 +126,6 @@ def calibrate(
     say(report(intervals))
     say(f"wrote {out}")
     return intervals
-
-
-@torch.no_grad()
-def matched_sides(
-    model: nn.Module,
-    dataset,
-    level: float,
-    spread: str | None = None,
-    score_thr: float = SCORE_THR,
-    iou_thr: float = IOU_THR,
-    say: Callable[[str], None] = lambda line: None,
-) -> MatchedSides:
-    """Run a detector on a data set, and keep the sides of what matches an object.
-
-    Args:
-        model: a detector in eval mode, with ``dataset_meta``.
-        dataset: an mmdet data set whose items come from the test pipeline.
-        level: see :func:`~ebm_mmdet.models.detectors.side_intervals.relative_spread`.
-        spread: its kind; None: ``'std'`` if the first detections have one, else ``'size'``.
-        score_thr: lowest score of a detection.
-        iou_thr: smallest IoU with its object.
-        say: gets a line now and then.
-    """
-    images = ImageSet(_KeepsLast(dataset), range(len(dataset)))
-    classes = len(model.dataset_meta["classes"])
-    rows: list[tuple[Tensor, ...]] = []
-    for position in range(len(images)):
-        (sample,) = model.test_step(pseudo_collate([images[position]]))
-        found = sample.pred_instances.cpu()
-        if spread is None and len(found):
-            keys = {"box_cov", "box_std", "side_std"}
-            spread = "std" if any(key in found for key in keys) else "size"
-        matched, objects = match_detections(
-            images.coco([position], classes),
-            position,
-            found.bboxes,
-            found.scores,
-            found.labels,
-            range(1, classes + 1),
-            score_thr,
-            iou_thr,
-        )
-        if len(matched):
-            one = found[matched]
-            boxes = one.bboxes.float()
-            rows.append(
-                (
-                    (objects - boxes) / side_lengths(boxes),
-                    relative_spread(one, spread, level),
-                    boxes,
-                    one.labels.long(),
-                    torch.full((len(matched),), position),
-                )
-            )
-        if (position + 1) % 100 == 0:
-            say(f"{position + 1} of {len(images)} images")
-    none = (torch.zeros(0, 4), torch.zeros(0, 4, 2), torch.zeros(0, 4))
-    none = (*none, torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
-    columns = [torch.cat(column) for column in zip(none, *rows)]
-    return MatchedSides(*columns, kind=spread or "size")
 
 
 def fit_intervals(
@@ -272,21 +189,6 @@ def report(intervals: SideIntervals) -> str:
             f"(at least {facts['min_count']} {unit})",
         ]
     )
-
-
-class _KeepsLast:
-    """A data set that reads an item once, if it is asked for twice in a row."""
-
-    def __init__(self, dataset) -> None:
-        self.dataset, self.last = dataset, (None, None)
-
-    def __getitem__(self, index: int) -> dict:
-        if self.last[0] != index:
-            self.last = index, self.dataset[index]
-        return copy.deepcopy(self.last[1])  # models write into what they are given
-
-    def get_data_info(self, index: int) -> dict:
-        return self.dataset.get_data_info(index)
 
 
 def _check_classes(model: nn.Module, dataset) -> None:

@@ -134,10 +134,14 @@ def grouped_quantiles(
     min_count: int = 100,
     clusters: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A bound for each pair of two groupings, from the narrowest group that is large enough.
+    """A bound for each pair of two groupings, from groups that are large enough.
 
-    The groups that a pair may get its bound from are, in this order: the pair, its ``first``, its
-    ``second``, all scores. The coverage holds for members of the group that gave the bound.
+    Every pair belongs to one group: itself, if it has ``min_count`` scores; else what such pairs
+    leave of its ``first``, if that is enough; else what is left of its ``second``; else what is
+    left of all. If that last group is too small, it joins the smallest other one. Because no score
+    is in two groups, the bounds hold with probability ``level`` in each group and in all. (With the
+    bounds of all scores for small groups they would not: pairs with bounds of their own would be
+    covered as often as promised, and the others less, if they are worse than the mean.)
 
     Args:
         scores: (n, D).
@@ -149,45 +153,67 @@ def grouped_quantiles(
         clusters: see :func:`conformal_quantile`.
 
     Returns:
-        Bounds (A + 1, B + 1, D), where the last row and column are for scores whose ``first`` or
-        ``second`` is not known; the number of scores (or clusters) behind each, (A + 1, B + 1)
-        int64; and which group it was, (A + 1, B + 1) int64: 0 pair, 1 first, 2 second, 3 all.
+        Bounds (A + 1, B + 1, D); the number of scores (or clusters) behind each, (A + 1, B + 1)
+        int64; and which group it was, (A + 1, B + 1) int64: 0 the pair, 1 the rest of its first, 2
+        the rest of its second, 3 the rest of all or two groups that were joined, 4 all scores. The
+        last is for the last row and column, where ``first`` or ``second`` is not known, and for
+        pairs without any score in their group.
 
     Raises:
         ValueError: there are fewer than :func:`fewest_scores` in all.
     """
     needed = fewest_scores(level)
     least = max(min_count, needed)
+    rows, columns = shape
+    pair = first * columns + second
 
-    def bound(mask: Tensor) -> tuple[Tensor, int]:
-        members = None if clusters is None else clusters[mask]
-        number = int(mask.sum()) if members is None else len(members.unique())
-        return conformal_quantile(scores[mask], level, members), number
+    def number(cells: list[int]) -> int:
+        mask = torch.isin(pair, torch.tensor(cells, device=pair.device))
+        return int(mask.sum()) if clusters is None else len(clusters[mask].unique())
 
-    everything, number = bound(torch.ones(len(scores), dtype=torch.bool, device=scores.device))
-    if number < needed:
+    everything = list(range(rows * columns))
+    if (total := number(everything)) < needed:
         raise ValueError(
-            f"{number} scores cannot bound a further one with probability {level}; it takes "
+            f"{total} scores cannot bound a further one with probability {level}; it takes "
             f"{needed} at least"
         )
-    rows, columns = shape
-    of_first = [bound(first == a) for a in range(rows)]
-    of_second = [bound(second == b) for b in range(columns)]
-    table = everything.expand(rows + 1, columns + 1, -1).clone()
-    counts = torch.full((rows + 1, columns + 1), number)
-    source = torch.full((rows + 1, columns + 1), 3)
-    for a in range(rows + 1):
-        for b in range(columns + 1):
-            choices = [
-                (0, bound((first == a) & (second == b))) if a < rows and b < columns else None,
-                (1, of_first[a]) if a < rows else None,
-                (2, of_second[b]) if b < columns else None,
-            ]
-            for choice in choices:
-                if choice is not None and choice[1][1] >= least:
-                    source[a, b], (table[a, b], counts[a, b]) = choice
-                    break
-    return table, counts, source
+    groups: list[tuple[list[int], int, int]] = []  # pairs, number of scores, source
+    left = set(everything)
+    for source, proposals in enumerate(
+        [
+            [[cell] for cell in everything],
+            [[a * columns + b for b in range(columns)] for a in range(rows)],
+            [[a * columns + b for a in range(rows)] for b in range(columns)],
+            [everything],
+        ]
+    ):
+        for proposal in proposals:
+            cells = sorted(left.intersection(proposal))
+            if cells and (found := number(cells)) >= least:
+                groups.append((cells, found, source))
+                left -= set(cells)
+    remaining = sorted(left)
+    if remaining and number(remaining):
+        joined = min(groups, key=lambda group: group[1], default=None)
+        if joined is not None:
+            groups.remove(joined)
+            remaining = sorted([*remaining, *joined[0]])
+        groups.append((remaining, number(remaining), 3))
+
+    def bound(cells: list[int]) -> Tensor:
+        mask = torch.isin(pair, torch.tensor(cells, device=pair.device))
+        members = None if clusters is None else clusters[mask]
+        return conformal_quantile(scores[mask], level, members)
+
+    table = bound(everything).expand(rows + 1, columns + 1, -1).clone()
+    counts = torch.full((rows + 1, columns + 1), total)
+    sources = torch.full((rows + 1, columns + 1), 4)
+    for cells, found, source in groups:
+        here = bound(cells)
+        for cell in cells:
+            place = divmod(cell, columns)
+            table[place], counts[place], sources[place] = here, found, source
+    return table, counts, sources
 
 
 def _check_level(level: float) -> None:

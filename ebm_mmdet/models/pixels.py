@@ -6,13 +6,15 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
+from ..energy.host_reads import constant
+
 __all__ = ["box_scale", "clip_to_image", "network_pixels"]
 
 
 def network_pixels(sample: DetDataSample, device: torch.device) -> Tensor:
     """(4,) float32: pixels of the network's input per pixel of the original image."""
     width, height = sample.metainfo.get("scale_factor", (1.0, 1.0))
-    return torch.tensor([width, height, width, height], dtype=torch.float32, device=device)
+    return constant([width, height, width, height], device)
 
 
 def box_scale(sample: DetDataSample, rescale: bool) -> Tensor:
@@ -42,5 +44,5 @@ def clip_to_image(boxes: Tensor, metainfo: dict, scale: Tensor | float = 1.0) ->
     if "scale_factor" in metainfo and "ori_shape" in metainfo and not metainfo.get("flip"):
         (scale_x, scale_y), original = metainfo["scale_factor"], metainfo["ori_shape"]
         height, width = min(height, original[0] * scale_y), min(width, original[1] * scale_x)
-    limit = boxes.new_tensor([width, height, width, height]) / scale
+    limit = constant([width, height, width, height], boxes.device, boxes.dtype) / scale
     return torch.minimum(boxes.clamp(min=0), limit)

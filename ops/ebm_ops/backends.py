@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import os
+import shutil
 from dataclasses import dataclass
 
 logger = logging.getLogger("ebm_ops")
@@ -65,7 +67,20 @@ def _cuda() -> Backend:
         return Backend("reference", "triton is not installed")
     if not torch.cuda.is_available():
         return Backend("triton", "triton is installed; no GPU is visible, so it stays unused")
+    if not _c_compiler():
+        return Backend(
+            "reference",
+            "triton finds no C compiler, with which it builds its launchers; install gcc, or set "
+            "CC to a compiler",
+        )
     return Backend("triton", "triton is installed and a GPU is visible")
+
+
+def _c_compiler() -> str | None:
+    """The compiler that Triton would take, or None."""
+    names = (os.environ["CC"],) if os.environ.get("CC") else ("gcc", "clang")
+    # CC may have arguments, such as "ccache gcc".
+    return next((found for name in names if (found := shutil.which(name.split()[0]))), None)
 
 
 def require(backend: str, device: str) -> None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import subprocess
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import ClassVar
 
 import pytest
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from property_tester import PropertyTester
 from surroundings import COMPILER, HAS_CPP, SOURCES, TESTS, run_python
@@ -58,6 +60,27 @@ print([t.double().abs().sum().item().hex() for t in Tester().everything(70)])
 """
 
 
+class _NoLaunch:
+    """A kernel that does nothing, where only the shape of the result matters."""
+
+    def __getitem__(self, grid):
+        return lambda *args, **options: None
+
+
+def _laid_out(x, layout: str):
+    """The values of a tensor, in another layout; "expanded" repeats those of the last column."""
+    if not torch.is_tensor(x):
+        return x
+    x = x.detach()
+    if layout == "channels_last" and x.dim() == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    if layout == "transposed" and x.dim() > 1:
+        return x.mT.contiguous().mT
+    if layout == "expanded" and x.dim() == 4:
+        return x[..., -1:].expand(x.shape)
+    return x.contiguous()
+
+
 class BackendTester(PropertyTester):
     """The tests of the backends that both operators share.
 
@@ -66,6 +89,10 @@ class BackendTester(PropertyTester):
     """
 
     interpreter_script: ClassVar[str]
+
+    @abstractmethod
+    def implementations(self, name: str) -> dict[str, Callable[..., Tensor]]:
+        """Everything that computes the registered operator of this name: cpp, triton, ..."""
 
     @abstractmethod
     def triton_kernels(self, real: str) -> Iterable[tuple[str, list[str], dict]]:
@@ -116,6 +143,33 @@ class BackendTester(PropertyTester):
                 source = ASTSource(function, signature, constexprs=constants)
                 target = compiler.GPUTarget("cuda", capability, 32)
                 assert triton.compile(source, target=target).asm["cubin"]
+
+    def test_triton_kernels_are_not_compiled_again_for_other_images(self):
+        pytest.importorskip("triton")
+        kernels = import_module(f"ebm_ops.{self.name}.triton")
+        for name in {kernel[0] for kernel in self.triton_kernels("*fp32")}:
+            parameters = getattr(kernels, name).params
+            general = {p.name for p in parameters if p.do_not_specialize}
+            sizes = {"batch", "rows", "columns"} if self.name == "prroi_pool" else {"batch"}
+            sizes |= set() if self.name == "prroi_pool" else {"height", "width"}
+            assert general == sizes & {p.name for p in parameters}
+
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "expanded"])
+    def test_strides_are_those_that_compilers_are_told(self, layout, opcheck_case, monkeypatch):
+        """Of every implementation, for inputs of any layout: torch.compile relies on them."""
+        kernels = import_module(f"ebm_ops.{self.name}.triton")
+        for name in {kernel[0] for kernel in self.triton_kernels("*fp32")}:
+            monkeypatch.setattr(kernels, name, _NoLaunch())
+        for operator, arguments in self.opcheck_calls(torch.float32, opcheck_case):
+            arguments = [_laid_out(x, layout) for x in arguments]
+            with FakeTensorMode() as mode:
+                fakes = [mode.from_tensor(x) if torch.is_tensor(x) else x for x in arguments]
+                told = operator(*fakes)
+            name = operator._schema.name.partition("::")[2]
+            for kind, implementation in self.implementations(name).items():
+                found = implementation(*arguments)
+                assert found.shape == told.shape, (name, kind)
+                assert found.stride() == told.stride(), (name, kind)
 
     def test_works_without_the_extension_and_says_so_once(self):
         done = self.run_with_tester(WITHOUT_EXTENSION, before=HIDE_EXTENSION)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -31,6 +32,28 @@ def test_backend_info_names_and_explains():
     assert info["cpu"].name in ("cpp", "reference")
     assert info["cuda"].name in ("triton", "reference")
     assert all(backend.why for backend in info.values())
+
+
+def test_a_gpu_without_a_compiler_is_served_by_the_reference(monkeypatch, caplog):
+    """As decided when the package is imported; the operators say so in one line, once."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    find = backends._cuda.__wrapped__
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "")
+    found = find()
+    assert found.name == "reference"
+    assert "install gcc" in found.why
+    backends.warn_slow.cache_clear()
+    for _ in range(2):
+        backends.warn_slow("cuda", found.why)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "\n" not in caplog.text.strip()
+    for compiler in ("/no/such/compiler", "no-such-compiler -O2"):
+        monkeypatch.setenv("CC", compiler)
+        assert find().name == "reference"
+    monkeypatch.setenv("CC", f"{sys.executable} -x")
+    assert find().name == "triton"
 
 
 def test_build_can_be_skipped(monkeypatch, capsys):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from backend_tester import BackendTester
 from ebm_ops import RotatedGridPool, rotated_grid_pool
-from ebm_ops.rotated_grid_pool import reference
+from ebm_ops.rotated_grid_pool import operators, reference
 from property_tester import INF, NAN
 from rotated_boxes import (
     GRID,
@@ -71,12 +71,13 @@ for dtype, channels, samples in ((torch.float64, 3, 0), (torch.float32, 1, 3)):
             scale = expected.abs().max().clamp(min=1)
             assert expected.abs().max() > 0
             torch.testing.assert_close(found / scale, expected / scale, **TOLERANCE[dtype])
-try:
-    triton.forward(bev, where, index + 1, None, grid)
-except ValueError as error:
-    assert "batch_index[0]" in str(error)
-else:
-    raise SystemExit("a batch index out of range was accepted")
+# A box of no image pools to zero, and nothing is read outside of the maps.
+for image in (2, -1, 2**40, -(2**40)):
+    nowhere = torch.full_like(index, image)
+    for tangent in (None, where):
+        assert not triton.forward(bev, where, nowhere, tangent, grid).any()
+        assert not triton.grad_boxes(grad, bev, where, nowhere, tangent, grid).any()
+        assert not triton.grad_bev(grad, where, nowhere, None, (2, 4, 5), grid).any()
 for count in (0, 1):
     found = triton.forward(bev[:, :0], where[:count], index[:count], None, grid)
     assert found.shape == (count, 0, 1, 2)
@@ -182,12 +183,19 @@ class TestRotatedGridPool(BackendTester):
             m, b, g, tangent = maps, boxes, grad, tangent.detach()
         yield ops.rotated_grid_pool_grad_boxes.default, (g, m, b, index, tangent, 0, *PLACE)
 
+    def implementations(self, name):
+        return {
+            "registered": getattr(torch.ops.ebm_ops, name),
+            "reference": operators._kernels(operators._reference("cpu"))[name],
+            "triton": operators._kernels(operators._triton)[name],
+        }
+
     def triton_kernels(self, real):
         boxes = [real, real, "*i64", "*fp64"]  # boxes, tangent, images, where
         for tangent in (False, True):
             constants = {"TANGENT": tangent, "BLOCK": 256}
-            yield "_forward", [real, *boxes, real, *["i32"] * 5], constants
-            yield "_grad_boxes", [real, real, *boxes, "*fp64", *["i32"] * 5], constants
+            yield "_forward", [real, *boxes, real, *["i32"] * 6], constants
+            yield "_grad_boxes", [real, real, *boxes, "*fp64", *["i32"] * 6], constants
             types = [real, "*fp64", "*i64", "*i64", real, *["i32"] * 2]
             yield "_grad_bev", types, constants
 

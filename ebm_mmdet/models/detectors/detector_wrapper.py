@@ -194,13 +194,15 @@ class DetectorWrapper(CheckpointOfChild):
         """
         counts = [len(box) for box in boxes]
         everything = torch.cat([box.float() for box in boxes])
-        index = torch.arange(len(counts), device=everything.device) + first_image
+        # Not repeat_interleave of a tensor of counts, which would wait for a GPU.
+        index = [
+            torch.full((n,), i, dtype=torch.int64, device=everything.device)
+            for i, n in enumerate(counts, first_image)
+        ]
         fn: BoxLogDensity = self.energy_head.log_density_fn(
             feats,
             everything,
-            index.repeat_interleave(
-                torch.tensor(counts, device=everything.device), output_size=len(everything)
-            ),
+            torch.cat(index),
             torch.cat(list(labels)).long(),
         )
         # An image without detections does not show whether the detector gives covariances.

@@ -113,6 +113,11 @@ class EBMDetector(DetectorWrapper, BaseDetector):
     Source: Gustafsson et al., ECCV 2020 (1909.12297), sec. 4.1, algorithm 1.
     """
 
+    # Of the class: models that were pickled before have no such attributes.
+    legacy_plus_one = False
+    side_intervals: SideIntervals | None = None
+    """Set by :func:`~ebm_mmdet.models.attach_intervals`."""
+
     def __init__(
         self,
         detector: dict,
@@ -160,7 +165,6 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         self.legacy_plus_one = legacy_plus_one
         self.min_score = float(min_score)
         self.init_trunk_from = init_trunk_from
-        self.side_intervals: SideIntervals | None = None
         self._trunk_is_loaded = False
 
     def init_weights(self) -> None:
@@ -327,13 +331,14 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         )
         for sample, scale, reference, result in zip(samples, scales, references, results):
             write_refined_boxes(sample, scale, reference, result, self.clip_boxes)
-            if own and self.side_intervals is not None:
-                self.side_intervals.add_to(sample, rescale)
         if masks is not None:
             predict_masks(self.detector, masks, samples, rescale, replace=True)
         if self.legacy_plus_one and rescale:
             for sample, scale in zip(samples, scales):
                 _add_last_pixel(sample.pred_instances, scale)
+        if own and self.side_intervals is not None:  # last: they belong to the boxes as they are
+            for sample in samples:
+                self.side_intervals.add_to(sample, rescale)
         return samples
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList | None = None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ebm_ops import prroi_pool
 
+from ...energy.host_reads import pays_to_read
 from ...energy.old_names import refuse
 from ..box_coding import decode_boxes
 from ..feature_maps import check_levels, measure_maps
@@ -139,6 +141,9 @@ class EBMBBoxHead(EnergyHead):
         self.strides, self.feature_levels = tuple(strides), levels
         self.level_rule, self.finest_scale = level_rule, float(finest_scale)
         self.pool_size, self.roi_shift = pool_size, float(roi_shift)
+        # Of each level but the finest, rounded to float32, in which areas are computed.
+        sides = [self.finest_scale * (2**k - 1e-6) for k in range(1, len(levels))]
+        self._smallest_areas = torch.tensor(sides, dtype=torch.float32).square().tolist()
         self.legacy_plus_one = legacy_plus_one
 
         self.standardizers = nn.ModuleList(
@@ -183,9 +188,16 @@ class EBMBBoxHead(EnergyHead):
 
     def assign_levels(self, boxes: Tensor) -> Tensor:
         """(R, 4) -> (R,) int64: level k from area (finest_scale 2^k)^2 on; NaN to the coarsest."""
+        levels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        for smaller in self._smaller_than_level(boxes):
+            levels = levels + ~smaller
+        return levels
+
+    def _smaller_than_level(self, boxes: Tensor) -> list[Tensor]:
+        """For each level but the finest, which boxes (R, 4) belong to a finer one: (R,) bool."""
         area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
-        steps = [self.finest_scale * (2**k - 1e-6) for k in range(1, len(self.strides))]
-        return torch.bucketize(area, area.new_tensor(steps).square(), right=True)
+        # Numbers of the host: to copy a tensor of them in each evaluation would wait for a GPU.
+        return [area < limit for limit in self._smallest_areas]
 
     def pool(
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
@@ -197,18 +209,32 @@ class EBMBBoxHead(EnergyHead):
         """
         everything = slice(None)
         corners = to_last_pixels(boxes) if self.legacy_plus_one else boxes
+        images = batch_index.unsqueeze(1).to(boxes)
 
-        def pool(level: int, rows: Tensor | slice) -> Tensor:
+        def pool(level: int, rows: Tensor | slice, others: Tensor | None = None) -> Tensor:
             stride = self.strides[level]
             shifted = corners[rows] + self.roi_shift * stride
-            rois = torch.cat((batch_index[rows, None].to(shifted), shifted), dim=1)
-            return prroi_pool(feats[level], rois, self.pool_size, 1.0 / stride).flatten(1)
+            if others is not None:
+                shifted = shifted.masked_fill(others.unsqueeze(1), 0)
+            rois = torch.cat((images[rows], shifted), dim=1)
+            # The index of the image has been checked for all evaluations.
+            pooled = prroi_pool(feats[level], rois, self.pool_size, 1 / stride, validate=False)
+            return pooled.flatten(1)
 
         levels = range(len(self.strides))
         if self.level_rule == "concat":
             return torch.cat([pool(level, everything) for level in levels], 1), everything
         if len(levels) == 1:
             return pool(0, everything), everything
+        if not pays_to_read(boxes.device, len(boxes)):
+            # Every level pools every box, and those of other levels have no area there: the pooled
+            # values are zeros, which cost next to nothing and leave the sum exact.
+            with torch.no_grad():
+                smaller = self._smaller_than_level(boxes)
+                others = [~smaller[0], *(~(a ^ b) for a, b in itertools.pairwise(smaller))]
+                others.append(smaller[-1])
+            pooled = [pool(level, everything, others[level]) for level in levels]
+            return functools.reduce(torch.add, pooled), everything
         with torch.no_grad():
             assigned = self.assign_levels(boxes)
             members = [torch.nonzero(assigned == level).squeeze(1) for level in levels]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...energy import Objective
 from ...energy.float32_linear import Float32Linear
+from ...energy.log_density import is_finite
 
 __all__ = ["BoxLogDensity", "EnergyHead"]
 
@@ -149,40 +150,64 @@ class EnergyHead(BaseModule):
         Raises:
             ValueError: a label or a batch index is out of range.
         """
-        self.check_labels(labels)
+        self.check_targets(feats, batch_index, labels)
         return self.evaluate(feats, boxes, batch_index, labels)
 
     def evaluate(
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
     ) -> Tensor:
-        """:meth:`log_density` without the check of labels, which reads values from the device."""
+        """:meth:`log_density` without :meth:`check_targets`, which reads from the device."""
         num, samples = boxes.shape[:2]
         flat = boxes.float().reshape(num * samples, self.dim)
-        finite = torch.isfinite(flat).all(dim=1, keepdim=True)
+        broken = ~is_finite(flat).all(dim=1, keepdim=True)
         # Zeros replace boxes that are not finite: NaN times a zero gradient is NaN in weights.
-        flat = flat.where(finite, 0)
+        flat = flat.masked_fill(broken, 0)
+        # Not repeat_interleave, which in older torch copies the number of repeats to the device.
+        images = batch_index.unsqueeze(1).expand(num, samples).reshape(-1)
         with (
             torch.autocast(boxes.device.type, enabled=False)
             if self.always_float32
             else contextlib.nullcontext()
         ):
-            x, restore = self.embed(feats, flat, batch_index.repeat_interleave(samples))
+            x, restore = self.embed(feats, flat, images)
             energies = self.fc_energy(x).float()[restore].unflatten(0, (num, samples))
         if self.class_agnostic:
             f = energies[..., 0]
         else:
             column = labels.long().view(num, 1, 1).expand(-1, samples, 1)
             f = energies.gather(2, column).squeeze(2)
-        return f.masked_fill(~finite.view(num, samples), float("-inf"))
+        return f.masked_fill(broken.view(num, samples), float("-inf"))
 
-    def check_labels(self, labels: Tensor) -> None:
-        """Raise ``ValueError`` unless all labels lie in ``[0, num_classes)``."""
-        if self.class_agnostic or not len(labels):
+    def check_targets(self, feats: Sequence[Tensor], batch_index: Tensor, labels: Tensor) -> None:
+        """Check everything that pooling and the choice of a class do not check for each evaluation.
+
+        All values are read from the device at once, because each read waits for it.
+
+        Args:
+            feats: what :meth:`prepare` returned.
+            batch_index: (N,) image of each object, integers.
+            labels: (N,) class of each object, integers.
+
+        Raises:
+            ValueError: a label lies outside ``[0, num_classes)``, or an index outside ``[0, B)``.
+        """
+        if not len(labels) or torch.compiler.is_compiling():
             return
-        low, high = labels.aminmax()
-        if low < 0 or high >= self.num_classes:
+        ranges = [*labels.aminmax(), *batch_index.aminmax()]
+        low, high, first, last = torch.stack([each.long() for each in ranges]).tolist()
+        self.check_label_range(low, high)
+        num_images = len(feats[0])
+        if first < 0 or last >= num_images:
             raise ValueError(
-                f"labels lie in [{int(low)}, {int(high)}], expected [0, {self.num_classes - 1}]; "
+                f"batch_index lies in [{first}, {last}], expected [0, {num_images - 1}] for "
+                f"features of {num_images} images"
+            )
+
+    def check_label_range(self, low: int, high: int) -> None:
+        """Raise ``ValueError`` unless labels from ``low`` to ``high`` are classes of the head."""
+        if not self.class_agnostic and (low < 0 or high >= self.num_classes):
+            raise ValueError(
+                f"labels lie in [{low}, {high}], expected [0, {self.num_classes - 1}]; "
                 "set energy_head.num_classes to the detector's number of classes"
             )
 
@@ -198,9 +223,9 @@ class EnergyHead(BaseModule):
             labels: (N,) class of each box, integers in ``[0, num_classes)``.
 
         Raises:
-            ValueError: a label is out of range.
+            ValueError: a label or a batch index is out of range.
         """
-        self.check_labels(labels)
+        self.check_targets(feats, batch_index, labels)
         return BoxLogDensity.recordable(self, feats, reference, batch_index, labels)
 
     def loss(

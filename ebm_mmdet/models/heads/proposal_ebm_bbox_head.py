@@ -110,7 +110,7 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
         self, feats: Sequence[Tensor], reference: Tensor, batch_index: Tensor, labels: Tensor
     ) -> ProposalBoxLogDensity:
         """As in ``EBMBBoxHead``; the function also has a ``proposal()``."""
-        self.check_labels(labels)
+        self.check_targets(feats, batch_index, labels)
         return ProposalBoxLogDensity.recordable(self, feats, reference, batch_index, labels)
 
     def training_problem(

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...energy.host_reads import constant
+
 __all__ = ["DetectionPrior"]
 
 
@@ -102,12 +104,12 @@ def _are_positive(values: object) -> bool:
 
 def _fitting(name: str, values: float | Sequence[float], y0: Tensor) -> Tensor:
     """A number or D numbers as a tensor (D,) like ``y0`` (N, D)."""
-    values = y0.new_tensor(values)
-    if values.dim() > 1 or values.numel() not in (1, y0.shape[1]):
+    found = constant(values, y0.device, y0.dtype)
+    if found.dim() > 1 or found.numel() not in (1, y0.shape[1]):
         raise ValueError(
-            f"prior.{name} has {values.numel()} numbers, but boxes have {y0.shape[1]} coordinates"
+            f"prior.{name} has {found.numel()} numbers, but boxes have {y0.shape[1]} coordinates"
         )
-    return values.expand(y0.shape[1])
+    return found.expand(y0.shape[1])
 
 
 def _lower_triangle(covariance: Tensor) -> Tensor:

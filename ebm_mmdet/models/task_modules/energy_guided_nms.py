@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import torch
-from mmcv.ops import nms
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
@@ -20,11 +19,11 @@ __all__ = ["EnergyGuidedNMS"]
 class EnergyGuidedNMS:
     """NMS per class in which the box of highest f suppresses others and gets the best score.
 
-    Survivors are those of ordinary greedy NMS with ``f`` in place of the scores. Each suppressed
-    box belongs to the survivor that removed it, the one of highest f of its class with
-    ``IoU > iou_threshold``; a survivor's score becomes the largest classification score of its
-    cluster, itself included. ``f`` decides nothing else: it can be compared only between boxes of
-    one object, so detections are still ranked by their scores.
+    Survivors are those of ordinary greedy NMS with ``f`` in place of the scores; of boxes with
+    equal f the first is preferred. Each suppressed box belongs to the survivor that removed it, the
+    one of highest f of its class with ``IoU > iou_threshold``; a survivor's score becomes the
+    largest classification score of its cluster, itself included. ``f`` decides nothing else: it can
+    be compared only between boxes of one object, so detections are still ranked by their scores.
 
     Args:
         score_thr: boxes with a classification score above this are candidates.
@@ -86,30 +85,60 @@ class EnergyGuidedNMS:
         """
         if len(instances) == 0:
             return instances
-        boxes = instances.bboxes.float()
-        scores = instances.scores.clone()
-        keep = []
-        for label in instances.labels.unique():
-            members = torch.nonzero(instances.labels == label).squeeze(1)
-            order = log_density[members].nan_to_num(nan=-torch.inf, neginf=-torch.inf)
-            _, survivors = nms(boxes[members], _ranks(order), self.iou_threshold)
-            # NMS returns survivors by descending f, so the first one that overlaps is the
-            # suppressor. If both functions round an IoU at the threshold differently, the largest
-            # overlap decides.
-            overlaps = bbox_overlaps(boxes[members[survivors]], boxes[members])
-            above = overlaps > self.iou_threshold
-            owner = torch.where(above.any(0), above.int().argmax(0), overlaps.argmax(0))
-            owner[survivors] = torch.arange(len(survivors), device=owner.device)
-            best = scores.new_zeros(len(survivors)).scatter_reduce(
-                0, owner, scores[members], "amax", include_self=False
-            )
-            scores[members[survivors]] = best
-            keep.append(members[survivors])
-        kept = torch.cat(keep)
-        kept = kept[scores[kept].argsort(descending=True, stable=True)][: self.max_per_img]
-        result = instances[kept]
-        result.scores = scores[kept]
+        f = log_density.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+        # By class, then by f: what is compared below is independent of f of other classes.
+        order = f.argsort(descending=True, stable=True)
+        order = order[instances.labels[order].argsort(stable=True)]
+        boxes, labels = instances.bboxes[order].float(), instances.labels[order]
+        owner, survivors = suppress(boxes, labels, self.iou_threshold)
+        best = instances.scores[order].scatter_reduce(
+            0, owner, instances.scores[order], "amax", include_self=True
+        )[survivors]
+        rank = best.argsort(descending=True, stable=True)[: self.max_per_img]
+        result = instances[order[survivors[rank]]]
+        result.scores = best[rank]
         return result
+
+
+def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
+    """Greedy NMS of all classes at once.
+
+    Box i survives if no survivor before it has its label and ``IoU > iou_threshold``. This
+    recursion has one solution, which is found by iteration: after k rounds the first k boxes are
+    right, and when a round changes nothing all are. Neighbours that decide one another in a long
+    chain are rare, so a few rounds do. Boxes of other classes are masked, not moved away as in
+    ``batched_nms``, because adding offsets rounds the sides, and with them the IoU.
+
+    Args:
+        boxes: (n, 4) ``(x1, y1, x2, y2)``, float32; among those of a label, the preferred first.
+        labels: (n,) integers in ascending order.
+        iou_threshold: a box is suppressed if its IoU with a survivor is above this.
+
+    Returns:
+        For each box the first survivor that suppresses it, or itself, (n,) int64; and the
+        survivors in the order of the boxes, int64.
+    """
+    owner = torch.arange(len(boxes), device=boxes.device)
+    survivors = nearby = owner[:0]
+
+    def overlaps(rows: Tensor, columns: Tensor) -> Tensor:
+        above = bbox_overlaps(boxes[rows], boxes[columns]) > iou_threshold
+        return above & (labels[rows, None] == labels[columns])
+
+    for block in owner.clone().split(_BLOCK if boxes.is_cuda else _BLOCK_ON_CPU):
+        nearby = nearby[labels[nearby] >= labels[block[0]]]
+        earlier, inside = overlaps(nearby, block), overlaps(block, block).triu(1)
+        free = ~earlier.any(0)
+        survives, before = free, None
+        while before is None or not torch.equal(survives, before):
+            before = survives
+            survives = free & ~(inside & before[:, None]).any(0)
+        candidates = torch.cat([nearby, block])
+        first = torch.cat([earlier, inside & survives[:, None]]).int().argmax(0)
+        owner[block] = torch.where(survives, block, candidates[first])
+        found = block[survives]
+        survivors, nearby = torch.cat([survivors, found]), torch.cat([nearby, found])
+    return owner, survivors
 
 
 def _with_children(module: nn.Module, **children: nn.Module) -> nn.Module:
@@ -123,10 +152,5 @@ def _with_children(module: nn.Module, **children: nn.Module) -> nn.Module:
 _NO_LIMIT = 1_000_000
 """A ``max_per_img`` that no detector reaches; -1 means "all" only in some mmdet heads."""
 
-
-def _ranks(values: Tensor) -> Tensor:
-    """Positions in ascending order, in (0, 1], for use as scores in the order of ``values``."""
-    ranks = torch.empty_like(values, dtype=torch.float32)
-    order = values.argsort(stable=True)
-    ranks[order] = torch.arange(1, len(values) + 1, device=values.device, dtype=torch.float32)
-    return ranks / max(len(values), 1)
+_BLOCK, _BLOCK_ON_CPU = 1024, 64
+"""Boxes that are compared with one another at a time. A GPU waits a few times for each block."""

@@ -200,6 +200,7 @@ class EBM3DRefineHead(EnergyHead):
             cell_size=self.cell_size,
             pixel_offset=self.pixel_offset,
             samples_per_bin=self.samples_per_bin,
+            validate=False,  # the index has been checked for all evaluations
         )
         branches = self.fc_z(z.unsqueeze(1)), self.fc_h(height.unsqueeze(1))
         return torch.cat((pooled.flatten(1), *branches), dim=1), slice(None)

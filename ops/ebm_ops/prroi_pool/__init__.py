@@ -34,6 +34,7 @@ def prroi_pool(
     output_size: int | tuple[int, int],
     spatial_scale: float,
     backend: str = "auto",
+    validate: bool = True,
 ) -> Tensor:
     """Average the bilinear interpolant of `features` exactly over the bins of each box.
 
@@ -65,6 +66,9 @@ def prroi_pool(
         spatial_scale: feature cells per image unit, i.e. 1 / stride.
         backend: `"auto"` (C++ on a CPU, Triton on a GPU, else the reference), or one of `"cpp"`,
             `"triton"`, `"reference"` to require that one.
+        validate: on a GPU, wait for the device and check the batch index. False: the caller has
+            done so, and a box with an index outside `0..B - 1` counts as one without area. On a CPU
+            the check costs nothing and is always made.
 
     Returns:
         Tensor: (N, C, h, w), contiguous, in the dtype of `features`. float16 and bfloat16 are
@@ -75,7 +79,7 @@ def prroi_pool(
 
     Raises:
         ValueError: wrong shape, output size, scale or backend, or a batch index that is not an
-            integer in `0..B - 1` (on a GPU the check waits for the device).
+            integer in `0..B - 1` (on a GPU, see `validate`).
         TypeError: `features` or `rois` are not floating.
         RuntimeError: the required backend is not available.
     """
@@ -87,6 +91,8 @@ def prroi_pool(
         pooled = reference.forward(maps, boxes, (height, width), float(spatial_scale))
     else:
         backends.require(backend, features.device.type)
+        if validate and features.is_cuda:
+            reference.check_batch_index(boxes, features.shape[0])
         pooled = _OPS.prroi_pool(maps, boxes, height, width, float(spatial_scale))
     return pooled.to(features.dtype)
 

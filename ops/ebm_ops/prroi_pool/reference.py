@@ -117,7 +117,7 @@ def grad_rois(grad: Tensor, features: Tensor, rois: Tensor, scale: float) -> Ten
     check_batch_index(rois, features.shape[0])
     h, w = grad.shape[2:]
     maps = features.permute(0, 2, 3, 1)
-    result = torch.zeros_like(rois)
+    result = torch.zeros_like(rois, memory_format=torch.contiguous_format)
     for group in _groups(rois, features.shape[2:], scale):
         x, y = _axes(rois[group.index], scale)
         window, g = maps[group.batch, group.rows, group.columns], grad[group.index]

@@ -4,6 +4,9 @@ There are no atomics: every number is written by one program that sums in a fixe
 have the same bits in every run. The cost is in the gradient to the features, where each pixel goes
 through every box of its image.
 
+Nothing here waits for the device: a batch index out of range is not an error, as in the other
+backends, but makes a box without area. `prroi_pool` checks it where that is wanted.
+
 Checked against the reference in Triton's interpreter (`TRITON_INTERPRET=1`) on small shapes; not
 yet run or timed on a real GPU.
 """
@@ -15,76 +18,72 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ebm_ops.prroi_pool.reference import MIN_SIDE, check_batch_index
+from ebm_ops.prroi_pool.reference import MIN_SIDE
+from ebm_ops.triton_launch import launch_options
 
 _MIN_SIDE = tl.constexpr(MIN_SIDE)
+# Else there is a variant, compiled in mid-inference, for every way in which 16 divides the sizes.
+_for_any_map = triton.jit(do_not_specialize=["batch", "rows", "columns"])
 
 
 def forward(features: Tensor, rois: Tensor, height: int, width: int, scale: float) -> Tensor:
     """(B, C, H, W), (N, 5) -> (N, C, height, width). Arguments as in `reference.forward`."""
-    check_batch_index(rois, features.shape[0])
-    _, channels, rows, columns = features.shape
+    batch, channels, rows, columns = features.shape
     pooled = features.new_empty(rois.shape[0], channels, height, width)
     if pooled.numel():
         maps = features.contiguous(memory_format=torch.channels_last)
-        block, warps = _blocks(channels)
+        block, options = launch_options(channels)
         grid = (rois.shape[0] * height * width, triton.cdiv(channels, block))
         with torch.cuda.device_of(features):
             _forward[grid](
-                maps, _scaled(rois, scale), pooled, channels, rows, columns, height, width, block,
-                num_warps=warps,
+                maps, *_boxes(rois, scale), pooled, batch, channels, rows, columns, height, width,
+                block, **options,
             )  # fmt: skip
     return pooled
 
 
 def grad_rois(grad: Tensor, features: Tensor, rois: Tensor, scale: float) -> Tensor:
     """`dL/d rois` (N, 5) of `dL/d pooled` (N, C, h, w). Arguments as in `reference.grad_rois`."""
-    check_batch_index(rois, features.shape[0])
     count, channels, height, width = grad.shape
-    result = torch.zeros_like(rois)
-    if grad.numel():
-        maps = features.contiguous(memory_format=torch.channels_last)
-        partial = rois.new_empty(count, height * width, 4)
-        block, warps = _blocks(channels)
-        with torch.cuda.device_of(features):
-            _grad_rois[(count * height * width,)](
-                _bins_first(grad), maps, _scaled(rois, scale), partial, channels,
-                *features.shape[2:], height, width, block, num_warps=warps,
-            )  # fmt: skip
-        result[:, 1:] = partial.sum(1) * scale
-    return result
+    if not grad.numel():
+        return torch.zeros_like(rois, memory_format=torch.contiguous_format)
+    partial = rois.new_empty(count, height * width, 5)
+    block, options = launch_options(channels)
+    with torch.cuda.device_of(features):
+        _grad_rois[(count * height * width,)](
+            grad.contiguous(), features.contiguous(memory_format=torch.channels_last),
+            *_boxes(rois, scale), partial, *features.shape, height, width, block, **options,
+        )  # fmt: skip
+    return partial.sum(1).mul_(scale)
 
 
 def grad_features(
     grad: Tensor, rois: Tensor, batch: int, height: int, width: int, scale: float
 ) -> Tensor:
     """`dL/d features` (B, C, H, W), channels last. Arguments as in `reference.grad_features`."""
-    check_batch_index(rois, batch)
     channels = grad.shape[1]
     maps = grad.new_empty(batch, height, width, channels)
     if maps.numel():
         order = torch.sort(rois[:, 0], stable=True)
         images = torch.arange(batch + 1, device=rois.device, dtype=rois.dtype)
         starts = torch.searchsorted(order.values.contiguous(), images)
-        block, warps = _blocks(channels)
+        block, options = launch_options(channels)
         grid = (batch * height * width, triton.cdiv(channels, block))
         with torch.cuda.device_of(grad):
             _grad_features[grid](
-                _bins_first(grad), _scaled(rois, scale), order.indices, starts, maps, channels,
-                height, width, *grad.shape[2:], block, num_warps=warps,
+                _bins_first(grad), *_boxes(rois, scale), order.indices, starts, maps, batch,
+                channels, height, width, *grad.shape[2:], block, **options,
             )  # fmt: skip
     return maps.permute(0, 3, 1, 2)
 
 
-def _blocks(channels: int) -> tuple[int, int]:
-    """Channels per program and warps for them."""
-    block = min(triton.next_power_of_2(channels), 256)
-    return block, max(1, block // 64)
+def _boxes(rois: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Boxes, whose image is read, and boxes in feature cells, whose sides are read.
 
-
-def _scaled(rois: Tensor, scale: float) -> Tensor:
-    """Boxes in feature cells; not done in the kernels, whose float arguments are float32."""
-    return torch.cat([rois[:, :1], rois[:, 1:] * scale], 1).contiguous()
+    Scaled here because float arguments of the kernels are float32; all columns in one operation.
+    """
+    rois = rois.contiguous()
+    return rois, rois * scale
 
 
 def _bins_first(grad: Tensor) -> Tensor:
@@ -147,30 +146,33 @@ def _slopes(origin, offset, width, k, node, value, bins):
 
 
 @triton.jit
-def _box(rois, n, rows, columns, height, width):
-    """Image, both axes, and whether the box has an area."""
-    image = tl.load(rois + n * 5).to(tl.int64)
-    x1, y1 = tl.load(rois + n * 5 + 1), tl.load(rois + n * 5 + 2)
-    x2, y2 = tl.load(rois + n * 5 + 3), tl.load(rois + n * 5 + 4)
+def _box(rois, cells, n, batch, rows, columns, height, width):
+    """Image, both axes, and whether the box has an area in one of the images."""
+    index = tl.load(rois + n * 5)
+    x1, y1 = tl.load(cells + n * 5 + 1), tl.load(cells + n * 5 + 2)
+    x2, y2 = tl.load(cells + n * 5 + 3), tl.load(cells + n * 5 + 4)
     ox, dx, wx, x_usable = _side(x1, x2, width, columns)
     oy, dy, wy, y_usable = _side(y1, y2, height, rows)
-    usable = x_usable & y_usable
+    usable = x_usable & y_usable & (index >= 0) & (index < batch)
     # Finite numbers for boxes without area, because a NaN must not be rounded to an integer.
     ox, dx, wx = tl.where(usable, ox, 0.0), tl.where(usable, dx, 0.0), tl.where(usable, wx, 1.0)
     oy, dy, wy = tl.where(usable, oy, 0.0), tl.where(usable, dy, 0.0), tl.where(usable, wy, 1.0)
-    return image, ox, dx, wx, oy, dy, wy, usable
+    return tl.where(usable, index, 0.0).to(tl.int64), ox, dx, wx, oy, dy, wy, usable
 
 
-@triton.jit
+@_for_any_map
 def _forward(
-    features, rois, pooled, channels, rows, columns, height, width, BLOCK: tl.constexpr
+    features, rois, cells, pooled, batch, channels, rows, columns, height, width,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: one bin of one box, BLOCK channels."""
     pid = tl.program_id(0)
     n, p, q = (pid // (height * width)).to(tl.int64), pid // width % height, pid % width
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = c < channels
-    image, ox, dx, wx, oy, dy, wy, usable = _box(rois, n, rows, columns, height, width)
+    image, ox, dx, wx, oy, dy, wy, usable = _box(
+        rois, cells, n, batch, rows, columns, height, width
+    )
     j0, j1 = _bin_nodes(ox, dx, wx, q, columns)
     i0, i1 = _bin_nodes(oy, dy, wy, p, rows)
     i1 = tl.where(usable, i1, i0)
@@ -184,14 +186,17 @@ def _forward(
     tl.store(pooled + (n * channels + c) * (height * width) + p * width + q, total, mask=here)
 
 
-@triton.jit
+@_for_any_map
 def _grad_rois(
-    grad, features, rois, partial, channels, rows, columns, height, width, BLOCK: tl.constexpr
-):
+    grad, features, rois, cells, partial, batch, channels, rows, columns, height, width,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
     """One program: the share of one bin in the gradient of one box, all channels."""
     pid = tl.program_id(0)
     n, p, q = (pid // (height * width)).to(tl.int64), pid // width % height, pid % width
-    image, ox, dx, wx, oy, dy, wy, usable = _box(rois, n, rows, columns, height, width)
+    image, ox, dx, wx, oy, dy, wy, usable = _box(
+        rois, cells, n, batch, rows, columns, height, width
+    )
     j0, j1 = _bin_nodes(ox, dx, wx, q, columns)
     i0, i1 = _bin_nodes(oy, dy, wy, p, rows)
     i1 = tl.where(usable, i1, i0)
@@ -200,7 +205,8 @@ def _grad_rois(
     for block in range(0, channels, BLOCK):
         c = block + tl.arange(0, BLOCK)
         here = c < channels
-        g = tl.load(grad + pid.to(tl.int64) * channels + c, mask=here, other=0.0)
+        out = grad + (n * channels + c) * (height * width) + p * width + q
+        g = tl.load(out, mask=here, other=0.0)
         for i in range(i0, i1):
             vy = _weight(oy, dy, wy, p, i)
             y_lower, y_upper = _slopes(oy, dy, wy, p, i, vy, height)
@@ -218,17 +224,19 @@ def _grad_rois(
             x2 += vy * g * upper
             y1 += y_lower * g * t
             y2 += y_upper * g * t
-    out = partial + pid.to(tl.int64) * 4
-    tl.store(out, tl.sum(x1, 0))
-    tl.store(out + 1, tl.sum(y1, 0))
-    tl.store(out + 2, tl.sum(x2, 0))
-    tl.store(out + 3, tl.sum(y2, 0))
+    to = partial + pid.to(tl.int64) * 5
+    tl.store(to, ox * 0.0)  # the image has no gradient; `ox` is finite
+    tl.store(to + 1, tl.sum(x1, 0))
+    tl.store(to + 2, tl.sum(y1, 0))
+    tl.store(to + 3, tl.sum(x2, 0))
+    tl.store(to + 4, tl.sum(y2, 0))
 
 
-@triton.jit
+@_for_any_map
 def _grad_features(
-    grad, rois, order, starts, maps, channels, rows, columns, height, width, BLOCK: tl.constexpr
-):
+    grad, rois, cells, order, starts, maps, batch, channels, rows, columns, height, width,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
     """One program: one pixel, BLOCK channels; gathers from the boxes of its image, in order."""
     pid = tl.program_id(0).to(tl.int64)
     image, i, j = pid // (rows * columns), pid // columns % rows, pid % columns
@@ -237,7 +245,9 @@ def _grad_features(
     total = tl.zeros((BLOCK,), grad.dtype.element_ty)
     for k in range(tl.load(starts + image), tl.load(starts + image + 1)):
         n = tl.load(order + k)
-        _, ox, dx, wx, oy, dy, wy, usable = _box(rois, n, rows, columns, height, width)
+        _, ox, dx, wx, oy, dy, wy, usable = _box(
+            rois, cells, n, batch, rows, columns, height, width
+        )
         # The bins within one cell of the pixel; those that only come near it have weight zero.
         q0, q1 = _nodes((j - 1 - ox - dx) / wx, (j + 1 - ox - dx) / wx, width)
         p0, p1 = _nodes((i - 1 - oy - dy) / wy, (i + 1 - oy - dy) / wy, height)

@@ -26,6 +26,7 @@ def rotated_grid_pool(
     pixel_offset: float = 0.0,
     samples_per_bin: int = 0,
     backend: str = "auto",
+    validate: bool = True,
 ) -> Tensor:
     """Sample a bird's-eye-view map on a grid that lies in each box and rotates with it.
 
@@ -85,6 +86,9 @@ def rotated_grid_pool(
             n for means of n x n samples per bin.
         backend: `"auto"` (C++ on a CPU, Triton on a GPU, else the reference), or one of `"cpp"`,
             `"triton"`, `"reference"` to require that one.
+        validate: on a GPU, wait for the device and check the batch index. False: the caller has
+            done so, and a box with an index outside `0..B - 1` counts as one that is not finite. On
+            a CPU the check costs nothing and is always made.
 
     Returns:
         Tensor: (N, C, A, B), contiguous, in the dtype of `bev`. float16 and bfloat16 are computed
@@ -95,7 +99,7 @@ def rotated_grid_pool(
 
     Raises:
         ValueError: wrong shape, grid, origin, cell size, offset or backend, or a batch index
-            outside `0..B - 1` (on a GPU the check waits for the device).
+            outside `0..B - 1` (on a GPU, see `validate`).
         TypeError: `bev` or `boxes` are not floating, or `batch_index` does not hold integers.
         RuntimeError: the required backend is not available.
     """
@@ -108,6 +112,8 @@ def rotated_grid_pool(
         pooled = reference.forward(*inputs, grid)
     else:
         backends.require(backend, bev.device.type)
+        if validate and bev.is_cuda:
+            reference.check_batch_index(inputs[2], bev.shape[0])
         pooled = operators.OPS.rotated_grid_pool(*inputs, *grid)
     return pooled.to(bev.dtype)
 

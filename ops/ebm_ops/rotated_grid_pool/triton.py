@@ -5,6 +5,9 @@ per sample. There are no atomics: every result is written by one program that su
 so it has the same bits in every run. For the gradient to the map, the taps of all boxes are first
 sorted by pixel.
 
+Nothing here waits for the device: a batch index out of range is not an error, as in the other
+backends, but makes a box that is not finite. `rotated_grid_pool` checks it where that is wanted.
+
 Checked against the reference in Triton's interpreter (`TRITON_INTERPRET=1`) on small shapes; not
 yet run or timed on a real GPU.
 """
@@ -20,23 +23,26 @@ from torch import Tensor
 
 from ebm_ops.rotated_grid_pool import reference
 from ebm_ops.rotated_grid_pool.reference import Grid
+from ebm_ops.triton_launch import launch_options
+
+# Else there is a variant, compiled in mid-inference, for every way in which 16 divides the sizes.
+_for_any_map = triton.jit(do_not_specialize=["batch", "height", "width"])
 
 
 def forward(
     bev: Tensor, boxes: Tensor, batch_index: Tensor, tangent: Tensor | None, grid: Grid
 ) -> Tensor:
     """(N, C, rows, columns). Arguments as in `reference.forward`."""
-    reference.check_batch_index(batch_index, bev.shape[0])
-    _, channels, height, width = bev.shape
+    batch, channels, height, width = bev.shape
     pooled = bev.new_empty(len(boxes), channels, grid.rows, grid.columns)
     if pooled.numel():
-        block, warps = _blocks(channels)
+        block, options = launch_options(channels)
         bins = grid.rows * grid.columns
         with torch.cuda.device_of(bev):
             _forward[(len(boxes) * bins, triton.cdiv(channels, block))](
                 bev.contiguous(memory_format=torch.channels_last), *_boxes(boxes, tangent),
-                batch_index, _where(grid, bev.device), pooled, channels, height, width, bins,
-                _per_bin(grid), tangent is not None, block, num_warps=warps,
+                batch_index, _where(grid, bev.device), pooled, batch, channels, height, width, bins,
+                _per_bin(grid), tangent is not None, block, **options,
             )  # fmt: skip
     return pooled
 
@@ -50,18 +56,18 @@ def grad_boxes(
     grid: Grid,
 ) -> Tensor:
     """`dL/d boxes` (N, 5). Arguments as in `reference.grad_boxes`."""
-    reference.check_batch_index(batch_index, bev.shape[0])
-    _, channels, height, width = bev.shape
+    batch, channels, height, width = bev.shape
     if not grad.numel():
         return torch.zeros_like(boxes)
     samples = grid.rows * grid.columns * _per_bin(grid)
     partial = boxes.new_empty(len(boxes), samples, 5, dtype=torch.float64)
-    block, warps = _blocks(channels)
+    block, options = launch_options(channels)
     with torch.cuda.device_of(bev):
         _grad_boxes[(len(boxes) * samples,)](
             _bins_first(grad), bev.contiguous(memory_format=torch.channels_last),
-            *_boxes(boxes, tangent), batch_index, _where(grid, bev.device), partial, channels,
-            height, width, samples, _per_bin(grid), tangent is not None, block, num_warps=warps,
+            *_boxes(boxes, tangent), batch_index, _where(grid, bev.device), partial, batch,
+            channels, height, width, samples, _per_bin(grid), tangent is not None, block,
+            **options,
         )  # fmt: skip
     return partial.sum(1).to(boxes.dtype)
 
@@ -76,7 +82,6 @@ def grad_bev(
 ) -> Tensor:
     """`dL/d bev` (B, C, H, W), channels last. Arguments as in `reference.grad_bev`."""
     batch, height, width = size
-    reference.check_batch_index(batch_index, batch)
     channels = grad.shape[1]
     maps = grad.new_empty(batch, height, width, channels)
     if maps.numel():
@@ -85,19 +90,13 @@ def grad_bev(
         starts = torch.searchsorted(
             order.values, torch.arange(batch * height * width + 1, device=grad.device)
         )
-        block, warps = _blocks(channels)
+        block, options = launch_options(channels)
         with torch.cuda.device_of(grad):
             _grad_bev[(batch * height * width, triton.cdiv(channels, block))](
                 _bins_first(grad), weights, order.indices, starts, maps, channels,
-                4 * _per_bin(grid), block, num_warps=warps,
+                4 * _per_bin(grid), block, **options,
             )  # fmt: skip
     return maps.permute(0, 3, 1, 2)
-
-
-def _blocks(channels: int) -> tuple[int, int]:
-    """Channels per program and warps for them."""
-    block = min(triton.next_power_of_2(channels), 256)
-    return block, max(1, block // 64)
 
 
 def _per_bin(grid: Grid) -> int:
@@ -118,7 +117,8 @@ def _where(grid: Grid, device: torch.device) -> Tensor:
     """
     corner = torch.tensor(grid[3:], dtype=torch.float64)
     p, q = reference.fractions_of_samples(grid, torch.device("cpu"))
-    return torch.cat([corner, torch.stack([p, q], 1).flatten()]).to(device)
+    where = torch.cat([corner, torch.stack([p, q], 1).flatten()])
+    return where.to(device, non_blocking=True)
 
 
 def _bins_first(grad: Tensor) -> Tensor:
@@ -145,8 +145,9 @@ def _finite(value):
 
 
 @triton.jit
-def _sample(boxes, where, n, s, height, width):
-    """Sample s of box n: p, q, cos, sin, dx, dy, column, row, fractions of a cell, near the map."""
+def _sample(boxes, images, where, n, s, batch, height, width):
+    """Image of box n, and its sample s: p, q, cos, sin, dx, dy, column, row, fractions, near."""
+    image = tl.load(images + n)
     x, y, long, wide, yaw = _fields(boxes, n)
     p, q = tl.load(where + 4 + 2 * s), tl.load(where + 5 + 2 * s)
     x0, y0, cell, offset = (
@@ -160,11 +161,13 @@ def _sample(boxes, where, n, s, height, width):
     cosine, sine = tl.cos(yaw), tl.sin(yaw)
     dx, dy = p * long * cosine - q * wide * sine, p * long * sine + q * wide * cosine
     u, v = (x + dx - x0) / cell - offset, (y + dy - y0) / cell - offset
+    usable = usable & (image >= 0) & (image < batch)
     near = usable & (u >= -1) & (u < width) & (v >= -1) & (v < height)
     # Finite numbers elsewhere, because a NaN must not be rounded to an integer.
     u, v = tl.where(near, u, 0.0), tl.where(near, v, 0.0)
     j, i = tl.floor(u), tl.floor(v)
-    return p, q, cosine, sine, dx, dy, j.to(tl.int32), i.to(tl.int32), u - j, v - i, near
+    image = tl.where(near, image, 0)
+    return image, p, q, cosine, sine, dx, dy, j.to(tl.int32), i.to(tl.int32), u - j, v - i, near
 
 
 @triton.jit
@@ -185,21 +188,20 @@ def _load(bev, image, i, j, near, c, channels, height, width):
     return tl.load(bev + at + c, mask=c < tl.where(inside, channels, 0), other=0.0)
 
 
-@triton.jit
+@_for_any_map
 def _forward(
-    bev, boxes, tangent, images, where, pooled, channels, height, width, bins, per_bin,
+    bev, boxes, tangent, images, where, pooled, batch, channels, height, width, bins, per_bin,
     TANGENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: one bin of one box, BLOCK channels."""
     pid = tl.program_id(0).to(tl.int64)
     n, bin_ = pid // bins, pid % bins
-    image = tl.load(images + n)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     real = bev.dtype.element_ty
     total = tl.zeros((BLOCK,), real)
     for k in range(per_bin):
-        p, q, cosine, sine, dx, dy, j, i, a, b, near = _sample(
-            boxes, where, n, bin_ * per_bin + k, height, width
+        image, p, q, cosine, sine, dx, dy, j, i, a, b, near = _sample(
+            boxes, images, where, n, bin_ * per_bin + k, batch, height, width
         )
         if TANGENT:
             du, dv = _motion(tangent, n, p, q, cosine, sine, dx, dy)
@@ -218,16 +220,17 @@ def _forward(
     tl.store(pooled + (n * channels + c) * bins + bin_, total / per_bin, mask=c < channels)
 
 
-@triton.jit
+@_for_any_map
 def _grad_boxes(
-    grad, bev, boxes, tangent, images, where, partial, channels, height, width, samples, per_bin,
-    TANGENT: tl.constexpr, BLOCK: tl.constexpr,
+    grad, bev, boxes, tangent, images, where, partial, batch, channels, height, width, samples,
+    per_bin, TANGENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: the share of one sample in the gradient of one box, all channels."""
     pid = tl.program_id(0).to(tl.int64)
     n, s = pid // samples, pid % samples
-    image = tl.load(images + n)
-    p, q, cosine, sine, dx, dy, j, i, a, b, near = _sample(boxes, where, n, s, height, width)
+    image, p, q, cosine, sine, dx, dy, j, i, a, b, near = _sample(
+        boxes, images, where, n, s, batch, height, width
+    )
     across0 = tl.zeros((BLOCK,), bev.dtype.element_ty)
     across1, down = across0, across0
     for block in range(0, channels, BLOCK):

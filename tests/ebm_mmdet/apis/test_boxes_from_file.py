@@ -16,8 +16,8 @@ from pycocotools.coco import COCO
 
 from ebm_mmdet import commands
 from ebm_mmdet.apis import refine_file, write_energy_config
-from ebm_mmdet.apis.audit.source import load_source
-from ebm_mmdet.apis.boxes_from_file import read_boxes
+from ebm_mmdet.apis.auditing.source import load_source
+from ebm_mmdet.apis.box_file import read_boxes
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
 
 QUIET = dict(device="cpu", say=lambda line: None)

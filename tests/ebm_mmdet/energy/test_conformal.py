@@ -150,34 +150,80 @@ def test_what_is_not_finite_counts_as_a_miss():
 
 
 def test_groups_that_are_large_enough_have_bounds_of_their_own():
-    """And the others those of their first grouping, their second, or of all, in this order."""
-    first = torch.tensor([0] * 40 + [1] * 20 + [2] * 3)
-    second = torch.tensor([0] * 30 + [1] * 10 + [0] * 9 + [1] * 11 + [1] * 3)
-    scores = torch.arange(63.0)[:, None] * torch.tensor([1.0, -1.0])
-    table, counts, source = grouped_quantiles(scores, 0.5, first, second, (3, 3), min_count=12)
-    assert source.tolist() == [[0, 1, 1, 1], [1, 1, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
-    assert counts.tolist() == [[30, 40, 40, 40], [20] * 4, [39, 24, 63, 63], [39, 24, 63, 63]]
-    for (a, b), members in {
+    """And what they leave is one group for each first, else for each second, else for all."""
+    first = torch.tensor([0] * 40 + [1] * 25 + [2] * 9 + [3] * 8)
+    second = torch.tensor(
+        [0] * 30 + [1] * 10 + [0] * 9 + [1] * 11 + [2] * 5 + [1] * 9 + [1] * 5 + [2] * 3
+    )
+    scores = torch.arange(82.0)[:, None] * torch.tensor([1.0, -1.0])
+    table, counts, source = grouped_quantiles(scores, 0.5, first, second, (5, 3), min_count=12)
+    # (0, 0) alone; (0, 1) joins the rest of size 1 with (2, 1) and (3, 1); class 1 has none of 12,
+    # and 25 in all; (3, 2) is left, and joins the smallest group.
+    assert source.tolist() == [
+        [0, 3, 3, 4],
+        [1, 1, 1, 4],
+        [3, 3, 3, 4],
+        [3, 3, 3, 4],
+        [3, 3, 3, 4],
+        [4, 4, 4, 4],
+    ]
+    expected = {
         (0, 0): (first == 0) & (second == 0),
-        (0, 1): first == 0,
-        (1, 2): first == 1,
-        (2, 1): second == 1,
-        (2, 2): first >= 0,
-        (3, 3): first >= 0,
-    }.items():
-        assert torch.equal(table[a, b], conformal_quantile(scores[members], 0.5))
+        (1, 0): first == 1,
+        (2, 1): (first != 1) & (second != 0),
+        (5, 3): first >= 0,
+    }
+    for place, members in expected.items():
+        assert torch.equal(table[place], conformal_quantile(scores[members], 0.5))
+        assert counts[place] == members.sum()
+    assert torch.equal(table[3, 2], table[2, 1])
+
+
+def test_bounds_of_groups_hold_for_all_together():
+    """A rare pair with large errors must not lower the coverage, whatever it gets its bound from.
+
+    With the bounds of its class it would be covered too seldom, and nothing would make up for it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    covered = []
+    for _ in range(60):
+        first = torch.randint(0, 3, (1200,), generator=generator)
+        second = (torch.rand(1200, generator=generator) < 0.15).long()
+        scores = torch.randn(1200, 1, generator=generator).abs() * (1 + 4 * second[:, None])
+        half = slice(0, 600), slice(600, None)
+        table, _, source = grouped_quantiles(
+            scores[half[0]], 0.9, first[half[0]], second[half[0]], (3, 2), min_count=60
+        )
+        assert (source[:3, 0] == 0).all()
+        bound = table[first[half[1]], second[half[1]]]
+        covered.append((scores[half[1]] <= bound).float().mean())
+    assert abs(float(torch.stack(covered).mean()) - 0.9) < 0.006
 
 
 def test_a_group_below_the_level_never_has_infinite_bounds():
     first, second = torch.tensor([0] * 5 + [1] * 40), torch.zeros(45, dtype=torch.long)
-    table, _, source = grouped_quantiles(torch.rand(45, 1), 0.9, first, second, (2, 1), min_count=1)
+    table, counts, _ = grouped_quantiles(torch.rand(45, 1), 0.9, first, second, (2, 1), min_count=1)
     assert table.isfinite().all()
-    assert source[:, 0].tolist() == [2, 0, 2]
+    assert (counts == 45).all()  # five are too few for 0.9, and join the others
     clusters = torch.arange(45) // 9  # five images
     with pytest.raises(ValueError, match=r"5 scores cannot bound .* 0\.9; it takes 9 at least"):
         grouped_quantiles(
             torch.rand(45, 1), 0.9, first, second, (2, 1), min_count=1, clusters=clusters
         )
+
+
+def test_groups_of_clusters_count_clusters():
+    first = torch.tensor([0] * 60 + [1] * 30)
+    clusters = torch.cat((torch.arange(60) // 10, torch.arange(30)))  # 6 images, and 30
+    second = torch.zeros(90, dtype=torch.long)
+    scores = torch.rand(90, 1, generator=torch.Generator().manual_seed(0))
+    table, counts, source = grouped_quantiles(
+        scores, 0.8, first, second, (2, 1), min_count=6, clusters=clusters
+    )
+    assert source[:2, 0].tolist() == [0, 0]
+    assert counts[:2, 0].tolist() == [6, 30]
+    alone = conformal_quantile(scores[:60], 0.8, clusters[:60])
+    assert torch.equal(table[0, 0], alone)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 90, -0.1, math.nan])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,14 +11,15 @@ from hypothesis import strategies as st
 from mmengine.structures import InstanceData
 
 from ebm_mmdet.models import EnergyGuidedNMS
+from ebm_mmdet.models.task_modules import energy_guided_nms
 
 
-def iou(a, b) -> float:
-    inter = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(
-        0.0, min(a[3], b[3]) - max(a[1], b[1])
-    )
-    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return inter / max(area - inter, 1e-12)
+def iou(a, b) -> Fraction:
+    """Exact."""
+    (ax, ay, au, av), (bx, by, bu, bv) = (map(Fraction, box) for box in (a, b))
+    inter = max(0, min(au, bu) - max(ax, bx)) * max(0, min(av, bv) - max(ay, by))
+    union = (au - ax) * (av - ay) + (bu - bx) * (bv - by) - inter
+    return inter / union if union else Fraction(0)
 
 
 def oracle(boxes, scores, labels, energy, threshold):
@@ -60,6 +63,47 @@ def test_equals_the_loop(n, seed, threshold):
     )
     assert kept.tag.tolist() == [i for i, _ in expected]
     torch.testing.assert_close(kept.scores, torch.tensor([s for _, s in expected]))
+
+
+def on_a_lattice(n, generator, classes):
+    """Boxes of few sizes and places, so that IoUs and f tie; all numbers are exact in float32."""
+
+    def draw(limit):
+        return torch.randint(limit, (n, 2), generator=generator)
+
+    corner = 4.0 * draw(4)
+    return InstanceData(
+        bboxes=torch.cat((corner, corner + 4.0 * draw(4)), 1),  # some without area
+        scores=torch.randint(8, (n,), generator=generator) / 8,
+        labels=torch.randint(classes, (n,), generator=generator) * 1000,
+        tag=torch.arange(n),
+    ), torch.randint(4, (n,), generator=generator).float()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(0, 40),
+    seed=st.integers(0, 10_000),
+    classes=st.sampled_from([1, 2, 20]),
+    threshold=st.sampled_from([0.25, 0.3, 0.5, 0.7]),
+    exponent=st.integers(-10, 40),
+    shift=st.sampled_from([0.0, -(2.0**15), 2.0**15]),
+    block=st.sampled_from([1, 3, 64]),
+)
+def test_equals_the_loop_with_ties_at_any_scale(
+    n, seed, classes, threshold, exponent, shift, block
+):
+    """IoUs are those of the given boxes exactly: no offset of a class rounds their sides."""
+    found, f = on_a_lattice(n, torch.Generator().manual_seed(seed), classes)
+    found.bboxes = (found.bboxes + shift) * 2.0**exponent
+    expected = oracle(
+        *(x.tolist() for x in (found.bboxes, found.scores, found.labels, f)), threshold
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(energy_guided_nms, "_BLOCK_ON_CPU", block)
+        kept = EnergyGuidedNMS(iou_threshold=threshold, max_per_img=1000)(found, f)
+    assert kept.tag.tolist() == [i for i, _ in expected]
+    assert kept.scores.tolist() == [score for _, score in expected]
 
 
 def test_invariant_to_a_constant_per_class():

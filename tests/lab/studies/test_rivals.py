@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("mmdet", reason="needs mmdet, which `make test` installs")
 
 import ebm_mmdet  # noqa: F401
-from ebm_mmdet.apis.fit.rivals import BoxRegressor, FixedOffset, RegressionStep
+from ebm_mmdet.apis.fitting.rivals import BoxRegressor, FixedOffset, RegressionStep
 from ebm_mmdet.energy import RefineChosen
 from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
 from ebm_mmdet.models.heads import EBMBBoxHead

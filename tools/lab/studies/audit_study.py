@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,18 +10,19 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from ebm_mmdet.apis.audit.annotations import Annotations, read_annotations
-from ebm_mmdet.apis.audit.calibration import fit_mixture
-from ebm_mmdet.apis.audit.features import AuditImages, Seen, ViewCache, flips_of
-from ebm_mmdet.apis.audit.folds import assign_folds, train_head
-from ebm_mmdet.apis.audit.scoring import score_image
-from ebm_mmdet.apis.audit.source import Source, image_folder, load_source
-from ebm_mmdet.apis.fit.clock import Clock
-from ebm_mmdet.apis.fit.rivals import BoxRegressor
+from ebm_mmdet.apis.auditing.annotations import Annotations, read_annotations
+from ebm_mmdet.apis.auditing.calibration import fit_mixture
+from ebm_mmdet.apis.auditing.features import AuditImages, Seen, ViewCache, flips_of
+from ebm_mmdet.apis.auditing.folds import assign_folds, train_head
+from ebm_mmdet.apis.auditing.scoring import score_image
+from ebm_mmdet.apis.auditing.source import Source, image_folder, load_source
+from ebm_mmdet.apis.fitting.clock import Clock
+from ebm_mmdet.apis.fitting.rivals import BoxRegressor
 from ebm_mmdet.box_iou import box_iou
 from ebm_mmdet.files import markdown_table, read_json, write_json
 from ebm_mmdet.models.box_coding import decode_boxes
 
+from .cleanlab_scores import badloc_scores
 from .planted_errors import KINDS, plant, ranking
 
 __all__ = ["audit_page", "run_audit_study"]
@@ -244,52 +242,9 @@ class _Seed:
         return boxes, seen.scores.numpy(), seen.labels.numpy()
 
     def cleanlab(self, python: str) -> list[float]:
-        """The badloc scores of cleanlab, in a Python that has it; larger is worse here."""
-        labels, predictions = [], []
-        for index, each in enumerate(self.annotations.images):
-            found, confidence, classes = self._detections(index)
-            rows = np.concatenate([found, confidence[:, None]], 1)
-            predictions.append(
-                [rows[classes == k].tolist() for k in range(len(self.source.classes))]
-            )
-            labels.append(
-                dict(
-                    bboxes=each.boxes.tolist(),
-                    labels=each.labels.tolist(),
-                    image_name=each.image.name,
-                )
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            given, made = Path(folder, "in.json"), Path(folder, "out.json")
-            given.write_text(json.dumps(dict(labels=labels, predictions=predictions)))
-            subprocess.run([python, "-c", CLEANLAB, str(given), str(made)], check=True)
-            return json.loads(made.read_text())
-
-
-CLEANLAB = """
-import json, sys
-import numpy as np
-from cleanlab.object_detection.rank import compute_badloc_box_scores
-given = json.load(open(sys.argv[1]))
-# Its arrays may not be ragged: an image without boxes of a class has (0, 5).
-predictions = []
-for image in given["predictions"]:
-    arrays = np.empty(len(image), dtype=object)
-    for k, rows in enumerate(image):
-        arrays[k] = np.array(rows, float).reshape(-1, 5)
-    predictions.append(arrays)
-labels = [
-    dict(
-        bboxes=np.array(image["bboxes"], float).reshape(-1, 4),
-        labels=np.array(image["labels"], int),
-        image_name=image["image_name"],
-    )
-    for image in given["labels"]
-]
-scores = compute_badloc_box_scores(labels=labels, predictions=predictions)
-flat = [1 - float(x) for image in scores for x in image]
-json.dump([x if x == x else 0.0 for x in flat], open(sys.argv[2], "w"))
-"""
+        """The badloc scores of cleanlab; larger is worse here."""
+        found = [self._detections(index) for index in range(len(self.annotations.images))]
+        return badloc_scores(python, self.annotations, found, len(self.source.classes))
 
 
 @torch.no_grad()
@@ -323,8 +278,8 @@ def _measure(run: Mapping) -> dict:
             precision=bad[flagged & sure].mean() if flagged.any() else float("nan"),
             recall=flagged[bad].mean(),
             share=float(probability.mean()),
-            true_share=bad[sure].mean(),
-            calibration_error=_calibration_error(probability[sure], bad[sure]),
+            planted_share=(kind != "").mean(),
+            calibration_error=_calibration_error(probability, kind != ""),
         )
     counts = {str(name): int((kind == name).sum()) for name in sorted(set(run["kind"]))}
     rounded = {

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ebm_mmdet.apis.feature_cache import TrainingView, cache_training_views
-from ebm_mmdet.apis.fit.rivals import BoxRegressor
+from ebm_mmdet.apis.fitting.rivals import BoxRegressor
 from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.files import open_atomic
 from ebm_mmdet.models.detectors import EBMDetector

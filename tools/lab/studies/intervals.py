@@ -97,7 +97,10 @@ class _Replay:
 def _shapes(number: int) -> dict:
     """Images that no demo trains on, in the sizes that it trains on."""
     demo = Config.fromfile(Path(__file__).parents[3] / "configs" / "demo" / "shapes_ebm.py")
-    return {**demo.train_dataloader.dataset, "num_images": number, "seed": 77}
+    images = demo.train_dataloader.dataset
+    # A resize that changes nothing gives the scale factor that detectors ask for.
+    resize = dict(type="Resize", scale=tuple(images.image_size[::-1]), keep_ratio=True)
+    return {**images, "num_images": number, "seed": 77, "pipeline": [resize, *images.pipeline]}
 
 
 def random_halves(

@@ -14,7 +14,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from ebm_mmdet.apis.feature_cache import TestImage
-from ebm_mmdet.apis.fit.rivals import FixedOffset, RegressionStep
+from ebm_mmdet.apis.fitting.rivals import FixedOffset, RegressionStep
 from ebm_mmdet.apis.timing import timed
 from ebm_mmdet.energy import evaluate_only
 from ebm_mmdet.evaluation.average_precision import coco_results

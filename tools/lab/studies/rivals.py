@@ -1,4 +1,4 @@
-"""Further rivals of energy refinement, for studies; see :mod:`ebm_mmdet.apis.fit.rivals`."""
+"""Further rivals of energy refinement, for studies; see :mod:`ebm_mmdet.apis.fitting.rivals`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ebm_mmdet.apis.fit.rivals import moved_by
+from ebm_mmdet.apis.fitting.rivals import moved_by
 from ebm_mmdet.energy import RefinementResult
 from ebm_mmdet.models.heads import BoxLogDensity, EBMBBoxHead
 

@@ -1,0 +1,172 @@
+"""The annotations that are audited, and those that cannot be, with the reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...files import read_json
+from ..box_file import Complaints, box_fault
+from ..image_index import ImageFile, listed_images, look_at
+
+__all__ = ["AnnotatedImage", "Annotations", "read_annotations"]
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """The usable annotations of an image."""
+
+    image: ImageFile
+    rows: np.ndarray
+    """(n,) positions in the file's ``annotations``."""
+    boxes: np.ndarray
+    """(n, 4) float64 ``(x1, y1, x2, y2)`` in pixels of the image file."""
+    labels: np.ndarray
+    """(n,) classes of the detector."""
+    others: np.ndarray
+    """(m, 4) boxes that are not audited: crowds, ignored ones, other categories."""
+
+
+@dataclass
+class Annotations:
+    """An annotation file in COCO's format."""
+
+    content: dict
+    images: list[AnnotatedImage]
+    """Those that can be read, in the order of the file; also images without a box."""
+    category_ids: list[int | str | None]
+    """Of each class of the detector; None for a class that the file does not have."""
+    complaints: Complaints = field(default_factory=Complaints)
+    """What is not audited, and why."""
+
+    @property
+    def count(self) -> int:
+        """Number of annotations that can be audited."""
+        return sum(len(each.rows) for each in self.images)
+
+
+def read_annotations(
+    ann_file: str | os.PathLike,
+    folder: str | os.PathLike,
+    classes: Sequence[str],
+    progress: Callable[[float], None] = lambda share: None,
+) -> Annotations:
+    """Read an annotation file, and look at each image's header.
+
+    Ids may be strings. Crowd and ignored boxes, boxes without area, of a category that the detector
+    does not have, of an image that is missing, broken or of another size, and boxes outside
+    their image are not audited; :attr:`Annotations.complaints` counts them by reason.
+
+    Args:
+        ann_file: file in COCO's format.
+        folder: folder of its images.
+        classes: names of the detector's classes.
+        progress: receives the share of the images that have been looked at.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has another format, or nothing that can be audited.
+    """
+    content = read_json(ann_file)
+    if content is None:
+        raise FileNotFoundError(f"there is no annotation file {ann_file}")
+    needed = {"images", "annotations", "categories"}
+    if not isinstance(content, dict) or not needed <= content.keys():
+        raise ValueError(f"{ann_file} is not in COCO's format: it lacks one of {sorted(needed)}")
+    index = listed_images(content, folder)
+    labels = _labels(content, classes, ann_file)
+    faults = {}
+    for done, (key, image) in enumerate(index.items(), 1):
+        index[key], faults[key] = look_at(image)
+        progress(done / len(index))
+    found = Annotations(content, [], _category_ids(labels, len(classes)))
+    usable: dict = {key: [] for key, fault in faults.items() if fault is None}
+    others: dict = {key: [] for key in usable}
+    for number, row in enumerate(content["annotations"]):
+        reason = _reason(row, labels, faults)
+        if reason is None:
+            usable[row["image_id"]].append(number)
+            continue
+        found.complaints(reason, f"annotations[{number}]")
+        known = isinstance(row, Mapping) and row.get("image_id") in others
+        if known and box_fault(row.get("bbox")) is None:
+            others[row["image_id"]].append(number)
+    rows = content["annotations"]
+    for key, numbers in usable.items():
+        found.images.append(
+            AnnotatedImage(
+                index[key],
+                np.array(numbers, int),
+                _xyxy([rows[i]["bbox"] for i in numbers]),
+                np.array([labels[rows[i]["category_id"]] for i in numbers], int),
+                _xyxy([rows[i]["bbox"] for i in others[key]]),
+            )
+        )
+    _drop_outside(found)
+    if not found.count:
+        reasons = "; ".join(found.complaints.lines()) or "it has no annotations"
+        raise ValueError(f"nothing in {ann_file} can be audited: {reasons}")
+    return found
+
+
+def _reason(row, labels: Mapping, faults: Mapping) -> str | None:
+    """Why an annotation is not audited."""
+    if not isinstance(row, Mapping) or not {"image_id", "category_id", "bbox"} <= row.keys():
+        return "image_id, category_id or bbox is missing"
+    if row["image_id"] not in faults:
+        return "the image id is not known"
+    if faults[row["image_id"]] is not None:
+        return faults[row["image_id"]]
+    if row.get("iscrowd") or row.get("ignore"):
+        return "a crowd, or marked as ignored"
+    fault = box_fault(row["bbox"])
+    if fault is not None:
+        return fault
+    if labels.get(row["category_id"]) is None:
+        return "the detector does not have the category"
+    return None
+
+
+def _drop_outside(found: Annotations) -> None:
+    for k, each in enumerate(found.images):
+        width, height = each.image.size
+        inside = (each.boxes[:, 2:] > 0).all(1) & (each.boxes[:, :2] < (width, height)).all(1)
+        for row in each.rows[~inside]:
+            found.complaints("outside the image", f"annotations[{row}]")
+        found.images[k] = AnnotatedImage(
+            each.image, each.rows[inside], each.boxes[inside], each.labels[inside], each.others
+        )
+
+
+def _labels(content: Mapping, classes: Sequence[str], ann_file) -> dict:
+    """The detector's class of each category id; None for one that it does not have.
+
+    Raises:
+        ValueError: it has none of them.
+    """
+    number = {name: label for label, name in enumerate(classes)}
+    labels = {each["id"]: number.get(each["name"]) for each in content["categories"]}
+    if all(label is None for label in labels.values()):
+        names = [str(each["name"]) for each in content["categories"]]
+        raise ValueError(
+            f"{ann_file} has the categories {', '.join(names[:10]) or 'none'}, and the detector "
+            f"the classes {', '.join(map(str, classes[:10])) or '(not known)'}: none is the same. "
+            "Set metainfo=dict(classes=(...)) of the config's data sets to the detector's names"
+        )
+    return labels
+
+
+def _category_ids(labels: Mapping, number: int) -> list:
+    ids: list = [None] * number
+    for category, label in labels.items():
+        if label is not None:
+            ids[label] = category
+    return ids
+
+
+def _xyxy(boxes: Sequence[Sequence[float]]) -> np.ndarray:
+    found = np.asarray(boxes, float).reshape(-1, 4)
+    return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], 1)

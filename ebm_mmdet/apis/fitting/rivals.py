@@ -1,0 +1,83 @@
+"""What an energy head has to beat, on the same features: a box regressor, a constant correction.
+
+Both have the signature of a refiner, so :class:`~ebm_mmdet.models.detectors.EBMDetector` applies
+them, and rescales and clips their boxes, as it does with energy refinement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...energy import RefinementResult
+from ...models.box_coding import decode_boxes, encode_boxes
+from ...models.heads import BoxLogDensity, EBMBBoxHead
+
+__all__ = ["BoxRegressor", "FixedOffset", "RegressionStep", "moved_by"]
+
+
+class BoxRegressor(EBMBBoxHead):
+    """The pooling and the trunk of an energy head with four outputs: offsets to the object.
+
+    It is trained like most box heads, by the L1 distance in encoded coordinates, on boxes drawn
+    around the annotations from the noise with which the energy head is trained.
+
+    Args:
+        energy_head: config of the energy head with which it is compared.
+    """
+
+    def __init__(self, energy_head: dict) -> None:
+        settings = {key: value for key, value in energy_head.items() if key != "type"}
+        super().__init__(**{**settings, "num_classes": 4, "class_agnostic": False})
+
+    def check_label_range(self, low: int, high: int) -> None:
+        """Accept any label: the four outputs are coordinates, not classes."""
+
+    def evaluate(self, feats, boxes: Tensor, batch_index: Tensor, labels: Tensor) -> Tensor:
+        """Zeros (N, S): a regressor has no f, which boxes that it leaves alone are asked for."""
+        return boxes.new_zeros(boxes.shape[:2])
+
+    def offsets(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
+        """Offsets (R, 4) of the object relative to the boxes (R, 4)."""
+        x, unsort = self.embed(feats, boxes, batch_index)
+        return self.fc_energy(x)[unsort]
+
+    def loss(self, feats, gt_boxes, batch_index, labels, avg_factor=None) -> dict[str, Tensor]:
+        """Mean L1 distance; signature of :meth:`EBMBBoxHead.loss`."""
+        number, samples = len(gt_boxes), 1 + self.objective.num_noise
+        jitter, _ = self.objective.noise.sample(number, samples)
+        boxes = decode_boxes(jitter, gt_boxes[:, None]).reshape(-1, 4)
+        targets = encode_boxes(gt_boxes.repeat_interleave(samples, 0), boxes)
+        found = self.offsets(feats, boxes, batch_index.repeat_interleave(samples))
+        return {"loss_l1": F.l1_loss(found, targets)}
+
+
+def moved_by(offsets: Tensor) -> RefinementResult:
+    """The result of a refiner that moves boxes by offsets (N, 4) and knows no f."""
+    steps = torch.ones(len(offsets), dtype=torch.long, device=offsets.device)
+    return RefinementResult(offsets, offsets.new_zeros(len(offsets)), steps)
+
+
+class RegressionStep:
+    """Move a box by the regressor's offset, or by a fraction of it."""
+
+    def __init__(self, regressor: BoxRegressor, length: float) -> None:
+        self.regressor, self.length = regressor, length
+
+    @torch.no_grad()
+    def __call__(self, fn: BoxLogDensity, y0: Tensor, **_) -> RefinementResult:
+        offsets = self.regressor.offsets(fn.feats, fn.reference, fn.batch_index)
+        return moved_by(self.length * offsets)
+
+
+class FixedOffset:
+    """Move every box by the same offset (4,), to correct a systematic error of the detector."""
+
+    def __init__(self, offset: Tensor) -> None:
+        self.offset = offset
+
+    def __call__(self, fn: BoxLogDensity, y0: Tensor, **_) -> RefinementResult:
+        return moved_by(self.offset.to(y0).expand_as(y0))

@@ -1,0 +1,118 @@
+"""One sentence: whether refinement pays, what it costs, and, if it does not pay, why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Circumstances", "Verdict", "verdict"]
+
+SURE = 2.0
+"""A gain counts if it is more than this many bootstrap errors."""
+LEAST_GAIN = 0.1
+"""Points of AP below which a gain is not worth a head."""
+FEW_BOXES = 500
+FEW_ITERATIONS = 500
+FEWEST_JUDGED = 10
+"""Images below which a bootstrap error means little."""
+PRECISE_IOU = 92.0
+"""Mean IoU of matched boxes, percent, from which a detector counts as precise as annotations."""
+CELLS = 3.0
+"""Side of an object in cells of the finest map, below which its sides share cells."""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What the reasons are looked for in."""
+
+    boxes: int
+    """Annotated boxes that were trained on."""
+    images: int
+    judged: int
+    """Images that were judged on."""
+    iterations: int
+    """Of the training."""
+    cells: float
+    """Median side of an object in cells of the finest map that the head reads."""
+    tuning_gain: float = math.inf
+    """Points of AP that the best setting gains on the images to tune on."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict and its sentences."""
+
+    pays: bool
+    sentence: str
+    reasons: list[str]
+    """Why it does not pay; empty if it does."""
+
+
+def verdict(rows: Sequence[dict], around: Circumstances) -> Verdict:
+    """Judge the table of :func:`~ebm_mmdet.apis.fitting.judging.judge_rows`.
+
+    It pays if the energy head's AP is more than two bootstrap errors, and a tenth of a point, above
+    the detector's, and if the images to tune on, which are others, have gained too: on few images a
+    change of two errors is seen now and then where nothing has been learned.
+
+    Args:
+        rows: detector, constant correction, regression head, energy head.
+        around: facts about the data.
+    """
+    detector, constant, regression, energy = rows
+    gain, error = energy["change_AP"], energy["error_AP"]
+    cost = max(energy["ms_per_image"] - detector["ms_per_image"], 0.0)
+    if gain is None or error is None or around.judged < FEWEST_JUDGED:
+        return Verdict(
+            False,
+            f"Nothing can be said from {around.judged} judged images; at least {FEWEST_JUDGED}, "
+            "with annotations, are needed.",
+            ["too few images to judge on"],
+        )
+    change = f"AP {gain:+.2f} ± {error:.2f}{_high(energy)}, for {cost:.1f} ms more per image"
+    enough = gain > SURE * error and gain > LEAST_GAIN
+    if enough and around.tuning_gain > 0:
+        rival = max(constant, regression, key=lambda row: row["AP"])
+        behind = ""
+        if rival["AP"] >= energy["AP"]:
+            behind = (
+                f" The {rival['method']} does as well: AP {rival['change_AP']:+.2f} at "
+                f"{rival['ms_per_image'] - detector['ms_per_image']:.1f} ms."
+            )
+        return Verdict(True, f"Refinement pays: {change}.{behind}", [])
+    reasons = _reasons(detector, around)
+    text = "; ".join(reasons) or "none of the usual reasons is seen; try a longer time"
+    if enough:
+        change += (
+            f"; but no setting was better than the detector on the images to tune on (AP "
+            f"{around.tuning_gain:+.2f})"
+        )
+    return Verdict(False, f"Refinement does not pay: {change}. Seen: {text}.", reasons)
+
+
+def _high(row: dict) -> str:
+    if row["change_AP90"] is None:
+        return ""
+    return f" (AP90 {row['change_AP90']:+.2f} ± {row['error_AP90'] or 0:.2f})"
+
+
+def _reasons(detector: dict, around: Circumstances) -> list[str]:
+    reasons = []
+    if around.iterations < FEW_ITERATIONS:
+        reasons.append(f"too little training ({around.iterations} iterations; give more minutes)")
+    if around.boxes < FEW_BOXES:
+        reasons.append(
+            f"too few annotations ({around.boxes} boxes in {around.images} images to train on)"
+        )
+    if detector["IoU_TP"] is not None and detector["IoU_TP"] >= PRECISE_IOU:
+        reasons.append(
+            "the detector is about as precise as annotations are (mean IoU of matched boxes "
+            f"{detector['IoU_TP']:.1f} %)"
+        )
+    if around.cells < CELLS:
+        reasons.append(
+            f"the features are too coarse (half of the objects are smaller than {around.cells:.1f} "
+            "cells; `python -m ebm_mmdet inspect` names finer maps)"
+        )
+    return reasons

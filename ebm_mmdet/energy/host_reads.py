@@ -1,0 +1,52 @@
+"""Values of the device that the host reads, and values that it sends: each may wait for the device.
+
+A read costs nothing on a CPU. On a GPU the host stops until the device has finished, and the device
+then idles until the host has caught up, which costs more than a pass over a few boxes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["constant", "pays_to_read", "without_reads"]
+
+_without_reads: ContextVar[bool] = ContextVar("without_reads", default=False)
+
+FEW = 512
+"""Up to so many boxes, leaving some of them out makes no pass over a GPU faster."""
+
+
+def pays_to_read(device: torch.device, rows: int) -> bool:
+    """Whether to read from the device which of ``rows`` boxes can be left out of a computation.
+
+    Never while a graph is made of it (``torch.compile``, :func:`without_reads`).
+    """
+    if torch.compiler.is_compiling() or _without_reads.get():
+        return False
+    return device.type == "cpu" or rows > FEW
+
+
+@contextlib.contextmanager
+def without_reads() -> Iterator[None]:
+    """Compute the same without reading values, as on a GPU, so that a graph can record it."""
+    token = _without_reads.set(True)
+    try:
+        yield
+    finally:
+        _without_reads.reset(token)
+
+
+def constant(
+    values: float | Sequence[float], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Numbers of the host as a tensor on a device, without waiting for it.
+
+    ``torch.tensor(values, device=device)`` and ``new_tensor`` wait for all work queued before.
+    """
+    # Memory that is not pinned is copied before this returns, so it may be freed at once.
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)

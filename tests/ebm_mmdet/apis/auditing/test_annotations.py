@@ -1,0 +1,110 @@
+"""What of an annotation file is audited, and what is said about the rest."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ebm_mmdet.apis.auditing.annotations import read_annotations
+from tests.ebm_mmdet.apis.auditing.some_findings import CLASSES, write_data
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_string_ids_and_blanks(tmp_path):
+    path = write_data(tmp_path / "a folder", ids=lambda i: f"scan-{i}")
+    found = read_annotations(path, path.parent, CLASSES)
+    assert found.count == 30
+    assert found.images[0].image.id == "scan-1"
+    assert found.images[0].image.size == (160, 120)
+    assert found.category_ids == [1, 2]
+    assert not found.complaints.lines()
+    first = json.loads(path.read_text())["annotations"][0]["bbox"]
+    np.testing.assert_array_equal(
+        found.images[0].boxes[0],
+        [first[0], first[1], first[0] + first[2], first[1] + first[3]],
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("iscrowd", 1, "a crowd"),
+        ("ignore", 1, "a crowd"),
+        ("bbox", [5, 5, 0, 10], "no area"),
+        ("bbox", [5, 5, -3, 10], "width or height is negative"),
+        ("bbox", [5, 5, 9, 9, 0.3], "a rotated box"),
+        ("bbox", [5, float("nan"), 9, 9], "a coordinate is not finite"),
+        ("bbox", None, "bbox is not a list"),
+        ("bbox", [500, 5, 9, 9], "outside the image"),
+        ("category_id", 7, "the detector does not have the category"),
+        ("image_id", 99, "the image id is not known"),
+    ],
+)
+def test_what_is_not_audited_is_counted_by_reason(tmp_path, key, value, reason):
+    path = write_data(tmp_path)
+
+    def change(content):
+        content["categories"].append(dict(id=7, name="cow"))
+        for number in (0, 3):
+            content["annotations"][number][key] = value
+
+    edit(path, change)
+    found = read_annotations(path, tmp_path, CLASSES)
+    assert found.count == 28
+    (line,) = found.complaints.lines()
+    assert line.startswith(f"2 boxes: {reason}")
+    assert "annotations[0]" in line
+
+
+def test_boxes_that_are_not_audited_are_no_missing_objects(tmp_path):
+    path = write_data(tmp_path)
+    edit(path, lambda content: content["annotations"][0].update(iscrowd=1))
+    found = read_annotations(path, tmp_path, CLASSES)
+    assert found.images[0].others.shape == (1, 4)
+    assert len(found.images[0].boxes) == 4
+
+
+def test_images_that_are_absent_broken_or_of_another_size(tmp_path):
+    path = write_data(tmp_path)
+    (tmp_path / "im 1.png").unlink()
+    (tmp_path / "im 2.png").write_bytes(b"no image")
+    edit(path, lambda content: content["images"][2].update(width=320))
+    found = read_annotations(path, tmp_path, CLASSES)
+    assert found.count == 15
+    text = "\n".join(found.complaints.lines())
+    for reason in ("not in the folder", "cannot be read", "160 x 120, not 320 x 120"):
+        assert reason in text
+
+
+def test_the_cameras_orientation_counts(tmp_path):
+    path = write_data(tmp_path, images=1)
+    picture = Image.open(tmp_path / "im 1.png").transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "im 1.jpg", exif=exif)
+    edit(path, lambda content: content["images"][0].update(file_name="im 1.jpg"))
+    assert read_annotations(path, tmp_path, CLASSES).images[0].image.size == (160, 120)
+
+
+def test_files_that_cannot_be_audited(tmp_path):
+    path = write_data(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        read_annotations(tmp_path / "none.json", tmp_path, CLASSES)
+    with pytest.raises(ValueError, match="ape, bat.*cow.*none is the same"):
+        read_annotations(path, tmp_path, ["cow"])
+    with pytest.raises(ValueError, match="not in the folder"):
+        read_annotations(path, tmp_path / "elsewhere", CLASSES)
+    edit(path, lambda content: content["images"][1].update(id=1))
+    with pytest.raises(ValueError, match="which another one has too"):
+        read_annotations(path, tmp_path, CLASSES)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="COCO's format"):
+        read_annotations(path, tmp_path, CLASSES)

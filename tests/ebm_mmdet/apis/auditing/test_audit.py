@@ -1,0 +1,144 @@
+"""`audit` from a user's folder to a page: interrupted, continued, and refused where it must."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from ebm_mmdet import commands
+from ebm_mmdet.apis import audit, write_energy_config
+from ebm_mmdet.apis.auditing import run
+from ebm_mmdet.apis.auditing.source import load_source
+from ebm_mmdet.apis.fitting.training import HeadTraining
+from ebm_mmdet.files import read_json
+from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
+
+QUICK = dict(folds=3, minutes=100, max_iters=4, device="cpu")
+FILES = ("my_detector.py", "epoch_12.pth", "data/boxes.json")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path / "my work", ONE_STAGE))
+    return tmp_path / "my work"
+
+
+def test_interrupted_continued_and_complete(project, monkeypatch):
+    step, steps = HeadTraining._step, []
+
+    def interrupted(self, *arguments):
+        if len(steps) == 6:  # in the second head
+            raise KeyboardInterrupt
+        steps.append(1)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(HeadTraining, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        audit(*FILES, "out", **QUICK)
+    monkeypatch.setattr(HeadTraining, "_step", lambda *a: steps.append(1) or step(*a))
+    score, scored = run.score_image, []
+
+    def interrupted_later(*arguments, **more):
+        if len(scored) == 3:  # one to measure the time, two of three images
+            raise KeyboardInterrupt
+        scored.append(1)
+        return score(*arguments, **more)
+
+    monkeypatch.setattr(run, "score_image", interrupted_later)
+    with pytest.raises(KeyboardInterrupt):
+        audit(*FILES, "out", **QUICK)
+    assert len(steps) == 12  # three heads, four iterations each
+    monkeypatch.setattr(run, "score_image", score)
+    lines = []
+    done = audit(*FILES, "out", **QUICK, say=lines.append)
+    assert len(steps) == 12
+    assert "going on in out" in lines
+    assert done["complete"]
+    assert done["audited"] == 3
+    assert (project / "out" / "index.html").is_file()
+    assert (project / "out" / "pictures" / "000001.jpg").is_file()
+    assert len(read_json(project / "out" / "audit_coco.json")["annotations"]) == 3
+    # Again: nothing is trained or scored. Another setting is refused.
+    assert audit(*FILES, "out", **QUICK)["audited"] == 3
+    assert len(steps) == 12
+    with pytest.raises(FileExistsError, match="an audit with another folds; give a new --out"):
+        audit(*FILES, "out", **{**QUICK, "folds": 2})
+
+
+def test_each_image_is_judged_by_a_head_that_has_not_seen_it(project, monkeypatch):
+    seen: dict[int, set] = {}
+    make, draws = run.ViewCache.without, []
+
+    def without(self, left_out):
+        draws.append(set(left_out))
+        return make(self, left_out)
+
+    def score(model, head, images, index, **more):
+        seen.setdefault(id(head), set()).add(index)
+        return run_score(model, head, images, index, **more)
+
+    run_score = run.score_image
+    monkeypatch.setattr(run.ViewCache, "without", without)
+    monkeypatch.setattr(run, "score_image", score)
+    audit(*FILES, "out", **QUICK)
+    judged = list(seen.values())[1:]  # the first only measures the time
+    assert sorted(map(sorted, judged)) == sorted(map(sorted, draws)) == [[0], [1], [2]]
+
+
+def test_time_that_runs_out_is_said_and_more_goes_on(project):
+    lines = []
+    short = {**QUICK, "folds": 0, "minutes": 1e-4}
+    done = audit(*FILES, "out", **short, say=lines.append)
+    assert not done["complete"]
+    assert done["audited"] == 1
+    assert any("more --minutes goes on" in line for line in lines)
+    assert audit(*FILES, "out", **{**short, "minutes": 100})["audited"] == 3
+
+
+def test_the_head_of_a_checkpoint_judges_without_folds(project):
+    path = write_energy_config("my_detector.py", "epoch_12.pth", "mine_ebm.py")
+    source = load_source(Config.fromfile("my_detector.py"), "epoch_12.pth", "cpu")
+    meta = dict(dataset_meta=dict(classes=("ape", "bat", "cat")))
+    torch.save(dict(state_dict=source.model.state_dict(), meta=meta), "mine.pth")
+    lines = []
+    done = audit(path, "mine.pth", FILES[2], "out", say=lines.append, **{**QUICK, "folds": 0})
+    assert done["audited"] == 3
+    assert any("head of the checkpoint" in line for line in lines)
+    assert not (project / "out" / "heads").exists()
+    # A plain checkpoint loads into the same config, and has no head that could judge.
+    audit(path, "epoch_12.pth", FILES[2], "plain", **{**QUICK, "folds": 0})
+    assert (project / "plain" / "heads" / "0.pth").is_file()
+
+
+def test_what_cannot_work_is_said_before_any_work(project, capsys):
+    for change, match in (
+        (dict(folds=1), "folds=1"),
+        (dict(minutes=0), "minutes=0"),
+        (dict(threshold=1), "threshold=1"),
+        (dict(folds=4), "cannot be dealt out to 4 folds"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            audit(*FILES, "out", **{**QUICK, **change})
+    content = json.loads((project / "data" / "boxes.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = f"far/{image['file_name']}x"
+    (project / "far.json").write_text(json.dumps(content))
+    with pytest.raises(FileNotFoundError, match="give --images"):
+        audit(*FILES[:2], "far.json", "out", **QUICK)
+    assert not (project / "out").exists()
+    assert commands.main(["audit", "--ann", FILES[2], "--out", "out"]) == 1
+    assert "CONFIG and CHECKPOINT" in capsys.readouterr().err
+    (project / "out").mkdir()
+    (project / "out" / "thesis.tex").write_text("mine")
+    assert commands.main(["audit", *FILES[:2], "--ann", FILES[2], "--out", "out"]) == 1
+    assert "something else in it; give a new --out," in capsys.readouterr().err
+
+
+def test_the_detector_stays_as_it_is(project):
+    before = (project / "epoch_12.pth").read_bytes(), (project / FILES[2]).read_bytes()
+    arguments = ["audit", *FILES[:2], "--ann", FILES[2], "--out", "out", "--folds", "3"]
+    assert commands.main([*arguments, "--max-iters", "2", "--device", "cpu"]) == 0
+    assert before == ((project / "epoch_12.pth").read_bytes(), (project / FILES[2]).read_bytes())

@@ -1,0 +1,185 @@
+"""The page in a browser: what is shown, and what its keys do."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from ebm_mmdet.apis.auditing.page import write_page
+from tests.ebm_mmdet.apis.auditing.some_findings import some_findings
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path, annotations, findings = some_findings(tmp_path / "my data")
+    out = tmp_path / "an audit"
+    summary = dict(
+        audited=len(findings.boxes), share_bad=0.1, folds=5, complete=True, threshold=0.5
+    )
+    write_page(out, annotations, findings, summary, path, "a key")
+    return out
+
+
+def in_browser(folder, script: str) -> dict:
+    """Run a script on the page and return what it puts into ``result``."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser is installed; looked for {', '.join(BROWSERS)}")
+    # Its own profile: another one may be open, and what a test stores is gone with it.
+    driver = f"""<script>
+    const press = key => dispatchEvent(new KeyboardEvent('keydown', {{key}}));
+    const wait = ms => new Promise(done => setTimeout(done, ms));
+    const $$ = selector => [...document.querySelectorAll(selector)];
+    addEventListener('load', async () => {{
+      const result = {{}};
+      try {{ {script} }} catch (error) {{ result.error = String(error); }}
+      document.body.innerHTML = '';
+      const pre = document.createElement('pre');
+      pre.id = 'result'; pre.textContent = JSON.stringify(result);
+      document.body.append(pre);
+    }});
+    </script>"""
+    page = folder / "driven.html"
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    page.write_text(text.replace("</body>", driver + "</body>"), encoding="utf-8")
+    command = [
+        browser,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1400,900",
+        "--virtual-time-budget=8000",
+        f"--user-data-dir={folder / 'profile'}",
+        "--dump-dom",
+        page.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    found = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.S)
+    assert found, done.stdout[-2000:] + done.stderr[-2000:]
+    result = json.loads(html.unescape(found[1]))
+    assert "error" not in result, result["error"]
+    return result
+
+
+def test_the_folder_needs_nothing_else(folder):
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="(?!data\.js)[^"#]+"', page)
+    assert "://" not in page.replace("http://www.w3.org/2000/svg", "")
+    data = json.loads((folder / "data.js").read_text()[len("window.AUDIT = ") : -2])
+    for entries in data["lists"].values():
+        for each in entries:
+            assert (folder / "pictures" / each["cut"][0]).stat().st_size > 100
+    values = [each["value"] for each in data["lists"]["box"]]
+    assert values == sorted(values, reverse=True)
+
+
+def test_keys_decide_and_the_file_has_the_decisions(folder):
+    result = in_browser(
+        folder,
+        """
+        await wait(300);
+        result.selected = $$('.row[aria-selected=true]').length;
+        result.first = document.querySelector('.row').innerText;
+        result.tags = $$('.tag').map(t => t.textContent);
+        result.lines = $$('#frame line.off').length;
+        result.boxes = $$('#frame rect.old').length + $$('#frame rect.new').length;
+        const picture = document.querySelector('#frame img');
+        await picture.decode();
+        result.loaded = picture.naturalWidth > 0;
+        press('a'); press('r'); press('j'); press('a'); press('u');
+        result.stored = JSON.parse(localStorage.getItem(
+            Object.keys(localStorage).find(k => k.startsWith('ebm-audit-'))));
+        let saved;
+        URL.createObjectURL = blob => { saved = blob; return 'about:blank'; };
+        HTMLAnchorElement.prototype.click = function () { result.name = this.download; };
+        press('s');
+        result.file = JSON.parse(await saved.text());
+        """,
+    )
+    assert result["selected"] == 1
+    assert result["loaded"]
+    assert result["lines"] == 1
+    assert len(result["tags"]) == 1
+    assert re.fullmatch(r"−\d+\.\d px", result["tags"][0])
+    assert "left" in result["first"]
+    assert result["boxes"] == 4  # each has a shadow
+    data = json.loads((folder / "data.js").read_text()[len("window.AUDIT = ") : -2])
+    first, second = (each["key"] for each in data["lists"]["box"][:2])
+    assert result["stored"] == {first: "accept", second: "reject"}  # the last one was undone
+    assert result["name"] == "accepted.json"
+    decisions = result["file"]["decisions"]
+    assert [each["decision"] for each in decisions] == ["accept", "reject"]
+    assert decisions[0]["proposal"] == data["lists"]["box"][0]["proposal"]
+    assert {"row", "id", "bbox", "kind"} <= decisions[0].keys()
+
+
+def test_filters_and_lists(folder):
+    result = in_browser(
+        folder,
+        """
+        const set = (id, value) => { const e = document.getElementById(id); e.value = value;
+                                     e.dispatchEvent(new Event('input')); };
+        const count = () => parseInt(document.querySelector('#count span').textContent);
+        result.flagged = count();
+        set('least', 0); result.all = count();
+        set('class', 'ape'); result.apes = count();
+        set('class', 'bat'); result.bats = count();
+        set('class', ''); set('search', 'im 2'); result.two = count();
+        set('search', 'nowhere'); result.none = count();
+        result.empty = document.getElementById('empty').innerText;
+        result.disabled = document.getElementById('accept').disabled;
+        set('search', '');
+        press('a'); set('state', 'accept'); result.accepted = count();
+        set('state', 'all');
+        document.querySelector('[data-kind=missing]').click(); result.missing = count();
+        press('a');
+        document.querySelector('[data-kind=superfluous]').click(); result.superfluous = count();
+        result.rows = $$('.row').length;
+        """,
+    )
+    assert result["flagged"] == 4
+    assert result["all"] == 29  # the thirtieth is about nothing
+    assert result["apes"] + result["bats"] == 29
+    assert result["two"] == 5
+    assert result["none"] == 0
+    assert "filter" in result["empty"]
+    assert result["disabled"]
+    assert result["accepted"] == 1
+    assert result["missing"] == 6
+    assert result["superfluous"] == 1
+
+
+def test_five_thousand_entries_make_few_rows(folder):
+    data = json.loads((folder / "data.js").read_text()[len("window.AUDIT = ") : -2])
+    one = data["lists"]["box"][0]
+    data["lists"]["box"] = [{**one, "key": f"box:{k}", "row": k} for k in range(5000)]
+    (folder / "data.js").write_text(f"window.AUDIT = {json.dumps(data)};\n")
+    result = in_browser(
+        folder,
+        """
+        result.count = document.querySelector('#count span').textContent;
+        result.rows = $$('.row').length;
+        const list = document.getElementById('list');
+        list.scrollTop = 62 * 4000;
+        list.dispatchEvent(new Event('scroll'));  // a busy machine draws no frame, which sends it
+        result.after = $$('.row').length;
+        result.far = $$('.row').some(row => row.dataset.key === 'box:4000');
+        const start = performance.now();
+        for (let i = 0; i < 50; i++) press('a');
+        result.ms = (performance.now() - start) / 50;
+        result.lazy = $$('.row img').every(img => img.loading === 'lazy');
+        """,
+    )
+    assert result["count"] == "5000 of 5000"
+    assert result["rows"] < 40
+    assert result["after"] < 40
+    assert result["far"]
+    assert result["lazy"]

@@ -1,0 +1,154 @@
+"""The data of a fit as users have it: wrappers, grey images, odd ids, few or many annotations."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from ebm_mmdet.apis import add_energy_head
+from ebm_mmdet.apis.fitting.data import split_data
+from ebm_mmdet.datasets import use_checked_annotations
+from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path, ONE_STAGE))
+    init_default_scope("mmdet")
+    use_checked_annotations()
+    return tmp_path
+
+
+def split(lines=""):
+    """The split of the project's data after more lines of its config."""
+    with open("changed.py", "w", encoding="utf-8") as file:
+        file.write(f"_base_ = './my_detector.py'\n{lines}\n")
+    return split_data(add_energy_head(Config.fromfile("changed.py"), "epoch_12.pth"), seed=0)
+
+
+def edit(change):
+    """Change the annotation file."""
+    with open("data/boxes.json", encoding="utf-8") as file:
+        content = json.load(file)
+    change(content)
+    with open("data/boxes.json", "w", encoding="utf-8") as file:
+        json.dump(content, file)
+
+
+REPEAT = "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=3, "
+BALANCE = REPEAT.replace("'RepeatDataset', times=3", "'ClassBalancedDataset', oversample_thr=0.9")
+MIX = REPEAT.replace("'RepeatDataset', times=3", "'MultiImageMixDataset', pipeline={mixed}")
+INNER = "dataset=_base_.train_dataloader.dataset))"
+UNMIXED = "[dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')]"
+MOSAIC = "[dict(type='Mosaic', img_scale=(96, 96)), dict(type='PackDetInputs')]"
+
+
+@pytest.mark.parametrize(
+    ("lines", "at_least"),
+    [
+        (REPEAT + INNER, 6),
+        (BALANCE + INNER, 2),
+        (MIX.format(mixed=UNMIXED) + INNER, 2),
+        (MIX.format(mixed=MOSAIC) + INNER, 2),
+    ],
+    ids=["repeated", "balanced", "mixed, nothing to mix", "mixed"],
+)
+def test_wrappers(project, lines, at_least):
+    if "MultiImageMix" in lines:  # its inner pipeline does not pack
+        text = (project / "my_detector.py").read_text()
+        inner = "[dict(type='LoadAnnotations', with_bbox=True), pack]))"
+        assert inner in text
+        (project / "my_detector.py").write_text(text.replace(inner, inner.replace(", pack", "")))
+    data = split(lines)
+    kept_out = {*data.held_out}
+    assert (data.images, len(data.tune), len(kept_out)) == (2, 1, 1)
+    assert len(data.indices) >= at_least
+    for index in data.indices:
+        item = data.train[index]
+        assert item["data_samples"].metainfo["img_path"] not in kept_out
+        assert len(item["data_samples"].gt_instances) == 1
+    # The images to tune on come whole, from the test pipeline, once each.
+    (key,) = kept_out
+    assert data.tune[0]["data_samples"].metainfo["img_path"] == key
+    assert max(data.tune[0]["inputs"].shape[1:]) == 96
+    assert len(data.tune.truth(0)[0]) == 1
+
+
+def test_grey_images(project):
+    for path in (project / "data").glob("*.png"):
+        cv2.imwrite(str(path), np.full((72, 90), 7, np.uint8))
+    data = split()
+    assert data.train[data.indices[0]]["inputs"].shape[0] == 3
+
+
+def test_ids(project):
+    def spread(content):
+        for number, each in zip((7, 90000, 3), content["categories"]):
+            for annotation in content["annotations"]:
+                annotation["category_id"] += (number - each["id"]) * (
+                    annotation["category_id"] == each["id"]
+                )
+            each["id"] = number
+
+    edit(spread)
+    assert sorted(label for i in range(3) for label in split().judge.truth(i)[1]) == [0, 1, 2]
+
+    def as_text(content):
+        for each in content["categories"]:
+            each["id"] = str(each["id"])
+
+    edit(as_text)
+    with pytest.raises(ValueError, match=r"boxes\.json.*'id'.*integer, not a string"):
+        split()
+
+
+NO_VALIDATION = "val_dataloader = None\nval_evaluator = None\nval_cfg = None\n"
+
+
+def test_no_validation_annotations(project):
+    empty = json.loads((project / "data" / "boxes.json").read_text())
+    empty["annotations"] = []
+    (project / "data" / "empty.json").write_text(json.dumps(empty))
+    nothing = "val_dataloader = dict(dataset=dict(ann_file='empty.json'))"
+    for lines in (nothing, NO_VALIDATION + nothing.replace("val_", "test_")):
+        data = split(lines)
+        assert data.judged_on_training_images
+        assert (data.images, len(data.tune), len(data.judge)) == (1, 1, 1)
+        assert not {data.judge.indices[0], data.tune.indices[0]} & {*data.indices}
+        assert "no validation annotations" in data.notes[0]
+
+
+def test_many_objects(project):
+    def many(content):
+        first = content["annotations"][0]
+        content["annotations"] += [{**first, "id": 100 + i} for i in range(150)]
+
+    assert split().max_dets == 100
+    edit(many)
+    data = split()
+    assert (data.most_objects, data.max_dets, data.max_dets_beyond_coco) == (151, 300, 300)
+    assert "up to 151 objects" in data.notes[-2]
+    assert "keeps at most 5 boxes" in data.notes[-1]
+    assert "raise model.test_cfg.max_per_img" in data.notes[-1]
+
+
+def test_small_objects(project):
+    data = split()
+    size = data.object_size()
+    (box,), _, _ = data.tune.truth(0)
+    width, height = data.tune[0]["data_samples"].metainfo["scale_factor"]
+    assert size == pytest.approx(np.sqrt((box[2] - box[0]) * width * (box[3] - box[1]) * height))
+    cfg = Config.fromfile("my_detector.py")
+    for side, source, strides in (
+        (40, None, [8, 16, 32]),
+        (20, ["neck", "backbone.layer1"], [4, 8]),
+        (9, ["neck", "backbone.layer1"], [4, 8]),
+    ):
+        made = add_energy_head(cfg, "epoch_12.pth", object_size=side)
+        assert made.model.get("feature_source") == source
+        assert made.model.energy_head.strides == strides

@@ -1,0 +1,107 @@
+"""`fit` from a user's folder to a checkpoint: interrupted, continued, and refused where it must."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmdet.apis import inference_detector
+from mmdet.apis import init_detector as mmdets_init_detector
+
+from ebm_mmdet import commands
+from ebm_mmdet.apis import fit
+from ebm_mmdet.apis.fitting.training import HeadTraining
+from ebm_mmdet.engine import CheckpointError
+from ebm_mmdet.files import read_json
+from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
+
+# Its iterations end it, not its minutes: the machine of a test may be slow.
+QUICK = dict(minutes=100, max_iters=6, device="cpu")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path / "my work", ONE_STAGE))
+    return tmp_path / "my work"
+
+
+def test_interrupted_continued_and_complete(project, monkeypatch):
+    real, steps = HeadTraining._step, []
+
+    def interrupted(self, *arguments):
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        steps.append(1)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(HeadTraining, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit("my_detector.py", "epoch_12.pth", **QUICK)
+    folder = project / "my_detector_fit"
+    assert torch.load(folder / "training.pth", weights_only=True)["iteration"] == 3
+    assert read_json(folder / "clock.json")["seconds"] > 0
+
+    monkeypatch.setattr(HeadTraining, "_step", lambda *a: steps.append(1) or real(*a))
+    lines = []
+    result = fit("my_detector.py", "epoch_12.pth", **QUICK, say=lines.append)
+    assert len(steps) == 6  # three of the first call, three of this one
+    assert result["iterations"] == 6
+    assert "going on in my_detector_fit" in lines
+    assert any(line.startswith("2 images with 2 boxes to train on, 1 to tune on") for line in lines)
+    assert any("training images too" in line for line in lines)  # this project validates on them
+    assert result["pays"] is False
+    assert [row["method"] for row in result["rows"]] == [
+        "detector",
+        "constant correction",
+        "regression head",
+        "energy head",
+    ]
+    page = (folder / "page.md").read_text()
+    assert page.startswith(f"# {result['sentence']}")
+    for name in ("pictures/1.png", "pictures/3.png"):
+        assert name in page
+        assert (folder / name).is_file()
+
+    # Config and checkpoint load by mmdet's own function, and the detector is the user's.
+    model = mmdets_init_detector(result["config"], result["checkpoint"], device="cpu")
+    assert len(inference_detector(model, "data/im 1.png").pred_instances.log_density) == 5
+    plain = torch.load("epoch_12.pth", weights_only=True)["state_dict"]
+    inside = model.detector.state_dict()
+    assert all(torch.equal(inside[key], value) for key, value in plain.items())
+    assert model.min_score == result["tuned"]["min_score"]
+    assert model.dataset_meta["classes"] == ("ape", "bat", "cat")
+
+    # Again: nothing is done. With another setting: nothing is done either.
+    before = (folder / "result.json").read_bytes()
+    assert fit("my_detector.py", "epoch_12.pth", **QUICK) == result
+    with pytest.raises(FileExistsError, match="another minutes"):
+        fit("my_detector.py", "epoch_12.pth", **{**QUICK, "minutes": 1})
+    assert (folder / "result.json").read_bytes() == before
+
+
+def refused(project, text, match, error=ValueError, checkpoint="epoch_12.pth"):
+    """The config with more lines is refused, and no folder is made."""
+    config = project / "changed.py"
+    config.write_text(f"_base_ = './my_detector.py'\n{text}\n")
+    with pytest.raises(error, match=match):
+        fit("changed.py", checkpoint, **QUICK)
+    assert not (project / "changed_fit").exists()
+
+
+def test_what_cannot_work_is_said_before_any_work(project, capsys):
+    data = "train_dataloader = dict(dataset=dict({}))\n"
+    refused(project, data.format("indices=1"), "has 1 images with boxes; at least 2")
+    refused(project, data.format("ann_file='none.json'"), r"none\.json", FileNotFoundError)
+    classes = "train_dataloader = dict(dataset=dict(metainfo=dict(classes=('ape', 'bat', 'cow'))))"
+    refused(project, classes, "'cow'")
+    few = "model = dict(bbox_head=dict(num_classes=2))"
+    refused(project, few, "label 2, but the detector has 2 classes")
+    five = "model = dict(bbox_head=dict(num_classes=5))"
+    refused(project, five, "does not fit the detector", CheckpointError)
+    refused(project, "", "no checkpoint absent.pth", FileNotFoundError, "absent.pth")
+    with pytest.raises(ValueError, match="minutes=0"):
+        fit("my_detector.py", "epoch_12.pth", minutes=0)
+    (project / "my_detector_fit").mkdir()
+    (project / "my_detector_fit" / "thesis.tex").write_text("mine")
+    arguments = ["fit", "my_detector.py", "epoch_12.pth", "--minutes", "1", "--device", "cpu"]
+    assert commands.main(arguments) == 1
+    assert "something else in it" in capsys.readouterr().err

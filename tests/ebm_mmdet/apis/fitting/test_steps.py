@@ -1,0 +1,255 @@
+"""Training goes on exactly where it stopped; tuning and judging see a gain where there is one."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from torch import nn
+
+from ebm_mmdet.apis.feature_cache import TrainingView
+from ebm_mmdet.apis.fitting import detections, judging
+from ebm_mmdet.apis.fitting.clock import Clock
+from ebm_mmdet.apis.fitting.data import FitData
+from ebm_mmdet.apis.fitting.detections import Detected
+from ebm_mmdet.apis.fitting.image_set import ImageSet
+from ebm_mmdet.apis.fitting.judging import Judging, judge_rows
+from ebm_mmdet.apis.fitting.training import HeadTraining, learning_rate_factor
+from ebm_mmdet.apis.fitting.tuning import tune, tuned_methods
+from ebm_mmdet.apis.fitting.views import Batches
+from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
+from ebm_mmdet.models.detectors import EBMDetector
+
+
+@pytest.fixture
+def clock(tmp_path):
+    """A clock of which every reading is a second later."""
+    ticks = itertools.count()
+    return Clock(tmp_path / "clock.json", 1e6, lambda: float(next(ticks)))
+
+
+def test_the_clock_counts_across_calls(tmp_path):
+    now = [100.0]
+    clock = Clock(tmp_path / "clock.json", 60, lambda: now[0])
+    now[0] += 45
+    clock.save()
+    again = Clock(tmp_path / "clock.json", 60, lambda: now[0])
+    now[0] += 10
+    assert (again.used(), again.left()) == (55, 5)
+    now[0] += 100
+    assert again.left() == 0
+
+
+def test_learning_rate_warms_up_and_drops_twice():
+    found = [learning_rate_factor(share) for share in (0, 0.05, 0.6, 0.7, 0.9)]
+    assert found == pytest.approx([1 / 3, 1, 1, 0.1, 0.01])
+
+
+class Line(nn.Module):
+    """A head that learns w of maps · w."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(3))
+
+    def prepare(self, maps):
+        return maps
+
+    def loss(self, feats, boxes, batch_index, labels):
+        noise = torch.randn(3)
+        return {"loss_energy": ((feats[0].flatten() * self.w - noise) ** 2).mean()}
+
+
+OPTIMIZER = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=0.1))
+
+
+def draw(generator):
+    none = torch.zeros(0)
+    return [torch.randn(1, 3, 1, 1, generator=generator)], none, none, none
+
+
+def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path, clock):
+    def training(name):
+        return HeadTraining(dict(energy=Line()), OPTIMIZER, tmp_path / name, 40, seed=1)
+
+    whole = training("whole.pth")
+    whole.run(draw, 1e9, clock)
+    drawn = itertools.count()
+
+    def stops(generator):
+        if next(drawn) == 17:
+            raise KeyboardInterrupt
+        return draw(generator)
+
+    first = training("half.pth")
+    with pytest.raises(KeyboardInterrupt):
+        first.run(stops, 1e9, clock)
+    assert first.iteration == 17
+    assert not first.finished
+    rest = training("half.pth")
+    assert rest.iteration == 17
+    rest.run(draw, 1e9, clock)
+    assert rest.finished
+    assert torch.equal(rest.heads["energy"].w, whole.heads["energy"].w)
+    assert training("half.pth").finished
+
+
+def test_training_ends_with_its_time(tmp_path, clock):
+    training = HeadTraining(dict(energy=Line()), OPTIMIZER, tmp_path / "a.pth", 10**9)
+    training.run(draw, 30.0, clock)
+    assert training.finished
+    assert 5 <= training.iteration <= 30  # each iteration reads the clock at least once
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path, clock):
+    def bad(generator):
+        maps, *rest = draw(generator)
+        return [maps[0] * float("nan")], *rest
+
+    training = HeadTraining(dict(energy=Line()), OPTIMIZER, tmp_path / "a.pth", 10)
+    with pytest.raises(RuntimeError, match="loss of the energy head is nan at iteration 0"):
+        training.run(bad, 1e9, clock)
+
+
+@pytest.mark.parametrize(("gigabytes", "cached"), [(10 * 48 / 2**30, 10), (3 * 48 / 2**30, 0)])
+def test_features_are_cached_if_one_version_of_all_fits(monkeypatch, clock, gigabytes, cached):
+    from ebm_mmdet.apis.fitting import views
+
+    view = TrainingView(
+        (torch.zeros(3, 2, 2),), torch.ones(2, 4), torch.zeros(2).long()
+    )  # 48 bytes
+    monkeypatch.setattr(views, "make_view", lambda model, data, index: view)
+    nothing = dict(images=5, boxes=5, held_out=frozenset(), tune=None, judge=None, most_objects=2)
+    data = FitData(None, [0, 1, 2, 3, 4], judged_on_training_images=False, notes=[], **nothing)
+    batches = Batches(None, data, gigabytes * 2**30, 1e9, clock)
+    assert len(batches.cache) == cached
+    maps, boxes, index, labels = batches.draw(torch.Generator().manual_seed(0))
+    assert len(boxes) == len(index) == len(labels) == 2 * len(maps[0])
+
+
+SIDE = 200.0
+TRUTH = [torch.tensor([[20.0, 30, 90, 100], [110, 40, 170, 150]]) + 3 * i for i in range(24)]
+
+
+class Answers(nn.Module):
+    """A head that knows the objects: f = -|y - y*|² / (2 · 0.01²); its offsets are zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(1))
+
+    def prepare(self, maps):
+        return maps
+
+    def log_density_fn(self, feats, reference, batch_index, labels):
+        return Peak(self, TRUTH[int(feats[0].flatten()[0])], reference, feats, batch_index)
+
+    def offsets(self, feats, boxes, batch_index):
+        return torch.zeros(len(boxes), 4)
+
+
+class Peak:
+    def __init__(self, head, truth, reference, feats, batch_index) -> None:
+        self.head, self.truth, self.reference = head, truth, reference
+        self.feats, self.batch_index = feats, batch_index
+
+    def __call__(self, y):
+        best = encode_boxes(self.truth, self.reference)
+        return -(y - best[:, None]).square().sum(-1) / (2 * 0.01**2)
+
+    def select(self, index):
+        picked = self.truth[index], self.reference[index], self.feats, self.batch_index[index]
+        return Peak(self.head, *picked)
+
+
+class Given:
+    """A data set of annotations alone."""
+
+    def __len__(self):
+        return len(TRUTH)
+
+    def __getitem__(self, index):
+        return index
+
+    def get_data_info(self, index):
+        boxes = TRUTH[index].tolist()
+        return dict(instances=[dict(bbox=box, bbox_label=i) for i, box in enumerate(boxes)])
+
+
+def detected(index: int) -> Detected:
+    """Both objects, each a little beside its place."""
+    generator = torch.Generator().manual_seed(index)
+    wrong = torch.tensor([0.03, -0.02, 0.05, 0.04]) + 0.04 * torch.randn(2, 4, generator=generator)
+    found = InstanceData(
+        bboxes=decode_boxes(wrong, TRUTH[index]),
+        scores=torch.tensor([0.9, 0.6]),
+        labels=torch.tensor([0, 1]),
+    )
+    meta = dict(img_shape=(400, 400), ori_shape=(400, 400), scale_factor=(1.0, 1.0))
+    maps = (torch.full((1, 1, 1, 1), float(index)),)
+    return Detected(maps, DetDataSample(metainfo=meta, pred_instances=found), 0.01)
+
+
+@pytest.fixture
+def model():
+    """The wrapper without a detector; what is tested begins after the detector."""
+    model = EBMDetector.__new__(EBMDetector)
+    nn.Module.__init__(model)
+    model.energy_head, model.refiner = Answers(), None
+    model.min_score, model.clip_boxes, model.candidates = 0.0, True, None
+    model.legacy_plus_one = False
+    return model
+
+
+BASE = dict(type="GradientAscentRefiner", step_size=1e-7, num_steps=10, decay=0.5)
+
+
+def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock, monkeypatch):
+    heads = dict(energy=Answers(), l1=Answers())
+    images = ImageSet(Given(), range(len(TRUTH)))
+    positions = list(range(12))
+    tuned = tune(
+        model, heads, [detected(i) for i in positions], images, positions, BASE, 2, 1e9, clock
+    )
+    assert tuned.residuals == 24
+    assert "prior" in tuned.refiner  # the step to begin with is far too short
+    assert tuned.ap_after > tuned.ap_before + 0.2
+    assert tuned.complete
+    assert max(abs(x) for x in tuned.offset) > 0.01
+    assert model.energy_head is not heads["energy"]
+    assert (model.min_score, model.clip_boxes) == (0.0, True)
+
+    monkeypatch.setattr(judging, "detect", lambda model, item, max_dets: detected(item))
+    methods = tuned_methods(heads, tuned)
+    judge = Judging(tmp_path / "judging", images, 2, seed=0)
+    judge.run(model, methods, 10.0, clock)
+    some = len(judge.results)
+    assert 1 <= some < len(TRUTH)  # the time was over
+    judge = Judging(tmp_path / "judging", images, 2, seed=0)  # as after an interruption
+    assert len(judge.results) == some
+    judge.run(model, methods, 1e9, clock)
+    assert sorted(each["position"] for each in judge.results) == list(range(len(TRUTH)))
+
+    rows = judge_rows(judge.results, judge.truth(), 0.1)
+    assert [row["method"] for row in rows] == [method.name for method in methods]
+    detector, constant, regression, energy = rows
+    assert regression["AP"] == detector["AP"]  # its offsets are zeros
+    assert energy["change_AP"] > 20
+    assert energy["change_AP"] > 2 * energy["error_AP"]
+    assert energy["change_AP"] > constant["change_AP"]
+    assert energy["IoU_TP"] > 97
+    assert np.isclose(energy["AP"] - detector["AP"], energy["change_AP"], atol=2e-3)
+    assert energy["ms_per_image"] >= detector["ms_per_image"] == 10.0
+
+
+def test_refine_puts_everything_back_after_an_error(model):
+    def fails(*_, **__):
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        detections.refine(model, detections.Method("x", fails, Answers(), 0.5), detected(0))
+    assert (model.min_score, model.clip_boxes) == (0.0, True)
