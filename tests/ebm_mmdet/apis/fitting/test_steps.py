@@ -201,6 +201,7 @@ def model():
     nn.Module.__init__(model)
     model.energy_head, model.refiner = Answers(), None
     model.min_score, model.clip_boxes, model.candidates = 0.0, True, None
+    model.legacy_plus_one = False
     return model
 
 
