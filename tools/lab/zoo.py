@@ -216,7 +216,8 @@ def _raised_by_us(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    text = re.sub(r"(?<![\w.])(/[^/\s]+)+/", "", " ".join(str(error).split()))  # no paths of a machine
+    text = " ".join(str(error).split())
+    text = re.sub(r"(?<![\w.])(/[^/\s]+)+/", "", text)  # no paths of a machine
     return f"{type(error).__name__}: {text[:200]}"
 
 
