@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import multiprocessing
+import re
 import resource
 import sys
 import time
@@ -95,8 +96,15 @@ def try_config(cfg: Config) -> dict:
     torch.nn.init.normal_(head.fc_energy.weight, std=1.0)  # else f is flat and no box moves
     size = dry_run(model.detector).size  # not every backbone takes any size
     batch = demo_mm_inputs(
-        1, [(3, size, size)], num_items=[3], num_classes=classes, with_mask=True, with_semantic=True
+        1,
+        [(3, size, size)],
+        num_items=[3],
+        num_classes=max(classes, 2),  # it draws none of label 0
+        with_mask=True,
+        with_semantic=True,
     )
+    for sample in batch["data_samples"]:
+        sample.gt_instances.labels %= classes
     frozen = {key: value.clone() for key, value in model.detector.state_dict().items()}
     model.train()
     data = model.data_preprocessor(copy.deepcopy(batch), True)
@@ -209,6 +217,7 @@ def _raised_by_us(error: BaseException) -> bool:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    text = re.sub(r"(?<![\w.])(/[^/\s]+)+/", "", text)  # no paths of a machine
     return f"{type(error).__name__}: {text[:200]}"
 
 
