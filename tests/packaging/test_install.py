@@ -54,7 +54,7 @@ assert torch.allclose(ebm_ops.prroi_pool(features, rois, 2, 1.0), torch.ones(1, 
 print(ebm_ops.__file__, ebm_ops.backend_info()['cpu'].name)
 print([name for name in ('numpy', 'mmengine', 'mmcv', 'mmdet', 'ebm_mmdet') if find_spec(name)])
 """
-STUDY_CONFIGS = ("nuclei", "coco_open")
+STUDY_CONFIGS = ("nuclei", "bbbc039", "coco_open")
 
 
 @pytest.fixture(scope="module")

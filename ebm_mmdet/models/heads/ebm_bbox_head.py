@@ -143,7 +143,8 @@ class EBMBBoxHead(EnergyHead):
         self.pool_size, self.roi_shift = pool_size, float(roi_shift)
         # Of each level but the finest, rounded to float32, in which areas are computed.
         sides = [self.finest_scale * (2**k - 1e-6) for k in range(1, len(levels))]
-        self._smallest_areas = torch.tensor(sides, dtype=torch.float32).square().tolist()
+        areas = torch.tensor(sides, dtype=torch.float32, device="cpu").square()
+        self._smallest_areas = areas.tolist()
         self.legacy_plus_one = legacy_plus_one
 
         self.standardizers = nn.ModuleList(

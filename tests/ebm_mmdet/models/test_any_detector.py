@@ -456,9 +456,7 @@ def test_masks_that_want_more_than_boxes(path):
     again = [sample.new(pred_instances=sample.pred_instances[:]) for sample in own]
     with torch.no_grad():
         feats = detector.extract_feat(data["inputs"])
-        (width, height) = own[0].scale_factor
-        scales = [torch.tensor([width, height, width, height]).float()] * len(again)
-        predict_masks(detector, feats, again, scales, rescale=True, replace=True)
+        predict_masks(detector, feats, again, rescale=True, replace=True)
     for a, b in zip(own, again):
         assert len(a.pred_instances)
         # Boxes have been divided and multiplied by the scale: rounding at the border.
