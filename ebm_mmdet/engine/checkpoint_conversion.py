@@ -20,6 +20,7 @@ __all__ = [
     "read_state_dict",
     "rename_state",
     "some_of",
+    "without_wrapper",
     "write_state",
 ]
 
@@ -55,6 +56,11 @@ def read_state_dict(path: Path, entries: Sequence[str]) -> dict[str, Tensor]:
         others = [key for key in state if key not in tensors]
         raise ConversionError(f"{path} holds entries that are not tensors: {some_of(others)}")
     return tensors
+
+
+def without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the prefix ``module.`` of a model that was trained in parallel."""
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def rename_state(

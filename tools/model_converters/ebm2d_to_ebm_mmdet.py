@@ -32,6 +32,7 @@ from ebm_mmdet.engine.checkpoint_conversion import (
     read_state_dict,
     rename_state,
     some_of,
+    without_wrapper,
     write_state,
 )
 
@@ -71,12 +72,15 @@ def module_names() -> dict[str, str]:
     return names
 
 
+MODULES = module_names()
+
+
 def place(key: str) -> str | None:
     """Our name of a tensor, or None."""
     if key.startswith(BODY):
         return f"detector.backbone.{key.removeprefix(BODY).removeprefix('stem.')}"
     module, _, tensor = key.rpartition(".")
-    ours = module_names().get(module)
+    ours = MODULES.get(module)
     return None if ours is None else f"{ours}.{tensor}"
 
 
@@ -129,7 +133,7 @@ def convert(
     Raises:
         ConversionError: a tensor is missing, has another shape, or has an unknown name.
     """
-    official = {key.removeprefix("module."): value for key, value in official.items()}
+    official = without_wrapper(official)
     state, left_out = rename_state(official, expected, place, transform)
     unknown = [key for key in left_out if not key.startswith(ANCHORS)]
     if unknown:
@@ -161,8 +165,7 @@ def run(source: Path, target: Path) -> int:
 
     if target.exists():  # before the work, and again when it is written
         raise ConversionError(f"{target} exists and is not overwritten")
-    official = read_state_dict(source, ("model", "state_dict"))
-    official = {key.removeprefix("module."): value for key, value in official.items()}
+    official = without_wrapper(read_state_dict(source, ("model", "state_dict")))
     model = our_model()
     state, left_out = convert(official, model.state_dict())
     check_anchors(official, model.detector.rpn_head.prior_generator.base_anchors)

@@ -32,6 +32,7 @@ from ebm_mmdet.engine.checkpoint_conversion import (
     read_state_dict,
     rename_state,
     some_of,
+    without_wrapper,
     write_state,
 )
 
@@ -125,7 +126,7 @@ def convert(
     Raises:
         ConversionError: a tensor is missing, has another shape, or has an unknown name.
     """
-    official = {key.removeprefix("module."): value for key, value in official.items()}
+    official = without_wrapper(official)
     levels = len({key.split(".")[2] for key in official if key.startswith("detection.loc.")})
     known, prefix = module_names(levels), "detector." if tasks else ""
 
@@ -193,7 +194,7 @@ def run(source: Path, target: Path) -> int:
     if target.exists():  # before the work, and again when it is written
         raise ConversionError(f"{target} exists and is not overwritten")
     official = read_state_dict(source, ("model", "state_dict"))
-    tasks = trained_tasks({k.removeprefix("module."): v for k, v in official.items()})
+    tasks = trained_tasks(without_wrapper(official))
     state, left_out = convert(official, our_state(tasks), tasks)
     names = dict(classes=CLASSES, scene_types=SCENE_TYPES)
     write_state(target, state, dict(converted_from=source.name, dataset_meta=names))

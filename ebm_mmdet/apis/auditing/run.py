@@ -192,7 +192,7 @@ class _Steps:
 
     def _measure(self) -> _Costs:
         """Time an image through everything; a first one warms up."""
-        model, index = self.source.model, 0
+        model = self.source.model
         sizes = [len(each.rows) for each in self.annotations.images]
         index = int(np.argsort(sizes)[len(sizes) // 2])
         for _ in range(2):

@@ -17,7 +17,7 @@ from ..studies.study import hash_recipe
 from ..studies.study_file import StudyFileError
 from .runs import Run
 
-__all__ = ["add_records", "matching_records", "read_records"]
+__all__ = ["add_records", "matching_records", "read_records", "run_of"]
 
 
 def read_records(path: Path | None) -> list[dict]:
@@ -65,8 +65,13 @@ def add_records(path: Path, records: Sequence[dict], out: Path) -> None:
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
+def run_of(record: dict) -> tuple[str, str, int]:
+    """Task, method and seed of a record or of a run's result."""
+    return record["task"], record["method"], record["seed"]
+
+
 def _key(record: dict) -> tuple:
-    return record["task"], record["method"], record["seed"], record["recipe"]
+    return *run_of(record), record["recipe"]
 
 
 def _recipe(run: Run, out: Path) -> str:

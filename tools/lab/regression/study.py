@@ -11,7 +11,7 @@ from ebm_mmdet.files import fill_section, read_json, write_csv, write_text
 from ..processes import in_processes
 from ..studies.study_file import StudyFileError
 from .methods import METHODS, TASKS
-from .records import add_records, matching_records, read_records
+from .records import add_records, matching_records, read_records, run_of
 from .report import csv_rows, page_sections, screen_text
 from .runs import Run, execute
 
@@ -80,7 +80,7 @@ def run_study(
     runs = plan(tasks, methods, seeds, changes)
     known = read_records(records)
     before = matching_records(known, changes, out)
-    recorded = {(r["task"], r["method"], r["seed"]) for r in before}
+    recorded = {run_of(record) for record in before}
     if not report_only:
         new = [run for run in runs if (run.task, run.method, run.seed) not in recorded]
         if recorded:
@@ -91,8 +91,8 @@ def run_study(
             if records is not None:
                 add_records(records, known, out)
     results = [read_json(path) for path in sorted(out.glob("runs/*/*/*/result.json"))]
-    here = {(r["task"], r["method"], r["seed"]) for r in results}
-    results += [r for r in before if (r["task"], r["method"], r["seed"]) not in here]
+    here = {run_of(result) for result in results}
+    results += [record for record in before if run_of(record) not in here]
     if not results:
         raise StudyFileError(f"{out} holds no finished run; there is nothing to report")
     write_csv(out / "results.csv", csv_rows(results))
