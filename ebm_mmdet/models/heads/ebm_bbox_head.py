@@ -215,8 +215,7 @@ class EBMBBoxHead(EnergyHead):
         feats = [feat.contiguous(memory_format=torch.channels_last) for feat in feats]
         if self.projection_channels is None:
             return feats
-        # One for all levels, or one for each. A product over the channels, which lie last in memory,
-        # is a convolution of 1 x 1.
+        # One for all levels, or one for each; as a product over channels, which lie last in memory.
         return [
             projection(feat.permute(0, 2, 3, 1)).float().permute(0, 3, 1, 2)
             for projection, feat in zip(itertools.cycle(self.projections), feats)
