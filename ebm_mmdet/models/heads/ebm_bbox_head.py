@@ -249,22 +249,27 @@ class EBMBBoxHead(EnergyHead):
         everything = slice(None)
         corners = to_last_pixels(boxes) if self.legacy_plus_one else boxes
         images = batch_index.unsqueeze(1).to(boxes)
+        # Without a shift the RoIs are the same on every level.
+        rois = None if self.roi_shift else torch.cat((images, corners), dim=1)
 
-        def pool(level: int, rows: Tensor | slice, others: Tensor | None = None) -> Tensor:
+        def pool(level: int, rows: Tensor | None = None, others: Tensor | None = None) -> Tensor:
             stride = self.strides[level]
-            shifted = corners[rows] + self.roi_shift * stride
-            if others is not None:
-                shifted = shifted.masked_fill(others.unsqueeze(1), 0)
-            rois = torch.cat((images[rows], shifted), dim=1)
+            here = rois if rows is None or rois is None else rois[rows]
+            if here is None or others is not None:
+                index, shifted = (images, corners) if rows is None else (images[rows], corners[rows])
+                shifted = shifted + self.roi_shift * stride
+                if others is not None:
+                    shifted = shifted.masked_fill(others.unsqueeze(1), 0)
+                here = torch.cat((index, shifted), dim=1)
             # The index of the image has been checked for all evaluations.
-            pooled = prroi_pool(feats[level], rois, self.pool_size, 1 / stride, validate=False)
+            pooled = prroi_pool(feats[level], here, self.pool_size, 1 / stride, validate=False)
             return pooled.flatten(1)
 
         levels = range(len(self.strides))
         if self.level_rule == "concat":
-            return torch.cat([pool(level, everything) for level in levels], 1), everything
+            return torch.cat([pool(level) for level in levels], 1), everything
         if len(levels) == 1:
-            return pool(0, everything), everything
+            return pool(0), everything
         if not pays_to_read(boxes.device, len(boxes)):
             # Every level pools every box, and those of other levels have no area there: the pooled
             # values are zeros, which cost next to nothing and leave the sum exact.
@@ -272,14 +277,14 @@ class EBMBBoxHead(EnergyHead):
                 smaller = self._smaller_than_level(boxes)
                 others = [~smaller[0], *(~(a ^ b) for a, b in itertools.pairwise(smaller))]
                 others.append(smaller[-1])
-            pooled = [pool(level, everything, others[level]) for level in levels]
+            pooled = [pool(level, None, others[level]) for level in levels]
             return functools.reduce(torch.add, pooled), everything
         with torch.no_grad():
             assigned = self.assign_levels(boxes)
             members = [torch.nonzero(assigned == level).squeeze(1) for level in levels]
         occupied = [level for level in levels if len(members[level])]
         if len(occupied) <= 1:
-            return pool(occupied[0] if occupied else 0, everything), everything
+            return pool(occupied[0] if occupied else 0), everything
         pooled = torch.cat([pool(level, members[level]) for level in occupied])
         return pooled, torch.argsort(torch.cat([members[level] for level in occupied]))
 
