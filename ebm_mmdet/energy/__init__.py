@@ -12,6 +12,7 @@ boxes or images.
     importance      moments and samples of p from those of a proposal
     objectives      training of f: draw points, evaluate f, apply a loss
     refinement      prediction by gradient ascent on f
+    steps           the steps of that ascent, and how to need fewer
     partial_refinement  refinement of some targets; the others stay
     quadrature      integrals over one coordinate, on a grid
     priors          a Gaussian prior around the first estimate
