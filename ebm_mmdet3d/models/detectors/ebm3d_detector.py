@@ -256,6 +256,11 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         instances.bboxes_3d = instances.bboxes_3d.new_box(torch.cat((seven, boxes[:, 7:]), dim=1))
         instances.log_density = result.log_density
         instances.accepted_steps = result.accepted.long()
+        if result.modes is not None:
+            others = self._export((reference.unsqueeze(1) + result.modes[:, 1:]).flatten(0, 1))
+            others = others.view(len(seven), -1, 7).to(seven)
+            instances.modes = torch.cat((seven.unsqueeze(1), others), dim=1)
+            instances.mode_mass = result.mode_mass
         if result.covariance is not None:
             instances.box_cov = result.covariance
             instances.box_std = result.covariance.diagonal(dim1=1, dim2=2).sqrt()
