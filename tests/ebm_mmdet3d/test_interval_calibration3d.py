@@ -161,6 +161,36 @@ def test_detections_match_one_to_one_within_a_class():
         assert matched.tolist() == []
 
 
+def test_the_truth_of_a_test_pipeline_is_that_of_the_evaluation(scenes):
+    """mmdet3d's own data sets have it in `eval_ann_info`, with an array of labels."""
+
+    def moved(item: dict) -> dict:
+        sample = item["data_samples"]
+        truth = sample.gt_instances_3d
+        sample.eval_ann_info = dict(
+            gt_bboxes_3d=truth.bboxes_3d, gt_labels_3d=truth.labels_3d.numpy()
+        )
+        sample.gt_instances_3d = InstanceData()
+        return item
+
+    class Fixed(NoisyOracle3D):
+        """Looks at the evaluation's boxes."""
+
+        def predict(self, inputs, samples, **kwargs):
+            for sample in samples:
+                known = sample.eval_ann_info
+                sample.gt_instances_3d = InstanceData(
+                    bboxes_3d=known["gt_bboxes_3d"],
+                    labels_3d=torch.as_tensor(known["gt_labels_3d"]),
+                )
+            return super().predict(inputs, samples, **kwargs)
+
+    usual = matched_dims(NoisyOracle3D().eval(), [scenes[1][i] for i in range(3)])
+    found = matched_dims(Fixed().eval(), [moved(scenes[1][i]) for i in range(3)])
+    assert len(usual.residual) > 10
+    assert torch.equal(found.residual, usual.residual)
+
+
 def some(spread: str = "metres", joint: bool = False) -> DimIntervals:
     columns = 1 if joint else 7
     bounds = torch.arange(1.0, 4.0)[:, None].expand(3, columns).clone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
@@ -189,7 +189,9 @@ INTERVAL_KINDS: list[type] = [SideIntervals]
 """What a checkpoint may hold; ``ebm_mmdet3d`` adds the intervals of its boxes."""
 
 
-def attach_intervals(model: nn.Module, intervals, kind: type = SideIntervals) -> None:
+def attach_intervals(
+    model: nn.Module, intervals: Callable[..., None] | None, kind: type = SideIntervals
+) -> None:
     """Let a detector give calibrated intervals from now on, or, with None, no longer.
 
     An ``EBMDetector`` gives them wherever it predicts with its own refiner; any other detector when
