@@ -10,8 +10,7 @@ from mmdet.registry import TASK_UTILS
 from torch import Tensor, nn
 
 from ...energy import fit_residual_std
-from ...evaluation import MatchedDetections, match_detections
-from ...models.box_coding import encode_boxes
+from ...evaluation import MatchedDetections
 from ...models.detectors import EBMDetector
 from .clock import Clock
 from .detections import Detected, Method, coco_records, refine, unrefined
@@ -61,6 +60,7 @@ def tune(
     images: Sequence[Detected],
     image_set: ImageSet,
     positions: Sequence[int],
+    residuals: Tensor,
     base: dict,
     num_classes: int,
     seconds: float,
@@ -76,6 +76,8 @@ def tune(
         images: detections on the images to tune on.
         image_set: the set that they are from.
         positions: position of each in the set.
+        residuals: (n, 4) of the detector's boxes, finite, for the prior and the constant
+            correction; see :func:`~ebm_mmdet.apis.fitting.residuals.measure_residuals`.
         base: config of the refiner to begin with, with a ``step_size``.
         num_classes: of the detector.
         seconds: when this time is over, the best setting so far is taken.
@@ -84,7 +86,6 @@ def tune(
         max_dets: boxes of an image and class that count.
     """
     truth = image_set.coco(positions, num_classes)
-    residuals = _residuals(images, truth, positions, num_classes)
     enough = len(residuals) >= FEWEST_RESIDUALS
     offset = residuals.median(0).values if enough else torch.zeros(4)
     until = clock.used() + seconds
@@ -183,17 +184,3 @@ def tuned_methods(heads: dict[str, nn.Module], tuned: Tuned) -> list[Method]:
         _regression(heads["l1"], tuned.step, tuned.least_score),
         _energy(heads["energy"], tuned.refiner, tuned.min_score),
     ]
-
-
-def _residuals(images, truth, positions: Sequence[int], num_classes: int) -> Tensor:
-    """(n, 4) truth minus detection, encoded, of detections that match an object."""
-    rows = [torch.zeros(0, 4)]
-    for position, image in zip(positions, images):
-        found = image.sample.pred_instances.cpu()
-        boxes = found.bboxes.float()
-        matched, objects = match_detections(
-            truth, position, boxes, found.scores, found.labels, range(1, num_classes + 1)
-        )
-        rows.append(encode_boxes(objects, boxes[matched]))
-    residuals = torch.cat(rows)
-    return residuals[residuals.isfinite().all(1)]
