@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from mmdet.registry import TASK_UTILS
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ...energy import fit_residual_std
@@ -23,6 +24,7 @@ FEWEST_RESIDUALS = 20
 """With fewer matched boxes no prior is fitted."""
 LEAST_SCORE = 0.05
 """Boxes below it hardly count, and are most of what a detector gives: they are not refined."""
+MOST_SETTINGS = 16
 HARMLESS = 1e-4
 """Loss of AP, of 1, that is accepted for a larger min_score."""
 
@@ -91,33 +93,36 @@ def tune(
     until = clock.used() + seconds
     count = [0]
 
-    def score(method: Method) -> float:
+    def moved(method: Method) -> list[InstanceData]:
         count[0] += 1
+        found = [refine(model, method, image)[0] for image in images]
+        progress(min(count[0] / MOST_SETTINGS, 1.0))
+        return found
+
+    def score(found: Sequence[InstanceData]) -> float:
         records = []
-        for position, image in zip(positions, images):
-            found, _ = refine(model, method, image)
-            records += coco_records(position, found, num_classes)
+        for position, boxes in zip(positions, found):
+            records += coco_records(position, boxes, num_classes)
         value = float(MatchedDetections(truth, records, max_dets).metrics()[0])
-        progress(min(count[0] / 20, 1.0))
         return value if value == value else 0.0  # NaN: nothing is annotated
 
     low = least = least_score(images, len(truth.anns))
-    before = score(unrefined(heads["energy"]))
-    step = max((1.0, 0.5), key=lambda s: score(_regression(heads["l1"], s, low)))
-    best, best_ap, complete = dict(base), -1.0, True
+    unmoved = moved(unrefined(heads["energy"]))
+    before = score(unmoved)
+    step = max((1.0, 0.5), key=lambda s: score(moved(_regression(heads["l1"], s, low))))
+    best, best_found, best_ap, complete = dict(base), unmoved, -1.0, True
     for settings in _rounds(base, residuals if enough else None):
         for each in settings(best):
             if clock.used() > until and best_ap >= 0:
                 complete = False
                 break
-            ap = score(_energy(heads["energy"], each, low))
+            found = moved(_energy(heads["energy"], each, low))
+            ap = score(found)
             if ap > best_ap:
-                best, best_ap = each, ap
+                best, best_found, best_ap = each, found, ap
     for candidate in (0.1, 0.2, 0.3):
-        if clock.used() > until:
-            complete = False
-            break
-        ap = score(_energy(heads["energy"], best, candidate))
+        count[0] += 1
+        ap = score([_moved_above(candidate, *each) for each in zip(best_found, unmoved)])
         if ap < best_ap - HARMLESS:
             break
         low, best_ap = candidate, max(ap, best_ap)
@@ -133,6 +138,16 @@ def tune(
         ap_after=best_ap,
         tried=count[0],
         complete=complete,
+    )
+
+
+def _moved_above(min_score: float, moved: InstanceData, unmoved: InstanceData) -> InstanceData:
+    """What a refinement with this ``min_score`` gives: boxes do not influence each other."""
+    refined = (unmoved.scores >= min_score)[:, None]
+    return InstanceData(
+        bboxes=torch.where(refined, moved.bboxes, unmoved.bboxes),
+        scores=unmoved.scores,
+        labels=unmoved.labels,
     )
 
 

@@ -7,16 +7,17 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import nn
 
 from ebm_mmdet.apis.feature_cache import TrainingView
-from ebm_mmdet.apis.fitting import detections, judging
+from ebm_mmdet.apis.fitting import detections, judging, tuning
 from ebm_mmdet.apis.fitting import residuals as fitting_residuals
 from ebm_mmdet.apis.fitting.clock import Clock
 from ebm_mmdet.apis.fitting.data import FitData
-from ebm_mmdet.apis.fitting.detections import Detected
+from ebm_mmdet.apis.fitting.detections import Detected, Method
 from ebm_mmdet.apis.fitting.image_set import ImageSet
 from ebm_mmdet.apis.fitting.judging import Judging, judge_rows
 from ebm_mmdet.apis.fitting.residuals import measure_residuals
@@ -261,6 +262,20 @@ def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock, monkeypatch)
     assert energy["IoU_TP"] > 97
     assert np.isclose(energy["AP"] - detector["AP"], energy["change_AP"], atol=2e-3)
     assert energy["ms_per_image"] >= detector["ms_per_image"] == 10.0
+
+
+def test_a_larger_min_score_needs_no_refinement(model):
+    """Boxes above it are where they are with all boxes refined, the others where they were."""
+    head, image = Answers(), detected(0)
+    refiner = TASK_UTILS.build({**BASE, "step_size": 1e-5})
+
+    def boxes(min_score):
+        return detections.refine(model, Method("x", refiner, head, min_score), image)[0]
+
+    unmoved, _ = detections.refine(model, detections.unrefined(head), image)
+    mixed = tuning._moved_above(0.7, boxes(0.0), unmoved)
+    assert torch.equal(mixed.bboxes, boxes(0.7).bboxes)
+    assert (mixed.bboxes == unmoved.bboxes).all(1).tolist() == [False, True]
 
 
 FACTS = dict(images=1, boxes=1, held_out=frozenset(), judge=None, most_objects=2)
