@@ -239,22 +239,26 @@ def _calibrate(args: argparse.Namespace) -> None:
 
     if args.undirected:
         raise ValueError("--undirected is for the yaw of 3D boxes, and this is a config for images")
-    calibrate(
-        args.config,
-        args.checkpoint,
-        args.ann,
-        args.images,
-        args.out,
-        args.level,
-        args.joint,
-        args.spread,
-        args.by_image,
-        args.score_thr,
-        args.iou_thr,
-        args.min_count,
-        args.device or get_device(),
-        say=_say,
-    )
+    try:
+        calibrate(
+            args.config,
+            args.checkpoint,
+            args.ann,
+            args.images,
+            args.out,
+            args.level,
+            args.joint,
+            args.spread,
+            args.by_image,
+            args.score_thr,
+            args.iou_thr,
+            args.min_count,
+            args.device or get_device(),
+            say=_say,
+        )
+    except KeyboardInterrupt:
+        _say("what is done is kept; the same command goes on from there")
+        raise
 
 
 def _calibrate_3d(cfg, args: argparse.Namespace) -> None:

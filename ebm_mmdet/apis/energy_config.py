@@ -10,10 +10,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hub import get_config
+from torch import Tensor
 
 from .config_text import Inherited, Noted, plain, render
 from .head_settings import papers_head, schedule, small_head
 from .inspection import Inspection, inner_datasets, inspect_config
+from .residual_spread import residual_spread
 from .whole_images import mixes_images, whole_image_dataset
 
 __all__ = ["add_energy_head", "refuse_3d", "write_energy_config"]
@@ -34,6 +36,7 @@ def add_energy_head(
     max_iters: int = 10000,
     object_size: float | None = None,
     max_dets: int | None = None,
+    residuals: Tensor | None = None,
 ) -> Config:
     """The config of the same detector, frozen, with an energy head that is trained.
 
@@ -50,16 +53,21 @@ def add_energy_head(
         object_size: usual side of an object in pixels of the network's input; small ones are read
             on a finer map of the backbone as well.
         max_dets: boxes of an image and class that count in the evaluation, if not COCO's 100.
+        residuals: (n, 4) of the detector's boxes on annotated images, from
+            :func:`~ebm_mmdet.apis.detector_residuals`. Noise and steps are scaled to their spread
+            (:func:`~ebm_mmdet.apis.residual_spread`); without them, or with fewer than 20, they
+            are the usual ones.
 
     Raises:
         ValueError: the model predicts no boxes, is an ``EBMDetector`` already, there is no
-            training data that the head could learn from, or ``max_iters`` is below 1.
+            training data that the head could learn from, ``max_iters`` is below 1, or
+            ``residuals`` are not (n, 4).
         RuntimeError: the detector does not run here on a blank image.
     """
     cfg = copy.deepcopy(cfg)
     if checkpoint is None:
         checkpoint = cfg.get("load_from")
-    _, settings = _changes(cfg, checkpoint, max_iters, None, object_size, max_dets)
+    _, settings = _changes(cfg, checkpoint, max_iters, None, object_size, max_dets, residuals)
     _quieten(cfg.model)
     cfg.merge_from_dict(plain({**settings, "model": {**settings["model"], "detector": cfg.model}}))
     return cfg
@@ -73,6 +81,7 @@ def write_energy_config(
     tuned: Mapping | None = None,
     object_size: float | None = None,
     max_dets: int | None = None,
+    residuals: Tensor | None = None,
 ) -> Path:
     """Write the config of :func:`add_energy_head`, inheriting from the detector's, as a file.
 
@@ -85,6 +94,7 @@ def write_energy_config(
         tuned: settings of the ``EBMDetector`` in place of the usual ones, such as ``refiner``.
         object_size: see :func:`add_energy_head`.
         max_dets: likewise.
+        residuals: likewise.
 
     Returns:
         The path of the file.
@@ -108,7 +118,8 @@ def write_energy_config(
             f"{config} is a config in mmengine's new style, which the written file could not "
             "inherit from; use ebm_mmdet.apis.add_energy_head(cfg) and dump the result"
         )
-    look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned, object_size, max_dets)
+    about = object_size, max_dets, residuals
+    look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned, *about)
     prelude = ["detector = _base_.model", *_quieten(copy.deepcopy(cfg.model))]
     base = config if packaged else os.path.relpath(config, out.parent)
     text = _HEADER.format(
@@ -168,6 +179,7 @@ def _changes(
     tuned: Mapping | None,
     object_size: float | None,
     max_dets: int | None,
+    residuals: Tensor | None,
 ) -> tuple[Inspection, dict]:
     """What the detector looks like, and the settings to put over its config."""
     refuse_3d(cfg)
@@ -175,6 +187,7 @@ def _changes(
         raise ValueError(
             "the config describes an EBMDetector already; give that of a plain detector"
         )
+    spread = None if residuals is None else residual_spread(residuals)
     if max_iters < 1:
         raise ValueError(f"max_iters={max_iters}; give 1 or more")
     loader = cfg.get("train_dataloader")
@@ -197,7 +210,7 @@ def _changes(
             "type": "EBMDetector",
             "backbone": Noted({}, "not read; lets mmdet's init_detector load this file"),
             "detector": Inherited(cfg.model, "detector"),
-            **(papers_head(look) if look.trunk else small_head(look)),
+            **(papers_head(look, spread) if look.trunk else small_head(look, spread)),
             **(tuned or {}),
         },
         **schedule(look, max_iters),

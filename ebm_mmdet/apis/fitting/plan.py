@@ -13,14 +13,15 @@ from ..feature_cache import TrainingView, collate
 from ..timing import timed
 from .data import FitData
 from .detections import Method, detect, refine
+from .rivals import RIVAL_SHARE
 from .tuning import LEAST_SCORE
 from .views import BOXES, VIEWS, bytes_of, make_view
 
 __all__ = ["Measured", "Plan", "make_plan", "measure"]
 
 GB = 2**30
-TUNING_PASSES = 20
-"""Settings that are compared, about."""
+TUNING_PASSES = 12
+"""Cost of all settings that are compared, in refinements of ten steps, about."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def measure(model: EBMDetector, data: FitData) -> Measured:
 
 @torch.enable_grad()
 def _step_seconds(model: EBMDetector, view: TrainingView) -> float:
-    """Time of an iteration of a copy of the energy head, twice: the other head is as large."""
+    """Time of an iteration of a copy of the energy head, and that of the regression head."""
     head = copy.deepcopy(model.energy_head).train()
     device = next(head.parameters()).device
     maps, *targets = collate([view] * VIEWS, -(-BOXES // VIEWS), torch.Generator().manual_seed(0))
@@ -117,7 +118,7 @@ def _step_seconds(model: EBMDetector, view: TrainingView) -> float:
         sum(value for key, value in parts.items() if key.startswith("loss")).backward()
 
     step()  # warms up
-    return 2 * timed(step)[1]
+    return (1 + RIVAL_SHARE) * timed(step)[1]
 
 
 def make_plan(measured: Measured, data: FitData, seconds: float, cache_gb: float) -> Plan:

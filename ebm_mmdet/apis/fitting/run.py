@@ -23,12 +23,16 @@ from .clock import Clock
 from .data import split_data
 from .folder import check_folder, claim_folder, describe_inputs
 from .page import table
+from .progress import Progress
+from .residuals import measure_residuals
 from .steps import Steps
 
 __all__ = ["fit"]
 
 MAX_ITERS = 10000
 """Iterations after which more time would change little."""
+RESIDUALS_SHARE = 0.05
+"""Of the time, at most, for measuring how far the detector's boxes lie from the objects."""
 
 
 def fit(
@@ -93,6 +97,19 @@ def fit(
     resumed = claim_folder(folder, wanted)
     clock = Clock(folder / "clock.json", 60 * minutes)
     say(f"going on in {folder}" if resumed else f"working in {folder}")
+    residuals = measure_residuals(
+        model,
+        data,
+        folder / "residuals.json",
+        RESIDUALS_SHARE * 60 * minutes,
+        clock,
+        seed,
+        Progress("measuring the detector", say, clock),
+    )
+    about_data["residuals"] = residuals
+    cfg = add_energy_head(plain, checkpoint, max_iters, **about_data)
+    sigmas = cfg.model.energy_head.objective.noise.sigmas
+    say(f"{len(residuals)} boxes of the detector match an object; noise of the training {sigmas}")
     steps = Steps(cfg, data, model, folder, clock, seed, max_iters, about_data, say)
     return steps.run(config, checkpoint, stem, cache_gb)
 

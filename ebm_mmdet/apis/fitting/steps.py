@@ -26,7 +26,7 @@ from .judging import Judging, judge_rows
 from .page import table, write_page, write_pictures
 from .plan import GB, Measured, Plan, make_plan, measure
 from .progress import Progress
-from .rivals import BoxRegressor
+from .rivals import BoxRegressor, rival_boxes
 from .training import HeadTraining
 from .tuning import Tuned, tune, tuned_methods
 from .verdict import Circumstances, verdict
@@ -48,7 +48,7 @@ class Steps:
         clock: clock of the fit, with its limit.
         seed: seed of training, order and bootstrap.
         max_iters: most iterations of the training.
-        about_data: ``object_size`` and ``max_dets`` of ``write_energy_config``.
+        about_data: ``object_size``, ``max_dets`` and ``residuals`` of ``write_energy_config``.
         say: receives lines about what is done.
     """
 
@@ -119,7 +119,8 @@ class Steps:
 
     def _new_heads(self) -> dict[str, torch.nn.Module]:
         settings = self.cfg.model.energy_head
-        heads = dict(energy=MODELS.build(copy.deepcopy(settings)), l1=BoxRegressor(settings))
+        energy = MODELS.build(copy.deepcopy(settings))
+        heads = dict(energy=energy, l1=BoxRegressor(settings, rival_boxes(settings)))
         for head in heads.values():
             copy_trunk_from_box_head(self.model.detector, head)
             head.to(next(self.model.parameters()).device)
@@ -145,6 +146,7 @@ class Steps:
             images,
             self.data.tune,
             positions,
+            self.about_data["residuals"],
             _plain(self.cfg.model.refiner),
             self.num_classes,
             max(until - self.clock.used(), 0.0),

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 
 import torch
 from mmdet.registry import TASK_UTILS
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ...energy import fit_residual_std
-from ...evaluation import MatchedDetections, match_detections
-from ...models.box_coding import encode_boxes
+from ...evaluation import MatchedDetections
 from ...models.detectors import EBMDetector
 from .clock import Clock
 from .detections import Detected, Method, coco_records, refine, unrefined
@@ -24,6 +24,7 @@ FEWEST_RESIDUALS = 20
 """With fewer matched boxes no prior is fitted."""
 LEAST_SCORE = 0.05
 """Boxes below it hardly count, and are most of what a detector gives: they are not refined."""
+MOST_SETTINGS = 16
 HARMLESS = 1e-4
 """Loss of AP, of 1, that is accepted for a larger min_score."""
 
@@ -61,6 +62,7 @@ def tune(
     images: Sequence[Detected],
     image_set: ImageSet,
     positions: Sequence[int],
+    residuals: Tensor,
     base: dict,
     num_classes: int,
     seconds: float,
@@ -76,6 +78,8 @@ def tune(
         images: detections on the images to tune on.
         image_set: the set that they are from.
         positions: position of each in the set.
+        residuals: (n, 4) of the detector's boxes, finite, for the prior and the constant
+            correction; see :func:`~ebm_mmdet.apis.fitting.residuals.measure_residuals`.
         base: config of the refiner to begin with, with a ``step_size``.
         num_classes: of the detector.
         seconds: when this time is over, the best setting so far is taken.
@@ -84,39 +88,41 @@ def tune(
         max_dets: boxes of an image and class that count.
     """
     truth = image_set.coco(positions, num_classes)
-    residuals = _residuals(images, truth, positions, num_classes)
     enough = len(residuals) >= FEWEST_RESIDUALS
     offset = residuals.median(0).values if enough else torch.zeros(4)
     until = clock.used() + seconds
     count = [0]
 
-    def score(method: Method) -> float:
+    def moved(method: Method) -> list[InstanceData]:
         count[0] += 1
+        found = [refine(model, method, image)[0] for image in images]
+        progress(min(count[0] / MOST_SETTINGS, 1.0))
+        return found
+
+    def score(found: Sequence[InstanceData]) -> float:
         records = []
-        for position, image in zip(positions, images):
-            found, _ = refine(model, method, image)
-            records += coco_records(position, found, num_classes)
+        for position, boxes in zip(positions, found):
+            records += coco_records(position, boxes, num_classes)
         value = float(MatchedDetections(truth, records, max_dets).metrics()[0])
-        progress(min(count[0] / 20, 1.0))
         return value if value == value else 0.0  # NaN: nothing is annotated
 
     low = least = least_score(images, len(truth.anns))
-    before = score(unrefined(heads["energy"]))
-    step = max((1.0, 0.5), key=lambda s: score(_regression(heads["l1"], s, low)))
-    best, best_ap, complete = dict(base), -1.0, True
+    unmoved = moved(unrefined(heads["energy"]))
+    before = score(unmoved)
+    step = max((1.0, 0.5), key=lambda s: score(moved(_regression(heads["l1"], s, low))))
+    best, best_found, best_ap, complete = dict(base), unmoved, -1.0, True
     for settings in _rounds(base, residuals if enough else None):
         for each in settings(best):
             if clock.used() > until and best_ap >= 0:
                 complete = False
                 break
-            ap = score(_energy(heads["energy"], each, low))
+            found = moved(_energy(heads["energy"], each, low))
+            ap = score(found)
             if ap > best_ap:
-                best, best_ap = each, ap
+                best, best_found, best_ap = each, found, ap
     for candidate in (0.1, 0.2, 0.3):
-        if clock.used() > until:
-            complete = False
-            break
-        ap = score(_energy(heads["energy"], best, candidate))
+        count[0] += 1
+        ap = score([_moved_above(candidate, *each) for each in zip(best_found, unmoved)])
         if ap < best_ap - HARMLESS:
             break
         low, best_ap = candidate, max(ap, best_ap)
@@ -132,6 +138,16 @@ def tune(
         ap_after=best_ap,
         tried=count[0],
         complete=complete,
+    )
+
+
+def _moved_above(min_score: float, moved: InstanceData, unmoved: InstanceData) -> InstanceData:
+    """What a refinement with this ``min_score`` gives: boxes do not influence each other."""
+    refined = (unmoved.scores >= min_score)[:, None]
+    return InstanceData(
+        bboxes=torch.where(refined, moved.bboxes, unmoved.bboxes),
+        scores=unmoved.scores,
+        labels=unmoved.labels,
     )
 
 
@@ -183,17 +199,3 @@ def tuned_methods(heads: dict[str, nn.Module], tuned: Tuned) -> list[Method]:
         _regression(heads["l1"], tuned.step, tuned.least_score),
         _energy(heads["energy"], tuned.refiner, tuned.min_score),
     ]
-
-
-def _residuals(images, truth, positions: Sequence[int], num_classes: int) -> Tensor:
-    """(n, 4) truth minus detection, encoded, of detections that match an object."""
-    rows = [torch.zeros(0, 4)]
-    for position, image in zip(positions, images):
-        found = image.sample.pred_instances.cpu()
-        boxes = found.bboxes.float()
-        matched, objects = match_detections(
-            truth, position, boxes, found.scores, found.labels, range(1, num_classes + 1)
-        )
-        rows.append(encode_boxes(objects, boxes[matched]))
-    residuals = torch.cat(rows)
-    return residuals[residuals.isfinite().all(1)]

@@ -256,7 +256,9 @@ class EBMBBoxHead(EnergyHead):
             stride = self.strides[level]
             here = rois if rows is None or rois is None else rois[rows]
             if here is None or others is not None:
-                index, shifted = (images, corners) if rows is None else (images[rows], corners[rows])
+                index, shifted = (
+                    (images, corners) if rows is None else (images[rows], corners[rows])
+                )
                 shifted = shifted + self.roi_shift * stride
                 if others is not None:
                     shifted = shifted.masked_fill(others.unsqueeze(1), 0)

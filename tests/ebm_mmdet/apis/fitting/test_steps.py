@@ -7,17 +7,20 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import nn
 
 from ebm_mmdet.apis.feature_cache import TrainingView
-from ebm_mmdet.apis.fitting import detections, judging
+from ebm_mmdet.apis.fitting import detections, judging, tuning
+from ebm_mmdet.apis.fitting import residuals as fitting_residuals
 from ebm_mmdet.apis.fitting.clock import Clock
 from ebm_mmdet.apis.fitting.data import FitData
-from ebm_mmdet.apis.fitting.detections import Detected
+from ebm_mmdet.apis.fitting.detections import Detected, Method
 from ebm_mmdet.apis.fitting.image_set import ImageSet
 from ebm_mmdet.apis.fitting.judging import Judging, judge_rows
+from ebm_mmdet.apis.fitting.residuals import measure_residuals
 from ebm_mmdet.apis.fitting.training import HeadTraining, learning_rate_factor
 from ebm_mmdet.apis.fitting.tuning import tune, tuned_methods
 from ebm_mmdet.apis.fitting.views import Batches
@@ -138,6 +141,8 @@ TRUTH = [torch.tensor([[20.0, 30, 90, 100], [110, 40, 170, 150]]) + 3 * i for i 
 class Answers(nn.Module):
     """A head that knows the objects: f = -|y - y*|² / (2 · 0.01²); its offsets are zeros."""
 
+    num_classes = 2
+
     def __init__(self) -> None:
         super().__init__()
         self.nothing = nn.Parameter(torch.zeros(1))
@@ -212,8 +217,21 @@ def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock, monkeypatch)
     heads = dict(energy=Answers(), l1=Answers())
     images = ImageSet(Given(), range(len(TRUTH)))
     positions = list(range(12))
+    monkeypatch.setattr(fitting_residuals, "detect", lambda model, item, max_dets: detected(item))
+    only_tuning = FitData(None, [], tune=ImageSet(Given(), positions), **FACTS)
+    path = tmp_path / "residuals.json"
+    measured = measure_residuals(model, only_tuning, path, 1e9, clock, 0)
     tuned = tune(
-        model, heads, [detected(i) for i in positions], images, positions, BASE, 2, 1e9, clock
+        model,
+        heads,
+        [detected(i) for i in positions],
+        images,
+        positions,
+        measured,
+        BASE,
+        2,
+        1e9,
+        clock,
     )
     assert tuned.residuals == 24
     assert "prior" in tuned.refiner  # the step to begin with is far too short
@@ -244,6 +262,78 @@ def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock, monkeypatch)
     assert energy["IoU_TP"] > 97
     assert np.isclose(energy["AP"] - detector["AP"], energy["change_AP"], atol=2e-3)
     assert energy["ms_per_image"] >= detector["ms_per_image"] == 10.0
+
+
+def test_a_larger_min_score_needs_no_refinement(model):
+    """Boxes above it are where they are with all boxes refined, the others where they were."""
+    head, image = Answers(), detected(0)
+    refiner = TASK_UTILS.build({**BASE, "step_size": 1e-5})
+
+    def boxes(min_score):
+        return detections.refine(model, Method("x", refiner, head, min_score), image)[0]
+
+    unmoved, _ = detections.refine(model, detections.unrefined(head), image)
+    mixed = tuning._moved_above(0.7, boxes(0.0), unmoved)
+    assert torch.equal(mixed.bboxes, boxes(0.7).bboxes)
+    assert (mixed.bboxes == unmoved.bboxes).all(1).tolist() == [False, True]
+
+
+FACTS = dict(images=1, boxes=1, held_out=frozenset(), judge=None, most_objects=2)
+FACTS |= dict(judged_on_training_images=False, notes=[])
+
+
+def test_residuals_are_truth_minus_detection_and_kept(model, tmp_path, clock, monkeypatch):
+    seen = []
+
+    def some(model, item, max_dets):
+        seen.append(item)
+        image = detected(item)
+        if item == 0:
+            image.sample.pred_instances.bboxes[0, 2] = float("inf")
+        return image
+
+    monkeypatch.setattr(fitting_residuals, "detect", some)
+    data = FitData(None, [5, 6, 6, 7], tune=ImageSet(Given(), [0, 1]), **FACTS)
+    path = tmp_path / "residuals.json"
+    found = measure_residuals(model, data, path, 1e9, clock, 0)
+    assert seen[:2] in ([0, 1], [1, 0])  # those to tune on are looked at first
+    assert sorted(seen[2:]) == [5, 6, 7]
+    assert found.shape == (9, 4)
+    assert found.isfinite().all()
+    expected = torch.cat(
+        [encode_boxes(TRUTH[i], detected(i).sample.pred_instances.bboxes) for i in seen]
+    )
+    kept = [row for row in range(10) if row != 2 * seen.index(0)]
+    torch.testing.assert_close(found, expected[kept], atol=1e-4, rtol=0)
+    again = measure_residuals(model, data, path, 1e9, clock, 0)
+    assert len(seen) == 5
+    torch.testing.assert_close(again, found, atol=1e-6, rtol=0)
+
+    short = measure_residuals(model, data, tmp_path / "short.json", 0.0, clock, 0)
+    assert len(short) in (1, 2)  # one image, whatever the time
+
+
+def test_a_detector_without_boxes_has_no_residuals(model, tmp_path, clock, monkeypatch):
+    def nothing(model, item, max_dets):
+        image = detected(item)
+        return image._replace(sample=DetDataSample(pred_instances=image.sample.pred_instances[:0]))
+
+    monkeypatch.setattr(fitting_residuals, "detect", nothing)
+    data = FitData(None, [5], tune=ImageSet(Given(), [0]), **FACTS)
+    for _ in range(2):
+        found = measure_residuals(model, data, tmp_path / "none.json", 1e9, clock, 0)
+        assert found.shape == (0, 4)
+
+
+def test_low_scores_count_where_there_are_few_others(model, tmp_path, clock, monkeypatch):
+    def unsure(model, item, max_dets):
+        image = detected(item)
+        image.sample.pred_instances.scores *= 0.2
+        return image
+
+    monkeypatch.setattr(fitting_residuals, "detect", unsure)
+    data = FitData(None, [], tune=ImageSet(Given(), range(4)), **FACTS)
+    assert len(measure_residuals(model, data, tmp_path / "a.json", 1e9, clock, 0)) == 8
 
 
 def test_refine_puts_everything_back_after_an_error(model):
