@@ -16,8 +16,6 @@ FEW_BOXES = 500
 FEW_ITERATIONS = 500
 FEWEST_JUDGED = 10
 """Images below which a bootstrap error means little."""
-PRECISE_IOU = 92.0
-"""Mean IoU of matched boxes, percent, from which a detector counts as precise as annotations."""
 CELLS = 3.0
 """Side of an object in cells of the finest map, below which its sides share cells."""
 
@@ -37,6 +35,9 @@ class Circumstances:
     """Median side of an object in cells of the finest map that the head reads."""
     tuning_gain: float = math.inf
     """Points of AP that the best setting gains on the images to tune on."""
+    noun: str = "image"
+    precise_iou: float = 92.0
+    """Mean IoU of matched boxes in percent from which a detector is as precise as annotations."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,13 @@ def verdict(rows: Sequence[dict], around: Circumstances) -> Verdict:
     if gain is None or error is None or around.judged < FEWEST_JUDGED:
         return Verdict(
             False,
-            f"Nothing can be said from {around.judged} judged images; at least {FEWEST_JUDGED}, "
-            "with annotations, are needed.",
-            ["too few images to judge on"],
+            f"Nothing can be said from {around.judged} judged {around.noun}s; at least "
+            f"{FEWEST_JUDGED}, with annotations, are needed.",
+            [f"too few {around.noun}s to judge on"],
         )
-    change = f"AP {gain:+.2f} ± {error:.2f}{_high(energy)}, for {cost:.1f} ms more per image"
+    change = (
+        f"AP {gain:+.2f} ± {error:.2f}{_high(energy)}, for {cost:.1f} ms more per {around.noun}"
+    )
     enough = gain > SURE * error and gain > LEAST_GAIN
     if enough and around.tuning_gain > 0:
         rival = max(constant, regression, key=lambda row: row["AP"])
@@ -85,7 +88,7 @@ def verdict(rows: Sequence[dict], around: Circumstances) -> Verdict:
     text = "; ".join(reasons) or "none of the usual reasons is seen; try a longer time"
     if enough:
         change += (
-            f"; but no setting was better than the detector on the images to tune on (AP "
+            f"; but no setting was better than the detector on the {around.noun}s to tune on (AP "
             f"{around.tuning_gain:+.2f})"
         )
     return Verdict(False, f"Refinement does not pay: {change}. Seen: {text}.", reasons)
@@ -103,9 +106,10 @@ def _reasons(detector: dict, around: Circumstances) -> list[str]:
         reasons.append(f"too little training ({around.iterations} iterations; give more minutes)")
     if around.boxes < FEW_BOXES:
         reasons.append(
-            f"too few annotations ({around.boxes} boxes in {around.images} images to train on)"
+            f"too few annotations ({around.boxes} boxes in {around.images} {around.noun}s to train "
+            "on)"
         )
-    if detector["IoU_TP"] is not None and detector["IoU_TP"] >= PRECISE_IOU:
+    if detector["IoU_TP"] is not None and detector["IoU_TP"] >= around.precise_iou:
         reasons.append(
             "the detector is about as precise as annotations are (mean IoU of matched boxes "
             f"{detector['IoU_TP']:.1f} %)"

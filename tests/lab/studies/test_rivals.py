@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("mmdet", reason="needs mmdet, which `make test` installs")
 
 import ebm_mmdet  # noqa: F401
-from ebm_mmdet.apis.fitting.rivals import BoxRegressor, FixedOffset, RegressionStep
+from ebm_mmdet.apis.fitting.rivals import BoxRegressor, FixedOffset, RegressionStep, rival_boxes
 from ebm_mmdet.energy import RefineChosen
 from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
 from ebm_mmdet.models.heads import EBMBBoxHead
@@ -55,6 +55,18 @@ def test_regressor_targets_lead_back_to_the_object(neck, monkeypatch) -> None:
     torch.testing.assert_close(decode_boxes(full, wrong), GT, **TOLERANCE[torch.float32])
     half = RegressionStep(regressor, 0.5)(fn, torch.zeros(2, 4)).y
     torch.testing.assert_close(2 * half, full)
+
+
+def test_the_rival_of_a_fit_learns_from_a_quarter_of_the_boxes(neck, monkeypatch) -> None:
+    asked, real = [], BoxRegressor.offsets
+    monkeypatch.setattr(
+        BoxRegressor, "offsets", lambda self, *a: asked.append(len(a[1])) or real(self, *a)
+    )
+    for num_boxes in (None, rival_boxes(HEAD)):
+        regressor = BoxRegressor(HEAD, num_boxes)
+        regressor.loss(regressor.prepare(neck), GT, IMAGE, LABELS)["loss_l1"].backward()
+    assert asked == [16 * len(GT), 4 * len(GT)]
+    assert rival_boxes({"objective": {"num_noise": 1}}) == 1
 
 
 def test_a_regressor_leaves_boxes_of_any_class_alone(neck) -> None:
