@@ -138,6 +138,9 @@ def _changes(
         },
         **settings_around(cfg),
     }
+    settings["train_cfg"]["max_iters"] = Noted(
+        max_iters, "of the head alone; the paper takes 148480 on KITTI"
+    )
     for split in ("val", "test"):
         metric = cfg.get(f"{split}_evaluator")
         if isinstance(metric, Mapping) and str(metric.get("type")) == "KittiMetric":

@@ -16,6 +16,8 @@ from .kind import Kind
 __all__ = ["FitData", "split_data"]
 
 MOST_TO_TUNE = 200
+MOST_GENERATED = 20000
+"""Items of a data set that makes them, such as one without end; no fit reads more."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
     shuffled = [order[i] for i in np.random.default_rng(seed).permutation(len(order))]
     for_tuning, for_judging = set(shuffled[:number]), set()
     plain = _build(kind.plain_dataset(cfg.train_dataloader.dataset, pipeline), kind)
-    plain_keys = [kind.key(plain.get_data_info(index)) for index in range(len(plain))]
+    plain_keys = [
+        kind.key(plain.get_data_info(index)) for index in range(min(len(plain), len(keys)))
+    ]
 
     def some(chosen: set[str]):
         return kind.item_set(plain, _first_of_each(plain_keys, chosen), cfg)
@@ -158,11 +162,14 @@ def _build(dataset: Mapping, kind: Kind):
 
 def _contents(dataset, num_classes: int, kind: Kind, part: str) -> tuple[list[str], list[int]]:
     """Key and number of usable boxes of each item; 1 where only the pipeline knows the boxes."""
-    keys, counts = [], []
+    keys: list[str] = []
+    counts: list[int] = []
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
-        keys.append(kind.key(info))
         number = kind.count(dataset, info, num_classes, part)
+        if number is None and index >= MOST_GENERATED:
+            break
+        keys.append(kind.key(info))
         counts.append(int(_gives_boxes(dataset, kind)) if number is None else number)
     return keys, counts
 

@@ -33,7 +33,7 @@ class Images:
 
     noun, dim = "image", 4
     headings = {name: {"IoU_TP": "mean IoU"}.get(name, name) for name in METRICS}
-    precise_iou = 92.0
+    high, precise_iou = "AP90", 92.0
     described = (
         "Mean IoU is that of boxes that match an object at IoU 0.5. All boxes are clipped to the "
         "image."

@@ -50,7 +50,9 @@ class Kind(Protocol):
     """D, the number of encoded coordinates."""
     headings: Mapping[str, str]
     """Metrics by their name in files, with their heading in the table; ``AP`` is the first, by
-    which settings are compared, and ``AP90`` and ``IoU_TP`` are among them."""
+    which settings are compared, and ``IoU_TP`` is among them."""
+    high: str
+    """The metric at a high IoU that the verdict names too."""
     described: str
     """Sentences about the metrics for the page."""
     precise_iou: float

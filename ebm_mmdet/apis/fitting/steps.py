@@ -288,6 +288,8 @@ class Steps:
             cells,
             tuning_gain=100 * (tuned.ap_after - tuned.ap_before),
             noun=self.kind.noun,
+            headings=self.kind.headings,
+            high=self.kind.high,
             precise_iou=self.kind.precise_iou,
         )
 

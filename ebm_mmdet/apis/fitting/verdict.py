@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 __all__ = ["Circumstances", "Verdict", "verdict"]
 
@@ -36,6 +36,10 @@ class Circumstances:
     tuning_gain: float = math.inf
     """Points of AP that the best setting gains on the images to tune on."""
     noun: str = "image"
+    headings: Mapping[str, str] = field(default_factory=dict)
+    """Names of metrics where they differ from those of the table's rows."""
+    high: str = "AP90"
+    """The metric at a high IoU that is named too."""
     precise_iou: float = 92.0
     """Mean IoU of matched boxes in percent from which a detector is as precise as annotations."""
 
@@ -71,8 +75,10 @@ def verdict(rows: Sequence[dict], around: Circumstances) -> Verdict:
             f"{FEWEST_JUDGED}, with annotations, are needed.",
             [f"too few {around.noun}s to judge on"],
         )
+    ap = around.headings.get("AP", "AP")
     change = (
-        f"AP {gain:+.2f} ± {error:.2f}{_high(energy)}, for {cost:.1f} ms more per {around.noun}"
+        f"{ap} {gain:+.2f} ± {error:.2f}{_high(energy, around)}, for {cost:.1f} ms more per "
+        f"{around.noun}"
     )
     enough = gain > SURE * error and gain > LEAST_GAIN
     if enough and around.tuning_gain > 0:
@@ -80,7 +86,7 @@ def verdict(rows: Sequence[dict], around: Circumstances) -> Verdict:
         behind = ""
         if rival["AP"] >= energy["AP"]:
             behind = (
-                f" The {rival['method']} does as well: AP {rival['change_AP']:+.2f} at "
+                f" The {rival['method']} does as well: {ap} {rival['change_AP']:+.2f} at "
                 f"{rival['ms_per_image'] - detector['ms_per_image']:.1f} ms."
             )
         return Verdict(True, f"Refinement pays: {change}.{behind}", [])
@@ -88,16 +94,17 @@ def verdict(rows: Sequence[dict], around: Circumstances) -> Verdict:
     text = "; ".join(reasons) or "none of the usual reasons is seen; try a longer time"
     if enough:
         change += (
-            f"; but no setting was better than the detector on the {around.noun}s to tune on (AP "
+            f"; but no setting was better than the detector on the {around.noun}s to tune on ({ap} "
             f"{around.tuning_gain:+.2f})"
         )
     return Verdict(False, f"Refinement does not pay: {change}. Seen: {text}.", reasons)
 
 
-def _high(row: dict) -> str:
-    if row["change_AP90"] is None:
+def _high(row: dict, around: Circumstances) -> str:
+    change, error = row[f"change_{around.high}"], row[f"error_{around.high}"]
+    if change is None:
         return ""
-    return f" (AP90 {row['change_AP90']:+.2f} ± {row['error_AP90'] or 0:.2f})"
+    return f" ({around.headings.get(around.high, around.high)} {change:+.2f} ± {error or 0:.2f})"
 
 
 def _reasons(detector: dict, around: Circumstances) -> list[str]:

@@ -73,6 +73,7 @@ class FrameSet:
     ) -> None:
         self.dataset, self.indices = dataset, list(indices)
         self.num_classes, self.point_cloud_range = num_classes, tuple(point_cloud_range)
+        self._truth: dict[int, Truth3D] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -81,7 +82,12 @@ class FrameSet:
         return self.dataset[self.indices[position]]
 
     def truth(self, position: int) -> Truth3D:
-        """Annotations of a frame."""
+        """Annotations of a frame; read once, because settings are compared again and again."""
+        if position not in self._truth:
+            self._truth[position] = self._read(position)
+        return self._truth[position]
+
+    def _read(self, position: int) -> Truth3D:
         info = self.dataset.get_data_info(self.indices[position])
         found = annotations(self.dataset, info)
         if found is None:  # the data set makes its frames, and packs their boxes

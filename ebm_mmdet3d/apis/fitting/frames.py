@@ -33,7 +33,7 @@ class Frames:
     """See :class:`~ebm_mmdet.apis.fitting.kind.Kind`."""
 
     noun, dim, headings = "frame", 7, HEADINGS
-    precise_iou = 88.0
+    high, precise_iou = "AP80", 88.0
     described = (
         "AP is the mean over IoU 0.5 to 0.95, AP80 that at 0.8, of boxes in 3D and seen from above "
         "(BEV), 101 recalls. Mean IoU is that in 3D of boxes that match an object at IoU 0.5. "
@@ -85,7 +85,8 @@ class Frames:
                     keys = [*step["keys"], "gt_bboxes_3d", "gt_labels_3d"]
                     step["keys"] = list(dict.fromkeys(keys))
         kind = DATASETS.get(one["type"]) if isinstance(one["type"], str) else one["type"]
-        test = {"test_mode": True} if issubclass(kind, BaseDataset) else {}
+        usual = isinstance(kind, type) and issubclass(kind, BaseDataset)
+        test = {"test_mode": True} if usual else {}
         return {**one, **test, "pipeline": steps}
 
     def item_set(self, dataset, indices: Sequence[int], cfg: Config) -> FrameSet:
