@@ -250,22 +250,26 @@ def _calibrate(args: argparse.Namespace) -> None:
 
     from .apis import calibrate
 
-    calibrate(
-        args.config,
-        args.checkpoint,
-        args.ann,
-        args.images,
-        args.out,
-        args.level,
-        args.joint,
-        args.spread,
-        args.by_image,
-        args.score_thr,
-        args.iou_thr,
-        args.min_count,
-        args.device or get_device(),
-        say=_say,
-    )
+    try:
+        calibrate(
+            args.config,
+            args.checkpoint,
+            args.ann,
+            args.images,
+            args.out,
+            args.level,
+            args.joint,
+            args.spread,
+            args.by_image,
+            args.score_thr,
+            args.iou_thr,
+            args.min_count,
+            args.device or get_device(),
+            say=_say,
+        )
+    except KeyboardInterrupt:
+        _say("what is done is kept; the same command goes on from there")
+        raise
 
 
 _COMMANDS = {

@@ -21,8 +21,8 @@ from .views import BOXES, VIEWS, bytes_of
 __all__ = ["Measured", "Plan", "make_plan", "measure"]
 
 GB = 2**30
-TUNING_PASSES = 20
-"""Settings that are compared, about."""
+TUNING_PASSES = 12
+"""Cost of all settings that are compared, in refinements of ten steps, about."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ FEWEST_RESIDUALS = 20
 """With fewer matched boxes no prior is fitted."""
 LEAST_SCORE = 0.05
 """Boxes below it hardly count, and are most of what a detector gives: they are not refined."""
+MOST_SETTINGS = 16
 HARMLESS = 1e-4
 """Loss of AP, of 1, that is accepted for a larger min_score."""
 
@@ -89,34 +90,35 @@ def tune(
     until = clock.used() + seconds
     count = [0]
 
-    def score(method: Method) -> float:
+    def moved(method: Method) -> list[list[dict]]:
+        """Records of each image."""
         count[0] += 1
-        records = []
-        for position, image in zip(positions, images):
-            found, _ = kind.refine(model, method, image)
-            records.append(kind.records(position, found, num_classes))
-        matched = kind.matched(image_set, positions, records, num_classes, max_dets)
+        found = [kind.refine(model, method, image)[0] for image in images]
+        progress(min(count[0] / MOST_SETTINGS, 1.0))
+        return [kind.records(*each, num_classes) for each in zip(positions, found)]
+
+    def score(found: Sequence[Sequence[dict]]) -> float:
+        matched = kind.matched(image_set, positions, found, num_classes, max_dets)
         value = float(matched.metrics()[0])
-        progress(min(count[0] / 20, 1.0))
         return value if value == value else 0.0  # NaN: nothing is annotated
 
     low = least = least_score(kind, images, kind.num_objects(image_set, positions))
-    before = score(unrefined(heads["energy"]))
-    step = max((1.0, 0.5), key=lambda s: score(_regression(kind, heads["l1"], s, low)))
-    best, best_ap, complete = dict(base), -1.0, True
+    unmoved = moved(unrefined(heads["energy"]))
+    before = score(unmoved)
+    step = max((1.0, 0.5), key=lambda s: score(moved(_regression(kind, heads["l1"], s, low))))
+    best, best_found, best_ap, complete = dict(base), unmoved, -1.0, True
     for settings in _rounds(base, kind.prior(residuals) if enough else None):
         for each in settings(best):
             if clock.used() > until and best_ap >= 0:
                 complete = False
                 break
-            ap = score(_energy(heads["energy"], each, low))
+            found = moved(_energy(heads["energy"], each, low))
+            ap = score(found)
             if ap > best_ap:
-                best, best_ap = each, ap
+                best, best_found, best_ap = each, found, ap
     for candidate in (0.1, 0.2, 0.3):
-        if clock.used() > until:
-            complete = False
-            break
-        ap = score(_energy(heads["energy"], best, candidate))
+        count[0] += 1
+        ap = score([_moved_above(candidate, *each) for each in zip(best_found, unmoved)])
         if ap < best_ap - HARMLESS:
             break
         low, best_ap = candidate, max(ap, best_ap)
@@ -133,6 +135,12 @@ def tune(
         tried=count[0],
         complete=complete,
     )
+
+
+def _moved_above(min_score: float, moved: Sequence[dict], unmoved: Sequence[dict]) -> list[dict]:
+    """What a refinement with this ``min_score`` gives: boxes do not influence each other."""
+    pairs = zip(moved, unmoved)
+    return [after if before["score"] >= min_score else before for after, before in pairs]
 
 
 def _rounds(

@@ -7,15 +7,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import nn
 
 from ebm_mmdet.apis.feature_cache import TrainingView
-from ebm_mmdet.apis.fitting import detections
+from ebm_mmdet.apis.fitting import detections, tuning
 from ebm_mmdet.apis.fitting.clock import Clock
 from ebm_mmdet.apis.fitting.data import FitData
-from ebm_mmdet.apis.fitting.detections import Detected
+from ebm_mmdet.apis.fitting.detections import Detected, Method
 from ebm_mmdet.apis.fitting.image_set import ImageSet
 from ebm_mmdet.apis.fitting.images import Images
 from ebm_mmdet.apis.fitting.judging import Judging, judge_rows
@@ -266,6 +267,21 @@ def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock):
     assert energy["IoU_TP"] > 97
     assert np.isclose(energy["AP"] - detector["AP"], energy["change_AP"], atol=2e-3)
     assert energy["ms_per_image"] >= detector["ms_per_image"] == 10.0
+
+
+def test_a_larger_min_score_needs_no_refinement(model):
+    """Boxes above it are where they are with all boxes refined, the others where they were."""
+    head, image = Answers(), detected(0)
+    refiner = TASK_UTILS.build({**BASE, "step_size": 1e-5})
+
+    def records(method):
+        return Images().records(0, detections.refine(model, method, image)[0], 2)
+
+    whole, part = (records(Method("x", refiner, head, low)) for low in (0.0, 0.7))
+    unmoved = records(detections.unrefined(head))
+    mixed = tuning._moved_above(0.7, whole, unmoved)
+    assert mixed == part
+    assert [one == other for one, other in zip(mixed, unmoved)] == [False, True]
 
 
 FACTS = dict(images=1, boxes=1, held_out=frozenset(), judge=None, most_objects=2)
