@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.hub import get_config
 from torch import Tensor
 
-from .config_text import Inherited, Noted, plain, render
+from .config_file import write_over
+from .config_text import Inherited, Noted, plain
 from .head_settings import papers_head, schedule, small_head
 from .inspection import Inspection, inner_datasets, inspect_config
 from .residual_spread import residual_spread
 from .whole_images import mixes_images, whole_image_dataset
 
-__all__ = ["add_energy_head", "refuse_3d", "write_energy_config"]
+__all__ = [
+    "add_energy_head",
+    "quieten",
+    "refuse_3d",
+    "settings_around",
+    "write_energy_config",
+]
 
 HOOKS_OF_THE_DETECTOR = (
     "EMAHook",
@@ -68,7 +73,7 @@ def add_energy_head(
     if checkpoint is None:
         checkpoint = cfg.get("load_from")
     _, settings = _changes(cfg, checkpoint, max_iters, None, object_size, max_dets, residuals)
-    _quieten(cfg.model)
+    quieten(cfg.model)
     cfg.merge_from_dict(plain({**settings, "model": {**settings["model"], "detector": cfg.model}}))
     return cfg
 
@@ -105,61 +110,26 @@ def write_energy_config(
         ValueError: see :func:`add_energy_head`; or the config is in mmengine's new style (Python
             imports), which a text config cannot inherit from.
     """
-    config = os.fspath(config)
-    packaged = "::" in config
-    stem = Path(config.rpartition("::")[2]).stem
-    folder = Path() if packaged else Path(config).parent
-    out = Path(out) if out is not None else folder / f"{stem}_ebm.py"
-    if out.exists():
-        raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
-    cfg = get_config(config) if packaged else Config.fromfile(config)
-    if not packaged and Config._is_lazy_import(config):
-        raise ValueError(
-            f"{config} is a config in mmengine's new style, which the written file could not "
-            "inherit from; use ebm_mmdet.apis.add_energy_head(cfg) and dump the result"
-        )
-    about = object_size, max_dets, residuals
-    look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned, *about)
-    prelude = ["detector = _base_.model", *_quieten(copy.deepcopy(cfg.model))]
-    base = config if packaged else os.path.relpath(config, out.parent)
-    text = _HEADER.format(
-        detector=look.detector,
-        out=shlex.quote(str(out)),
-        base=_quoted(base if packaged else f"./{base}"),
-    )
-    text += "\n".join(prelude) + "\n\n" + render(settings)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("x", encoding="utf-8") as file:
-        file.write(text)
-    return out
+
+    def changes(cfg: Config):
+        about = object_size, max_dets, residuals
+        look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned, *about)
+        prelude = ["detector = _base_.model", *quieten(copy.deepcopy(cfg.model))]
+        return look.detector, prelude, settings
+
+    return write_over(config, out, ["ebm_mmdet"], changes)
 
 
 def refuse_3d(cfg: Config) -> None:
     """Raise ``ValueError`` for the config of a detector of mmdet3d."""
     if str(cfg.get("default_scope")) == "mmdet3d":
         raise ValueError(
-            "this is the config of a 3D detector, whose head has to be written by hand yet: "
-            "`python -m ebm_mmdet inspect` has the values, docs/lidar.md the rest"
+            "this is the config of a detector of mmdet3d, for which there is ebm_mmdet3d.apis; "
+            "the commands of `python -m ebm_mmdet` choose by themselves"
         )
 
 
-_HEADER = '''"""{detector} with an energy head, written by ebm-mmdet; every number may be changed.
-
-    python tools/train.py {out}
-"""
-
-_base_ = {base}
-
-custom_imports = dict(imports=['ebm_mmdet'], allow_failed_imports=False)
-
-'''
-
-
-def _quoted(text: str) -> str:
-    return repr(os.path.normpath(text) if text.startswith("./../") else text)
-
-
-def _quieten(model: Mapping) -> list[str]:
+def quieten(model: Mapping) -> list[str]:
     """Change the detector's config for a frozen detector; returns the same as lines of a config."""
     lines = []
     preprocessor, backbone = model.get("data_preprocessor"), model.get("backbone")
@@ -223,11 +193,11 @@ def _changes(
             {"_delete_": True, **whole},
             "whole images, without what mixes several of them",
         )
-    settings.update(_around(cfg, max_dets))
+    settings.update(settings_around(cfg, max_dets))
     return look, settings
 
 
-def _around(cfg: Config, max_dets: int | None) -> dict:
+def settings_around(cfg: Config, max_dets: int | None = None) -> dict:
     """Hooks, evaluators and other settings that have to change with the model."""
     settings = {}
     hooks = cfg.get("custom_hooks") or []

@@ -14,14 +14,22 @@ from pycocotools.cocoeval import COCOeval
 from ..box_iou import box_iou
 from .conventions import ConventionCOCOeval, best_convention_iou
 
-__all__ = ["IOU_THRESHOLDS", "METRICS", "MatchedDetections", "coco_results"]
+__all__ = [
+    "IOU_THRESHOLDS",
+    "METRICS",
+    "ClassMatches",
+    "MatchedDetections",
+    "coco_results",
+    "mean_over_matches",
+    "precision_by_threshold",
+]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 METRICS = ("AP", "AP50", "AP75", "AP90", "IoU_TP")
 _COLUMN = {"AP50": 0, "AP75": 5, "AP90": 8}
 
 
-class _Class(NamedTuple):
+class ClassMatches(NamedTuple):
     """Detections of one class by descending score, and the annotations of each image."""
 
     image: np.ndarray  # (D,) index of the image
@@ -89,18 +97,36 @@ class MatchedDetections:
             (5,) in the order of ``METRICS``; NaN if nothing is annotated.
         """
         weights = np.ones(len(self.image_ids)) if image_weights is None else image_weights
-        table = np.array([_average_precision(c, weights) for c in self._classes])
-        table = table[~np.isnan(table).any(axis=1)]
-        if not len(table):
-            return np.full(len(METRICS), np.nan)
-        per_threshold = table.mean(axis=0)
-        iou = np.concatenate([c.iou for c in self._classes])
-        weight = np.concatenate([weights[c.image] for c in self._classes])
-        weight = np.where(np.isnan(iou), 0, weight)
-        mean_iou = np.nansum(iou * weight) / weight.sum() if weight.sum() else np.nan
-        return np.array(
-            [per_threshold.mean(), *(per_threshold[i] for i in _COLUMN.values()), mean_iou]
-        )
+        ap = precision_by_threshold(self._classes, weights)
+        mean_iou = mean_over_matches(self._classes, weights)
+        return np.array([ap.mean(), *(ap[i] for i in _COLUMN.values()), mean_iou])
+
+
+def precision_by_threshold(classes: Sequence[ClassMatches], weights: np.ndarray) -> np.ndarray:
+    """COCO's AP at each of T thresholds, the mean over the classes that are annotated.
+
+    Args:
+        classes: matches of each class.
+        weights: (I,) of the images, not negative.
+
+    Returns:
+        (T,) in [0, 1]; NaN if no class is annotated.
+    """
+    table = np.array([_average_precision(c, weights) for c in classes])
+    table = table.reshape(-1, len(IOU_THRESHOLDS))
+    table = table[~np.isnan(table).any(axis=1)]
+    return table.mean(axis=0) if len(table) else np.full(len(IOU_THRESHOLDS), np.nan)
+
+
+def mean_over_matches(classes: Sequence[ClassMatches], weights: np.ndarray) -> float:
+    """Mean IoU of the detections that match at the first threshold; NaN if there are none.
+
+    Arguments are those of :func:`precision_by_threshold`.
+    """
+    iou = np.concatenate([c.iou for c in classes])
+    weight = np.concatenate([weights[c.image] for c in classes])
+    weight = np.where(np.isnan(iou), 0, weight)
+    return float(np.nansum(iou * weight) / weight.sum()) if weight.sum() else float("nan")
 
 
 def coco_results(image_id: int, boxes: np.ndarray, scores, labels, category_ids) -> list[dict]:
@@ -118,7 +144,7 @@ def coco_results(image_id: int, boxes: np.ndarray, scores, labels, category_ids)
 
 def _collect(
     records: list[dict | None], ground_truth: COCO, found: COCO, conventions: bool
-) -> _Class:
+) -> ClassMatches:
     empty = np.zeros((len(IOU_THRESHOLDS), 0), dtype=bool)
     scores, images, hits, misses, ious = [np.zeros(0)], [np.zeros(0, int)], [empty], [empty], []
     positives = np.zeros(len(records))
@@ -143,7 +169,7 @@ def _collect(
                 ious.append(np.nan)
     # A stable sort, as in COCO: equal scores keep the order of images.
     order = np.argsort(-np.concatenate(scores), kind="mergesort")
-    return _Class(
+    return ClassMatches(
         np.concatenate(images)[order],
         np.concatenate(hits, axis=1)[:, order],
         np.concatenate(misses, axis=1)[:, order],
@@ -152,7 +178,7 @@ def _collect(
     )
 
 
-def _average_precision(c: _Class, weights: np.ndarray) -> np.ndarray:
+def _average_precision(c: ClassMatches, weights: np.ndarray) -> np.ndarray:
     """(T,) COCO's 101-point AP of one class; NaN if nothing is annotated."""
     total = (weights * c.positives).sum()
     if total == 0:
