@@ -249,27 +249,27 @@ class EBMBBoxHead(EnergyHead):
         everything = slice(None)
         corners = to_last_pixels(boxes) if self.legacy_plus_one else boxes
         images = batch_index.unsqueeze(1).to(boxes)
-        # Without a shift the RoIs are the same on every level.
-        rois = None if self.roi_shift else torch.cat((images, corners), dim=1)
+
+        def pool_rois(level: int, rois: Tensor) -> Tensor:
+            # The index of the image has been checked for all evaluations.
+            scale = 1 / self.strides[level]
+            return prroi_pool(feats[level], rois, self.pool_size, scale, validate=False).flatten(1)
 
         def pool(level: int, rows: Tensor | None = None, others: Tensor | None = None) -> Tensor:
-            stride = self.strides[level]
-            here = rois if rows is None or rois is None else rois[rows]
-            if here is None or others is not None:
-                index, shifted = (
-                    (images, corners) if rows is None else (images[rows], corners[rows])
-                )
-                shifted = shifted + self.roi_shift * stride
-                if others is not None:
-                    shifted = shifted.masked_fill(others.unsqueeze(1), 0)
-                here = torch.cat((index, shifted), dim=1)
-            # The index of the image has been checked for all evaluations.
-            pooled = prroi_pool(feats[level], here, self.pool_size, 1 / stride, validate=False)
-            return pooled.flatten(1)
+            index, shifted = (images, corners) if rows is None else (images[rows], corners[rows])
+            shifted = shifted + self.roi_shift * self.strides[level]
+            if others is not None:
+                shifted = shifted.masked_fill(others.unsqueeze(1), 0)
+            return pool_rois(level, torch.cat((index, shifted), dim=1))
 
         levels = range(len(self.strides))
         if self.level_rule == "concat":
-            return torch.cat([pool(level) for level in levels], 1), everything
+            if self.roi_shift:
+                parts = [pool(level) for level in levels]
+            else:  # the RoIs are the same on every level
+                rois = torch.cat((images, corners), dim=1)
+                parts = [pool_rois(level, rois) for level in levels]
+            return torch.cat(parts, 1), everything
         if len(levels) == 1:
             return pool(0), everything
         if not pays_to_read(boxes.device, len(boxes)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ebm_mmdet.energy import gradient_ascent
 from ebm_mmdet.models import GradientAscentRefiner
 from ebm_mmdet.models.side_uncertainty import side_std_to_covariance
 
@@ -118,7 +119,32 @@ def test_what_is_no_covariance_is_refused():
             refiner(log_density, torch.zeros(2, 4), covariance=broken)
 
 
+def test_the_acceleration_is_that_of_the_climb():
+    options = dict(acceleration="leap", num_leaps=4, tolerance=1e-3)
+    found = GradientAscentRefiner(step_size=1e-3, num_steps=12, **options)(
+        log_density, torch.zeros(2, 4)
+    )
+    expected = gradient_ascent(log_density, torch.zeros(2, 4), 1e-3, 12, **options)
+    assert torch.equal(found.y, expected.y)
+    assert (found.accepted <= 4).all()
+
+
+def test_with_a_prior_barzilai_borwein_is_at_the_mode_in_four_steps():
+    std = torch.tensor([0.05, 0.05, 0.1, 0.1])
+    prior, start = dict(std=std.tolist()), torch.zeros(2, 4)
+    expected = posterior_mode(std, 1.0, 1.0)
+    plain, found = (
+        GradientAscentRefiner(num_steps=4, prior=prior, acceleration=each)(log_density, start)
+        for each in (None, "bb")
+    )
+    error = (found.y - expected).abs().max()
+    assert error < 1e-2
+    assert error < 0.5 * (plain.y - expected).abs().max()
+
+
 def test_messages():
+    with pytest.raises(ValueError, match="acceleration='newton'"):
+        GradientAscentRefiner(step_size=1e-3, acceleration="newton")
     with pytest.raises(ValueError, match="needs step_size"):
         GradientAscentRefiner()
     with pytest.raises(ValueError, match="sigma"):

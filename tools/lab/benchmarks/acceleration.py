@@ -17,23 +17,29 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from lab.demo.evaluate import build_metric, changed, load_model, metric_values, val_loader
-from lab.demo.screen import quiet
 from mmdet.registry import METRICS
+from mmdet.structures import SampleList
 from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tools/, which contains lab
 
 from ebm_mmdet.energy import Refiner, evaluate_only
 from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.models import EBMDetector
+from lab.demo.evaluate import build_metric, changed, load_model, metric_values, val_loader
 
+Output = TypeVar("Output")
 SHOWN = {"AP": "bbox_mAP", "AP75": "bbox_mAP_75", "AP90": "bbox_mAP_90"}
 
 
@@ -52,6 +58,12 @@ class Row(NamedTuple):
             return 1
         leaps = self.refiner.acceleration == "leap"
         return 1 + (self.refiner.num_leaps if leaps else self.refiner.num_steps)
+
+    def refine(self, maps: Sequence[Tensor], found: SampleList, size: Sequence[int]) -> None:
+        """Move detections in place, in maps of an input of this (height, width)."""
+        self.model.min_score = self.min_score
+        feats = self.model.energy_head.prepare(maps, input_shape=size)
+        self.model.move(feats, found, rescale=True, refiner=self.refiner)
 
 
 def make_rows(model: EBMDetector, projected: EBMDetector | None, min_score: float) -> list[Row]:
@@ -92,10 +104,10 @@ def load(cfg: Config, checkpoint: str) -> EBMDetector:
     return load_model(cfg, checkpoint)
 
 
-def timed(run: Callable[[], object]) -> tuple[object, float]:
+def timed(run: Callable[..., Output], *arguments: object) -> tuple[Output, float]:
     """A result, and the processor time that it took in ms."""
     start = time.process_time()
-    result = run()
+    result = run(*arguments)
     return result, 1e3 * (time.process_time() - start)
 
 
@@ -104,24 +116,21 @@ def measure(rows: list[Row], cfg: Config, images: int) -> tuple[list[float], lis
     """Median ms and the metrics of each row, and median ms of the detector."""
     model, loader = rows[0].model, val_loader(cfg)
     metrics = [build_metric(METRICS, cfg.val_evaluator, loader) for _ in rows]
-    times, detector = [[] for _ in rows], []
+    times, detector, seen = [[] for _ in rows], [], []
     for batch in itertools.islice(loader, images):
         data = model.data_preprocessor(copy.deepcopy(batch), False)
         inputs, samples = data["inputs"], data["data_samples"]
         with model.capture_features() as features:
-            found, took = timed(lambda: model.detector.predict(inputs, samples, rescale=True))
+            found, took = timed(model.detector.predict, inputs, samples)
         detector.append(took)
         maps = features()
         for row, metric, spent in zip(rows, metrics, times):
             moved = copy.deepcopy(found)
-            row.model.min_score = row.min_score
-
-            def refine(row=row, moved=moved, maps=maps, size=inputs.shape[-2:]) -> None:
-                feats = row.model.energy_head.prepare(maps, input_shape=size)
-                row.model.move(feats, moved, True, row.refiner)
-
-            spent.append(timed(refine)[1])
+            spent.append(timed(row.refine, maps, moved, inputs.shape[-2:])[1])
             metric.process(batch, [sample.to_dict() for sample in moved])
+        seen += [sample.img_id for sample in samples]
+    for metric in metrics:
+        metric.img_ids = seen  # else the images that are left out count as missed
     values = [metric_values(metric, loader) for metric in metrics]
     return [float(np.median(each)) for each in times], values, float(np.median(detector))
 
@@ -151,7 +160,9 @@ def main() -> None:
     for name in names:
         table.add_column(name, justify="right" if name else "left")
     for row, spent, found in zip(rows, milliseconds, values):
-        share = (found[SHOWN["AP"]] - before) / (after - before) if after != before else float("nan")
+        share = (
+            (found[SHOWN["AP"]] - before) / (after - before) if after != before else float("nan")
+        )
         table.add_row(
             row.name,
             f"{row.evaluations}",
