@@ -152,11 +152,19 @@ def _config(name: str):
     return get_config(name) if "::" in name else Config.fromfile(name)
 
 
+def _is_3d(cfg) -> bool:
+    """Whether a config is that of mmdet3d; raises ``ImportError`` if it is and that is absent."""
+    if str(cfg.get("default_scope")) != "mmdet3d":
+        return False
+    # The packages of 3D stand above this one, and may be absent: this name says so then.
+    from ebm_mmdet3d import EBM3DDetector  # noqa: F401
+
+    return True
+
+
 def _inspect(args: argparse.Namespace) -> None:
     cfg = _config(args.config)
-    if str(cfg.get("default_scope")) == "mmdet3d":
-        # The packages of 3D stand above this one, and may be absent: the first name says so then.
-        from ebm_mmdet3d import EBM3DDetector  # noqa: F401
+    if _is_3d(cfg):
         from ebm_mmdet3d.inspection import inspect_config_3d
 
         print(inspect_config_3d(cfg).report())
@@ -167,16 +175,26 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _add_head(args: argparse.Namespace) -> None:
-    from .apis import write_energy_config
+    if _is_3d(_config(args.config)):
+        from ebm_mmdet3d.apis import write_energy_config_3d
 
-    path = write_energy_config(
-        args.config, args.checkpoint, args.out, args.max_iters, object_size=args.object_size
-    )
+        if args.object_size is not None:
+            raise ValueError("--object-size is for images; in 3D there is one map to read")
+        path = write_energy_config_3d(args.config, args.checkpoint, args.out, args.max_iters)
+    else:
+        from .apis import write_energy_config
+
+        path = write_energy_config(
+            args.config, args.checkpoint, args.out, args.max_iters, object_size=args.object_size
+        )
     print(f"Wrote {path}. Train it with: python tools/train.py {path}")
 
 
 def _fit(args: argparse.Namespace) -> None:
-    from .apis import fit
+    if _is_3d(_config(args.config)):
+        from ebm_mmdet3d.apis import fit_3d as fit
+    else:
+        from .apis import fit
 
     try:
         fit(
@@ -204,6 +222,11 @@ def _predict(args: argparse.Namespace) -> None:
     from .engine.command_line import merge_options, parse_options
 
     cfg = _config(args.config)
+    if _is_3d(cfg):
+        raise ValueError(
+            "predict reads images; for LiDAR frames take mmdet3d's own init_model and "
+            "inference_detector, or tools/test.py, which load a config with an energy head too"
+        )
     merge_options(cfg, parse_options(args.cfg_options))
     inferencer = EBMInferencer(cfg, args.checkpoint, device=args.device)
     try:
@@ -239,22 +262,26 @@ def _calibrate(args: argparse.Namespace) -> None:
 
     if args.undirected:
         raise ValueError("--undirected is for the yaw of 3D boxes, and this is a config for images")
-    calibrate(
-        args.config,
-        args.checkpoint,
-        args.ann,
-        args.images,
-        args.out,
-        args.level,
-        args.joint,
-        args.spread,
-        args.by_image,
-        args.score_thr,
-        args.iou_thr,
-        args.min_count,
-        args.device or get_device(),
-        say=_say,
-    )
+    try:
+        calibrate(
+            args.config,
+            args.checkpoint,
+            args.ann,
+            args.images,
+            args.out,
+            args.level,
+            args.joint,
+            args.spread,
+            args.by_image,
+            args.score_thr,
+            args.iou_thr,
+            args.min_count,
+            args.device or get_device(),
+            say=_say,
+        )
+    except KeyboardInterrupt:
+        _say("what is done is kept; the same command goes on from there")
+        raise
 
 
 def _calibrate_3d(cfg, args: argparse.Namespace) -> None:

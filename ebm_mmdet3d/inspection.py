@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-__all__ = ["BEVMap", "Inspection3D", "inspect_config_3d"]
+__all__ = ["BEVMap", "Inspection3D", "inspect_config_3d", "point_cloud_range"]
 
 POINTS = 2000
 """Random points of the frame that is run."""
@@ -48,6 +48,8 @@ class Inspection3D:
     voxel_size: float | None
     """Metres along x, or None where the config does not tell it."""
     num_classes: int | None
+    trunk: None = None
+    """No head of these detectors has layers that the trunk could start from."""
 
     @property
     def pixel_offset(self) -> float | None:
@@ -90,10 +92,7 @@ class Inspection3D:
                 f"    pixel_offset=0.0,  # the paper's; {self.pixel_offset:.4g} where cells are "
                 "centred on voxels (docs/lidar.md)"
             )
-        lines += [
-            "",
-            "The rest of the config: docs/lidar.md. `fit` and `add-head` take detectors of mmdet.",
-        ]
+        lines += ["", "`python -m ebm_mmdet add-head` writes the whole config, `fit` trains it."]
         return "\n".join(lines)
 
 
@@ -115,14 +114,14 @@ def inspect_config_3d(cfg: Config) -> Inspection3D:
     if model.get("detector") is not None and str(model["type"]).endswith("EBM3DDetector"):
         model = model["detector"]
     init_default_scope("mmdet3d")
-    place = _first(model, "point_cloud_range") or cfg.get("point_cloud_range")
+    place = point_cloud_range(cfg)
     if not place:
         raise ValueError(
             f"{model['type']} has no point_cloud_range: it does not look at LiDAR points from "
             "above, as SECOND, PointPillars and CenterPoint do, and no energy head fits it"
         )
     detector = MODELS.build(ConfigDict(Config(dict(model=model)).to_dict()["model"])).eval()
-    maps = _run(detector, [float(each) for each in place], _point_dimensions(cfg, model))
+    maps = _run(detector, place, _point_dimensions(cfg, model))
     usable = [each for each in maps if each.cell_size]
     if not usable:
         raise ValueError(
@@ -137,10 +136,16 @@ def inspect_config_3d(cfg: Config) -> Inspection3D:
         detector=type(detector).__name__,
         maps=maps,
         chosen=chosen,
-        origin=(float(place[0]), float(place[1])),
+        origin=(place[0], place[1]),
         voxel_size=float(voxel[0]) if isinstance(voxel, (list, tuple)) else None,
         num_classes=_num_classes(detector),
     )
+
+
+def point_cloud_range(cfg: Config) -> list[float] | None:
+    """``(x0, y0, z0, x1, y1, z1)`` of a detector in metres, or None if its config has none."""
+    place = _first(cfg.get("model"), "point_cloud_range") or cfg.get("point_cloud_range")
+    return [float(each) for each in place] if place else None
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from .inferencer import EBMInferencer
 from .inspection import Inspection, inspect_config
 from .interval_calibration import calibrate, fit_intervals
 from .matched_sides import MatchedSides, matched_sides
+from .residual_spread import ResidualSpread, residual_spread
 from .residuals import detector_residuals, matched_residuals
 from .timing import median_milliseconds, take_turns, timed
 from .trained_detector import (
@@ -22,6 +23,7 @@ __all__ = [
     "EBMInferencer",
     "Inspection",
     "MatchedSides",
+    "ResidualSpread",
     "TestImage",
     "TrainingView",
     "add_energy_head",
@@ -42,6 +44,7 @@ __all__ = [
     "matched_sides",
     "median_milliseconds",
     "refine_file",
+    "residual_spread",
     "take_turns",
     "timed",
     "write_energy_config",

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import copy
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.hub import get_config
+from torch import Tensor
 
-from .config_text import Inherited, Noted, plain, render
+from .config_file import write_over
+from .config_text import Inherited, Noted, plain
 from .head_settings import papers_head, schedule, small_head
 from .inspection import Inspection, inner_datasets, inspect_config
+from .residual_spread import residual_spread
 from .whole_images import mixes_images, whole_image_dataset
 
-__all__ = ["add_energy_head", "refuse_3d", "write_energy_config"]
+__all__ = [
+    "add_energy_head",
+    "quieten",
+    "refuse_3d",
+    "settings_around",
+    "write_energy_config",
+]
 
 HOOKS_OF_THE_DETECTOR = (
     "EMAHook",
@@ -34,6 +41,7 @@ def add_energy_head(
     max_iters: int = 10000,
     object_size: float | None = None,
     max_dets: int | None = None,
+    residuals: Tensor | None = None,
 ) -> Config:
     """The config of the same detector, frozen, with an energy head that is trained.
 
@@ -50,17 +58,22 @@ def add_energy_head(
         object_size: usual side of an object in pixels of the network's input; small ones are read
             on a finer map of the backbone as well.
         max_dets: boxes of an image and class that count in the evaluation, if not COCO's 100.
+        residuals: (n, 4) of the detector's boxes on annotated images, from
+            :func:`~ebm_mmdet.apis.detector_residuals`. Noise and steps are scaled to their spread
+            (:func:`~ebm_mmdet.apis.residual_spread`); without them, or with fewer than 20, they
+            are the usual ones.
 
     Raises:
         ValueError: the model predicts no boxes, is an ``EBMDetector`` already, there is no
-            training data that the head could learn from, or ``max_iters`` is below 1.
+            training data that the head could learn from, ``max_iters`` is below 1, or
+            ``residuals`` are not (n, 4).
         RuntimeError: the detector does not run here on a blank image.
     """
     cfg = copy.deepcopy(cfg)
     if checkpoint is None:
         checkpoint = cfg.get("load_from")
-    _, settings = _changes(cfg, checkpoint, max_iters, None, object_size, max_dets)
-    _quieten(cfg.model)
+    _, settings = _changes(cfg, checkpoint, max_iters, None, object_size, max_dets, residuals)
+    quieten(cfg.model)
     cfg.merge_from_dict(plain({**settings, "model": {**settings["model"], "detector": cfg.model}}))
     return cfg
 
@@ -73,6 +86,7 @@ def write_energy_config(
     tuned: Mapping | None = None,
     object_size: float | None = None,
     max_dets: int | None = None,
+    residuals: Tensor | None = None,
 ) -> Path:
     """Write the config of :func:`add_energy_head`, inheriting from the detector's, as a file.
 
@@ -85,6 +99,7 @@ def write_energy_config(
         tuned: settings of the ``EBMDetector`` in place of the usual ones, such as ``refiner``.
         object_size: see :func:`add_energy_head`.
         max_dets: likewise.
+        residuals: likewise.
 
     Returns:
         The path of the file.
@@ -95,60 +110,26 @@ def write_energy_config(
         ValueError: see :func:`add_energy_head`; or the config is in mmengine's new style (Python
             imports), which a text config cannot inherit from.
     """
-    config = os.fspath(config)
-    packaged = "::" in config
-    stem = Path(config.rpartition("::")[2]).stem
-    folder = Path() if packaged else Path(config).parent
-    out = Path(out) if out is not None else folder / f"{stem}_ebm.py"
-    if out.exists():
-        raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
-    cfg = get_config(config) if packaged else Config.fromfile(config)
-    if not packaged and Config._is_lazy_import(config):
-        raise ValueError(
-            f"{config} is a config in mmengine's new style, which the written file could not "
-            "inherit from; use ebm_mmdet.apis.add_energy_head(cfg) and dump the result"
-        )
-    look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned, object_size, max_dets)
-    prelude = ["detector = _base_.model", *_quieten(copy.deepcopy(cfg.model))]
-    base = config if packaged else os.path.relpath(config, out.parent)
-    text = _HEADER.format(
-        detector=look.detector,
-        out=shlex.quote(str(out)),
-        base=_quoted(base if packaged else f"./{base}"),
-    )
-    text += "\n".join(prelude) + "\n\n" + render(settings)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("x", encoding="utf-8") as file:
-        file.write(text)
-    return out
+
+    def changes(cfg: Config):
+        about = object_size, max_dets, residuals
+        look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned, *about)
+        prelude = ["detector = _base_.model", *quieten(copy.deepcopy(cfg.model))]
+        return look.detector, prelude, settings
+
+    return write_over(config, out, ["ebm_mmdet"], changes)
 
 
 def refuse_3d(cfg: Config) -> None:
     """Raise ``ValueError`` for the config of a detector of mmdet3d."""
     if str(cfg.get("default_scope")) == "mmdet3d":
         raise ValueError(
-            "this is the config of a 3D detector, whose head has to be written by hand yet: "
-            "`python -m ebm_mmdet inspect` has the values, docs/lidar.md the rest"
+            "this is the config of a detector of mmdet3d, for which there is ebm_mmdet3d.apis; "
+            "the commands of `python -m ebm_mmdet` choose by themselves"
         )
 
 
-_HEADER = '''"""{detector} with an energy head, written by ebm-mmdet; every number may be changed.
-
-    python tools/train.py {out}
-"""
-
-_base_ = {base}
-
-custom_imports = dict(imports=['ebm_mmdet'], allow_failed_imports=False)
-
-'''
-
-
-def _quoted(text: str) -> str:
-    return repr(os.path.normpath(text) if text.startswith("./../") else text)
-
-
-def _quieten(model: Mapping) -> list[str]:
+def quieten(model: Mapping) -> list[str]:
     """Change the detector's config for a frozen detector; returns the same as lines of a config."""
     lines = []
     preprocessor, backbone = model.get("data_preprocessor"), model.get("backbone")
@@ -168,6 +149,7 @@ def _changes(
     tuned: Mapping | None,
     object_size: float | None,
     max_dets: int | None,
+    residuals: Tensor | None,
 ) -> tuple[Inspection, dict]:
     """What the detector looks like, and the settings to put over its config."""
     refuse_3d(cfg)
@@ -175,6 +157,7 @@ def _changes(
         raise ValueError(
             "the config describes an EBMDetector already; give that of a plain detector"
         )
+    spread = None if residuals is None else residual_spread(residuals)
     if max_iters < 1:
         raise ValueError(f"max_iters={max_iters}; give 1 or more")
     loader = cfg.get("train_dataloader")
@@ -197,7 +180,7 @@ def _changes(
             "type": "EBMDetector",
             "backbone": Noted({}, "not read; lets mmdet's init_detector load this file"),
             "detector": Inherited(cfg.model, "detector"),
-            **(papers_head(look) if look.trunk else small_head(look)),
+            **(papers_head(look, spread) if look.trunk else small_head(look, spread)),
             **(tuned or {}),
         },
         **schedule(look, max_iters),
@@ -210,11 +193,11 @@ def _changes(
             {"_delete_": True, **whole},
             "whole images, without what mixes several of them",
         )
-    settings.update(_around(cfg, max_dets))
+    settings.update(settings_around(cfg, max_dets))
     return look, settings
 
 
-def _around(cfg: Config, max_dets: int | None) -> dict:
+def settings_around(cfg: Config, max_dets: int | None = None) -> dict:
     """Hooks, evaluators and other settings that have to change with the model."""
     settings = {}
     hooks = cfg.get("custom_hooks") or []

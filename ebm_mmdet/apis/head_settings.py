@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from .config_text import Noted
 from .inspection import Inspection
+from .residual_spread import ResidualSpread
 
 __all__ = ["papers_head", "schedule", "small_head"]
+
+SIGMAS = (0.75, 1.5, 3.0)
+"""Of the noise, in units of the spread of the detector's residuals: it reaches where boxes are."""
+PAPERS, SMALL = 0.1, 0.05
+"""Spreads for which the usual noise and steps are right, where none was measured."""
 
 
 def _levels(look: Inspection) -> dict:
@@ -29,21 +35,34 @@ def _levels(look: Inspection) -> dict:
     return {"feature_source": source, "energy_head": head}
 
 
-def papers_head(look: Inspection) -> dict:
-    """``energy_head`` and ``refiner`` of the papers, on the trunk of a two-stage detector."""
+def papers_head(look: Inspection, spread: ResidualSpread | None = None) -> dict:
+    """``energy_head`` and ``refiner`` of the papers, on the trunk of a two-stage detector.
+
+    Args:
+        look: what the detector looks like.
+        spread: of its residuals, by which the papers' noise and steps are scaled.
+    """
     parts = _levels(look)
     scale = look.levels.get("finest_scale")
     parts["energy_head"].update(
         finest_scale=Noted(scale, "boxes of 14 to 28 cells are read on their level"),
         fc_channels=Noted(list(look.trunk), "as in the box head, whose weights the trunk takes"),
-        objective=_nce(127, [0.075, 0.15, 0.3], "those of the papers, in units of the box's size"),
+        objective=_nce(127, PAPERS, spread, "those of the papers, in units of the box's size"),
     )
-    step = Noted([8e-4, 8e-4, 3.2e-3, 3.2e-3], "of cx/w, cy/h, log w, log h, as in the papers")
+    step = Noted(
+        _steps([8e-4, 8e-4, 3.2e-3, 3.2e-3], PAPERS, spread),
+        "of cx/w, cy/h, log w, log h, as in the papers" + _for_the_noise(spread),
+    )
     return {**parts, "refiner": _refiner(step)}
 
 
-def small_head(look: Inspection) -> dict:
-    """``energy_head`` and ``refiner`` for any other detector: all maps, one f for all classes."""
+def small_head(look: Inspection, spread: ResidualSpread | None = None) -> dict:
+    """``energy_head`` and ``refiner`` for any other detector: all maps, one f for all classes.
+
+    Args:
+        look: what the detector looks like.
+        spread: of its residuals, by which noise and steps are scaled.
+    """
     parts = _levels(look)
     parts["energy_head"].update(
         level_rule=Noted("concat", "each box is read on all maps at once"),
@@ -51,12 +70,38 @@ def small_head(look: Inspection) -> dict:
         fc_channels=Noted([256, 256], "wider ones learn small data by heart"),
         class_agnostic=Noted(True, "edges look the same in every class"),
         # The papers lose 0.2 AP with 31 in place of 127; an iteration costs a quarter.
-        objective=_nce(31, [0.0375, 0.075, 0.15], "half of the papers': boxes are close already"),
+        objective=_nce(31, SMALL, spread, "half of the papers': boxes are close already"),
     )
-    return {**parts, "refiner": _refiner(Noted(1e-4, "short, and equal in all coordinates"))}
+    step = Noted(
+        _steps([1e-4], SMALL, spread)[0],
+        "short, and equal in all coordinates" + _for_the_noise(spread),
+    )
+    return {**parts, "refiner": _refiner(step)}
 
 
-def _nce(num_noise: int, sigmas: list[float], comment: str) -> dict:
+def _steps(usual: list[float], nominal: float, spread: ResidualSpread | None) -> list[float]:
+    """Steps that go the same way in units of the spread: λ ∇f scales with its square."""
+    if spread is None:
+        return usual
+    return [_two_digits(each * (spread.value / nominal) ** 2) for each in usual]
+
+
+def _for_the_noise(spread: ResidualSpread | None) -> str:
+    return "" if spread is None else "; scaled with the noise squared"
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
+def _nce(num_noise: int, nominal: float, spread: ResidualSpread | None, comment: str) -> dict:
+    """NCE+ with noise for a measured spread, or for the usual one with a comment that says why."""
+    if spread is not None:
+        comment = (
+            f"{', '.join(f'{each:g}' for each in SIGMAS)} times the spread of the detector's "
+            f"residuals, {spread.value:.3f} on {spread.boxes} boxes"
+        )
+    sigmas = [round(each * (spread.value if spread else nominal), 4) for each in SIGMAS]
     return {
         "type": "NCEObjective",
         "num_noise": Noted(num_noise, "boxes from the noise per object"),

@@ -180,7 +180,9 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
 
 def _build(model: Mapping) -> nn.Module:
     """The detector on the CPU in eval mode, from a copy: mmdet's detectors change their config."""
-    return MODELS.build(ConfigDict(Config(dict(model=model)).to_dict()["model"])).eval()
+    detector = MODELS.build(ConfigDict(Config(dict(model=model)).to_dict()["model"]))
+    detector.eval()  # not returned: mmdet's detectors with a teacher return nothing here
+    return detector
 
 
 def _finer_modules(run: DryRun, source: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from ..models.detectors.side_intervals import (
     SideIntervals,
     attach_intervals,
 )
+from .fitting.folder import check_folder, claim_folder, describe_inputs
 from .inspection import inner_datasets
 from .matched_sides import IOU_THR, SCORE_THR, MatchedSides, matched_sides
 from .trained_detector import load_detector, read_config
@@ -58,6 +61,9 @@ def calibrate(
     no object. Boxes of one image are not independent; with ``by_image`` the probability is exact
     for a random detection of a random image.
 
+    An interrupted call loses half a minute: the same call goes on. What it knows is in a folder
+    beside ``out``, ``NAME_intervals.pth.unfinished``, which is removed at the end.
+
     Args:
         config: of a detector, with an energy head or without.
         checkpoint: its checkpoint; it does not change.
@@ -84,7 +90,7 @@ def calibrate(
         The intervals.
 
     Raises:
-        FileExistsError: ``out`` exists.
+        FileExistsError: ``out`` exists, or an interrupted call to it had other settings.
         FileNotFoundError: there is no such config, checkpoint or annotation file.
         CheckpointError: the checkpoint does not fit.
         ValueError: ``level`` is not in (0, 1), the annotations are those of the training, or too
@@ -98,17 +104,34 @@ def calibrate(
     if out.exists():
         raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
     cfg = read_config(config)
+    kept = out.with_name(f"{out.name}.unfinished")
+    settings = dict(
+        annotations=None if ann_file is None else _digest(Path(ann_file)),
+        images=None if images is None else os.path.abspath(images),
+        level=level,
+        spread=spread,
+        score_thr=score_thr,
+        iou_thr=iou_thr,
+    )
+    wanted = describe_inputs(cfg, checkpoint, settings)
+    check_folder(kept, wanted, "calibration", "--out")
     dataset = _dataset(cfg, ann_file, images)
     model = load_detector(cfg, checkpoint, device)
     attach_intervals(model, None)  # those of an earlier calibration
     _check_classes(model, dataset)
-    sides = matched_sides(model, dataset, level, spread, score_thr, iou_thr, say)
-    if len(sides.residual) < needed:
-        raise ValueError(
-            f"{len(sides.residual)} detections with a score of {score_thr} or more match an object "
-            f"at IoU {iou_thr}; a level of {level} takes {needed} at least. Take more images, or a "
-            "lower level or score"
-        )
+    if claim_folder(kept, wanted, "calibration", "--out"):
+        say(f"going on from {kept}")
+    try:
+        sides = matched_sides(model, dataset, level, spread, score_thr, iou_thr, say, kept)
+        if len(sides.residual) < needed:
+            raise ValueError(
+                f"{len(sides.residual)} detections with a score of {score_thr} or more match an "
+                f"object at IoU {iou_thr}; a level of {level} takes {needed} at least. Take more "
+                "images, or a lower level or score"
+            )
+    except ValueError:
+        shutil.rmtree(kept)  # the next call will have other settings
+        raise
     intervals = fit_intervals(
         sides, len(model.dataset_meta["classes"]), level, joint, by_image, min_count
     )
@@ -123,6 +146,7 @@ def calibrate(
     meta = {**stored.get("meta", {}), META_KEY: intervals.to_meta()}
     with open_atomic(out) as file:
         torch.save(dict(meta=meta, state_dict=stored.get("state_dict", stored)), file)
+    shutil.rmtree(kept)
     say(report(intervals))
     say(f"wrote {out}")
     return intervals
@@ -189,6 +213,11 @@ def report(intervals: SideIntervals) -> str:
             f"(at least {facts['min_count']} {unit})",
         ]
     )
+
+
+def _digest(file: Path) -> str | None:
+    """Of an annotation file; None if it is not there, which is said later."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _check_classes(model: nn.Module, dataset) -> None:

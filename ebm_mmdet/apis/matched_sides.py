@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
+from ..engine import read_checkpoint
 from ..evaluation import match_detections
+from ..files import open_atomic
 from ..models.detectors.side_intervals import relative_spread
 from ..models.side_uncertainty import side_lengths
 from .fitting.image_set import ImageSet
@@ -18,6 +22,7 @@ from .fitting.image_set import ImageSet
 __all__ = ["MatchedSides", "matched_sides"]
 
 SCORE_THR, IOU_THR = 0.3, 0.5
+SAVE_SECONDS = 30.0
 
 
 class MatchedSides(NamedTuple):
@@ -46,6 +51,7 @@ def matched_sides(
     score_thr: float = SCORE_THR,
     iou_thr: float = IOU_THR,
     say: Callable[[str], None] = lambda line: None,
+    folder: Path | None = None,
 ) -> MatchedSides:
     """Run a detector on a data set, and keep the sides of what matches an object.
 
@@ -57,44 +63,90 @@ def matched_sides(
         score_thr: lowest score of a detection.
         iou_thr: smallest IoU with its object.
         say: gets a line now and then.
+        folder: keeps what is known, so that the same call goes on after an interruption. It has to
+            be that of a call with the same arguments.
     """
     images = ImageSet(_KeepsLast(dataset), range(len(dataset)))
     classes = len(model.dataset_meta["classes"])
-    rows: list[tuple[Tensor, ...]] = []
-    for position in range(len(images)):
-        (sample,) = model.test_step(pseudo_collate([images[position]]))
-        found = sample.pred_instances.cpu()
-        if spread is None and len(found):
-            keys = {"box_cov", "box_std", "side_std"}
-            spread = "std" if any(key in found for key in keys) else "size"
-        matched, objects = match_detections(
-            images.coco([position], classes),
-            position,
-            found.bboxes,
-            found.scores,
-            found.labels,
-            range(1, classes + 1),
-            score_thr,
-            iou_thr,
-        )
-        if len(matched):
-            one = found[matched]
-            boxes = one.bboxes.float()
-            rows.append(
-                (
+    kept = _Kept(folder)
+    spread = spread or kept.spread
+    try:
+        for position in range(kept.images, len(images)):
+            (sample,) = model.test_step(pseudo_collate([images[position]]))
+            found = sample.pred_instances.cpu()
+            if spread is None and len(found):
+                keys = {"box_cov", "box_std", "side_std"}
+                spread = "std" if any(key in found for key in keys) else "size"
+            matched, objects = match_detections(
+                images.coco([position], classes),
+                position,
+                found.bboxes,
+                found.scores,
+                found.labels,
+                range(1, classes + 1),
+                score_thr,
+                iou_thr,
+            )
+            row = ()
+            if len(matched):
+                one = found[matched]
+                boxes = one.bboxes.float()
+                row = (
                     (objects - boxes) / side_lengths(boxes),
                     relative_spread(one, spread, level),
                     boxes,
                     one.labels.long(),
                     torch.full((len(matched),), position),
                 )
-            )
-        if (position + 1) % 100 == 0:
-            say(f"{position + 1} of {len(images)} images")
+            kept.add(row, spread)
+            if (position + 1) % 100 == 0:
+                say(f"{position + 1} of {len(images)} images")
+    finally:
+        kept.save()
     none = (torch.zeros(0, 4), torch.zeros(0, 4, 2), torch.zeros(0, 4))
     none = (*none, torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
-    columns = [torch.cat(column) for column in zip(none, *rows)]
+    columns = [torch.cat(column) for column in zip(none, *kept.rows)]
     return MatchedSides(*columns, kind=spread or "size")
+
+
+class _Kept:
+    """What is known of the first images, in files ``part_00000.pth`` of a folder, if there is one.
+
+    Each file has the images since the one before, and is complete or not there at all.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.rows: list[tuple[Tensor, ...]] = []
+        self.images, self.spread = 0, None
+        self._files, self._new, self._saved = 0, [], time.monotonic()
+        while folder is not None and (path := self._path()).exists():
+            part = read_checkpoint(path)
+            if part["first"] != self.images:  # two processes have written here
+                break
+            self.images, self.spread = part["images"], part["spread"]
+            self.rows += [tuple(row) for row in part["rows"]]
+            self._files += 1
+
+    def _path(self) -> Path:
+        return self.folder / f"part_{self._files:05d}.pth"
+
+    def add(self, row: tuple[Tensor, ...], spread: str | None) -> None:
+        """Take the columns of one image, () if nothing matches; saved every half a minute."""
+        self.images, self.spread = self.images + 1, spread
+        self._new.append(row)
+        self.rows += [row] if row else []
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write what is new."""
+        if self.folder is not None and self._new:
+            part = dict(first=self.images - len(self._new), images=self.images, spread=self.spread)
+            with open_atomic(self._path()) as file:
+                torch.save({**part, "rows": [row for row in self._new if row]}, file)
+            self._files, self._new = self._files + 1, []
+        self._saved = time.monotonic()
 
 
 class _KeepsLast:

@@ -69,7 +69,8 @@ def load_detector(
         kept = loaded.get("meta", {}).get("dataset_meta", {})
         meta |= {key.lower(): value for key, value in kept.items() if value}
     model.cfg, model.dataset_meta = cfg, meta
-    return model.to(device).eval()
+    model.to(device).eval()  # not returned: mmdet's detectors with a teacher return nothing here
+    return model
 
 
 def load_frozen_detector(cfg: Config) -> EBMDetector:

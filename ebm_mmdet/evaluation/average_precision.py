@@ -12,15 +12,24 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..box_iou import box_iou
+from .conventions import ConventionCOCOeval, best_convention_iou
 
-__all__ = ["IOU_THRESHOLDS", "METRICS", "MatchedDetections", "coco_results"]
+__all__ = [
+    "IOU_THRESHOLDS",
+    "METRICS",
+    "ClassMatches",
+    "MatchedDetections",
+    "coco_results",
+    "mean_over_matches",
+    "precision_by_threshold",
+]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 METRICS = ("AP", "AP50", "AP75", "AP90", "IoU_TP")
 _COLUMN = {"AP50": 0, "AP75": 5, "AP90": 8}
 
 
-class _Class(NamedTuple):
+class ClassMatches(NamedTuple):
     """Detections of one class by descending score, and the annotations of each image."""
 
     image: np.ndarray  # (D,) index of the image
@@ -44,9 +53,16 @@ class MatchedDetections:
         detections: COCO result records: ``image_id``, ``category_id``, ``bbox`` (x, y, w, h),
             ``score``.
         max_dets: largest number of detections per image and class.
+        conventions: match the better of several right boxes (:mod:`.conventions`).
     """
 
-    def __init__(self, ground_truth: COCO, detections: Sequence[dict], max_dets: int = 100) -> None:
+    def __init__(
+        self,
+        ground_truth: COCO,
+        detections: Sequence[dict],
+        max_dets: int = 100,
+        conventions: bool = False,
+    ) -> None:
         found = COCO()
         found.dataset = {
             "images": ground_truth.dataset["images"],
@@ -58,7 +74,8 @@ class MatchedDetections:
         }
         with contextlib.redirect_stdout(io.StringIO()):
             found.createIndex()
-            evaluation = COCOeval(ground_truth, found, "bbox")
+            kind = ConventionCOCOeval if conventions else COCOeval
+            evaluation = kind(ground_truth, found, "bbox")
             evaluation.params.iouThrs = IOU_THRESHOLDS
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
             evaluation.params.maxDets = [max_dets]
@@ -66,7 +83,7 @@ class MatchedDetections:
         self.image_ids = list(evaluation.params.imgIds)
         records = iter(evaluation.evalImgs)  # class by class, image by image
         self._classes = [
-            _collect([next(records) for _ in self.image_ids], ground_truth, found)
+            _collect([next(records) for _ in self.image_ids], ground_truth, found, conventions)
             for _ in evaluation.params.catIds
         ]
 
@@ -80,18 +97,36 @@ class MatchedDetections:
             (5,) in the order of ``METRICS``; NaN if nothing is annotated.
         """
         weights = np.ones(len(self.image_ids)) if image_weights is None else image_weights
-        table = np.array([_average_precision(c, weights) for c in self._classes])
-        table = table[~np.isnan(table).any(axis=1)]
-        if not len(table):
-            return np.full(len(METRICS), np.nan)
-        per_threshold = table.mean(axis=0)
-        iou = np.concatenate([c.iou for c in self._classes])
-        weight = np.concatenate([weights[c.image] for c in self._classes])
-        weight = np.where(np.isnan(iou), 0, weight)
-        mean_iou = np.nansum(iou * weight) / weight.sum() if weight.sum() else np.nan
-        return np.array(
-            [per_threshold.mean(), *(per_threshold[i] for i in _COLUMN.values()), mean_iou]
-        )
+        ap = precision_by_threshold(self._classes, weights)
+        mean_iou = mean_over_matches(self._classes, weights)
+        return np.array([ap.mean(), *(ap[i] for i in _COLUMN.values()), mean_iou])
+
+
+def precision_by_threshold(classes: Sequence[ClassMatches], weights: np.ndarray) -> np.ndarray:
+    """COCO's AP at each of T thresholds, the mean over the classes that are annotated.
+
+    Args:
+        classes: matches of each class.
+        weights: (I,) of the images, not negative.
+
+    Returns:
+        (T,) in [0, 1]; NaN if no class is annotated.
+    """
+    table = np.array([_average_precision(c, weights) for c in classes])
+    table = table.reshape(-1, len(IOU_THRESHOLDS))
+    table = table[~np.isnan(table).any(axis=1)]
+    return table.mean(axis=0) if len(table) else np.full(len(IOU_THRESHOLDS), np.nan)
+
+
+def mean_over_matches(classes: Sequence[ClassMatches], weights: np.ndarray) -> float:
+    """Mean IoU of the detections that match at the first threshold; NaN if there are none.
+
+    Arguments are those of :func:`precision_by_threshold`.
+    """
+    iou = np.concatenate([c.iou for c in classes])
+    weight = np.concatenate([weights[c.image] for c in classes])
+    weight = np.where(np.isnan(iou), 0, weight)
+    return float(np.nansum(iou * weight) / weight.sum()) if weight.sum() else float("nan")
 
 
 def coco_results(image_id: int, boxes: np.ndarray, scores, labels, category_ids) -> list[dict]:
@@ -107,7 +142,9 @@ def coco_results(image_id: int, boxes: np.ndarray, scores, labels, category_ids)
     ]
 
 
-def _collect(records: list[dict | None], ground_truth: COCO, found: COCO) -> _Class:
+def _collect(
+    records: list[dict | None], ground_truth: COCO, found: COCO, conventions: bool
+) -> ClassMatches:
     empty = np.zeros((len(IOU_THRESHOLDS), 0), dtype=bool)
     scores, images, hits, misses, ious = [np.zeros(0)], [np.zeros(0, int)], [empty], [empty], []
     positives = np.zeros(len(records))
@@ -122,13 +159,17 @@ def _collect(records: list[dict | None], ground_truth: COCO, found: COCO) -> _Cl
         misses.append(~matched & ~ignored)
         for detection, annotation, hit in zip(record["dtIds"], record["dtMatches"][0], hits[-1][0]):
             if hit:
-                pair = found.anns[detection]["bbox"], ground_truth.anns[int(annotation)]["bbox"]
-                ious.append(float(box_iou(*(_corners(box) for box in pair))))
+                box = _corners(found.anns[detection]["bbox"])
+                truth = ground_truth.anns[int(annotation)]
+                if conventions:
+                    ious.append(best_convention_iou(np.array(box), truth))
+                else:
+                    ious.append(float(box_iou(box, _corners(truth["bbox"]))))
             else:
                 ious.append(np.nan)
     # A stable sort, as in COCO: equal scores keep the order of images.
     order = np.argsort(-np.concatenate(scores), kind="mergesort")
-    return _Class(
+    return ClassMatches(
         np.concatenate(images)[order],
         np.concatenate(hits, axis=1)[:, order],
         np.concatenate(misses, axis=1)[:, order],
@@ -137,7 +178,7 @@ def _collect(records: list[dict | None], ground_truth: COCO, found: COCO) -> _Cl
     )
 
 
-def _average_precision(c: _Class, weights: np.ndarray) -> np.ndarray:
+def _average_precision(c: ClassMatches, weights: np.ndarray) -> np.ndarray:
     """(T,) COCO's 101-point AP of one class; NaN if nothing is annotated."""
     total = (weights * c.positives).sum()
     if total == 0:

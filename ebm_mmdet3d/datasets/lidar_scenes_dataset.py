@@ -63,6 +63,10 @@ class LidarScenesDataset(Dataset):
     def __len__(self) -> int:
         return self.num_scenes
 
+    def get_data_info(self, index: int) -> dict:
+        """What is known of a scene before it is rendered: its name, and no annotation."""
+        return {"sample_idx": int(index), "lidar_path": f"scenes://{self.seed}/{index}"}
+
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.num_scenes:
             raise IndexError(f"index {index} is outside 0 .. {self.num_scenes - 1}")
@@ -71,8 +75,7 @@ class LidarScenesDataset(Dataset):
         keep = points_in_boxes(points, scene.boxes).sum(0) >= self.min_points
         box_type, box_mode = get_box_type("LiDAR")
         results = {
-            "sample_idx": int(index),
-            "lidar_path": f"scenes://{self.seed}/{index}",
+            **self.get_data_info(index),
             "num_pts_feats": 4,
             "box_type_3d": box_type,
             "box_mode_3d": box_mode,

@@ -43,6 +43,9 @@ ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in Python takes seconds
 BOXES = 20
 """Boxes that a detector keeps, so that no mask head works for minutes."""
+SMALLEST_FOR_DEFORMABLE = 512
+"""Pixels of the image where a head has deformable convolutions, which refuse a map smaller than
+their kernel: at stride 128 this one has 4 x 4 cells."""
 STEP = 1e-2
 """Step of the refiner: large, because a head without training has a flat f."""
 
@@ -81,6 +84,7 @@ def try_config(cfg: Config) -> dict:
         Exception: whatever the detector or the wrapper raises.
     """
     _without_weights(cfg.model)
+    _find_teacher(cfg.model)
     _few_boxes(cfg.model.get("test_cfg"))
     if cfg.get("train_dataloader") and not cfg.get("test_dataloader"):
         cfg.test_dataloader = copy.deepcopy(cfg.train_dataloader)
@@ -94,7 +98,10 @@ def try_config(cfg: Config) -> dict:
     head = model.energy_head
     classes = cfg.model.energy_head.num_classes
     torch.nn.init.normal_(head.fc_energy.weight, std=1.0)  # else f is flat and no box moves
+    _tame(model.detector)
     size = dry_run(model.detector).size  # not every backbone takes any size
+    if _has_deformable_head(model.detector):
+        size = max(size, SMALLEST_FOR_DEFORMABLE)
     batch = demo_mm_inputs(
         1,
         [(3, size, size)],
@@ -170,6 +177,30 @@ def _without_weights(config) -> None:
     elif isinstance(config, (list, tuple)):
         for value in config:
             _without_weights(value)
+
+
+def _find_teacher(config) -> None:
+    """The teacher's config is named from mmdet's own folder, where this does not run."""
+    teacher = config.get("teacher_config")
+    if isinstance(teacher, str) and not Path(teacher).exists():
+        config["teacher_config"] = str(ZOO.parent / teacher)
+
+
+def _tame(detector: torch.nn.Module) -> None:
+    """Give standardised weights (DetectoRS) the scale that they have before standardisation.
+
+    Loading a checkpoint without ``weight_gamma`` does this. With random weights and frozen
+    batch norms each layer would multiply its input by some 20 to 50, up to infinity.
+    """
+    state = detector.state_dict()
+    kept = {k: v for k, v in state.items() if not k.endswith(("weight_gamma", "weight_beta"))}
+    if len(kept) < len(state):
+        detector.load_state_dict(kept, strict=False)
+
+
+def _has_deformable_head(detector: torch.nn.Module) -> bool:
+    head = getattr(detector, "bbox_head", None)
+    return head is not None and any("Deform" in type(each).__name__ for each in head.modules())
 
 
 def _few_boxes(config) -> None:

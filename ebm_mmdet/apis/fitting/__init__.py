@@ -1,5 +1,5 @@
 """Fit an energy head to a detector within a time, and say whether it pays."""
 
-from .run import fit
+from .run import fit, run_fit
 
-__all__ = ["fit"]
+__all__ = ["fit", "run_fit"]

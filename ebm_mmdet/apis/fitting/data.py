@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from ..inspection import inner_datasets
-from .image_set import ImageSet, image_key
+from .kind import Kind
 
 __all__ = ["FitData", "split_data"]
 
 MOST_TO_TUNE = 200
+MOST_GENERATED = 20000
+"""Items of a data set that makes them, such as one without end; no fit reads more."""
 
 
 @dataclass(frozen=True)
 class FitData:
-    """The three parts of the data."""
+    """The three parts of the data; images may be frames of points."""
 
     train: object
     """The training data set, with its own pipeline and wrappers."""
@@ -33,15 +34,17 @@ class FitData:
     """Number of their annotated boxes."""
     held_out: frozenset[str]
     """Keys of the training images that must not be trained on."""
-    tune: ImageSet
+    tune: Any
     """Training images that are not trained on."""
-    judge: ImageSet
+    judge: Any
     most_objects: int
     """Largest number of annotated boxes in an image."""
     judged_on_training_images: bool
     """There are no validation annotations: ``judge`` is a third part of the training images."""
     notes: list[str]
     """Sentences about the data for the page."""
+    rest: Any = None
+    """The training images that are trained on, as the detector reads them in its test."""
 
     @property
     def max_dets(self) -> int:
@@ -66,55 +69,64 @@ class FitData:
         return float(np.median(sides)) if sides else None
 
 
-def split_data(cfg: Config, seed: int) -> FitData:
+def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
     """Build the data sets of a config and split the training images.
 
     A tenth of the training images with boxes, at most 200, is kept for tuning; of fewer than 50
     images, a fifth. Where the validation set has no annotations, as many are kept for judging.
 
     Args:
-        cfg: config with ``train_dataloader`` for whole images, from ``add_energy_head``.
+        cfg: config with ``train_dataloader`` for whole images, and an energy head.
         seed: seed of the split.
+        kind: of the boxes.
 
     Raises:
         ValueError: there are too few images, labels do not fit the detector's classes, or a data
             set does not tell its images apart.
     """
-    train = _build(cfg.train_dataloader.dataset)
+    nouns = f"{kind.noun}s"
+    train = _build(cfg.train_dataloader.dataset, kind)
     classes = cfg.model.energy_head.num_classes
-    keys, counts = _contents(train, classes, "training")
+    keys, counts = _contents(train, classes, kind, "training")
     order = list(dict.fromkeys(key for key, n in zip(keys, counts) if n))
     loader = cfg.get("val_dataloader") or cfg.get("test_dataloader")
+    pipeline = _test_pipeline(loader, nouns)
     validation, notes, most = None, [], max(counts, default=0)
-    if loader:
-        found = _build(loader.dataset)
-        of_val, count = _contents(found, classes, "validation")
-        if any(count):
-            most = max(most, *count)
-            validation = ImageSet(found, range(len(found)))
-            both = set(of_val) & set(keys)
-            if both:
-                notes.append(
-                    f"{len(both)} of the {len(found)} validation images are training images too: "
-                    "the table flatters all methods that learn."
-                )
+    found = _build(loader.dataset, kind)
+    of_val, count = _contents(found, classes, kind, "validation")
+    if any(count):
+        most = max(most, *count)
+        validation = kind.item_set(found, range(len(found)), cfg)
+        both = set(of_val) & set(keys)
+        if both:
+            notes.append(
+                f"{len(both)} of the {len(found)} validation {nouns} are training {nouns} too: "
+                "the table flatters all methods that learn."
+            )
     parts = 2 if validation is None else 1
     if len(order) < parts + 1:
         raise ValueError(
-            f"the training data has {len(order)} images with boxes; at least {parts + 1} are "
+            f"the training data has {len(order)} {nouns} with boxes; at least {parts + 1} are "
             f"needed: one to train on, one to tune on{', one to judge on' if parts == 2 else ''}. "
-            + ("Annotate more images" if parts == 1 else "The validation set has no annotations")
+            + (f"Annotate more {nouns}" if parts == 1 else "The validation set has no annotations")
         )
     number = len(order) // 5 if len(order) < 50 else len(order) // 10
     number = min(max(number, 1), MOST_TO_TUNE)
     shuffled = [order[i] for i in np.random.default_rng(seed).permutation(len(order))]
     for_tuning, for_judging = set(shuffled[:number]), set()
-    plain = _build(_with_pipeline(cfg.train_dataloader.dataset, _test_pipeline(loader)))
+    plain = _build(kind.plain_dataset(cfg.train_dataloader.dataset, pipeline), kind)
+    plain_keys = [
+        kind.key(plain.get_data_info(index)) for index in range(min(len(plain), len(keys)))
+    ]
+
+    def some(chosen: set[str]):
+        return kind.item_set(plain, _first_of_each(plain_keys, chosen), cfg)
+
     if validation is None:
         for_judging = set(shuffled[number : 2 * number])
-        validation = _some(plain, keys, for_judging)
+        validation = some(for_judging)
         notes.append(
-            f"There are no validation annotations: {number} training images were judged on, which "
+            f"There are no validation annotations: {number} training {nouns} were judged on, which "
             "the head has not seen, but the detector has."
         )
     held_out = frozenset(for_tuning | for_judging)
@@ -126,98 +138,63 @@ def split_data(cfg: Config, seed: int) -> FitData:
         images=len(order) - len(held_out),
         boxes=boxes,
         held_out=held_out,
-        tune=_some(plain, keys, for_tuning),
+        tune=some(for_tuning),
         judge=validation,
         most_objects=most,
         judged_on_training_images=bool(for_judging),
-        notes=notes + _limits(cfg, most),
+        notes=notes + kind.limits(cfg, most),
+        rest=some(set(order) - held_out),
     )
 
 
-def _limits(cfg: Config, most: int) -> list[str]:
-    """What is to be known about images with many objects."""
-    notes = []
-    if most > 100:
-        notes.append(
-            f"Images have up to {most} objects: more than COCO's 100 boxes of an image count."
-        )
-    test_cfg = cfg.model.detector.get("test_cfg") or {}
-    for name, part in (("test_cfg", test_cfg), ("test_cfg.rcnn", test_cfg.get("rcnn") or {})):
-        kept = part.get("max_per_img")
-        if isinstance(kept, int) and 0 < kept < most:
-            notes.append(
-                f"The detector keeps at most {kept} boxes of an image, but images have up to "
-                f"{most} objects: raise model.{name}.max_per_img in its config."
-            )
-    return notes
-
-
-def _build(dataset: Mapping):
-    built = DATASETS.build(copy.deepcopy(dataset))
+def _build(dataset: Mapping, kind: Kind):
+    built = kind.dataset(dataset)
     if hasattr(built, "full_init"):
         built.full_init()
     if not callable(getattr(built, "get_data_info", None)):
         raise ValueError(
-            f"{type(built).__name__} has no get_data_info(index), by which images are told apart "
-            "and annotations read; mmengine's data sets and wrappers have it. Give the data set "
-            "without this wrapper, or add the method"
+            f"{type(built).__name__} has no get_data_info(index), by which {kind.noun}s are told "
+            "apart and annotations read; mmengine's data sets and wrappers have it. Give the data "
+            "set without this wrapper, or add the method"
         )
     return built
 
 
-def _contents(dataset, num_classes: int, kind: str) -> tuple[list[str], list[int]]:
+def _contents(dataset, num_classes: int, kind: Kind, part: str) -> tuple[list[str], list[int]]:
     """Key and number of usable boxes of each item; 1 where only the pipeline knows the boxes."""
-    keys, counts = [], []
+    keys: list[str] = []
+    counts: list[int] = []
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
-        keys.append(image_key(info))
-        instances = info.get("instances")
-        if instances is None:
-            counts.append(1 if _gives_boxes(dataset) else 0)
-            continue
-        usable = [one for one in instances if "bbox" in one and not one.get("ignore_flag", 0)]
-        labels = [one["bbox_label"] for one in usable]
-        if labels and not 0 <= min(labels) <= max(labels) < num_classes:
-            raise ValueError(
-                f"{keys[-1]} of the {kind} data has label {max(labels)}, but the detector has "
-                f"{num_classes} classes; set metainfo.classes of the data set to the detector's"
-            )
-        counts.append(len(usable))
+        number = kind.count(dataset, info, num_classes, part)
+        if number is None and index >= MOST_GENERATED:
+            break
+        keys.append(kind.key(info))
+        counts.append(int(_gives_boxes(dataset, kind)) if number is None else number)
     return keys, counts
 
 
-def _gives_boxes(dataset) -> bool:
+def _gives_boxes(dataset, kind: Kind) -> bool:
     """Whether a data set that generates its images packs boxes; found by its first item."""
     if not hasattr(dataset, "_packs_boxes"):
-        sample = dataset[0]["data_samples"]
-        dataset._packs_boxes = "gt_instances" in sample and "bboxes" in sample.gt_instances
+        dataset._packs_boxes = kind.gives_boxes(dataset[0]["data_samples"])
     return dataset._packs_boxes
 
 
-def _test_pipeline(loader: Mapping | None) -> Sequence[Mapping]:
+def _test_pipeline(loader: Mapping | None, nouns: str) -> Sequence[Mapping]:
     pipeline = inner_datasets(loader["dataset"])[0].get("pipeline") if loader else None
     if not pipeline:
         raise ValueError(
             "the config has no val_dataloader or test_dataloader with a pipeline, by which the "
-            "detector reads its images; add one, its data may be the training images"
+            f"detector reads its {nouns}; add one, its data may be the training {nouns}"
         )
     return pipeline
 
 
-def _with_pipeline(dataset: Mapping, pipeline: Sequence[Mapping]) -> dict:
-    """The same data set with another pipeline in the innermost ones."""
-    if "datasets" in dataset:
-        parts = [_with_pipeline(each, pipeline) for each in dataset["datasets"]]
-        return {**dataset, "datasets": parts}
-    if "dataset" in dataset:
-        return {**dataset, "dataset": _with_pipeline(dataset["dataset"], pipeline)}
-    return {**dataset, "pipeline": list(pipeline)}
-
-
-def _some(dataset, keys: Sequence[str], chosen: set[str]) -> ImageSet:
+def _first_of_each(keys: Sequence[str], chosen: set[str]) -> list[int]:
     """The first item of each chosen image."""
-    first = {}
+    first: dict[str, int] = {}
     for index, key in enumerate(keys):
         if key in chosen:
             first.setdefault(key, index)
-    return ImageSet(dataset, sorted(first.values()))
+    return sorted(first.values())

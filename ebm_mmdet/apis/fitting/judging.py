@@ -6,17 +6,15 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
 
-from ...evaluation import MatchedDetections, bootstrap_weights, paired_bootstrap
-from ...evaluation.average_precision import METRICS
+from ...evaluation import bootstrap_weights, paired_bootstrap
 from ...files import read_json, write_json
-from ...models.detectors import EBMDetector
 from .clock import Clock
-from .detections import Method, coco_records, detect, refine
-from .image_set import ImageSet
+from .detections import Method
+from .kind import Items, Kind, Matched
 
 __all__ = ["Judging", "judge_rows"]
 
@@ -32,6 +30,7 @@ class Judging:
 
     Args:
         folder: folder of the results.
+        kind: of the boxes.
         images: the images.
         num_classes: of the detector.
         seed: seed of the order.
@@ -39,13 +38,19 @@ class Judging:
     """
 
     def __init__(
-        self, folder: Path, images: ImageSet, num_classes: int, seed: int, max_dets: int = 100
+        self,
+        folder: Path,
+        kind: Kind,
+        images: Items,
+        num_classes: int,
+        seed: int,
+        max_dets: int = 100,
     ) -> None:
-        self.folder, self.images, self.num_classes = folder, images, num_classes
-        self.max_dets = max_dets
+        self.folder, self.kind, self.images = folder, kind, images
+        self.num_classes, self.max_dets = num_classes, max_dets
         self.order = np.random.default_rng(seed).permutation(len(images)).tolist()
         self.results: list[dict] = []
-        """One entry per image: position, detector_s, scale_factor, methods (name, s, records)."""
+        """One entry per image: position, detector_s, methods (name, s, records), kind.facts."""
         self._files = 0
         while (stored := read_json(self._path(self._files))) is not None:
             self.results += stored
@@ -56,7 +61,7 @@ class Judging:
 
     def run(
         self,
-        model: EBMDetector,
+        model: Any,
         methods: Sequence[Method],
         seconds: float,
         clock: Clock,
@@ -86,44 +91,48 @@ class Judging:
         self.results += new
         self._files += 1
 
-    def _judge(self, model: EBMDetector, methods: Sequence[Method], position: int) -> dict:
-        image = detect(model, self.images[position], self.max_dets)
+    def _judge(self, model: Any, methods: Sequence[Method], position: int) -> dict:
+        image = self.kind.detect(model, self.images[position], self.max_dets)
         rows = []
         for method in methods:
-            found, seconds = refine(model, method, image)
-            records = coco_records(position, found, self.num_classes)
+            found, seconds = self.kind.refine(model, method, image)
+            records = self.kind.records(position, found, self.num_classes)
             rows.append(dict(name=method.name, s=seconds, records=records))
-        scale = [float(x) for x in image.sample.metainfo.get("scale_factor", (1.0, 1.0))]
-        return dict(position=position, detector_s=image.seconds, scale_factor=scale, methods=rows)
+        facts = self.kind.facts(image)
+        return dict(position=position, detector_s=image.seconds, methods=rows, **facts)
 
-    def truth(self) -> COCO:
-        """Annotations of the images that were judged."""
-        return self.images.coco(sorted(each["position"] for each in self.results), self.num_classes)
+    def matched(self) -> list[Matched]:
+        """The boxes of each method, matched to the annotations of the images that were judged."""
+        results = sorted(self.results, key=lambda each: each["position"])
+        positions = [each["position"] for each in results]
+        return [
+            self.kind.matched(
+                self.images,
+                positions,
+                [each["methods"][k]["records"] for each in results],
+                self.num_classes,
+                self.max_dets,
+            )
+            for k in range(len(results[0]["methods"]))
+        ]
 
 
-def judge_rows(
-    results: Sequence[dict], truth: COCO, seconds: float, seed: int = 0, max_dets: int = 100
-) -> list[dict]:
+def judge_rows(judging: Judging, seconds: float, seed: int = 0) -> list[dict]:
     """The table: metrics in percent, changes against the first row with bootstrap errors, times.
 
     Args:
-        results: of a :class:`Judging`.
-        truth: its annotations.
+        judging: what was judged.
         seconds: time for the bootstrap, from which the number of resamples follows.
         seed: seed of the resampling.
-        max_dets: boxes of an image and class that count.
 
     Returns:
         For each method ``method``, the metrics, ``change_*`` and ``error_*`` (None in the first
         row, and where a metric is not defined), ``ms_per_image`` (detector and method, medians),
         ``resamples``.
     """
+    results, matched = judging.results, judging.matched()
     names = [each["name"] for each in results[0]["methods"]]
     detector = float(np.median([each["detector_s"] for each in results]))
-    matched = []
-    for k in range(len(names)):
-        records = [record for each in results for record in each["methods"][k]["records"]]
-        matched.append(MatchedDetections(truth, records, max_dets))
     ones = np.ones(len(results))
     start = time.perf_counter()
     before = _percent(matched[0], ones)
@@ -145,7 +154,7 @@ def judge_rows(
                     lambda w, each=each: _percent(each, w),
                     weights,
                 )
-        for i, metric in enumerate(METRICS):
+        for i, metric in enumerate(judging.kind.headings):
             row[metric] = _number(values[i])
             row[f"change_{metric}"] = _number(values[i] - before[i]) if k else None
             row[f"error_{metric}"] = None if change is None else _number(change.std[i])
@@ -156,7 +165,7 @@ def judge_rows(
     return rows
 
 
-def _percent(matched: MatchedDetections, weights: np.ndarray) -> np.ndarray:
+def _percent(matched: Matched, weights: np.ndarray) -> np.ndarray:
     return 100 * matched.metrics(weights)
 
 

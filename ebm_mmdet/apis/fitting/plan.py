@@ -5,22 +5,24 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
-from ...models.detectors import EBMDetector
 from ..feature_cache import TrainingView, collate
 from ..timing import timed
 from .data import FitData
-from .detections import Method, detect, refine
+from .detections import Method
+from .kind import Kind
+from .rivals import RIVAL_SHARE
 from .tuning import LEAST_SCORE
-from .views import BOXES, VIEWS, bytes_of, make_view
+from .views import BOXES, VIEWS, bytes_of
 
 __all__ = ["Measured", "Plan", "make_plan", "measure"]
 
 GB = 2**30
-TUNING_PASSES = 20
-"""Settings that are compared, about."""
+TUNING_PASSES = 12
+"""Cost of all settings that are compared, in refinements of ten steps, about."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ class Plan:
     def to_dict(self) -> dict:
         return asdict(self)
 
-    def sentence(self, measured: Measured, data: FitData, cache_gb: float) -> str:
+    def sentence(
+        self, measured: Measured, data: FitData, cache_gb: float, noun: str = "image"
+    ) -> str:
         """What will be done, and how long it will take."""
         size = measured.view_bytes * len(data.indices) / GB
         cache = (
-            f"cached, {size:.2f} GB for each version of the images out of {cache_gb:g} GB"
+            f"cached, {size:.2f} GB for each version of the {noun}s out of {cache_gb:g} GB"
             if self.fits_in_cache
             else f"computed for each batch, since all would need {size:.1f} GB of {cache_gb:g} GB"
         )
@@ -69,8 +73,9 @@ class Plan:
         )
         times = ", ".join(f"{name} {_minutes(value)}" for name, value in parts.items())
         return (
-            f"{data.images} images with {data.boxes} boxes to train on, {self.tune_images} to tune "
-            f"on, {self.judge_images}{share} to judge on. Features are {cache}. Times: {times}."
+            f"{data.images} {noun}s with {data.boxes} boxes to train on, {self.tune_images} to "
+            f"tune on, {self.judge_images}{share} to judge on. Features are {cache}. "
+            f"Times: {times}."
         )
 
 
@@ -79,7 +84,7 @@ def _minutes(seconds: float) -> str:
 
 
 @torch.no_grad()
-def measure(model: EBMDetector, data: FitData) -> Measured:
+def measure(kind: Kind, model: Any, data: FitData) -> Measured:
     """Time one image through all that is done with it; a first image warms up.
 
     Raises:
@@ -87,26 +92,26 @@ def measure(model: EBMDetector, data: FitData) -> Measured:
     """
     usual = Method("measured", model.refiner, model.energy_head, LEAST_SCORE)
     for position in (0, min(1, len(data.tune) - 1)):
-        image = detect(model, data.tune[position], data.max_dets)
-        _, refine_s = refine(model, usual, image)
+        image = kind.detect(model, data.tune[position], data.max_dets)
+        _, refine_s = kind.refine(model, usual, image)
     view = None
     for index in data.indices[:50]:
         start = time.perf_counter()
-        view = make_view(model, data, index)
+        view = kind.view(model, data, index)
         view_s = time.perf_counter() - start
         if view is not None:
             break
     if view is None:
         raise ValueError(
-            "no training image keeps a box through its augmentation; look at the pipeline of "
-            "train_dataloader, and at the annotations"
+            f"no training {kind.noun} keeps a box through its augmentation; look at the pipeline "
+            "of train_dataloader, and at the annotations"
         )
     return Measured(image.seconds, refine_s, view_s, bytes_of(view), _step_seconds(model, view))
 
 
 @torch.enable_grad()
-def _step_seconds(model: EBMDetector, view: TrainingView) -> float:
-    """Time of an iteration of a copy of the energy head, twice: the other head is as large."""
+def _step_seconds(model: Any, view: TrainingView) -> float:
+    """Time of an iteration of a copy of the energy head, and that of the regression head."""
     head = copy.deepcopy(model.energy_head).train()
     device = next(head.parameters()).device
     maps, *targets = collate([view] * VIEWS, -(-BOXES // VIEWS), torch.Generator().manual_seed(0))
@@ -117,7 +122,7 @@ def _step_seconds(model: EBMDetector, view: TrainingView) -> float:
         sum(value for key, value in parts.items() if key.startswith("loss")).backward()
 
     step()  # warms up
-    return 2 * timed(step)[1]
+    return (1 + RIVAL_SHARE) * timed(step)[1]
 
 
 def make_plan(measured: Measured, data: FitData, seconds: float, cache_gb: float) -> Plan:

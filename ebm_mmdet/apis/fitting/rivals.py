@@ -6,7 +6,7 @@ them, and rescales and clips their boxes, as it does with energy refinement.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,10 @@ from ...energy import RefinementResult
 from ...models.box_coding import decode_boxes, encode_boxes
 from ...models.heads import BoxLogDensity, EBMBBoxHead
 
-__all__ = ["BoxRegressor", "FixedOffset", "RegressionStep", "moved_by"]
+__all__ = ["BoxRegressor", "FixedOffset", "RegressionStep", "moved_by", "rival_boxes"]
+
+RIVAL_SHARE = 0.25
+"""Time of a rival's iteration, in those of the energy head, which is what a fit is for."""
 
 
 class BoxRegressor(EBMBBoxHead):
@@ -27,13 +30,16 @@ class BoxRegressor(EBMBBoxHead):
 
     Args:
         energy_head: config of the energy head with which it is compared.
+        num_boxes: boxes around each annotation that it learns from in an iteration; by default as
+            many as the energy head. The time of an iteration is proportional to it.
     """
 
     num_outputs = 4
 
-    def __init__(self, energy_head: dict) -> None:
+    def __init__(self, energy_head: dict, num_boxes: int | None = None) -> None:
         settings = {key: value for key, value in energy_head.items() if key != "type"}
         super().__init__(**{**settings, "num_classes": self.num_outputs, "class_agnostic": False})
+        self.num_boxes = num_boxes
 
     def check_label_range(self, low: int, high: int) -> None:
         """Accept any label: the outputs are coordinates, not classes."""
@@ -49,7 +55,7 @@ class BoxRegressor(EBMBBoxHead):
 
     def jittered(self, gt_boxes: Tensor, batch_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (R, 4) around the annotations (N, 4), their annotations (R, 4) and images (R,)."""
-        number, samples = len(gt_boxes), 1 + self.objective.num_noise
+        number, samples = len(gt_boxes), self.num_boxes or 1 + self.objective.num_noise
         jitter, _ = self.objective.noise.sample(number, samples)
         boxes = decode_boxes(jitter, gt_boxes[:, None]).reshape(-1, 4)
         truth = gt_boxes.repeat_interleave(samples, 0)
@@ -60,6 +66,15 @@ class BoxRegressor(EBMBBoxHead):
         boxes, truth, images = self.jittered(gt_boxes, batch_index)
         found = self.offsets(feats, boxes, images)
         return {"loss_l1": F.l1_loss(found, encode_boxes(truth, boxes))}
+
+
+def rival_boxes(energy_head: Mapping) -> int:
+    """``num_boxes`` of a regressor that takes ``RIVAL_SHARE`` of the energy head's time.
+
+    Args:
+        energy_head: config of the energy head, trained by NCE.
+    """
+    return max(round(RIVAL_SHARE * (1 + energy_head["objective"]["num_noise"])), 1)
 
 
 def moved_by(offsets: Tensor) -> RefinementResult:

@@ -13,22 +13,26 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
+from torch import nn
 
-from ...datasets import use_checked_annotations
 from ...files import read_json
-from ...models.detectors import EBMDetector
-from ..energy_config import add_energy_head, refuse_3d, write_energy_config
 from ..trained_detector import load_weights
 from .clock import Clock
 from .data import split_data
 from .folder import check_folder, claim_folder, describe_inputs
+from .images import Images
+from .kind import Kind
 from .page import table
+from .progress import Progress
+from .residuals import measure_residuals
 from .steps import Steps
 
-__all__ = ["fit"]
+__all__ = ["fit", "run_fit"]
 
 MAX_ITERS = 10000
 """Iterations after which more time would change little."""
+RESIDUALS_SHARE = 0.05
+"""Of the time, at most, for measuring how far the detector's boxes lie from the objects."""
 
 
 def fit(
@@ -69,6 +73,33 @@ def fit(
         FileExistsError: ``out_dir`` has other content or a fit with other settings.
         CheckpointError: the checkpoint does not fit the detector.
     """
+    return run_fit(
+        Images(),
+        config,
+        checkpoint,
+        out_dir,
+        minutes,
+        cache_gb,
+        device,
+        seed,
+        max_iters,
+        say,
+    )
+
+
+def run_fit(
+    kind: Kind,
+    config: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    out_dir: str | os.PathLike | None,
+    minutes: float,
+    cache_gb: float,
+    device: str | None,
+    seed: int,
+    max_iters: int,
+    say: Callable[[str], None],
+) -> dict:
+    """:func:`fit` for a kind of boxes; the other arguments are its own."""
     for name, value in dict(minutes=minutes, cache_gb=cache_gb, max_iters=max_iters).items():
         if not 0 <= value < math.inf or (value == 0 and name != "cache_gb"):
             raise ValueError(f"{name}={value}; give a positive number")
@@ -76,43 +107,54 @@ def fit(
     stem = Path(config.rpartition("::")[2]).stem
     folder = Path(out_dir) if out_dir is not None else Path(f"{stem}_fit")
     plain = get_config(config) if "::" in config else Config.fromfile(config)
-    refuse_3d(plain)
+    kind.refuse(plain)
     settings = dict(minutes=minutes, cache_gb=cache_gb, seed=seed, max_iters=max_iters)
     wanted = describe_inputs(plain, checkpoint, settings)
     check_folder(folder, wanted)
-    done = _finished(folder, say)
+    done = _finished(folder, kind, say)
     if done is not None:
         return done
-    use_checked_annotations()
-    cfg = add_energy_head(plain, checkpoint, max_iters)
-    data = split_data(cfg, seed)
-    about_data = dict(object_size=data.object_size(), max_dets=data.max_dets_beyond_coco)
-    cfg = add_energy_head(plain, checkpoint, max_iters, **about_data)
-    _try_to_write(config, checkpoint, about_data)
+    kind.begin(plain)
+    cfg = kind.add_energy_head(plain, checkpoint, max_iters)
+    data = split_data(cfg, seed, kind)
+    about_data = kind.about_data(data)
+    cfg = kind.add_energy_head(plain, checkpoint, max_iters, **about_data)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Raises now what would be raised at the end: some configs cannot be inherited from.
+        kind.write_config(config, checkpoint, Path(scratch) / "config.py", max_iters, **about_data)
     model = _load(cfg, checkpoint, device)
     resumed = claim_folder(folder, wanted)
     clock = Clock(folder / "clock.json", 60 * minutes)
     say(f"going on in {folder}" if resumed else f"working in {folder}")
-    steps = Steps(cfg, data, model, folder, clock, seed, max_iters, about_data, say)
+    residuals = measure_residuals(
+        kind,
+        model,
+        data,
+        folder / "residuals.json",
+        RESIDUALS_SHARE * 60 * minutes,
+        clock,
+        seed,
+        Progress("measuring the detector", say, clock),
+    )
+    about_data["residuals"] = residuals
+    cfg = kind.add_energy_head(plain, checkpoint, max_iters, **about_data)
+    sigmas = cfg.model.energy_head.objective.noise.sigmas
+    say(f"{len(residuals)} boxes of the detector match an object; noise of the training {sigmas}")
+    steps = Steps(kind, cfg, data, model, folder, clock, seed, max_iters, about_data, say)
     return steps.run(config, checkpoint, stem, cache_gb)
 
 
-def _try_to_write(config: str, checkpoint: Path, about_data: dict) -> None:
-    """Raise now what would be raised at the end: some configs cannot be inherited from."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_energy_config(config, checkpoint, Path(folder) / "config.py", **about_data)
-
-
-def _finished(folder: Path, say: Callable[[str], None]) -> dict | None:
+def _finished(folder: Path, kind: Kind, say: Callable[[str], None]) -> dict | None:
     """The result of a fit that is complete; None if there is none."""
     result = read_json(folder / "result.json")
     if result is None:
         return None
-    say(f"{folder} is complete already.\n\n{table(result['rows'])}\n\n{result['sentence']}")
+    rows = table(result["rows"], kind)
+    say(f"{folder} is complete already.\n\n{rows}\n\n{result['sentence']}")
     return result
 
 
-def _load(cfg: Config, checkpoint: Path, device: str | None) -> EBMDetector:
+def _load(cfg: Config, checkpoint: Path, device: str | None) -> nn.Module:
     """The wrapper with the detector's weights.
 
     Raises:

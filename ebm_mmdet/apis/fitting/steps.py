@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,19 +15,17 @@ from mmengine.config import Config
 from mmengine.runner import set_random_seed
 
 from ...files import open_atomic, read_json, write_json
-from ...models.detectors import EBMDetector
 from ...models.detectors.trunk_init import copy_trunk_from_box_head
 from ..config_text import Noted
-from ..energy_config import write_energy_config
 from ..trained_detector import load_detector
 from .clock import Clock
 from .data import FitData
-from .detections import detect
 from .judging import Judging, judge_rows
-from .page import table, write_page, write_pictures
+from .kind import Kind
+from .page import table, write_page
 from .plan import GB, Measured, Plan, make_plan, measure
 from .progress import Progress
-from .rivals import BoxRegressor
+from .rivals import rival_boxes
 from .training import HeadTraining
 from .tuning import Tuned, tune, tuned_methods
 from .verdict import Circumstances, verdict
@@ -41,6 +40,7 @@ class Steps:
     """The steps of one call of :func:`~ebm_mmdet.apis.fit`.
 
     Args:
+        kind: of the boxes.
         cfg: config with the energy head, from ``add_energy_head``.
         data: the three parts of the data.
         model: the wrapper with the detector's weights.
@@ -48,15 +48,16 @@ class Steps:
         clock: clock of the fit, with its limit.
         seed: seed of training, order and bootstrap.
         max_iters: most iterations of the training.
-        about_data: ``object_size`` and ``max_dets`` of ``write_energy_config``.
+        about_data: arguments of ``kind.write_config``, ``residuals`` among them.
         say: receives lines about what is done.
     """
 
     def __init__(
         self,
+        kind: Kind,
         cfg: Config,
         data: FitData,
-        model: EBMDetector,
+        model: Any,
         folder: Path,
         clock: Clock,
         seed: int,
@@ -64,7 +65,7 @@ class Steps:
         about_data: Mapping,
         say: Callable[[str], None],
     ) -> None:
-        self.about_data = dict(about_data)
+        self.kind, self.about_data = kind, dict(about_data)
         self.cfg, self.data, self.model, self.folder = cfg, data, model, folder
         self.clock, self.seed, self.max_iters, self.say = clock, seed, max_iters, say
         self.num_classes, self.max_dets = cfg.model.energy_head.num_classes, data.max_dets
@@ -82,12 +83,13 @@ class Steps:
     def _plan(self, cache_gb: float) -> Plan:
         stored = read_json(self.folder / "plan.json")
         if stored is None:
-            measured = measure(self.model, self.data)
+            measured = measure(self.kind, self.model, self.data)
             plan = make_plan(measured, self.data, self.clock.left(), cache_gb)
             stored = dict(measured=vars(measured), plan=plan.to_dict())
             write_json(self.folder / "plan.json", stored)
         plan = Plan(**stored["plan"])
-        self.say(plan.sentence(Measured(**stored["measured"]), self.data, cache_gb))
+        measured = Measured(**stored["measured"])
+        self.say(plan.sentence(measured, self.data, cache_gb, self.kind.noun))
         return plan
 
     def _train(self, plan: Plan, cache_gb: float) -> HeadTraining:
@@ -105,9 +107,16 @@ class Steps:
             return training
         progress = Progress("computing features", self.say, self.clock)
         cache_bytes = cache_gb * GB if plan.fits_in_cache else 0.0
-        batches = Batches(self.model, self.data, cache_bytes, plan.cache_s, self.clock, progress)
+        batches = Batches(
+            lambda index: self.kind.view(self.model, self.data, index),
+            self.data.indices,
+            cache_bytes,
+            plan.cache_s,
+            self.clock,
+            progress,
+        )
         if batches.cached:
-            self.say(f"{len(batches.cache)} augmented images in memory")
+            self.say(f"{len(batches.cache)} augmented {self.kind.noun}s in memory")
         # Features that an interrupted call had computed take time again, at the training's expense.
         others = plan.tune_s + plan.judge_s + plan.end_s
         seconds = training.seconds + max(self.clock.left() - others, 0.0)
@@ -119,7 +128,8 @@ class Steps:
 
     def _new_heads(self) -> dict[str, torch.nn.Module]:
         settings = self.cfg.model.energy_head
-        heads = dict(energy=MODELS.build(copy.deepcopy(settings)), l1=BoxRegressor(settings))
+        energy = MODELS.build(copy.deepcopy(settings))
+        heads = dict(energy=energy, l1=self.kind.regressor(settings, rival_boxes(settings)))
         for head in heads.values():
             copy_trunk_from_box_head(self.model.detector, head)
             head.to(next(self.model.parameters()).device)
@@ -137,14 +147,17 @@ class Steps:
         for position in range(plan.tune_images):
             if images and self.clock.used() > until - plan.tune_s / 2:
                 break
-            images.append(_on_cpu(detect(self.model, self.data.tune[position], self.max_dets)))
+            found = self.kind.detect(self.model, self.data.tune[position], self.max_dets)
+            images.append(_on_cpu(found))
             positions.append(position)
         tuned = tune(
+            self.kind,
             self.model,
             dict(heads),
             images,
             self.data.tune,
             positions,
+            self.about_data["residuals"],
             _plain(self.cfg.model.refiner),
             self.num_classes,
             max(until - self.clock.used(), 0.0),
@@ -155,7 +168,7 @@ class Steps:
         write_json(path, tuned.to_dict())
         self.clock.save()
         self.say(
-            f"tuned on {tuned.images} images, {tuned.tried} settings: AP "
+            f"tuned on {tuned.images} {self.kind.noun}s, {tuned.tried} settings: AP "
             f"{100 * tuned.ap_before:.2f} before, {100 * tuned.ap_after:.2f} after, with "
             f"{tuned.refiner}, min_score={tuned.min_score}"
         )
@@ -163,12 +176,18 @@ class Steps:
 
     def _judge(self, plan: Plan, heads: Mapping[str, torch.nn.Module], tuned: Tuned) -> Judging:
         judging = Judging(
-            self.folder / "judging", self.data.judge, self.num_classes, self.seed, self.max_dets
+            self.folder / "judging",
+            self.kind,
+            self.data.judge,
+            self.num_classes,
+            self.seed,
+            self.max_dets,
         )
         seconds = max(self.clock.left() - plan.end_s, 0.0)
         progress = Progress("judging", self.say, self.clock)
-        judging.run(self.model, tuned_methods(dict(heads), tuned), seconds, self.clock, progress)
-        self.say(f"judged on {len(judging.results)} of {len(self.data.judge)} images")
+        methods = tuned_methods(self.kind, dict(heads), tuned)
+        judging.run(self.model, methods, seconds, self.clock, progress)
+        self.say(f"judged on {len(judging.results)} of {len(self.data.judge)} {self.kind.noun}s")
         return judging
 
     def _leave(
@@ -181,18 +200,16 @@ class Steps:
         checkpoint: Path,
         stem: str,
     ) -> dict:
-        rows = judge_rows(
-            judging.results, judging.truth(), 0.6 * plan.end_s, self.seed, self.max_dets
-        )
+        rows = judge_rows(judging, 0.6 * plan.end_s, self.seed)
         found = verdict(rows, self._circumstances(judging, training.iteration, tuned))
         path, weights = self.folder / f"{stem}_ebm.py", self.folder / f"{stem}_ebm.pth"
         if not path.exists():  # else an interrupted call has written it, with the same settings
-            write_energy_config(
+            self.kind.write_config(
                 config,
                 checkpoint,
                 path,
                 max(training.iteration, 1),
-                _tuned_settings(tuned),
+                _tuned_settings(tuned, self.kind.noun),
                 **self.about_data,
             )
         self.model.energy_head = training.heads["energy"]
@@ -201,9 +218,9 @@ class Steps:
         with open_atomic(weights) as file:
             torch.save(dict(state_dict=state, meta=meta), file)
         load_detector(Config.fromfile(path), weights)  # as a user will
-        method = tuned_methods(training.heads, tuned)[-1]
+        method = tuned_methods(self.kind, training.heads, tuned)[-1]
         positions = [each["position"] for each in judging.results[:PICTURES]]
-        pictures = write_pictures(
+        pictures = self.kind.write_pictures(
             self.folder / "pictures",
             self.model,
             method,
@@ -225,18 +242,16 @@ class Steps:
         )
         write_page(
             self.folder / "page.md",
+            self.kind,
             rows,
             found,
             self._facts(training, tuned, judging),
-            [
-                f"python tools/test.py {path} {weights}",
-                f"python -m ebm_mmdet predict {path} {weights} images/ --out-dir out",
-            ],
+            self.kind.commands(path, weights),
             pictures,
         )
         self.clock.save()
         write_json(self.folder / "result.json", result)  # last: it says that all is there
-        self.say(f"{table(rows)}\n\n{found.sentence}")
+        self.say(f"{table(rows, self.kind)}\n\n{found.sentence}")
         self.say(f"{path}, {weights} and {self.folder / 'page.md'} are written")
         return result
 
@@ -244,31 +259,26 @@ class Steps:
         least = "all boxes are refined"
         if tuned.min_score:
             least = f"boxes with a score of at least {tuned.min_score} are refined"
+        noun = self.kind.noun
         complete = "" if tuned.complete else ", for lack of time not all that there are"
         return [
             *self.data.notes,
-            f"{self.data.images} images with {self.data.boxes} boxes to train on, "
+            f"{self.data.images} {noun}s with {self.data.boxes} boxes to train on, "
             f"{training.iteration} iterations in {training.seconds / 60:.1f} min",
-            f"{tuned.images} training images to tune on, kept out of the training: {tuned.tried} "
+            f"{tuned.images} training {noun}s to tune on, kept out of the training: {tuned.tried} "
             f"settings{complete}; AP {100 * tuned.ap_before:.2f} before, "
             f"{100 * tuned.ap_after:.2f} after",
-            f"{len(judging.results)} of {len(self.data.judge)} images to judge on",
-            f"the head reads {' and '.join(self.model.feature_sources)}, strides "
-            f"{', '.join(map(str, self.cfg.model.energy_head.strides))}",
+            f"{len(judging.results)} of {len(self.data.judge)} {noun}s to judge on",
+            self.kind.reads(self.model, self.cfg),
             f"refiner: {tuned.refiner}; {least}",
             f"{self.clock.used() / 60:.1f} min in all, {torch.get_num_threads()} CPU threads, "
             f"{next(self.model.parameters()).device}",
         ]
 
     def _circumstances(self, judging: Judging, iterations: int, tuned: Tuned) -> Circumstances:
-        sides = []
-        finest = min(self.cfg.model.energy_head.strides)
+        sides: list[float] = []
         for each in judging.results[:50]:
-            boxes, _, ignored = self.data.judge.truth(each["position"])
-            boxes = boxes[~ignored]
-            scale = math.sqrt(math.prod(each["scale_factor"]))
-            area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
-            sides += (scale * np.sqrt(area) / finest).tolist()
+            sides += self.kind.object_cells(self.data.judge, each, self.cfg)
         cells = float(np.median(sides)) if sides else math.inf
         return Circumstances(
             self.data.boxes,
@@ -277,11 +287,15 @@ class Steps:
             iterations,
             cells,
             tuning_gain=100 * (tuned.ap_after - tuned.ap_before),
+            noun=self.kind.noun,
+            headings=self.kind.headings,
+            high=self.kind.high,
+            precise_iou=self.kind.precise_iou,
         )
 
 
-def _tuned_settings(tuned: Tuned) -> dict:
-    where = f"tuned on {tuned.images} training images that were kept out of the training"
+def _tuned_settings(tuned: Tuned, noun: str) -> dict:
+    where = f"tuned on {tuned.images} training {noun}s that were kept out of the training"
     return dict(
         refiner=Noted(tuned.refiner, where),
         min_score=Noted(tuned.min_score, "lower boxes stay as they are; tuned likewise"),

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from mmdet.registry import TASK_UTILS
 from torch import Tensor, nn
 
-from ...energy import fit_residual_std
-from ...evaluation import MatchedDetections, match_detections
-from ...models.box_coding import encode_boxes
-from ...models.detectors import EBMDetector
 from .clock import Clock
-from .detections import Detected, Method, coco_records, refine, unrefined
-from .image_set import ImageSet
-from .rivals import FixedOffset, RegressionStep
+from .detections import Detected, Method, unrefined
+from .kind import Items, Kind
 
 __all__ = ["Tuned", "tune", "tuned_methods"]
 
@@ -24,6 +20,7 @@ FEWEST_RESIDUALS = 20
 """With fewer matched boxes no prior is fitted."""
 LEAST_SCORE = 0.05
 """Boxes below it hardly count, and are most of what a detector gives: they are not refined."""
+MOST_SETTINGS = 16
 HARMLESS = 1e-4
 """Loss of AP, of 1, that is accepted for a larger min_score."""
 
@@ -40,7 +37,7 @@ class Tuned:
     step: float
     """Of the regression head: 1 moves by the whole of its offset."""
     offset: list[float]
-    """The constant correction (4,), encoded; zeros if there are too few residuals."""
+    """The constant correction (D,), encoded; zeros if there are too few residuals."""
     residuals: int
     """Number of detections that match an object."""
     images: int
@@ -56,11 +53,13 @@ class Tuned:
 
 
 def tune(
-    model: EBMDetector,
+    kind: Kind,
+    model: Any,
     heads: dict[str, nn.Module],
     images: Sequence[Detected],
-    image_set: ImageSet,
+    image_set: Items,
     positions: Sequence[int],
+    residuals: Tensor,
     base: dict,
     num_classes: int,
     seconds: float,
@@ -71,11 +70,14 @@ def tune(
     """Compare settings by COCO's AP; one kind after the other, each from the best so far.
 
     Args:
+        kind: of the boxes.
         model: the detector.
         heads: ``energy`` and ``l1``, trained.
         images: detections on the images to tune on.
         image_set: the set that they are from.
         positions: position of each in the set.
+        residuals: (n, D) of the detector's boxes, finite, for the prior and the constant
+            correction; see :func:`~ebm_mmdet.apis.fitting.residuals.measure_residuals`.
         base: config of the refiner to begin with, with a ``step_size``.
         num_classes: of the detector.
         seconds: when this time is over, the best setting so far is taken.
@@ -83,40 +85,40 @@ def tune(
         progress: receives the share that is done.
         max_dets: boxes of an image and class that count.
     """
-    truth = image_set.coco(positions, num_classes)
-    residuals = _residuals(images, truth, positions, num_classes)
     enough = len(residuals) >= FEWEST_RESIDUALS
-    offset = residuals.median(0).values if enough else torch.zeros(4)
+    offset = residuals.median(0).values if enough else torch.zeros(kind.dim)
     until = clock.used() + seconds
     count = [0]
 
-    def score(method: Method) -> float:
+    def moved(method: Method) -> list[list[dict]]:
+        """Records of each image."""
         count[0] += 1
-        records = []
-        for position, image in zip(positions, images):
-            found, _ = refine(model, method, image)
-            records += coco_records(position, found, num_classes)
-        value = float(MatchedDetections(truth, records, max_dets).metrics()[0])
-        progress(min(count[0] / 20, 1.0))
+        found = [kind.refine(model, method, image)[0] for image in images]
+        progress(min(count[0] / MOST_SETTINGS, 1.0))
+        return [kind.records(*each, num_classes) for each in zip(positions, found)]
+
+    def score(found: Sequence[Sequence[dict]]) -> float:
+        matched = kind.matched(image_set, positions, found, num_classes, max_dets)
+        value = float(matched.metrics()[0])
         return value if value == value else 0.0  # NaN: nothing is annotated
 
-    low = least = least_score(images, len(truth.anns))
-    before = score(unrefined(heads["energy"]))
-    step = max((1.0, 0.5), key=lambda s: score(_regression(heads["l1"], s, low)))
-    best, best_ap, complete = dict(base), -1.0, True
-    for settings in _rounds(base, residuals if enough else None):
+    low = least = least_score(kind, images, kind.num_objects(image_set, positions))
+    unmoved = moved(unrefined(heads["energy"]))
+    before = score(unmoved)
+    step = max((1.0, 0.5), key=lambda s: score(moved(_regression(kind, heads["l1"], s, low))))
+    best, best_found, best_ap, complete = dict(base), unmoved, -1.0, True
+    for settings in _rounds(base, kind.prior(residuals) if enough else None):
         for each in settings(best):
             if clock.used() > until and best_ap >= 0:
                 complete = False
                 break
-            ap = score(_energy(heads["energy"], each, low))
+            found = moved(_energy(heads["energy"], each, low))
+            ap = score(found)
             if ap > best_ap:
-                best, best_ap = each, ap
+                best, best_found, best_ap = each, found, ap
     for candidate in (0.1, 0.2, 0.3):
-        if clock.used() > until:
-            complete = False
-            break
-        ap = score(_energy(heads["energy"], best, candidate))
+        count[0] += 1
+        ap = score([_moved_above(candidate, *each) for each in zip(best_found, unmoved)])
         if ap < best_ap - HARMLESS:
             break
         low, best_ap = candidate, max(ap, best_ap)
@@ -135,7 +137,15 @@ def tune(
     )
 
 
-def _rounds(base: dict, residuals: Tensor | None) -> Iterator[Callable[[dict], list[dict]]]:
+def _moved_above(min_score: float, moved: Sequence[dict], unmoved: Sequence[dict]) -> list[dict]:
+    """What a refinement with this ``min_score`` gives: boxes do not influence each other."""
+    pairs = zip(moved, unmoved)
+    return [after if before["score"] >= min_score else before for after, before in pairs]
+
+
+def _rounds(
+    base: dict, prior: tuple[list[float], list[float] | None] | None
+) -> Iterator[Callable[[dict], list[dict]]]:
     """Functions from the best setting so far to the next ones to try."""
     size = base["step_size"]
 
@@ -143,26 +153,26 @@ def _rounds(base: dict, residuals: Tensor | None) -> Iterator[Callable[[dict], l
         return [factor * x for x in size] if isinstance(size, (list, tuple)) else factor * size
 
     yield lambda best: [{**base, "step_size": scaled(f)} for f in (1.0, 0.25, 4.0)]
-    # A spread of zero, of a detector whose boxes are the annotations, gives no prior.
-    if residuals is not None and (residuals != 0).any(0).all():
-        std = [float(value) for value in fit_residual_std(residuals, robust=None)]
+    if prior is not None:
+        std, bias = prior
         plain = {key: value for key, value in base.items() if key != "step_size"}
         yield lambda best: [
             {**plain, "prior": dict(std=std, scale=round(k**0.5, 4))}
             for k in (1 / 32, 1 / 8, 1 / 2, 2)
         ]
-        median = [float(value) for value in residuals.median(0).values]
         yield (
             lambda best: (
-                [{**best, "prior": {**best["prior"], "bias": median}}] if "prior" in best else []
+                [{**best, "prior": {**best["prior"], "bias": bias}}]
+                if "prior" in best and bias is not None
+                else []
             )
         )
     yield lambda best: [{**best, "num_steps": n} for n in (5, 20)]
 
 
-def least_score(images: Sequence[Detected], objects: int) -> float:
+def least_score(kind: Kind, images: Sequence[Detected], objects: int) -> float:
     """``LEAST_SCORE``, or 0 if fewer boxes than there are objects have such a score."""
-    boxes = sum(int((one.sample.pred_instances.scores >= LEAST_SCORE).sum()) for one in images)
+    boxes = sum(int((kind.scores(one) >= LEAST_SCORE).sum()) for one in images)
     return LEAST_SCORE if boxes >= objects else 0.0
 
 
@@ -170,30 +180,16 @@ def _energy(head: nn.Module, refiner: dict, min_score: float) -> Method:
     return Method("energy head", TASK_UTILS.build(dict(refiner)), head, min_score)
 
 
-def _regression(head: nn.Module, step: float, min_score: float) -> Method:
-    return Method("regression head", RegressionStep(head, step), head, min_score)
+def _regression(kind: Kind, head: nn.Module, step: float, min_score: float) -> Method:
+    return Method("regression head", kind.regression_step(head, step), head, min_score)
 
 
-def tuned_methods(heads: dict[str, nn.Module], tuned: Tuned) -> list[Method]:
+def tuned_methods(kind: Kind, heads: dict[str, nn.Module], tuned: Tuned) -> list[Method]:
     """The rows of the table: detector, constant correction, regression head, energy head."""
-    offset = FixedOffset(torch.tensor(tuned.offset))
+    offset = kind.fixed_offset(torch.tensor(tuned.offset))
     return [
         unrefined(heads["energy"]),
         Method("constant correction", offset, heads["energy"]),
-        _regression(heads["l1"], tuned.step, tuned.least_score),
+        _regression(kind, heads["l1"], tuned.step, tuned.least_score),
         _energy(heads["energy"], tuned.refiner, tuned.min_score),
     ]
-
-
-def _residuals(images, truth, positions: Sequence[int], num_classes: int) -> Tensor:
-    """(n, 4) truth minus detection, encoded, of detections that match an object."""
-    rows = [torch.zeros(0, 4)]
-    for position, image in zip(positions, images):
-        found = image.sample.pred_instances.cpu()
-        boxes = found.bboxes.float()
-        matched, objects = match_detections(
-            truth, position, boxes, found.scores, found.labels, range(1, num_classes + 1)
-        )
-        rows.append(encode_boxes(objects, boxes[matched]))
-    residuals = torch.cat(rows)
-    return residuals[residuals.isfinite().all(1)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 __all__ = ["Circumstances", "Verdict", "verdict"]
 
@@ -16,8 +16,6 @@ FEW_BOXES = 500
 FEW_ITERATIONS = 500
 FEWEST_JUDGED = 10
 """Images below which a bootstrap error means little."""
-PRECISE_IOU = 92.0
-"""Mean IoU of matched boxes, percent, from which a detector counts as precise as annotations."""
 CELLS = 3.0
 """Side of an object in cells of the finest map, below which its sides share cells."""
 
@@ -37,6 +35,13 @@ class Circumstances:
     """Median side of an object in cells of the finest map that the head reads."""
     tuning_gain: float = math.inf
     """Points of AP that the best setting gains on the images to tune on."""
+    noun: str = "image"
+    headings: Mapping[str, str] = field(default_factory=dict)
+    """Names of metrics where they differ from those of the table's rows."""
+    high: str = "AP90"
+    """The metric at a high IoU that is named too."""
+    precise_iou: float = 92.0
+    """Mean IoU of matched boxes in percent from which a detector is as precise as annotations."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +71,22 @@ def verdict(rows: Sequence[dict], around: Circumstances) -> Verdict:
     if gain is None or error is None or around.judged < FEWEST_JUDGED:
         return Verdict(
             False,
-            f"Nothing can be said from {around.judged} judged images; at least {FEWEST_JUDGED}, "
-            "with annotations, are needed.",
-            ["too few images to judge on"],
+            f"Nothing can be said from {around.judged} judged {around.noun}s; at least "
+            f"{FEWEST_JUDGED}, with annotations, are needed.",
+            [f"too few {around.noun}s to judge on"],
         )
-    change = f"AP {gain:+.2f} ± {error:.2f}{_high(energy)}, for {cost:.1f} ms more per image"
+    ap = around.headings.get("AP", "AP")
+    change = (
+        f"{ap} {gain:+.2f} ± {error:.2f}{_high(energy, around)}, for {cost:.1f} ms more per "
+        f"{around.noun}"
+    )
     enough = gain > SURE * error and gain > LEAST_GAIN
     if enough and around.tuning_gain > 0:
         rival = max(constant, regression, key=lambda row: row["AP"])
         behind = ""
         if rival["AP"] >= energy["AP"]:
             behind = (
-                f" The {rival['method']} does as well: AP {rival['change_AP']:+.2f} at "
+                f" The {rival['method']} does as well: {ap} {rival['change_AP']:+.2f} at "
                 f"{rival['ms_per_image'] - detector['ms_per_image']:.1f} ms."
             )
         return Verdict(True, f"Refinement pays: {change}.{behind}", [])
@@ -85,16 +94,17 @@ def verdict(rows: Sequence[dict], around: Circumstances) -> Verdict:
     text = "; ".join(reasons) or "none of the usual reasons is seen; try a longer time"
     if enough:
         change += (
-            f"; but no setting was better than the detector on the images to tune on (AP "
+            f"; but no setting was better than the detector on the {around.noun}s to tune on ({ap} "
             f"{around.tuning_gain:+.2f})"
         )
     return Verdict(False, f"Refinement does not pay: {change}. Seen: {text}.", reasons)
 
 
-def _high(row: dict) -> str:
-    if row["change_AP90"] is None:
+def _high(row: dict, around: Circumstances) -> str:
+    change, error = row[f"change_{around.high}"], row[f"error_{around.high}"]
+    if change is None:
         return ""
-    return f" (AP90 {row['change_AP90']:+.2f} ± {row['error_AP90'] or 0:.2f})"
+    return f" ({around.headings.get(around.high, around.high)} {change:+.2f} ± {error or 0:.2f})"
 
 
 def _reasons(detector: dict, around: Circumstances) -> list[str]:
@@ -103,9 +113,10 @@ def _reasons(detector: dict, around: Circumstances) -> list[str]:
         reasons.append(f"too little training ({around.iterations} iterations; give more minutes)")
     if around.boxes < FEW_BOXES:
         reasons.append(
-            f"too few annotations ({around.boxes} boxes in {around.images} images to train on)"
+            f"too few annotations ({around.boxes} boxes in {around.images} {around.noun}s to train "
+            "on)"
         )
-    if detector["IoU_TP"] is not None and detector["IoU_TP"] >= PRECISE_IOU:
+    if detector["IoU_TP"] is not None and detector["IoU_TP"] >= around.precise_iou:
         reasons.append(
             "the detector is about as precise as annotations are (mean IoU of matched boxes "
             f"{detector['IoU_TP']:.1f} %)"

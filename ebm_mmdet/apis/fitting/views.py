@@ -53,8 +53,9 @@ class Batches:
     """Draws batches of a detector's features, boxes and labels.
 
     Args:
-        model: the detector with an energy head; only the detector runs.
-        data: which images may be trained on.
+        view: makes the features and boxes of an augmented training image of this index, or None if
+            it cannot be trained on.
+        indices: of the images that may be trained on.
         cache_bytes: memory for cached features; with less than one version of each image needs,
             features are computed for every batch.
         seconds: time for filling the cache. If it ends before every image is in it once, features
@@ -65,24 +66,24 @@ class Batches:
 
     def __init__(
         self,
-        model: EBMDetector,
-        data: FitData,
+        view: Callable[[int], TrainingView | None],
+        indices: Sequence[int],
         cache_bytes: float,
         seconds: float,
         clock: Clock,
         progress: Callable[[float], None] = lambda share: None,
     ) -> None:
-        self.model, self.data = model, data
+        self.view, self.indices = view, list(indices)
         self.cache: list[TrainingView] = []
         self._fill(cache_bytes, clock.used() + seconds, clock, progress)
 
     def _fill(self, cache_bytes: float, until: float, clock: Clock, progress) -> None:
-        one_of_each, used = len(self.data.indices), 0
-        order = self.data.indices * MOST_VERSIONS
+        one_of_each, used = len(self.indices), 0
+        order = self.indices * MOST_VERSIONS
         for done, index in enumerate(order):
             if clock.used() > until and done >= 1:
                 break
-            view = make_view(self.model, self.data, index)
+            view = self.view(index)
             if view is not None:
                 size = bytes_of(view)
                 if used + size > cache_bytes or (done == 0 and size * one_of_each > cache_bytes):
@@ -117,8 +118,8 @@ class Batches:
     def _fresh(self, generator: torch.Generator, number: int = VIEWS // 2) -> list[TrainingView]:
         views, tries = [], 0
         while len(views) < number and tries < 50 * number:
-            pick = int(torch.randint(len(self.data.indices), (1,), generator=generator))
-            view = make_view(self.model, self.data, self.data.indices[pick])
+            pick = int(torch.randint(len(self.indices), (1,), generator=generator))
+            view = self.view(self.indices[pick])
             tries += 1
             if view is not None:
                 views.append(view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ebm_mmdet.energy import RefinementResult, Refiner
+from ebm_mmdet.energy import RefineChosen, RefinementResult, Refiner
 from ebm_mmdet.models.detectors.detector_wrapper import DetectorWrapper, detector_covariance
 
 from ..connected_zero import connected_zero
@@ -64,10 +65,13 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         train_cfg: refused unless empty, because only the wrapped detector has one.
         test_cfg: likewise.
         init_cfg: mmengine's.
+        min_score: detections below this score are evaluated, but not moved. Not for a refiner that
+            samples.
 
     Raises:
         ValueError: the detector has no module of the name ``feature_source``, ``bn_train_mode`` is
-            set for a detector that is not frozen, or ``train_cfg`` or ``test_cfg`` is given.
+            set for a detector that is not frozen, ``train_cfg`` or ``test_cfg`` is given, or
+            ``min_score`` is negative or not finite.
 
     Source: Gustafsson et al., "Accurate 3D Object Detection using Energy-Based Models", CVPR
     Workshops 2021 (2012.04634), algorithm 1.
@@ -88,15 +92,20 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
+        min_score: float = 0.0,
     ) -> None:
         if bn_train_mode and not freeze_detector:
             raise ValueError(
                 "bn_train_mode=True is for a frozen detector; with freeze_detector=False its "
                 "batch normalisations are in training mode anyway"
             )
+        if not 0 <= min_score < math.inf:
+            raise ValueError(
+                f"min_score={min_score}; give the lowest score of a box to refine, 0 for all"
+            )
         inner = MODELS.build(ConfigDict(detector))
         super().__init__(data_preprocessor or inner.data_preprocessor, init_cfg)
-        self.bn_train_mode = bn_train_mode
+        self.bn_train_mode, self.min_score = bn_train_mode, float(min_score)
         self.wrap(inner, feature_source, freeze_detector, train_cfg, test_cfg)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
@@ -237,15 +246,22 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
             samples: data samples with predictions, in the coordinates of the map.
             refiner: the refiner of this call, instead of the model's own.
                 :func:`~ebm_mmdet.energy.evaluate_only` leaves the boxes where they are.
+
+        Raises:
+            ValueError: ``min_score`` is set, and the refiner samples.
         """
         if not samples:
             return samples
         found = [sample.pred_instances_3d for sample in samples]
+        refiner = refiner or self.refiner
+        if self.min_score > 0 and refiner is not None:
+            scores = torch.cat([each.scores_3d for each in found])
+            refiner = RefineChosen(refiner, scores >= self.min_score)
         references, results = self.find_modes(
             feats,
             [each.bboxes_3d.tensor[:, :7] for each in found],
             [each.labels_3d for each in found],
-            refiner or self.refiner,
+            refiner,
             [detector_covariance(each) for each in found],
         )
         for sample, reference, result in zip(samples, references, results):
@@ -264,6 +280,11 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         instances.bboxes_3d = instances.bboxes_3d.new_box(torch.cat((seven, boxes[:, 7:]), dim=1))
         instances.log_density = result.log_density
         instances.accepted_steps = result.accepted.long()
+        if result.modes is not None:
+            others = self._export((reference.unsqueeze(1) + result.modes[:, 1:]).flatten(0, 1))
+            others = others.view(len(seven), -1, 7).to(seven)
+            instances.modes = torch.cat((seven.unsqueeze(1), others), dim=1)
+            instances.mode_mass = result.mode_mass
         if result.covariance is not None:
             instances.box_cov = result.covariance
             instances.box_std = result.covariance.diagonal(dim1=1, dim2=2).sqrt()

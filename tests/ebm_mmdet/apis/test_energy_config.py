@@ -82,6 +82,30 @@ def test_every_number_has_a_comment(tmp_path):
     assert max(map(len, lines)) <= 100
 
 
+@pytest.mark.parametrize("detector", [TWO_STAGE, ONE_STAGE], ids=["two_stage", "one_stage"])
+def test_residuals_scale_noise_and_steps(tmp_path, detector):
+    project = make_project(tmp_path / "a", detector)
+    cfg = Config.fromfile(project / "my_detector.py")
+
+    def made(residuals):
+        model = add_energy_head(cfg, "x.pth", residuals=residuals).model
+        return np.array(model.energy_head.objective.noise.sigmas), np.array(model.refiner.step_size)
+
+    usual = 0.1 if detector is TWO_STAGE else 0.05
+    sigmas, steps = made(None)
+    np.testing.assert_allclose(sigmas, usual * np.array([0.75, 1.5, 3.0]))
+    signs = torch.tensor([1.0, -1.0]).repeat(20)[:, None].expand(40, 4)
+    for factor in (0.5, 1.0, 1.5):  # where residuals are ±c, the spread is c
+        of_noise, of_steps = made(factor * usual * signs)
+        np.testing.assert_allclose(of_noise, factor * sigmas, rtol=1e-2)
+        np.testing.assert_allclose(of_steps, factor**2 * steps, rtol=0.05)
+    # With too few boxes, the usual ones.
+    for ours, expected in zip(made(signs[:19]), (sigmas, steps)):
+        np.testing.assert_array_equal(ours, expected)
+    path = write_energy_config(project / "my_detector.py", "x.pth", residuals=usual * signs)
+    assert f"times the spread of the detector's residuals, {usual:.3f} on 40" in path.read_text()
+
+
 def test_the_users_config_does_not_change(tmp_path):
     project = make_project(tmp_path / "a", ONE_STAGE)
     cfg = Config.fromfile(project / "my_detector.py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from pathlib import Path
@@ -28,6 +29,9 @@ from ebm_mmdet.energy import expected_coverage
 from ebm_mmdet.engine.stored_intervals import StoredIntervalsHook, model_digest
 from tests.ebm_mmdet.apis.noisy_oracle import CLASSES, CONFIG, NoisyOracle
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
+
+sides_module = importlib.import_module("ebm_mmdet.apis.matched_sides")
+"""The package has a function of the same name."""
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +161,51 @@ def test_refusals_come_before_the_work(oracle, tmp_path):
     )
     with pytest.raises(ValueError, match=r"classes are \['a'\], and those of the data set"):
         calibrate(config, other)
-    assert not list(oracle.glob("*_intervals.pth"))
+    assert not list(oracle.glob("*_intervals.pth*"))
+
+
+def test_an_interrupted_calibration_goes_on(oracle, tmp_path, monkeypatch):
+    """Killed twice, with what half a minute loses; the bounds are those of a call in one piece."""
+    config, weights, out = oracle / "calibration.py", oracle / "best.pth", tmp_path / "a b.pth"
+    whole = calibrate(config, weights, out=tmp_path / "whole.pth")
+    real, positions, stops = sides_module.match_detections, [], []
+
+    def interrupted(truth, position, *rest):
+        positions.append(position)
+        if position in stops:
+            raise KeyboardInterrupt
+        return real(truth, position, *rest)
+
+    monkeypatch.setattr(sides_module, "match_detections", interrupted)
+    for stops[:] in ([0], [40], [41]):
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(config, weights, out=out)
+    assert positions == [0, *range(41), 40, 41]
+    unfinished = tmp_path / "a b.pth.unfinished"
+    parts = sorted(unfinished.glob("part_*.pth"))
+    assert len(parts) == 2
+    with pytest.raises(FileExistsError, match="calibration with another level; give a new --out"):
+        calibrate(config, weights, out=out, level=0.8)
+    stops.clear()
+    lines = []
+    found = calibrate(config, weights, out=out, say=lines.append)
+    assert positions[-49:] == list(range(41, 90))
+    assert f"going on from {unfinished}" in lines
+    assert torch.equal(found.bounds, whole.bounds)
+    assert found.facts == whole.facts
+    assert not unfinished.exists()
+
+
+def test_a_part_of_another_process_is_not_read(oracle, tmp_path):
+    cfg = Config.fromfile(oracle / "calibration.py")
+    model = load_detector(cfg, oracle / "best.pth")
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    expected = matched_sides(model, dataset, 0.8)
+    foreign = dict(first=7, images=50, spread="std", rows=[])
+    torch.save(foreign, tmp_path / "part_00000.pth")
+    found = matched_sides(model, dataset, 0.8, folder=tmp_path)
+    assert torch.equal(found.residual, expected.residual)
+    assert torch.equal(matched_sides(model, dataset, 0.8, folder=tmp_path).image, expected.image)
 
 
 @pytest.fixture(scope="module")

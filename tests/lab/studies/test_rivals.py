@@ -10,7 +10,7 @@ pytest.importorskip("mmdet", reason="needs mmdet, which `make test` installs")
 from mmdet.registry import MODELS
 
 import ebm_mmdet  # noqa: F401
-from ebm_mmdet.apis.fitting.rivals import BoxRegressor, FixedOffset, RegressionStep
+from ebm_mmdet.apis.fitting.rivals import BoxRegressor, FixedOffset, RegressionStep, rival_boxes
 from ebm_mmdet.energy import RefineChosen
 from ebm_mmdet.models import covariance_to_side_std
 from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
@@ -113,6 +113,18 @@ def test_a_learned_proposal_has_the_head_and_the_noise_of_the_recipe(neck, beta)
     losses["loss_energy"].backward()
     assert head.proposal[2].weight.grad.abs().sum() > 0
     assert settings["objective"] == objective
+
+
+def test_the_rival_of_a_fit_learns_from_a_quarter_of_the_boxes(neck, monkeypatch) -> None:
+    asked, real = [], BoxRegressor.offsets
+    monkeypatch.setattr(
+        BoxRegressor, "offsets", lambda self, *a: asked.append(len(a[1])) or real(self, *a)
+    )
+    for num_boxes in (None, rival_boxes(HEAD)):
+        regressor = BoxRegressor(HEAD, num_boxes)
+        regressor.loss(regressor.prepare(neck), GT, IMAGE, LABELS)["loss_l1"].backward()
+    assert asked == [16 * len(GT), 4 * len(GT)]
+    assert rival_boxes({"objective": {"num_noise": 1}}) == 1
 
 
 def test_a_regressor_leaves_boxes_of_any_class_alone(neck) -> None:

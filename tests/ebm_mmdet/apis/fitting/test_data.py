@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 
 from ebm_mmdet.apis import add_energy_head
 from ebm_mmdet.apis.fitting.data import split_data
+from ebm_mmdet.apis.fitting.images import Images
 from ebm_mmdet.datasets import use_checked_annotations
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
 
@@ -28,7 +29,8 @@ def split(lines=""):
     """The split of the project's data after more lines of its config."""
     with open("changed.py", "w", encoding="utf-8") as file:
         file.write(f"_base_ = './my_detector.py'\n{lines}\n")
-    return split_data(add_energy_head(Config.fromfile("changed.py"), "epoch_12.pth"), seed=0)
+    cfg = add_energy_head(Config.fromfile("changed.py"), "epoch_12.pth")
+    return split_data(cfg, 0, Images())
 
 
 def edit(change):

@@ -7,17 +7,20 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import nn
 
 from ebm_mmdet.apis.feature_cache import TrainingView
-from ebm_mmdet.apis.fitting import detections, judging
+from ebm_mmdet.apis.fitting import detections, tuning
 from ebm_mmdet.apis.fitting.clock import Clock
 from ebm_mmdet.apis.fitting.data import FitData
-from ebm_mmdet.apis.fitting.detections import Detected
+from ebm_mmdet.apis.fitting.detections import Detected, Method
 from ebm_mmdet.apis.fitting.image_set import ImageSet
+from ebm_mmdet.apis.fitting.images import Images
 from ebm_mmdet.apis.fitting.judging import Judging, judge_rows
+from ebm_mmdet.apis.fitting.residuals import measure_residuals
 from ebm_mmdet.apis.fitting.training import HeadTraining, learning_rate_factor
 from ebm_mmdet.apis.fitting.tuning import tune, tuned_methods
 from ebm_mmdet.apis.fitting.views import Batches
@@ -116,16 +119,11 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path, clock):
 
 
 @pytest.mark.parametrize(("gigabytes", "cached"), [(10 * 48 / 2**30, 10), (3 * 48 / 2**30, 0)])
-def test_features_are_cached_if_one_version_of_all_fits(monkeypatch, clock, gigabytes, cached):
-    from ebm_mmdet.apis.fitting import views
-
+def test_features_are_cached_if_one_version_of_all_fits(clock, gigabytes, cached):
     view = TrainingView(
         (torch.zeros(3, 2, 2),), torch.ones(2, 4), torch.zeros(2).long()
     )  # 48 bytes
-    monkeypatch.setattr(views, "make_view", lambda model, data, index: view)
-    nothing = dict(images=5, boxes=5, held_out=frozenset(), tune=None, judge=None, most_objects=2)
-    data = FitData(None, [0, 1, 2, 3, 4], judged_on_training_images=False, notes=[], **nothing)
-    batches = Batches(None, data, gigabytes * 2**30, 1e9, clock)
+    batches = Batches(lambda index: view, range(5), gigabytes * 2**30, 1e9, clock)
     assert len(batches.cache) == cached
     maps, boxes, index, labels = batches.draw(torch.Generator().manual_seed(0))
     assert len(boxes) == len(index) == len(labels) == 2 * len(maps[0])
@@ -137,6 +135,8 @@ TRUTH = [torch.tensor([[20.0, 30, 90, 100], [110, 40, 170, 150]]) + 3 * i for i 
 
 class Answers(nn.Module):
     """A head that knows the objects: f = -|y - y*|² / (2 · 0.01²); its offsets are zeros."""
+
+    num_classes = 2
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,15 +205,39 @@ def model():
     return model
 
 
+class Seen(Images):
+    """Images whose detections are given."""
+
+    def __init__(self, detected) -> None:
+        self.detected = detected
+
+    def detect(self, model, item, max_dets):
+        return self.detected(item)
+
+
 BASE = dict(type="GradientAscentRefiner", step_size=1e-7, num_steps=10, decay=0.5)
 
 
-def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock, monkeypatch):
+def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock):
     heads = dict(energy=Answers(), l1=Answers())
     images = ImageSet(Given(), range(len(TRUTH)))
     positions = list(range(12))
+    kind = Seen(detected)
+    only_tuning = FitData(None, [], tune=ImageSet(Given(), positions), **FACTS)
+    path = tmp_path / "residuals.json"
+    measured = measure_residuals(kind, model, only_tuning, path, 1e9, clock, 0)
     tuned = tune(
-        model, heads, [detected(i) for i in positions], images, positions, BASE, 2, 1e9, clock
+        kind,
+        model,
+        heads,
+        [detected(i) for i in positions],
+        images,
+        positions,
+        measured,
+        BASE,
+        2,
+        1e9,
+        clock,
     )
     assert tuned.residuals == 24
     assert "prior" in tuned.refiner  # the step to begin with is far too short
@@ -223,18 +247,17 @@ def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock, monkeypatch)
     assert model.energy_head is not heads["energy"]
     assert (model.min_score, model.clip_boxes) == (0.0, True)
 
-    monkeypatch.setattr(judging, "detect", lambda model, item, max_dets: detected(item))
-    methods = tuned_methods(heads, tuned)
-    judge = Judging(tmp_path / "judging", images, 2, seed=0)
+    methods = tuned_methods(kind, heads, tuned)
+    judge = Judging(tmp_path / "judging", kind, images, 2, seed=0)
     judge.run(model, methods, 10.0, clock)
     some = len(judge.results)
     assert 1 <= some < len(TRUTH)  # the time was over
-    judge = Judging(tmp_path / "judging", images, 2, seed=0)  # as after an interruption
+    judge = Judging(tmp_path / "judging", kind, images, 2, seed=0)  # as after an interruption
     assert len(judge.results) == some
     judge.run(model, methods, 1e9, clock)
     assert sorted(each["position"] for each in judge.results) == list(range(len(TRUTH)))
 
-    rows = judge_rows(judge.results, judge.truth(), 0.1)
+    rows = judge_rows(judge, 0.1)
     assert [row["method"] for row in rows] == [method.name for method in methods]
     detector, constant, regression, energy = rows
     assert regression["AP"] == detector["AP"]  # its offsets are zeros
@@ -244,6 +267,79 @@ def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock, monkeypatch)
     assert energy["IoU_TP"] > 97
     assert np.isclose(energy["AP"] - detector["AP"], energy["change_AP"], atol=2e-3)
     assert energy["ms_per_image"] >= detector["ms_per_image"] == 10.0
+
+
+def test_a_larger_min_score_needs_no_refinement(model):
+    """Boxes above it are where they are with all boxes refined, the others where they were."""
+    head, image = Answers(), detected(0)
+    refiner = TASK_UTILS.build({**BASE, "step_size": 1e-5})
+
+    def records(method):
+        return Images().records(0, detections.refine(model, method, image)[0], 2)
+
+    whole, part = (records(Method("x", refiner, head, low)) for low in (0.0, 0.7))
+    unmoved = records(detections.unrefined(head))
+    mixed = tuning._moved_above(0.7, whole, unmoved)
+    assert mixed == part
+    assert [one == other for one, other in zip(mixed, unmoved)] == [False, True]
+
+
+FACTS = dict(images=1, boxes=1, held_out=frozenset(), judge=None, most_objects=2)
+FACTS |= dict(judged_on_training_images=False, notes=[], rest=())
+
+
+def test_residuals_are_truth_minus_detection_and_kept(model, tmp_path, clock):
+    seen = []
+
+    def some(item):
+        seen.append(item)
+        image = detected(item)
+        if item == 0:
+            image.sample.pred_instances.bboxes[0, 2] = float("inf")
+        return image
+
+    kind, rest = Seen(some), ImageSet(Given(), [5, 6, 7])
+    data = FitData(None, [5, 6, 6, 7], tune=ImageSet(Given(), [0, 1]), **FACTS | dict(rest=rest))
+    path = tmp_path / "residuals.json"
+    found = measure_residuals(kind, model, data, path, 1e9, clock, 0)
+    assert seen[:2] in ([0, 1], [1, 0])  # those to tune on are looked at first
+    assert sorted(seen[2:]) == [5, 6, 7]
+    assert found.shape == (9, 4)
+    assert found.isfinite().all()
+    expected = torch.cat(
+        [encode_boxes(TRUTH[i], detected(i).sample.pred_instances.bboxes) for i in seen]
+    )
+    kept = [row for row in range(10) if row != 2 * seen.index(0)]
+    torch.testing.assert_close(found, expected[kept], atol=1e-4, rtol=0)
+    again = measure_residuals(kind, model, data, path, 1e9, clock, 0)
+    assert len(seen) == 5
+    torch.testing.assert_close(again, found, atol=1e-6, rtol=0)
+
+    short = measure_residuals(kind, model, data, tmp_path / "short.json", 0.0, clock, 0)
+    assert len(short) in (1, 2)  # one image, whatever the time
+
+
+def test_a_detector_without_boxes_has_no_residuals(model, tmp_path, clock):
+    def nothing(item):
+        image = detected(item)
+        return image._replace(sample=DetDataSample(pred_instances=image.sample.pred_instances[:0]))
+
+    kind = Seen(nothing)
+    data = FitData(None, [5], tune=ImageSet(Given(), [0]), **FACTS)
+    for _ in range(2):
+        found = measure_residuals(kind, model, data, tmp_path / "none.json", 1e9, clock, 0)
+        assert found.shape == (0, 4)
+
+
+def test_low_scores_count_where_there_are_few_others(model, tmp_path, clock):
+    def unsure(item):
+        image = detected(item)
+        image.sample.pred_instances.scores *= 0.2
+        return image
+
+    kind = Seen(unsure)
+    data = FitData(None, [], tune=ImageSet(Given(), range(4)), **FACTS)
+    assert len(measure_residuals(kind, model, data, tmp_path / "a.json", 1e9, clock, 0)) == 8
 
 
 def test_refine_puts_everything_back_after_an_error(model):
