@@ -89,8 +89,7 @@ assert main(["calibrate", {str(tmp_path / "lidar.py")!r}, "best.pth"]) == 1
     assert "registered nothing: mmdet3d is not installed" in line
     assert "pip install 'ebm-mmdet[3d]'" in line
     (line,) = [line for line in done.stderr.splitlines() if "calibrate: " in line]
-    assert "mmdet3d is not installed" in line
-    assert "pip install 'ebm-mmdet[3d]'" in line
+    assert "needs mmdet3d, which is not installed: `pip install 'ebm-mmdet[3d]'`" in line
 
 
 @needs_mmdet3d

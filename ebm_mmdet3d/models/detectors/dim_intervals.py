@@ -58,7 +58,7 @@ class DimIntervals:
 
     The interval of a number is that of the detection ± ``bounds`` times ``scale`` times its spread
     (:func:`dim_spread`). ``bounds`` depend on the class.
-    :func:`ebm_mmdet3d.interval_calibration.calibrate_3d` makes them.
+    :func:`ebm_mmdet3d.apis.calibrate_3d` makes them.
 
     Detections gain ``dim_interval`` (n, 7, 2) float32: lower and upper ends of x, y, z, l, w, h in
     metres and yaw in radians, as ``bboxes_3d`` has them. No size is below zero. The ends of yaw are

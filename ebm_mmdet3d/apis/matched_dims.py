@@ -12,8 +12,8 @@ from mmdet3d.structures import Det3DDataSample
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
-from .evaluation import box_iou_3d
-from .models.detectors.dim_intervals import dim_spread, wrapped
+from ..evaluation import box_iou_3d
+from ..models.detectors.dim_intervals import dim_spread, wrapped
 
 __all__ = ["MatchedDims", "match_boxes_3d", "matched_dims"]
 

@@ -21,8 +21,8 @@ from ebm_mmdet.engine.stored_intervals import model_digest
 from ebm_mmdet.files import open_atomic
 from ebm_mmdet.models import attach_intervals
 
+from ..models.detectors.dim_intervals import DIMENSIONS, MIN_SPREAD, SPREADS_3D, DimIntervals
 from .matched_dims import MatchedDims, matched_dims
-from .models.detectors.dim_intervals import DIMENSIONS, MIN_SPREAD, SPREADS_3D, DimIntervals
 
 __all__ = ["calibrate_3d", "fit_dim_intervals"]
 

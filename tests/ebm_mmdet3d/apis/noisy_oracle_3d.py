@@ -54,7 +54,7 @@ class NoisyOracle3D(Base3DDetector):
 
 CONFIG = """
 custom_imports = dict(
-    imports=['ebm_mmdet3d', 'tests.ebm_mmdet3d.noisy_oracle3d'], allow_failed_imports=False)
+    imports=['ebm_mmdet3d', 'tests.ebm_mmdet3d.apis.noisy_oracle_3d'], allow_failed_imports=False)
 default_scope = 'mmdet3d'
 model = dict(type='NoisyOracle3D')
 test_dataloader = dict(dataset=dict(

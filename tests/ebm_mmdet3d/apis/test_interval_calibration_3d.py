@@ -22,12 +22,12 @@ from ebm_mmdet.apis import load_detector
 from ebm_mmdet.commands import main
 from ebm_mmdet.energy import evaluate_only, expected_coverage
 from ebm_mmdet.models import attach_intervals
-from ebm_mmdet3d.interval_calibration import calibrate_3d, fit_dim_intervals
-from ebm_mmdet3d.matched_dims import MatchedDims, match_boxes_3d, matched_dims
+from ebm_mmdet3d.apis.interval_calibration import calibrate_3d, fit_dim_intervals
+from ebm_mmdet3d.apis.matched_dims import MatchedDims, match_boxes_3d, matched_dims
 from ebm_mmdet3d.models.detectors import DimIntervals
 from ebm_mmdet3d.models.detectors.dim_intervals import wrapped
+from tests.ebm_mmdet3d.apis.noisy_oracle_3d import CONFIG, NoisyOracle3D
 from tests.ebm_mmdet3d.models.toys import batch, build, ebm_cfg, frame
-from tests.ebm_mmdet3d.noisy_oracle3d import CONFIG, NoisyOracle3D
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -280,7 +280,7 @@ def _inputs(data: dict) -> dict:
 def test_the_command_from_scenes_to_predictions(oracle, scenes, monkeypatch, capsys):
     monkeypatch.chdir(oracle)
     monkeypatch.setattr(
-        "ebm_mmdet3d.interval_calibration._dataset", lambda cfg, ann_file: scenes[1]
+        "ebm_mmdet3d.apis.interval_calibration._dataset", lambda cfg, ann_file: scenes[1]
     )
     call = ["calibrate", "lidar.py", "best.pth", "--device", "cpu"]
     before = (oracle / "best.pth").read_bytes()
