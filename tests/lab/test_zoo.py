@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
+from mmcv.cnn.bricks.conv_ws import ConvAWS2d
 from mmengine.registry import init_default_scope
 
+import lab.zoo
 from lab.zoo import families, main, sweep, table
 from tests.ebm_mmdet.apis.user_project import DATA, ONE_STAGE
 
@@ -73,3 +78,29 @@ def test_an_unknown_family_is_refused(tmp_path, capsys):
         main(["--out", str(tmp_path / "out"), "--families", "yolox", "yolo_x"])
     assert "--families yolo_x: not in" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_teachers_config_is_found_in_the_zoo(tmp_path):
+    teacher = dict(teacher_config="configs/gfl/gfl_r50_fpn_1x_coco.py")
+    lab.zoo._find_teacher(teacher)
+    assert Path(teacher["teacher_config"]).is_file()
+    mine = tmp_path / "mine.py"
+    mine.write_text("")
+    for given in (dict(teacher_config=str(mine)), dict(teacher_config=dict(type="GFL")), dict()):
+        before = dict(given)
+        lab.zoo._find_teacher(given)
+        assert given == before
+
+
+def test_standardised_weights_are_tamed_and_others_stay():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*(ConvAWS2d(32, 32, 3, padding=1) for _ in range(30)))
+    x = torch.randn(1, 32, 8, 8)
+    with torch.no_grad():
+        assert not model(x).isfinite().all() or model(x).abs().max() > 1e20
+        lab.zoo._tame(model)
+        assert model(x).abs().max() < 1e3
+    plain = torch.nn.Conv2d(3, 3, 1)
+    before = {key: value.clone() for key, value in plain.state_dict().items()}
+    lab.zoo._tame(plain)
+    assert all(torch.equal(plain.state_dict()[key], value) for key, value in before.items())

@@ -15,7 +15,7 @@ from .data import FitData
 from .detections import Method
 from .kind import Kind
 from .rivals import RIVAL_SHARE
-from .tuning import LEAST_SCORE
+from .tuning import LEAST_SCORE, comparing_score
 from .views import BOXES, VIEWS, bytes_of
 
 __all__ = ["Measured", "Plan", "make_plan", "measure"]
@@ -32,6 +32,8 @@ class Measured:
     detect_s: float
     refine_s: float
     """Ten steps of the energy head."""
+    compare_s: float
+    """Likewise, with the boxes that settings are compared on."""
     view_s: float
     """Loading, augmentation and features."""
     view_bytes: int
@@ -94,6 +96,8 @@ def measure(kind: Kind, model: Any, data: FitData) -> Measured:
     for position in (0, min(1, len(data.tune) - 1)):
         image = kind.detect(model, data.tune[position], data.max_dets)
         _, refine_s = kind.refine(model, usual, image)
+        least = comparing_score(kind, [image], kind.num_objects(data.tune, [position]))
+        _, compare_s = kind.refine(model, usual._replace(min_score=least), image)
     view = None
     for index in data.indices[:50]:
         start = time.perf_counter()
@@ -106,7 +110,8 @@ def measure(kind: Kind, model: Any, data: FitData) -> Measured:
             f"no training {kind.noun} keeps a box through its augmentation; look at the pipeline "
             "of train_dataloader, and at the annotations"
         )
-    return Measured(image.seconds, refine_s, view_s, bytes_of(view), _step_seconds(model, view))
+    step_s = _step_seconds(model, view)
+    return Measured(image.seconds, refine_s, compare_s, view_s, bytes_of(view), step_s)
 
 
 @torch.enable_grad()
@@ -135,7 +140,7 @@ def make_plan(measured: Measured, data: FitData, seconds: float, cache_gb: float
     each = measured.detect_s + 2 * measured.refine_s
     judge = min(0.25 * seconds, 1.2 * each * len(data.judge))
     judged = min(max(int(judge / (1.2 * each)), 1), len(data.judge))
-    each = measured.detect_s + TUNING_PASSES * measured.refine_s
+    each = measured.detect_s + TUNING_PASSES * measured.compare_s + measured.refine_s
     room = max(int(cache_gb * GB / max(measured.view_bytes, 1)), 1)
     images = min(len(data.tune), room, max(int(seconds / 7 / each), 1))
     tune = min(seconds / 7, 1.2 * each * images)

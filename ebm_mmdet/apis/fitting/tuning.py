@@ -23,6 +23,9 @@ LEAST_SCORE = 0.05
 MOST_SETTINGS = 16
 HARMLESS = 1e-4
 """Loss of AP, of 1, that is accepted for a larger min_score."""
+MIN_SCORES = (0.1, 0.2, 0.3)
+BOXES_PER_OBJECT = 1.5
+"""So many boxes, the best ones, say which setting is better; all would cost images."""
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Tuned:
     min_score: float
     """Lower boxes are not refined."""
     least_score: float
-    """Likewise in the comparison of settings, and for the regression head."""
+    """Likewise for the regression head."""
     step: float
     """Of the regression head: 1 moves by the whole of its offset."""
     offset: list[float]
@@ -102,21 +105,28 @@ def tune(
         value = float(matched.metrics()[0])
         return value if value == value else 0.0  # NaN: nothing is annotated
 
-    low = least = least_score(kind, images, kind.num_objects(image_set, positions))
+    objects = kind.num_objects(image_set, positions)
+    least, few = least_score(kind, images, objects), comparing_score(kind, images, objects)
     unmoved = moved(unrefined(heads["energy"]))
     before = score(unmoved)
-    step = max((1.0, 0.5), key=lambda s: score(moved(_regression(kind, heads["l1"], s, low))))
+    step = max((1.0, 0.5), key=lambda s: score(moved(_regression(kind, heads["l1"], s, few))))
     best, best_found, best_ap, complete = dict(base), unmoved, -1.0, True
     for settings in _rounds(base, kind.prior(residuals) if enough else None):
         for each in settings(best):
             if clock.used() > until and best_ap >= 0:
                 complete = False
                 break
-            found = moved(_energy(heads["energy"], each, low))
+            found = moved(_energy(heads["energy"], each, few))
             ap = score(found)
             if ap > best_ap:
                 best, best_found, best_ap = each, found, ap
-    for candidate in (0.1, 0.2, 0.3):
+    low = few
+    if few > least and clock.used() <= until:
+        best_found = moved(_energy(heads["energy"], best, least))
+        low, best_ap = least, score(best_found)
+    for candidate in MIN_SCORES:
+        if candidate <= low:
+            continue
         count[0] += 1
         ap = score([_moved_above(candidate, *each) for each in zip(best_found, unmoved)])
         if ap < best_ap - HARMLESS:
@@ -174,6 +184,18 @@ def least_score(kind: Kind, images: Sequence[Detected], objects: int) -> float:
     """``LEAST_SCORE``, or 0 if fewer boxes than there are objects have such a score."""
     boxes = sum(int((kind.scores(one) >= LEAST_SCORE).sum()) for one in images)
     return LEAST_SCORE if boxes >= objects else 0.0
+
+
+def comparing_score(kind: Kind, images: Sequence[Detected], objects: int) -> float:
+    """The score above which boxes are moved to compare settings.
+
+    It is the highest of ``MIN_SCORES`` that 1.5 times as many boxes have as there are objects, and
+    :func:`least_score` if there is none.
+    """
+    scores = torch.cat([kind.scores(one) for one in images]).cpu()
+    enough = BOXES_PER_OBJECT * max(objects, 1)
+    high = [each for each in MIN_SCORES if int((scores >= each).sum()) >= enough]
+    return max(high, default=least_score(kind, images, objects))
 
 
 def _energy(head: nn.Module, refiner: dict, min_score: float) -> Method:

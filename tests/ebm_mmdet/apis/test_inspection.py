@@ -38,6 +38,15 @@ def test_a_two_stage_detector():
     assert inspect_config(wrapped).levels == found.levels
 
 
+def test_a_detector_whose_train_returns_nothing(monkeypatch):
+    """As that of mmdet's detectors with a teacher (LAD), so that eval() returns nothing too."""
+    cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
+    cfg.model = detector_cfg("faster_rcnn")
+    kind, real = MODELS.get("FasterRCNN"), MODELS.get("FasterRCNN").train
+    monkeypatch.setattr(kind, "train", lambda self, mode=True: real(self, mode) and None)
+    assert inspect_config(cfg).levels["strides"] == [4, 8, 16, 32]
+
+
 def test_maps_given_coarse_first_and_no_box_head():
     found = inspected("yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py")
     assert found.order == "coarse to fine"

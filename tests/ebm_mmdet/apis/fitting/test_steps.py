@@ -20,6 +20,7 @@ from ebm_mmdet.apis.fitting.detections import Detected, Method
 from ebm_mmdet.apis.fitting.image_set import ImageSet
 from ebm_mmdet.apis.fitting.images import Images
 from ebm_mmdet.apis.fitting.judging import Judging, judge_rows
+from ebm_mmdet.apis.fitting.plan import Measured, make_plan
 from ebm_mmdet.apis.fitting.residuals import measure_residuals
 from ebm_mmdet.apis.fitting.training import HeadTraining, learning_rate_factor
 from ebm_mmdet.apis.fitting.tuning import tune, tuned_methods
@@ -282,6 +283,37 @@ def test_a_larger_min_score_needs_no_refinement(model):
     mixed = tuning._moved_above(0.7, whole, unmoved)
     assert mixed == part
     assert [one == other for one, other in zip(mixed, unmoved)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([0.9, 0.8, 0.7, 0.31, 0.02], 0.3),
+        ([0.9, 0.8, 0.25, 0.02, 0.01], 0.2),
+        ([0.9, 0.11, 0.1, 0.05, 0.01], 0.1),
+        ([0.9, 0.06, 0.05, 0.05, 0.01], 0.05),
+        ([0.9, 0.04, 0.04, 0.04, 0.01], 0.0),
+        ([], 0.0),
+    ],
+)
+def test_settings_are_compared_on_one_and_a_half_boxes_per_object(scores, expected):
+    found = InstanceData(bboxes=torch.zeros(len(scores), 4), scores=torch.tensor(scores))
+    image = Detected((), DetDataSample(pred_instances=found), 0.0)
+    assert tuning.comparing_score(Images(), [image], objects=2) == expected
+
+
+def test_time_is_divided_as_promised():
+    train, tune_set = [0] * 100, ImageSet(Given(), range(24))
+    data = FitData(None, train, tune=tune_set, **{**FACTS, "judge": tune_set})
+    costs = dict(detect_s=0.1, refine_s=0.4, view_s=0.05, view_bytes=1000, step_s=0.2)
+    plan = make_plan(Measured(compare_s=0.1, **costs), data, 300, 4.0)
+    parts = plan.cache_s + plan.train_s + plan.tune_s + plan.judge_s + plan.end_s
+    assert parts == pytest.approx(300)
+    assert plan.tune_s <= 300 / 7
+    assert plan.judge_s <= 300 / 4
+    # Fewer boxes to compare settings on are more images in the same time.
+    all_boxes = make_plan(Measured(compare_s=0.4, **costs), data, 300, 4.0)
+    assert plan.tune_images == 24 > all_boxes.tune_images >= 7
 
 
 FACTS = dict(images=1, boxes=1, held_out=frozenset(), judge=None, most_objects=2)
