@@ -4,8 +4,8 @@
 _base_ = ['./two_conventions_base.py']
 
 work_dir = 'work_dirs/two_conventions/energy_head'
-load_from = f'work_dirs/two_conventions/detector/iter_{_base_.max_iters}.pth'
-head_iters = 800
+load_from = f'work_dirs/two_conventions/detector/iter_{_base_.train_cfg.max_iters}.pth'
+head_iters = 400
 
 detector = _base_.model
 model = dict(
@@ -23,20 +23,21 @@ model = dict(
         level_rule='concat',
         roi_shift=0.0,
         standardize=True,
-        fc_channels=[256, 256],
+        fc_channels=[128, 128],
         objective=dict(
             type='NCEObjective',
-            num_noise=63,
+            num_noise=31,
             beta=0.1,
-            noise=dict(type='GaussianMixtureNoise', sigmas=[0.05, 0.15, 0.45], dim=4))),
+            noise=dict(type='GaussianMixtureNoise', sigmas=[0.05, 0.15, 0.4], dim=4))),
     refiner=dict(
         type='GradientAscentRefiner', step_size=6e-4, num_steps=20, decay=0.5,
         num_starts=8, start_std=0.3, num_modes=3, num_samples=64),
+    min_score=0.1,
     init_trunk_from=None)  # the box head reads one level, this head reads all of them
 
 train_dataloader = dict(
     batch_size=5,
-    dataset=dict(num_images=1200, seed=1000, pipeline=[dict(type='PackDetInputs', meta_keys=_base_.meta_keys)]))
+    dataset=dict(num_images=700, seed=1000, pipeline=[dict(type='PackDetInputs', meta_keys=_base_.meta_keys)]))
 train_cfg = dict(max_iters=head_iters, val_interval=head_iters)
 optim_wrapper = dict(
     _delete_=True, type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01))
