@@ -95,7 +95,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     conventions.add_argument("config", type=Path, help="config of an EBMDetector on it")
     conventions.add_argument("--out", type=Path, required=True, help="folder of this study")
     conventions.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
-    conventions.add_argument("--boxes", type=int, default=24, help="boxes per training step")
+    conventions.add_argument("--boxes", type=int, default=16, help="boxes per training step")
     conventions.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
     conventions.add_argument(
         "--page",

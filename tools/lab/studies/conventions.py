@@ -115,7 +115,7 @@ def run_conventions_study(
 
 def _methods(cfg: Config) -> list[Method]:
     settings = dict(cfg.model.refiner)
-    several = TASK_UTILS.build(settings)
+    several = TASK_UTILS.build({**settings, "num_modes": 0})  # as good, and faster
     one = TASK_UTILS.build({**settings, "num_starts": 1, "num_modes": 0})
     return [
         Method("detector", lambda head: None),
