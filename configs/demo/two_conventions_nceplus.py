@@ -36,9 +36,10 @@ model = dict(
             beta=0.1,
             # The other convention is up to 0.45 of the centre and 0.64 of log size away: the widest noise reaches it.
             noise=dict(type='GaussianMixtureNoise', sigmas=[0.05, 0.15, 0.4], dim=4))),
-    # No prior: it would pull to a detection in the middle. start_std is half of the distance between the hills.
+    # No prior: it would pull to a detection in the middle. start_std is half of the distance between the hills. Steps are
+    # three times those of shapes_ebm.py, which are as good in AP75 and 2 AP worse, on 40 other images with one head.
     refiner=dict(
-        type='GradientAscentRefiner', step_size=6e-4, num_steps=10, decay=0.5,
+        type='GradientAscentRefiner', step_size=2e-3, num_steps=10, decay=0.5,
         num_starts=8, start_std=0.3, num_modes=3, num_samples=64),
     min_score=0.1,  # boxes below hardly count, and cost as much
     init_trunk_from=None)  # the box head reads one level, this head reads all of them

@@ -1,4 +1,4 @@
-"""The study of two conventions: its likelihoods and shares on objects that are known, its picture."""
+"""The study of two conventions: its likelihoods and shares on known objects, and its picture."""
 
 from __future__ import annotations
 

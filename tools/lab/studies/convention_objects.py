@@ -82,7 +82,7 @@ def seen_objects(
     energy: EBMBBoxHead,
     regressor: BoxRegressor,
     refiner: GradientAscentRefiner,
-    points: int = 121,
+    points: int = 81,
 ) -> list[SeenObject]:
     """Ask both heads about every object that a detection matches with its better convention.
 
@@ -126,7 +126,7 @@ def seen_objects(
 def _nll(fn, target: Tensor, modes: Tensor, refiner: GradientAscentRefiner) -> Tensor:
     """Return log Z - f(target) (n,); log Z by importance sampling around the modes."""
     std = torch.as_tensor(refiner.start_std).expand(4)
-    samples, log_q = samples_around(modes, std, antithetic_normal(128, 4, seed=1))
+    samples, log_q = samples_around(modes, std, antithetic_normal(64, 4, seed=1))
     log_z = importance_weights(evaluate_finite(fn, samples), log_q).log_z
     return log_z - evaluate_finite(fn, target[:, None])[:, 0]
 
