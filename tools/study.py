@@ -6,6 +6,7 @@
     tools/study.py detectors STUDY.yaml --out DIR         which detector, and which way to test it?
     tools/study.py jittered CONFIG CKPT [CKPT ...]        true 3D boxes, moved at random and refined
     tools/study.py intervals CONFIG CKPT                  do calibrated intervals hold?
+    tools/study.py conventions DETECTOR CONFIG --out DIR  objects that annotators box in two ways
     tools/study.py regression --out DIR                   images to numbers: which method for what?
     tools/study.py audit CONFIG CKPT --ann VAL.json --train-ann TRAIN.json --out DIR
                                                           planted errors: which score finds them?
@@ -99,6 +100,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     intervals.add_argument("--images", type=Path, help="folder of its images; default: config's")
     intervals.add_argument("--iterations", type=int, default=600, help="of --heads")
     _add_options(intervals)
+    conventions = commands.add_parser("conventions", help="objects with two right boxes")
+    conventions.add_argument("detector", type=Path, help="config of a detector, which is trained")
+    conventions.add_argument("config", type=Path, help="config of an EBMDetector on it")
+    conventions.add_argument("--out", type=Path, required=True, help="folder of this study")
+    conventions.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
+    conventions.add_argument("--boxes", type=int, default=16, help="boxes per training step")
+    conventions.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
+    conventions.add_argument(
+        "--page",
+        type=Path,
+        nargs="?",
+        const=ROOT / "docs" / "results.md",
+        metavar="FILE",
+        help="also write the table into a page (default: docs/results.md)",
+    )
+    conventions.add_argument("--section", help="name of the markers on that page")
+    _add_options(conventions)
     regression = commands.add_parser("regression", help="methods of image regression, by task")
     regression.add_argument("--out", type=Path, required=True, help="folder of this study")
     regression.add_argument(
@@ -211,6 +229,8 @@ def main(argv: list[str] | None = None) -> object:
             return _regression(args)
         if args.command == "audit":
             return _audit(args)
+        if args.command == "conventions":
+            return _conventions(args)
         return _config(args) if args.command == "config" else _compare(args)
     except (StudyFileError, AnnotationError, CheckpointError, FileExistsError) as error:
         sys.exit(f"study {args.command}: {error}")
@@ -266,6 +286,31 @@ def _audit(args: argparse.Namespace) -> dict:
         cleanlab=args.cleanlab,
     )
     print(audit_page(report))
+    return report
+
+
+def _conventions(args: argparse.Namespace) -> dict:
+    from mmengine.config import Config
+
+    from ebm_mmdet.files import fill_section
+    from lab.studies.conventions import conventions_page, run_conventions_study
+    from lab.studies.study import StudySettings
+    from lab.studies.study_file import apply_options
+
+    cfg = Config.fromfile(args.config)
+    apply_options(cfg, args.cfg_options, "--cfg-options")
+    settings = StudySettings(
+        seeds=tuple(args.seeds),
+        rounds=1,
+        boxes_per_iteration=args.boxes,
+        resamples=args.resamples,
+    )
+    report = run_conventions_study(Config.fromfile(args.detector), cfg, args.out, settings)
+    text = conventions_page(report)
+    print(text)
+    if args.page:
+        command = shlex.join(["python", "tools/study.py", *sys.argv[1:]])
+        fill_section(args.page, args.section, f"`{command}`\n\n{text}")
     return report
 
 

@@ -58,7 +58,14 @@ from .losses import (
     proposal_kl_loss,
     score_matching_loss,
 )
-from .modes import best_of_groups, distinct_modes, highest_end, mass_around, mass_by_nearest
+from .modes import (
+    best_of_groups,
+    distinct_modes,
+    highest_end,
+    mass_around,
+    mass_by_nearest,
+    samples_around,
+)
 from .objectives import (
     DSMObjective,
     KLDISObjective,
@@ -123,6 +130,7 @@ __all__ = [
     "prior_step_size",
     "proposal_kl_loss",
     "resample",
+    "samples_around",
     "score_matching_loss",
     "with_gaussian_prior",
 ]

@@ -168,7 +168,7 @@ class RefinementResult(NamedTuple):
     samples: Tensor | None = None
     """(N, S, D) approximate samples of the posterior."""
     modes: Tensor | None = None
-    """(N, K, D) distinct modes by descending log-density; the first is ``y``. NaN after the last."""
+    """(N, K, D) distinct modes by descending log-density, the first is ``y``; then NaN."""
     mode_mass: Tensor | None = None
     """(N, K) share of the posterior that belongs to each mode; NaN where there is none, or where
     it is not known."""

@@ -17,7 +17,7 @@ from .contracts import LogDensityFn, RefinementResult
 from .host_reads import constant
 from .importance import importance_weights
 from .log_density import evaluate_finite, is_finite
-from .priors import gaussian_log_density
+from .priors import gaussian_log_density, gaussian_offsets
 
 __all__ = [
     "best_of_groups",
@@ -25,6 +25,7 @@ __all__ = [
     "highest_end",
     "mass_around",
     "mass_by_nearest",
+    "samples_around",
 ]
 
 WIDTHS = (1.0, 0.25, 0.0625)
@@ -155,6 +156,41 @@ def mass_by_nearest(samples: Tensor, weights: Tensor, modes: Tensor, std: Tensor
     return mass.masked_fill(~exists, torch.nan)
 
 
+def samples_around(
+    modes: Tensor, std: Tensor, noise: Tensor, widths: Sequence[float] = WIDTHS
+) -> tuple[Tensor, Tensor]:
+    """Points around modes, and their log-density as a sample of a mixture of Gaussians.
+
+        q(y) = 1 / (K R) Σ_k Σ_r N(y; μ_k, (a_r L)(a_r L)ᵀ),    a = ``widths``
+        y_krm = μ_k + a_r L ε_m
+
+    Points are not drawn from q at random but the same number from each Gaussian, which makes an
+    importance-weighted estimate less variable and leaves it right.
+
+    Args:
+        modes: (N, K, D) μ, filled up with NaN.
+        std: L, the largest width: (D,) or (N, D), or lower triangles (N, D, D).
+        noise: ε (M, D), standard normal.
+        widths: a (R,), factors on L.
+
+    Returns:
+        Points (N, K R M, D) and log q (N, K R M), in nats.
+    """
+    exists = is_finite(modes).all(-1, keepdim=True)
+    # A mode that is missing is one more copy of the first, which q may have.
+    centres = modes.where(exists, modes[:, :1])
+    offsets = gaussian_offsets(noise.to(centres), std.to(centres))
+    steps = torch.cat([width * offsets for width in widths], dim=-2)
+    steps = steps if steps.dim() == 3 else steps.unsqueeze(0)
+    samples = (centres.unsqueeze(2) + steps.unsqueeze(1)).flatten(1, 2)
+    parts = [
+        gaussian_log_density(samples, centre, width * std)
+        for centre in centres.unbind(1)
+        for width in widths
+    ]
+    return samples, torch.stack(parts).logsumexp(0) - math.log(len(parts))
+
+
 def mass_around(
     log_density_fn: LogDensityFn,
     modes: Tensor,
@@ -164,41 +200,22 @@ def mass_around(
 ) -> Tensor:
     """Share of p ∝ exp f that belongs to each mode, by importance sampling around the modes.
 
-        q(y) = 1 / (K R) Σ_k Σ_r N(y; μ_k, (a_r L)(a_r L)ᵀ),    a = ``widths``
-        y_krm = μ_k + a_r L ε_m,    w = softmax(f(y) - log q(y)),    then :func:`mass_by_nearest`
+        w = softmax_m(f(y_m) - log q(y_m)),    then :func:`mass_by_nearest`
 
-    One call of f evaluates K R M points of each target. Points are not drawn from q at random but
-    the same number from each Gaussian, which makes the estimate less variable and leaves it right.
-    Mass that is further from every mode than the largest width is not seen.
+    with y and q of :func:`samples_around`. One call of f evaluates all points. Mass that is further
+    from every mode than the largest width is not seen.
 
     Args:
         log_density_fn: f of N targets.
         modes: (N, K, D) μ, filled up with NaN.
         std: L, the largest width: (D,) or (N, D), or lower triangles (N, D, D).
         noise: ε (M, D), standard normal.
-        widths: a (R,), factors on L.
+        widths: factors on L.
 
     Returns:
         (N, K), see :func:`mass_by_nearest`; NaN too where f is finite at no point.
     """
-    exists = is_finite(modes).all(-1, keepdim=True)
-    # A mode that is missing is one more copy of the first, which q may have.
-    centres = modes.where(exists, modes[:, :1])
-    offsets = noise.to(centres)
-    offsets = offsets @ std.mT.to(centres) if std.dim() == 3 else _rows(std) * offsets
-    steps = torch.cat([width * offsets for width in widths], dim=-2)
-    steps = steps if steps.dim() == 3 else steps.unsqueeze(0)
-    samples = (centres.unsqueeze(2) + steps.unsqueeze(1)).flatten(1, 2)
-    parts = [
-        gaussian_log_density(samples, centre, width * std)
-        for centre in centres.unbind(1)
-        for width in widths
-    ]
-    log_q = torch.stack(parts).logsumexp(0) - math.log(len(parts))
+    samples, log_q = samples_around(modes, std, noise, widths)
     w = importance_weights(evaluate_finite(log_density_fn, samples), log_q)
     mass = mass_by_nearest(samples, w.weights, modes, std)
     return mass.masked_fill((w.ess == 0).unsqueeze(1), torch.nan)
-
-
-def _rows(std: Tensor) -> Tensor:
-    return std.unsqueeze(1) if std.dim() == 2 else std

@@ -121,6 +121,21 @@ def gaussian_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return -terms.sum(-1)
 
 
+def gaussian_offsets(noise: Tensor, std: Tensor) -> Tensor:
+    """Offsets from the mean that have the density of :func:`gaussian_log_density`.
+
+    Args:
+        noise: ε (M, D), standard normal.
+        std: (D,), (N, D) or L (N, D, D), as in :func:`with_gaussian_prior`.
+
+    Returns:
+        (M, D) where all Gaussians are the same, else (N, M, D).
+    """
+    if std.dim() == 3:
+        return noise @ std.mT
+    return (std.unsqueeze(1) if std.dim() == 2 else std) * noise
+
+
 def prior_step_size(std: Tensor, scale: float = 1.0, factor: float = 1.0) -> Tensor:
     """Step sizes for climbing a log-density with a prior:  λ_d = factor · scale² / P_dd.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...energy.host_reads import constant
 
-__all__ = ["DetectionPrior", "are_positive"]
+__all__ = ["DetectionPrior", "are_positive", "fitting"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DetectionPrior:
         Raises:
             ValueError: ``bias`` does not have length D.
         """
-        return y0 + _fitting("bias", self.bias, y0)
+        return y0 + fitting("prior.bias", self.bias, y0)
 
     def scaled_std(self, y0: Tensor, covariance: Tensor | None = None) -> Tensor:
         """``scale std`` for detections ``y0``, in the format of ``with_gaussian_prior``.
@@ -84,7 +84,7 @@ class DetectionPrior:
                 missing, or is not finite and positive definite.
         """
         if self.std != "per_box":
-            return self.scale * _fitting("std", self.std, y0)
+            return self.scale * fitting("prior.std", self.std, y0)
         if not len(y0):
             return torch.ones_like(y0)
         if covariance is None:
@@ -103,12 +103,12 @@ def are_positive(values: object) -> bool:
     return len(values) > 0 and all(0 < value < math.inf for value in values)
 
 
-def _fitting(name: str, values: float | Sequence[float], y0: Tensor) -> Tensor:
-    """A number or D numbers as a tensor (D,) like ``y0`` (N, D)."""
+def fitting(name: str, values: float | Sequence[float], y0: Tensor) -> Tensor:
+    """A number or D numbers as a tensor (D,) like ``y0`` (N, D); ``name`` is for the message."""
     found = constant(values, y0.device, y0.dtype)
     if found.dim() > 1 or found.numel() not in (1, y0.shape[1]):
         raise ValueError(
-            f"prior.{name} has {found.numel()} numbers, but boxes have {y0.shape[1]} coordinates"
+            f"{name} has {found.numel()} numbers, but boxes have {y0.shape[1]} coordinates"
         )
     return found.expand(y0.shape[1])
 

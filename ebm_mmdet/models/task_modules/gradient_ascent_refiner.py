@@ -19,10 +19,10 @@ from ...energy import (
     prior_step_size,
     with_gaussian_prior,
 )
-from ...energy.host_reads import constant
 from ...energy.log_density import evaluate_finite
+from ...energy.priors import gaussian_offsets
 from ...energy.steps import Acceleration, check_climb
-from .detection_prior import DetectionPrior, are_positive
+from .detection_prior import DetectionPrior, are_positive, fitting
 from .importance_refiner import antithetic_normal
 
 __all__ = ["GradientAscentRefiner"]
@@ -113,22 +113,23 @@ class GradientAscentRefiner:
                 f"num_starts={num_starts} and num_modes={num_modes}: need at least one start, and "
                 "no more modes than starts"
             )
-        if num_starts > 1 and start_std is None and prior is None:
-            raise ValueError(
-                f"num_starts={num_starts} needs start_std, how far from the detection the other "
-                "hills may be in encoded coordinates, such as 0.3; or a prior"
-            )
-        if num_modes and num_starts == 1:
-            raise ValueError(f"num_modes={num_modes} needs several starts; set num_starts")
-        if num_starts > 1 and (num_samples % 2 or num_samples < num_starts - 1):
-            raise ValueError(
-                f"num_samples={num_samples} must be even and at least num_starts - 1 = "
-                f"{num_starts - 1}"
-            )
         if start_std is not None and not are_positive(start_std):
             raise ValueError(
                 f"start_std={start_std!r}; expected a positive number, or one per coordinate"
             )
+        if num_starts > 1:
+            if start_std is None and prior is None:
+                raise ValueError(
+                    f"num_starts={num_starts} needs start_std, how far from the detection other "
+                    "hills may be in encoded coordinates, such as 0.3; or a prior"
+                )
+            if num_samples % 2 or num_samples < num_starts - 1:
+                raise ValueError(
+                    f"num_samples={num_samples} must be even and at least num_starts - 1 = "
+                    f"{num_starts - 1}"
+                )
+        elif num_modes:
+            raise ValueError(f"num_modes={num_modes} needs several starts; set num_starts")
         self.num_starts, self.start_std, self.num_modes = num_starts, start_std, num_modes
         self.num_samples, self.seed = num_samples, seed
 
@@ -198,10 +199,9 @@ class GradientAscentRefiner:
     ) -> RefinementResult:
         """The highest end of climbs from ``num_starts`` points, and the modes, if asked for."""
         if self.start_std is not None:
-            std = constant(self.start_std, y0.device, y0.dtype).expand(y0.shape[1])
+            std = fitting("start_std", self.start_std, y0)
         noise = antithetic_normal(self.num_samples, y0.shape[1], self.seed).to(y0)
-        offsets = noise @ std.mT if std.dim() == 3 else std * noise
-        samples = centre.unsqueeze(1) + offsets
+        samples = centre.unsqueeze(1) + gaussian_offsets(noise, std)
         f = evaluate_finite(climbed, samples)
         starts = torch.cat(
             [y0.unsqueeze(1), best_of_groups(samples, f, self.num_starts - 1)], dim=1

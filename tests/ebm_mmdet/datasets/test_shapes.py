@@ -8,8 +8,14 @@ import pytest
 
 pytest.importorskip("mmdet", reason="ebm_mmdet.datasets needs mmdet")
 
-from ebm_mmdet.datasets.outlines import CLASSES, Outline, place_outlines, random_outline
-from ebm_mmdet.datasets.shapes import _paint, render_shapes, write_coco
+from ebm_mmdet.datasets.outlines import (
+    CLASSES,
+    HandledOutline,
+    Outline,
+    place_outlines,
+    random_outline,
+)
+from ebm_mmdet.datasets.shapes import _paint, render_conventions, render_shapes, write_coco
 
 SIZE = (96, 128)
 
@@ -111,6 +117,68 @@ def test_every_class_occurs_and_boxes_are_valid():
         assert boxes.max() <= image.shape[0]
         seen.update(labels.tolist())
     assert seen == set(range(len(CLASSES)))
+
+
+def test_a_handle_changes_one_side_and_both_boxes_are_in_the_image():
+    coins, sides = [], set()
+    for index in range(30):
+        image, boxes, chosen, labels = render_conventions(0, index, SIZE, (2, 4), (20, 40))
+        assert boxes.shape == (len(labels), 2, 4)
+        assert boxes.min(initial=0) >= 0
+        assert (boxes <= np.array([*SIZE[::-1]] * 2)).all()
+        difference = np.abs(boxes[:, 1] - boxes[:, 0])
+        assert ((difference > 1).sum(1) == 1).all()
+        side = difference.argmax(1)
+        size = boxes[:, 0, 2:] - boxes[:, 0, :2]
+        length = difference.max(1) / size[np.arange(len(size)), side % 2]
+        assert ((length > 0.699) & (length < 0.901)).all()
+        coins += chosen.tolist()
+        sides.update(side.tolist())
+        again = render_conventions(0, index, SIZE, (2, 4), (20, 40))
+        for a, b in zip((image, boxes, chosen, labels), again):
+            np.testing.assert_array_equal(a, b)
+    assert sides == {0, 1, 2, 3}
+    # A fair coin: 4 standard deviations.
+    assert abs(np.mean(coins) - 0.5) < 2 / len(coins) ** 0.5
+
+
+def test_the_handle_is_in_the_picture():
+    """Pixels of the bar differ from those of the same object without it."""
+    rng = np.random.default_rng(4)
+    outline = random_outline(rng, SIZE, (20, 30), (0.7, 0.9))
+    assert isinstance(outline, HandledOutline)
+    bare, whole = (np.full((*SIZE, 3), 128, np.float32) for _ in range(2))
+    _paint(bare, outline.body, np.random.default_rng(0))
+    _paint(whole, outline.handle, np.random.default_rng(1), grey=True)
+    _paint(whole, outline.body, np.random.default_rng(0))
+    changed = np.abs(whole - bare).max(-1) > 20
+    xs, ys = np.flatnonzero(changed.any(0)), np.flatnonzero(changed.any(1))
+    body, full = outline.boxes()
+    side = np.abs(full - body).argmax()
+    end = [xs[0], ys[0], xs[-1] + 1, ys[-1] + 1][side]
+    assert end == pytest.approx(full[side], abs=1)
+
+
+def test_all_points_of_both_boxes_stay_visible():
+    for seed in range(10):
+        stack = place_outlines(np.random.default_rng(seed), SIZE, (3, 6), (16, 30), (0.7, 0.9))
+        for i, below in enumerate(stack):
+            for above in stack[i + 1 :]:
+                assert above.signed_distance(below.extremes()).min() >= 1.5
+
+
+def test_conventions_are_written_with_the_annotated_box_among_them(tmp_path):
+    path = write_coco(tmp_path, "val", 4, 11, conventions=2, image_size=SIZE, extent=(20, 40))
+    annotations = json.loads(path.read_text())["annotations"]
+    assert {a["convention"] for a in annotations} == {0, 1}
+    for a in annotations:
+        assert a["bbox"] == a["conventions"][a["convention"]]
+    for options, match in (
+        (dict(conventions=3), "conventions=3"),
+        (dict(conventions=2, handle_length=(0.9, 0.7)), "handle_length=\\(0.9, 0.7\\)"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            write_coco(tmp_path, "other", 1, 0, **options)
 
 
 def test_negative_seed_is_named():

@@ -47,6 +47,17 @@ def test_images_do_not_depend_on_the_number_of_workers():
     assert not torch.equal(batches[0][0][0], batches[0][0][1])
 
 
+def test_two_conventions_annotate_one_of_two_boxes():
+    pipeline = [{"type": "PackDetInputs", "meta_keys": ("conventions", "convention")}]
+    dataset = build(num_images=6, conventions=2, extent=(16, 28), pipeline=pipeline)
+    for sample in (dataset[i]["data_samples"] for i in range(6)):
+        ways, chosen = torch.tensor(sample.conventions), torch.tensor(sample.convention)
+        rows = torch.arange(len(chosen))
+        assert torch.equal(sample.gt_instances.bboxes.tensor, ways[rows, chosen])
+    with pytest.raises(ValueError, match="conventions=0"):
+        build(conventions=0)
+
+
 def test_errors_name_the_value():
     with pytest.raises(ValueError, match="got 0"):
         ShapesDataset(num_images=0)

@@ -158,3 +158,84 @@ def test_messages():
     for prior in (dict(std=[0.1] * 3), dict(std=[0.1] * 4, bias=[0.0] * 7)):
         with pytest.raises(ValueError, match="4 coordinates"):
             GradientAscentRefiner(prior=prior)(log_density, torch.zeros(2, 4))
+
+
+HILLS = torch.tensor([[0.3, 0.0, 0.4, 0.0], [-0.3, 0.0, -0.4, 0.0]])
+
+
+def two_hills(u):
+    """0.4 N(h₁, 0.1²) + 0.6 N(h₂, 0.1²), for every box."""
+    z = (u.unsqueeze(-2) - HILLS) / WIDTH
+    return (-0.5 * z.square().sum(-1) + torch.tensor([0.4, 0.6]).log()).logsumexp(-1)
+
+
+def climb_two_hills(**options):
+    settings = {"step_size": 5e-3, "num_steps": 40, "num_starts": 6, "start_std": 0.3, **options}
+    return GradientAscentRefiner(**settings)(two_hills, torch.zeros(3, 4))
+
+
+def test_one_start_is_bit_for_bit_the_plain_climb():
+    plain = GradientAscentRefiner(5e-3)(two_hills, torch.full((3, 4), 0.1))
+    again = GradientAscentRefiner(5e-3, start_std=0.3)(two_hills, torch.full((3, 4), 0.1))
+    assert all(torch.equal(a, b) for a, b in zip(plain[:3], again[:3]))
+    assert plain[3:] == again[3:] == (None,) * 7
+
+
+def test_several_starts_find_the_higher_hill_from_the_valley():
+    """From a point closer to the lower hill one climb ends there, and six on the higher one."""
+    y0 = torch.full((3, 4), 0.0) + torch.tensor([0.05, 0, 0.05, 0])
+    one = GradientAscentRefiner(5e-3, num_steps=40)(two_hills, y0)
+    torch.testing.assert_close(one.y, HILLS[:1].expand(3, -1), atol=0.01, rtol=0)
+    six = GradientAscentRefiner(5e-3, num_steps=40, num_starts=6, start_std=0.3)(two_hills, y0)
+    torch.testing.assert_close(six.y, HILLS[1:].expand(3, -1), atol=0.01, rtol=0)
+    assert (six.log_density > one.log_density).all()
+    assert six.modes is None
+
+
+def test_modes_begin_with_the_box_and_have_their_masses():
+    result = climb_two_hills(num_modes=3, num_samples=512)
+    assert torch.equal(result.modes[:, 0], result.y)
+    torch.testing.assert_close(result.modes[:, 1], HILLS[:1].expand(3, -1), atol=0.01, rtol=0)
+    assert torch.isnan(result.modes[:, 2]).all()
+    expected = torch.tensor([[0.6, 0.4]]).expand(3, -1)
+    torch.testing.assert_close(result.mode_mass[:, :2], expected, atol=0.06, rtol=0)
+    assert torch.isnan(result.mode_mass[:, 2]).all()
+
+
+def test_the_prior_tells_the_starts_and_weighs_the_modes():
+    """With a prior on the lower hill, that one is kept: modes are those of the posterior."""
+    prior = dict(std=[0.4] * 4, bias=[0.3, 0.0, 0.4, 0.0])
+    result = climb_two_hills(prior=prior, start_std=None, num_modes=2, return_trace=True)
+    assert (result.y - HILLS[0]).norm(dim=1).max() < 0.1
+    assert (result.mode_mass[:, 0] > 0.6).all()
+    torch.testing.assert_close(result.log_density, two_hills(result.y))  # without the prior
+    assert result.trace.y.shape == (41, 3, 4)
+
+
+def test_a_prior_per_box_spreads_the_starts_too():
+    covariance = torch.diag_embed(torch.full((3, 4), 0.4).square())
+    refiner = GradientAscentRefiner(
+        num_steps=40, prior=dict(std="per_box"), num_starts=6, num_modes=2
+    )
+    result = refiner(two_hills, torch.zeros(3, 4), covariance=covariance)
+    assert result.modes.shape == (3, 2, 4)
+    assert (result.modes[:, 0] - HILLS[1]).norm(dim=1).max() < 0.1
+    nothing = refiner(two_hills, torch.zeros(0, 4), covariance=None)
+    assert nothing.modes.shape == (0, 2, 4)
+    assert nothing.mode_mass.shape == (0, 2)
+
+
+def test_messages_about_several_starts():
+    for options, match in (
+        (dict(num_starts=0), "num_starts=0"),
+        (dict(num_starts=3), "needs start_std"),
+        (dict(num_modes=1), "no more modes than starts|needs several starts"),
+        (dict(num_starts=3, start_std=0.1, num_modes=4), "num_modes=4"),
+        (dict(num_starts=3, start_std=-0.1), "start_std=-0.1"),
+        (dict(num_starts=3, start_std=0.1, num_samples=7), "num_samples=7"),
+        (dict(num_starts=30, start_std=0.1, num_samples=8), "num_samples=8"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            GradientAscentRefiner(1e-3, **options)
+    with pytest.raises(ValueError, match="4 coordinates"):
+        climb_two_hills(start_std=[0.1] * 3)
