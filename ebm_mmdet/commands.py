@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         "calibrate",
         help="intervals of box sides that hold with a given probability",
         description="Calibrate on annotated images that the model has not seen, and write a new "
-        "checkpoint, whose predictions have side_interval.",
+        "checkpoint, whose predictions have side_interval, or with 3D boxes dim_interval.",
     )
     calibrate.add_argument("config", help="config of a detector, with an energy head or without")
     calibrate.add_argument("checkpoint", help="its checkpoint, which does not change")
@@ -91,11 +91,17 @@ def parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--images", help="folder of its images; default: that of the config")
     calibrate.add_argument("--out", help="checkpoint to write; default: NAME_intervals.pth")
     calibrate.add_argument("--level", type=float, default=0.9, help="probability; default: 0.9")
-    calibrate.add_argument("--joint", action="store_true", help="of all four sides at once")
+    calibrate.add_argument(
+        "--joint", action="store_true", help="of all four sides (in 3D: seven numbers) at once"
+    )
     calibrate.add_argument(
         "--spread",
-        choices=("std", "samples", "size", "pixels"),
-        help="what widths are proportional to; default: std if the model gives it, else size",
+        choices=("std", "samples", "size", "pixels", "metres"),
+        help="what widths are proportional to; default: std if the model gives it, else size; in "
+        "3D std or metres",
+    )
+    calibrate.add_argument(
+        "--undirected", action="store_true", help="in 3D: front and back of an object are the same"
     )
     calibrate.add_argument(
         "--by-image", action="store_true", help="of a random detection of a random image"
@@ -248,8 +254,14 @@ def _predict(args: argparse.Namespace) -> None:
 def _calibrate(args: argparse.Namespace) -> None:
     from mmengine.device import get_device
 
+    cfg = _config(args.config)
+    if str(cfg.get("default_scope")) == "mmdet3d":
+        _calibrate_3d(cfg, args)
+        return
     from .apis import calibrate
 
+    if args.undirected:
+        raise ValueError("--undirected is for the yaw of 3D boxes, and this is a config for images")
     try:
         calibrate(
             args.config,
@@ -270,6 +282,33 @@ def _calibrate(args: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         _say("what is done is kept; the same command goes on from there")
         raise
+
+
+def _calibrate_3d(cfg, args: argparse.Namespace) -> None:
+    from mmengine.device import get_device
+
+    # The packages of 3D stand above this one, and may be absent: the first name says so then.
+    from ebm_mmdet3d import EBM3DDetector  # noqa: F401
+    from ebm_mmdet3d.interval_calibration import calibrate_3d
+
+    if args.images:
+        raise ValueError("--images is for images; the frames are where the config's data set is")
+    calibrate_3d(
+        cfg,
+        args.checkpoint,
+        args.ann,
+        args.out,
+        args.level,
+        args.joint,
+        args.spread,
+        args.by_image,
+        args.score_thr,
+        args.iou_thr,
+        args.min_count,
+        args.undirected,
+        args.device or get_device(),
+        say=_say,
+    )
 
 
 _COMMANDS = {

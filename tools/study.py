@@ -88,6 +88,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     intervals.add_argument("--seed", type=int, default=0, help="of the halves")
     intervals.add_argument("--shapes", type=int, metavar="N", help="N generated images instead")
     intervals.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
+    intervals.add_argument(
+        "--heads",
+        type=Path,
+        metavar="DIR",
+        help="also an energy head, a KL-Loss head and a learned proposal on this detector, which "
+        "learn in this folder from --train-ann",
+    )
+    intervals.add_argument("--train-ann", type=Path, help="COCO file for --heads")
+    intervals.add_argument("--images", type=Path, help="folder of its images; default: config's")
+    intervals.add_argument("--iterations", type=int, default=600, help="of --heads")
     _add_options(intervals)
     regression = commands.add_parser("regression", help="methods of image regression, by task")
     regression.add_argument("--out", type=Path, required=True, help="folder of this study")
@@ -132,6 +142,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     page, section = getattr(args, "page", None), getattr(args, "section", None)
     if args.command != "regression" and bool(page) != bool(section):
         parser.error("--page and --section must be given together")
+    if args.command == "intervals" and bool(args.heads) != bool(args.train_ann):
+        parser.error("--heads and --train-ann must be given together")
     if args.command in ("jittered", "intervals", "config") and args.out and args.out.exists():
         parser.error(f"--out {args.out} exists; name a new file, or move that one away")
     return args
@@ -194,18 +206,7 @@ def main(argv: list[str] | None = None) -> object:
                 args.config, args.checkpoints, args.cfg_options, args.copies, args.seed, args.out
             )
         if args.command == "intervals":
-            from lab.studies.intervals import measure_intervals
-
-            return measure_intervals(
-                args.config,
-                args.checkpoint,
-                args.level,
-                args.splits,
-                args.seed,
-                args.shapes,
-                args.out,
-                args.cfg_options,
-            )
+            return _intervals(args)
         if args.command == "regression":
             return _regression(args)
         if args.command == "audit":
@@ -225,8 +226,29 @@ def _config(args: argparse.Namespace) -> None:
     write_text(args.out, cfg.pretty_text)
 
 
+def _intervals(args: argparse.Namespace) -> list[dict]:
+    from lab.studies.interval_rivals import Rivals
+    from lab.studies.intervals import measure_intervals
+
+    rivals = None
+    if args.heads:
+        rivals = Rivals(args.heads, args.train_ann, args.images, args.iterations, args.seed)
+    return measure_intervals(
+        args.config,
+        args.checkpoint,
+        args.level,
+        args.splits,
+        args.seed,
+        args.shapes,
+        args.out,
+        args.cfg_options,
+        rivals,
+    )
+
+
 def _audit(args: argparse.Namespace) -> dict:
-    from lab.studies.audit_study import audit_page, run_audit_study
+    from lab.studies.audit_study import run_audit_study
+    from lab.studies.audit_table import audit_page
 
     report = run_audit_study(
         args.config,

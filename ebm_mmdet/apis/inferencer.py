@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -301,6 +302,14 @@ class EBMInferencer(DetInferencer):
         for name in FIELDS:
             if found is not None and name in found:
                 result[name] = torch.as_tensor(getattr(found, name)).tolist()
+        if found is not None and "modes" in found:
+            exist = found.modes.isfinite().all(-1)  # JSON has no NaN: lists of different lengths
+            rows = list(zip(found.modes, found.mode_mass, exist))
+            result["modes"] = [boxes[kept].tolist() for boxes, _, kept in rows]
+            result["mode_mass"] = [
+                [None if math.isnan(value) else value for value in mass[kept].tolist()]
+                for _, mass, kept in rows
+            ]
         scene = data_sample.get("pred_scene")
         if scene is not None:
             result["scene"] = {name: value.tolist() for name, value in scene.items()}

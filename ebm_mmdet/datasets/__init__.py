@@ -4,7 +4,7 @@ import typing as _typing  # mypy knows TYPE_CHECKING by this name only
 
 from ..requirements import explain_missing_names as _explain_missing_names
 from ..requirements import missing_packages as _missing_packages
-from .shapes import CLASSES, render_shapes, write_coco
+from .shapes import CLASSES, render_conventions, render_shapes, write_coco
 
 __all__ = [
     "CLASSES",
@@ -20,6 +20,7 @@ __all__ = [
     "ResizeWithMaps",
     "RoomScenesDataset",
     "ShapesDataset",
+    "render_conventions",
     "render_shapes",
     "use_checked_annotations",
     "write_coco",

@@ -17,12 +17,17 @@ import cv2
 import numpy as np
 
 from ..files import write_text
-from .outlines import CLASSES, Outline, place_outlines
+from .outlines import CLASSES, HandledOutline, Outline, place_outlines
 
-__all__ = ["CLASSES", "render_shapes", "write_coco"]
+__all__ = ["CLASSES", "HANDLE_LENGTH", "render_conventions", "render_shapes", "write_coco"]
 
 # One prime per stream, so that (seed, index) of textures and of images never coincide.
 _IMAGE_STREAM = 7919
+_CONVENTION_STREAM = 7927
+
+HANDLE_LENGTH = (1.2, 1.6)
+"""Lengths of handles, relative to the body. A box in the middle between both conventions then has
+an IoU below 0.75 with either: at 1.2, 0.73 and 0.63 halfway, and 0.67 at the geometric mean."""
 
 
 def _random_colour(rng: np.random.Generator, label: int | None) -> np.ndarray:
@@ -56,8 +61,11 @@ def _texture(rng: np.random.Generator, shape: tuple[int, int], colour: np.ndarra
     return pattern[..., None] * tint.astype(np.float32) + colour
 
 
-def _paint(image: np.ndarray, outline: Outline, texture_rng: np.random.Generator) -> None:
+def _paint(
+    image: np.ndarray, outline: Outline, texture_rng: np.random.Generator, grey: bool = False
+) -> None:
     """Blend a textured shape into `image` ``(H, W, 3)`` float32, in place."""
+    label = None if grey else outline.label
     height, width = image.shape[:2]
     x1, y1, x2, y2 = outline.box()
     left, top = max(int(x1) - 1, 0), max(int(y1) - 1, 0)
@@ -68,9 +76,9 @@ def _paint(image: np.ndarray, outline: Outline, texture_rng: np.random.Generator
     coverage = np.clip(0.5 - outline.signed_distance(points), 0, 1)[..., None]
     window = image[top:bottom, left:right]
     behind = window.reshape(-1, 3).mean(0)
-    colour = _random_colour(texture_rng, outline.label)
+    colour = _random_colour(texture_rng, label)
     while np.abs(colour - behind).max() < 45:  # a shape must be visible
-        colour = _random_colour(texture_rng, outline.label)
+        colour = _random_colour(texture_rng, label)
     window += coverage * (_texture(texture_rng, window.shape[:2], colour) - window)
 
 
@@ -97,21 +105,88 @@ def render_shapes(
     Raises:
         ValueError: Negative seed or index.
     """
+    image, outlines = _render(seed, index, image_size, num_shapes, extent)
+    boxes = np.array([o.box() for o in outlines], np.float32).reshape(-1, 4)
+    return image, boxes, _labels(outlines)
+
+
+def render_conventions(
+    seed: int,
+    index: int,
+    image_size: tuple[int, int] = (160, 160),
+    num_shapes: tuple[int, int] = (3, 7),
+    extent: tuple[float, float] = (24.0, 80.0),
+    handle_length: tuple[float, float] = HANDLE_LENGTH,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Render shapes with a handle each, annotated by either of two conventions.
+
+    A handle is a grey bar that sticks out on one side of a shape. Half of the annotators would
+    include it, and half would not: for every object, a fair coin tells which box is annotated.
+    It depends on ``(seed, index)`` and the object alone.
+
+    Args:
+        seed: Number of the set, ``>= 0``.
+        index: Number of the image in the set, ``>= 0``.
+        image_size: ``(height, width)`` in pixels.
+        num_shapes: Smallest and largest intended number of shapes.
+        extent: Smallest and largest length of a body's longer axis, in pixels.
+        handle_length: Smallest and largest length of a handle outside the body, relative to the
+            body's side along it.
+
+    Returns:
+        Image ``(H, W, 3)`` uint8 BGR; boxes ``(n, 2, 4)`` float32 xyxy, without and with the
+        handle, exact and inside the image; which of them is annotated, ``(n,)`` int64; labels
+        ``(n,)`` int64 into `CLASSES`.
+
+    Raises:
+        ValueError: Negative seed or index, or lengths that are not positive and in order.
+    """
+    low, high = handle_length
+    if not 0 < low <= high < math.inf:
+        raise ValueError(
+            f"handle_length={tuple(handle_length)}; expected 0 < smallest <= largest, such as "
+            f"{HANDLE_LENGTH}"
+        )
+    image, outlines = _render(seed, index, image_size, num_shapes, extent, (low, high))
+    boxes = np.array([o.boxes() for o in outlines], np.float32).reshape(-1, 2, 4)
+    coins = np.random.default_rng([_CONVENTION_STREAM, seed, index])
+    return image, boxes, coins.integers(2, size=len(boxes)), _labels(outlines)
+
+
+def _render(
+    seed: int,
+    index: int,
+    image_size: tuple[int, int],
+    num_shapes: tuple[int, int],
+    extent: tuple[float, float],
+    handle_length: tuple[float, float] | None = None,
+) -> tuple[np.ndarray, list]:
+    """Return the image and its outlines, from bottom to top."""
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must be >= 0, got seed={seed}, index={index}")
     rng = np.random.default_rng([_IMAGE_STREAM, seed, index])
-    outlines = place_outlines(rng, image_size, num_shapes, extent)
+    outlines = place_outlines(rng, image_size, num_shapes, extent, handle_length)
     image = _texture(rng, image_size, _random_colour(rng, None))
     for outline in outlines:
+        if isinstance(outline, HandledOutline):
+            _paint(image, outline.handle, rng, grey=True)
+            outline = outline.body
         _paint(image, outline, rng)
     image += rng.uniform(1, 6) * rng.standard_normal(image.shape, dtype=np.float32)
-    boxes = np.array([o.box() for o in outlines], np.float32).reshape(-1, 4)
-    labels = np.array([o.label for o in outlines], np.int64)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8), boxes, labels
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), outlines
+
+
+def _labels(outlines: list) -> np.ndarray:
+    return np.array([o.label for o in outlines], np.int64)
 
 
 def write_coco(
-    root: str | os.PathLike, split: str, num_images: int, seed: int, **render_options
+    root: str | os.PathLike,
+    split: str,
+    num_images: int,
+    seed: int,
+    conventions: int = 1,
+    **render_options,
 ) -> Path:
     """Write a fixed set in COCO format: ``root/annotations/<split>.json`` and ``root/images/``.
 
@@ -123,14 +198,20 @@ def write_coco(
         num_images: Number of images.
         seed: Number of the endless set from which images ``0 .. num_images - 1`` are taken. Use
             a different seed for every split.
-        **render_options: `image_size`, `num_shapes`, `extent` of `render_shapes`.
+        conventions: With 2, the shapes are those of `render_conventions`, and each annotation has
+            two keys more: ``conventions``, both boxes as ``[x, y, width, height]``, and
+            ``convention``, which of them (0 or 1) ``bbox`` is.
+        **render_options: `image_size`, `num_shapes`, `extent` of `render_shapes`, and with two
+            conventions `handle_length`.
 
     Returns:
         Path of the annotation file.
 
     Raises:
         FileExistsError: The set already exists; nothing is changed.
+        ValueError: There are neither one nor two conventions.
     """
+    check_conventions(conventions)
     root = Path(root)
     annotation_file = root / "annotations" / f"{split}.json"
     if annotation_file.exists():
@@ -141,24 +222,45 @@ def write_coco(
     (root / "images").mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for index in range(num_images):
-        image, boxes, labels = render_shapes(seed, index, **render_options)
+        ways = chosen = None
+        if conventions == 2:
+            image, ways, chosen, labels = render_conventions(seed, index, **render_options)
+            boxes = ways[np.arange(len(ways)), chosen]
+        else:
+            image, boxes, labels = render_shapes(seed, index, **render_options)
         name = f"{split}_{index:05d}.png"
         if not cv2.imwrite(str(root / "images" / name), image):
             raise OSError(f"could not write {root / 'images' / name}; is the disk full?")
         height, width = image.shape[:2]
         images.append({"id": index, "file_name": name, "height": height, "width": width})
-        for (x1, y1, x2, y2), label in zip(boxes.astype(float), labels):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,  # pycocotools reads id 0 as "no match"
-                    "image_id": index,
-                    "category_id": int(label) + 1,
-                    "bbox": [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)],
-                    "area": round((x2 - x1) * (y2 - y1), 4),
-                    "iscrowd": 0,
-                }
-            )
+        for i, (box, label) in enumerate(zip(boxes.astype(float), labels)):
+            annotation = {
+                "id": len(annotations) + 1,  # pycocotools reads id 0 as "no match"
+                "image_id": index,
+                "category_id": int(label) + 1,
+                "bbox": _coco_box(box),
+                "area": round((box[2] - box[0]) * (box[3] - box[1]), 4),
+                "iscrowd": 0,
+            }
+            if ways is not None:
+                annotation["conventions"] = [_coco_box(way) for way in ways[i].astype(float)]
+                annotation["convention"] = int(chosen[i])
+            annotations.append(annotation)
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_text(annotation_file, json.dumps(content))
     return annotation_file
+
+
+def check_conventions(conventions: int) -> None:
+    """Raise a `ValueError` unless there are one or two."""
+    if conventions not in (1, 2):
+        raise ValueError(
+            f"conventions={conventions!r}; expected 1 (one box per object) or 2 (with and without "
+            "its handle)"
+        )
+
+
+def _coco_box(box: np.ndarray) -> list[float]:
+    x1, y1, x2, y2 = box
+    return [round(v, 4) for v in (x1, y1, x2 - x1, y2 - y1)]

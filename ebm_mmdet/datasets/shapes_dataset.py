@@ -11,7 +11,13 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
-from .shapes import CLASSES, render_shapes
+from .shapes import (
+    CLASSES,
+    HANDLE_LENGTH,
+    check_conventions,
+    render_conventions,
+    render_shapes,
+)
 
 
 @DATASETS.register_module()
@@ -31,9 +37,15 @@ class ShapesDataset(Dataset):
         image_size: ``(height, width)`` in pixels.
         num_shapes: Smallest and largest intended number of shapes.
         extent: Smallest and largest length of a shape's longer axis, in pixels.
+        conventions: With 2, every shape has a handle, and a fair coin tells whether its annotated
+            box includes it (`render_conventions`). Pipelines then also receive ``conventions``,
+            both boxes ``(n, 2, 4)`` xyxy without and with the handle, and ``convention`` ``(n,)``,
+            which of them is annotated; flips and resizes do not change these two.
+        handle_length: Smallest and largest length of a handle outside the body, relative to the
+            body's side along it; read with two conventions.
 
     Raises:
-        ValueError: `num_images` is below one.
+        ValueError: `num_images` is below one, or there are neither one nor two conventions.
         IndexError: An index is outside ``0 .. num_images - 1``.
     """
 
@@ -47,9 +59,12 @@ class ShapesDataset(Dataset):
         image_size: tuple[int, int] = (160, 160),
         num_shapes: tuple[int, int] = (3, 7),
         extent: tuple[float, float] = (24.0, 80.0),
+        conventions: int = 1,
+        handle_length: tuple[float, float] = HANDLE_LENGTH,
     ) -> None:
         if num_images < 1:
             raise ValueError(f"num_images must be at least 1, got {num_images}")
+        check_conventions(conventions)
         self.num_images = num_images
         self.seed = seed
         self.render_options = {
@@ -57,6 +72,9 @@ class ShapesDataset(Dataset):
             "num_shapes": tuple(num_shapes),
             "extent": tuple(extent),
         }
+        self.conventions = conventions
+        if conventions == 2:
+            self.render_options["handle_length"] = tuple(handle_length)
         self.metainfo = dict(self.METAINFO)
         self.pipeline = Compose(list(pipeline))
 
@@ -74,7 +92,15 @@ class ShapesDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.num_images:
             raise IndexError(f"index {index} is outside 0 .. {self.num_images - 1}")
-        image, boxes, labels = render_shapes(self.seed, int(index), **self.render_options)
+        extra = {}
+        if self.conventions == 2:
+            image, ways, chosen, labels = render_conventions(
+                self.seed, int(index), **self.render_options
+            )
+            boxes = ways[np.arange(len(ways)), chosen]
+            extra = {"conventions": ways, "convention": chosen}
+        else:
+            image, boxes, labels = render_shapes(self.seed, int(index), **self.render_options)
         shape = image.shape[:2]
         results = {
             **self.get_data_info(int(index)),
@@ -85,5 +111,6 @@ class ShapesDataset(Dataset):
             "gt_bboxes": HorizontalBoxes(boxes),
             "gt_bboxes_labels": labels,
             "gt_ignore_flags": np.zeros(len(boxes), bool),
+            **extra,
         }
         return self.pipeline(results)

@@ -12,6 +12,8 @@ boxes or images.
     importance      moments and samples of p from those of a proposal
     objectives      training of f: draw points, evaluate f, apply a loss
     refinement      prediction by gradient ascent on f
+    steps           the steps of that ascent, and how to need fewer
+    modes           several modes of f, and their masses
     partial_refinement  refinement of some targets; the others stay
     quadrature      integrals over one coordinate, on a grid
     priors          a Gaussian prior around the first estimate
@@ -56,6 +58,7 @@ from .losses import (
     proposal_kl_loss,
     score_matching_loss,
 )
+from .modes import best_of_groups, distinct_modes, highest_end, mass_around, mass_by_nearest
 from .objectives import (
     DSMObjective,
     KLDISObjective,
@@ -92,7 +95,9 @@ __all__ = [
     "Refiner",
     "ScoreMatchingObjective",
     "SelectableLogDensityFn",
+    "best_of_groups",
     "conformal_quantile",
+    "distinct_modes",
     "dsm_loss",
     "evaluate_only",
     "expected_coverage",
@@ -102,12 +107,15 @@ __all__ = [
     "gradient_ascent",
     "grouped_quantiles",
     "hessian_trace",
+    "highest_end",
     "importance_covariance",
     "importance_mean",
     "importance_weights",
     "interval_scores",
     "kld_is_loss",
     "langevin",
+    "mass_around",
+    "mass_by_nearest",
     "mcmc_loss",
     "mdn_teacher_loss",
     "ml_is_loss",

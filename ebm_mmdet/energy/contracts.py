@@ -147,7 +147,8 @@ class RefinementResult(NamedTuple):
     """A prediction, with shapes for y0 (N, D); for (N, S, D) every N becomes N, S.
 
     A refiner that finds only the refined point leaves the optional fields None. One that samples
-    also estimates the uncertainty, and fills in the covariance and the related fields.
+    also estimates the uncertainty, and fills in the covariance and the related fields. One that
+    climbs from several starts may list the modes.
     """
 
     y: Tensor
@@ -166,6 +167,11 @@ class RefinementResult(NamedTuple):
     """(N,) normalised log-density of the posterior at ``y``, in nats; -inf where it is unknown."""
     samples: Tensor | None = None
     """(N, S, D) approximate samples of the posterior."""
+    modes: Tensor | None = None
+    """(N, K, D) distinct modes by descending log-density; the first is ``y``. NaN after the last."""
+    mode_mass: Tensor | None = None
+    """(N, K) share of the posterior that belongs to each mode; NaN where there is none, or where
+    it is not known."""
 
 
 class Refiner(Protocol):

@@ -17,7 +17,8 @@ class RefineChosen:
     """A refiner that gives the chosen targets to another one and evaluates f at the others.
 
     ``result.y[~chosen] == y0[~chosen]`` bit for bit, with 0 accepted steps; the result for the
-    chosen targets is that of the other refiner for them alone.
+    chosen targets is that of the other refiner for them alone. Of several modes, a target that is
+    left out has one, ``y0``, of unknown mass.
 
     Args:
         refiner: the other refiner. It must not sample, because a target that it does not get would
@@ -66,4 +67,12 @@ class RefineChosen:
         still = evaluate_only(log_density_fn.select(outside), y0[outside])
         order = torch.argsort(torch.cat([inside, outside]))
         joined = zip(moved[:3], still[:3])
-        return RefinementResult(*(torch.cat([a, b.to(a.dtype)])[order] for a, b in joined))
+        result = RefinementResult(*(torch.cat([a, b.to(a.dtype)])[order] for a, b in joined))
+        if moved.modes is None or moved.mode_mass is None:
+            return result
+        unknown = moved.modes.new_full((len(outside), *moved.modes.shape[1:]), torch.nan)
+        unknown[:, 0] = still.y
+        modes = torch.cat([moved.modes, unknown])
+        mass = moved.mode_mass
+        mass = torch.cat([mass, mass.new_full((len(outside), mass.shape[1]), torch.nan)])
+        return result._replace(modes=modes[order], mode_mass=mass[order])

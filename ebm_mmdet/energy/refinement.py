@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from .contracts import (
 from .derivatives import differentiable, gradient
 from .host_reads import pays_to_read
 from .log_density import at_least_float32, evaluate, evaluate_finite, is_finite
+from .steps import Acceleration, Steps, check_climb, leap_lengths
 
 __all__ = ["evaluate_only", "gradient_ascent"]
 
@@ -45,6 +45,9 @@ def gradient_ascent(
     decay: float = 0.5,
     project: Callable[[Tensor], Tensor] | None = None,
     return_trace: bool = False,
+    acceleration: Acceleration | None = None,
+    num_leaps: int = 3,
+    tolerance: float = 0.0,
 ) -> RefinementResult:
     """Climb f from y0 by gradient steps that shrink when they fail.
 
@@ -64,6 +67,17 @@ def gradient_ascent(
     equals y, or the gradient is not finite). The climb ends when no target is left. On a GPU none
     of this is done for up to 512 points, where it saves nothing: the host then reads no value
     during the climb, and all steps are queued without waiting for the device.
+
+    Two accelerations need fewer evaluations. Both learn the curvature of f from the gradients of
+    the climb, and are safe by the same test: f(y) never decreases.
+
+    - ``'leap'`` goes where ``num_steps`` plain steps would lead, in ``num_leaps`` evaluated ones.
+      Each stands for several: it ends where these would end if f were a parabola in each
+      coordinate, with the curvature of the last move (:func:`~.steps.leap`). For short steps that
+      end on the way to the top, as for boxes without a prior.
+    - ``'bb'`` goes to the top. After the first step, each has the length of Barzilai and Borwein,
+      which would reach the top of f along the last move (:func:`~.steps.barzilai_borwein`). For
+      climbs that are to converge, as with a prior.
 
     Works in any mode of the caller, including ``no_grad``, ``inference_mode`` and autocast: f is
     evaluated with gradients on and with inference mode and autocast off, because a climb compares
@@ -86,6 +100,11 @@ def gradient_ascent(
         project: maps a proposal (N, S, D) to an admissible point, for coordinates that wrap around
             or have a floor. It is not applied to y0.
         return_trace: also return every intermediate state.
+        acceleration: None, ``'leap'`` or ``'bb'``.
+        num_leaps: with ``'leap'``: evaluated steps, at most ``num_steps``. They are the steps of
+            the cost above, and of the result.
+        tolerance: a point stops where its next step promises a gain of f, ``Σ (y' - y) ⊙ ∇f(y)``,
+            below this (in nats). 0: never.
 
     Returns:
         Detached tensors on the device of ``y0``; see :class:`RefinementResult`.
@@ -94,15 +113,21 @@ def gradient_ascent(
         ValueError: an argument is outside the range or shape given above.
         RuntimeError: the returned f has no gradient with respect to y.
     """
-    _check_arguments(y0, num_steps, decay)
+    if y0.dim() not in (2, 3):
+        raise ValueError(
+            f"y0 has shape {tuple(y0.shape)}; expected (N, D), or (N, S, D) for several starts."
+        )
+    check_climb(num_steps, decay, acceleration, num_leaps, tolerance)
+    leaps = acceleration == "leap"
+    lengths = leap_lengths(num_steps, num_leaps) if leaps else [1] * num_steps
     with differentiable(y0):
         # A copy made here is an ordinary tensor even if y0 was made in inference mode.
         y = y0.detach().to(at_least_float32(y0.dtype), copy=True)
         y = y if y.dim() == 3 else y.unsqueeze(1)
-        steps = _step_sizes(step_size, y)
+        steps = Steps(step_size, y, decay, acceleration)
         states: list[tuple[Tensor, Tensor, Tensor]] = []
         accepted = y.new_zeros(y.shape[:-1], dtype=torch.int64)
-        for state in _climb(log_density_fn, y, steps, num_steps, decay, project):
+        for state in _climb(log_density_fn, y, steps, lengths, project, tolerance):
             accepted += state[-1]
             if not return_trace:
                 states.clear()
@@ -114,9 +139,9 @@ def gradient_ascent(
         if return_trace:
             all_y, all_log_density, all_moved = (torch.stack(values) for values in zip(*states))
             trace = RefinementTrace(
-                all_y.view(num_steps + 1, *y0.shape),
-                all_log_density.view(num_steps + 1, *shape),
-                all_moved[1:].view(num_steps, *shape),
+                all_y.view(len(states), *y0.shape),
+                all_log_density.view(len(states), *shape),
+                all_moved[1:].view(len(lengths), *shape),
             )
         return RefinementResult(
             y.view(y0.shape), log_density.view(shape), accepted.view(shape), trace
@@ -126,10 +151,10 @@ def gradient_ascent(
 def _climb(
     log_density_fn: LogDensityFn,
     y: Tensor,
-    step_size: Tensor,
-    num_steps: int,
-    decay: float,
+    steps: Steps,
+    lengths: Sequence[int],
     project: Callable[[Tensor], Tensor] | None,
+    tolerance: float,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield y (N, S, D), f (N, S) and which points moved (N, S): at the start and after each step.
 
@@ -146,16 +171,18 @@ def _climb(
     slope = torch.zeros_like(y)
     active = is_finite(y).all(-1)
     needs_slope = active
-    for _ in range(num_steps):
+    for length in lengths:
         if not narrows or needs_slope.any():
             mask = needs_slope[live]
             slope[live] = gradient(mask).where(mask.unsqueeze(-1), slope[live])
-        proposal = y + step_size * slope
+        proposal = y + steps.next(y, slope, length)
         if project is not None:
             proposal = project(proposal)
 
         # A proposal equal to y would be accepted as a tie, and proposed again, in every step.
         active = active & is_finite(slope).all(-1) & (proposal != y).any(-1)
+        if tolerance > 0:
+            active = active & (((proposal - y) * slope).sum(-1) >= tolerance)
         sound = active & is_finite(proposal).all(-1)
         if narrows:
             remaining = active.any(1).nonzero().squeeze(1)
@@ -170,9 +197,9 @@ def _climb(
         value = f.clone()
         value[live], gradient = _value_and_slope(live_fn, query[live])
         moved = sound & is_finite(value) & (value >= f)
+        steps.learn(moved, y, slope)
         y = proposal.where(moved.unsqueeze(-1), y)
         f = value.where(moved, f)
-        step_size = step_size.where(moved.unsqueeze(-1), decay * step_size)
         needs_slope = moved
         yield y, f, moved
 
@@ -190,42 +217,3 @@ def _value_and_slope(
     f = evaluate(log_density_fn, y)
 
     return f.detach(), lambda mask: gradient(f, y, mask.to(f.dtype))
-
-
-def _step_sizes(step_size: float | Sequence[float] | Tensor, y: Tensor) -> Tensor:
-    """λ for every point and coordinate, (N, S, D)."""
-    if isinstance(step_size, Tensor):
-        step = step_size.to(y)
-    else:
-        step = torch.as_tensor(step_size, dtype=y.dtype).to(y.device, non_blocking=True)
-    step = step.unsqueeze(1) if step.dim() == 2 else step
-    try:
-        step = step.expand(y.shape)
-    except RuntimeError as error:
-        raise ValueError(
-            f"step_size of shape {tuple(step.shape)} does not fit points of shape "
-            f"{tuple(y.shape)}; give a number, (D,), or (N, D)."
-        ) from error
-    if not _are_step_sizes(step_size, torch.finfo(y.dtype).max):
-        raise ValueError(f"step_size must be finite and not negative, got {step_size}.")
-    return step
-
-
-def _are_step_sizes(values: float | Sequence[float] | Tensor, largest: float) -> bool:
-    """Whether all are in [0, largest]; only those on the device are read from it."""
-    if isinstance(values, Tensor):
-        return bool(((values >= 0) & (values <= largest)).all())
-    if isinstance(values, Real):
-        return 0 <= values <= largest
-    return all(_are_step_sizes(value, largest) for value in values)
-
-
-def _check_arguments(y0: Tensor, num_steps: int, decay: float) -> None:
-    if y0.dim() not in (2, 3):
-        raise ValueError(
-            f"y0 has shape {tuple(y0.shape)}; expected (N, D), or (N, S, D) for several starts."
-        )
-    if num_steps < 0:
-        raise ValueError(f"num_steps={num_steps} must be 0 (only evaluate) or more.")
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay={decay} must be in [0, 1]; it shrinks a step that failed.")

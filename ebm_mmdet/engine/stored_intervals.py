@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from ..models.detectors.side_intervals import SideIntervals, attach_intervals
+from ..models.detectors.side_intervals import INTERVAL_KINDS, attach_intervals
 
 __all__ = ["StoredIntervalsHook", "attach_stored_intervals", "model_digest"]
 
@@ -35,17 +35,18 @@ def attach_stored_intervals(model: nn.Module, checkpoint: Mapping, digest: str) 
     Raises:
         ValueError: the intervals cannot be read.
     """
-    intervals = SideIntervals.from_meta(checkpoint.get("meta") or {})
-    if intervals is None:
-        return
-    if intervals.facts.get("model", digest) != digest:
-        warnings.warn(
-            "the checkpoint's intervals were calibrated with other settings of the model than "
-            "these, so side_interval may hold less often than it says; calibrate again with this "
-            "config",
-            stacklevel=2,
-        )
-    attach_intervals(model, intervals)
+    for kind in INTERVAL_KINDS:
+        intervals = kind.from_meta(checkpoint.get("meta") or {})
+        if intervals is None:
+            continue
+        if intervals.facts.get("model", digest) != digest:
+            warnings.warn(
+                "the checkpoint's intervals were calibrated with other settings of the model than "
+                f"these, so {kind.adds} may hold less often than it says; calibrate again with "
+                "this config",
+                stacklevel=2,
+            )
+        attach_intervals(model, intervals, kind)
 
 
 class StoredIntervalsHook(Hook):

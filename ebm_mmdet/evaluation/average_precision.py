@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..box_iou import box_iou
+from .conventions import ConventionCOCOeval, best_convention_iou
 
 __all__ = [
     "IOU_THRESHOLDS",
@@ -52,9 +53,16 @@ class MatchedDetections:
         detections: COCO result records: ``image_id``, ``category_id``, ``bbox`` (x, y, w, h),
             ``score``.
         max_dets: largest number of detections per image and class.
+        conventions: match the better of several right boxes (:mod:`.conventions`).
     """
 
-    def __init__(self, ground_truth: COCO, detections: Sequence[dict], max_dets: int = 100) -> None:
+    def __init__(
+        self,
+        ground_truth: COCO,
+        detections: Sequence[dict],
+        max_dets: int = 100,
+        conventions: bool = False,
+    ) -> None:
         found = COCO()
         found.dataset = {
             "images": ground_truth.dataset["images"],
@@ -66,7 +74,8 @@ class MatchedDetections:
         }
         with contextlib.redirect_stdout(io.StringIO()):
             found.createIndex()
-            evaluation = COCOeval(ground_truth, found, "bbox")
+            kind = ConventionCOCOeval if conventions else COCOeval
+            evaluation = kind(ground_truth, found, "bbox")
             evaluation.params.iouThrs = IOU_THRESHOLDS
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
             evaluation.params.maxDets = [max_dets]
@@ -74,7 +83,7 @@ class MatchedDetections:
         self.image_ids = list(evaluation.params.imgIds)
         records = iter(evaluation.evalImgs)  # class by class, image by image
         self._classes = [
-            _collect([next(records) for _ in self.image_ids], ground_truth, found)
+            _collect([next(records) for _ in self.image_ids], ground_truth, found, conventions)
             for _ in evaluation.params.catIds
         ]
 
@@ -133,7 +142,9 @@ def coco_results(image_id: int, boxes: np.ndarray, scores, labels, category_ids)
     ]
 
 
-def _collect(records: list[dict | None], ground_truth: COCO, found: COCO) -> ClassMatches:
+def _collect(
+    records: list[dict | None], ground_truth: COCO, found: COCO, conventions: bool
+) -> ClassMatches:
     empty = np.zeros((len(IOU_THRESHOLDS), 0), dtype=bool)
     scores, images, hits, misses, ious = [np.zeros(0)], [np.zeros(0, int)], [empty], [empty], []
     positives = np.zeros(len(records))
@@ -148,8 +159,12 @@ def _collect(records: list[dict | None], ground_truth: COCO, found: COCO) -> Cla
         misses.append(~matched & ~ignored)
         for detection, annotation, hit in zip(record["dtIds"], record["dtMatches"][0], hits[-1][0]):
             if hit:
-                pair = found.anns[detection]["bbox"], ground_truth.anns[int(annotation)]["bbox"]
-                ious.append(float(box_iou(*(_corners(box) for box in pair))))
+                box = _corners(found.anns[detection]["bbox"])
+                truth = ground_truth.anns[int(annotation)]
+                if conventions:
+                    ious.append(best_convention_iou(np.array(box), truth))
+                else:
+                    ious.append(float(box_iou(box, _corners(truth["bbox"]))))
             else:
                 ious.append(np.nan)
     # A stable sort, as in COCO: equal scores keep the order of images.

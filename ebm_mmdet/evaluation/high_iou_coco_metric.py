@@ -17,6 +17,12 @@ from ..box_iou import box_iou
 from ..datasets.annotation_check import check_class_names
 from ..datasets.coco_check import CheckedCOCO
 from .class_check import ClassCheck
+from .conventions import (
+    ConventionCOCOeval,
+    ConventionCOCOevalMP,
+    best_convention_iou,
+    check_conventions,
+)
 
 __all__ = ["HighIoUCocoMetric", "true_positive_ious"]
 
@@ -48,10 +54,14 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         max_dets: number of detections per image and class that count in every average precision,
             for images with more than 100 objects. By default COCO's: 100 in ``mAP``, and the last
             of ``proposal_nums`` in the others.
+        conventions: an object may have several right boxes, in the key ``conventions`` of its
+            annotation (:mod:`ebm_mmdet.evaluation.conventions`), and the box values are computed
+            with the IoU of the better-matching one. Its area is that of ``bbox``.
 
     Raises:
         KeyError: an entry of ``metric_items`` does not exist.
-        ValueError: ``max_dets`` is below 100.
+        ValueError: ``max_dets`` is below 100, or ``conventions`` are to be read without
+            ``ann_file``.
         AnnotationError: the annotation file is not as expected, or a class of the data set is not
             in it; raised before anything is evaluated.
     """
@@ -63,6 +73,7 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         metric_items: Sequence[str] | None = None,
         sort_categories: bool = False,
         max_dets: int | None = None,
+        conventions: bool = False,
         **kwargs,
     ) -> None:
         known = {*STATS, *HIGH_IOU, MEAN_IOU}
@@ -74,13 +85,17 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         if max_dets is not None and max_dets < 100:
             raise ValueError(f"max_dets={max_dets}; give 100 or more, or leave it out")
         super().__init__(None, *args, metric_items=metric_items, **kwargs)
-        self.max_dets = max_dets
+        if conventions and ann_file is None:
+            raise ValueError("conventions=True needs ann_file, whose annotations have them")
+        self.max_dets, self.conventions = max_dets, conventions
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as local_path:
                 self._coco_api = CheckedCOCO(local_path)
             if sort_categories:  # as in mmdet: Objects365 numbers them differently in each file
                 self._coco_api.dataset["categories"].sort(key=lambda category: category["id"])
                 self._coco_api.cats = dict(sorted(self._coco_api.cats.items()))
+            if conventions:
+                check_conventions(self._coco_api.dataset, self._coco_api.source)
         self.evaluates_boxes = "bbox" in self.metrics
         # mmdet evaluates what is left in this list.
         self.metrics = [name for name in self.metrics if name != "bbox"]
@@ -153,9 +168,10 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
                 annotations=[],
             )
             detected.createIndex()
-        evaluation = (COCOevalMP if self.use_mp_eval else COCOeval)(
-            self._coco_api, detected, "bbox"
-        )
+        kinds = (COCOeval, COCOevalMP)
+        if self.conventions:
+            kinds = (ConventionCOCOeval, ConventionCOCOevalMP)
+        evaluation = kinds[bool(self.use_mp_eval)](self._coco_api, detected, "bbox")
         evaluation.params.catIds = self.cat_ids
         evaluation.params.imgIds = self.img_ids
         evaluation.params.maxDets = list(self.proposal_nums)
@@ -218,6 +234,7 @@ def true_positive_ious(evaluation: COCOeval, threshold: float = 0.5) -> np.ndarr
     rows = np.flatnonzero(np.isclose(evaluation.params.iouThrs, threshold))
     if not rows.size:
         return np.empty(0)
+    several = isinstance(evaluation, (ConventionCOCOeval, ConventionCOCOevalMP))
     found, objects = [], []
     all_areas = evaluation.params.areaRng[0]
     for image in evaluation.evalImgs:
@@ -226,9 +243,13 @@ def true_positive_ious(evaluation: COCOeval, threshold: float = 0.5) -> np.ndarr
         matched = (image["dtMatches"][rows[0]] > 0) & ~image["dtIgnore"][rows[0]].astype(bool)
         found += [evaluation.cocoDt.anns[image["dtIds"][i]]["bbox"] for i in matched.nonzero()[0]]
         matches = image["dtMatches"][rows[0]][matched]
-        objects += [evaluation.cocoGt.anns[int(i)]["bbox"] for i in matches]
+        objects += [evaluation.cocoGt.anns[int(i)] for i in matches]
     if not found:
         return np.empty(0)
-    boxes = np.array([found, objects], dtype=float)
-    boxes[..., 2:] += boxes[..., :2]  # (x, y, width, height) to (x1, y1, x2, y2)
-    return box_iou(*boxes)
+    boxes = np.array(found, dtype=float)
+    boxes[:, 2:] += boxes[:, :2]  # (x, y, width, height) to (x1, y1, x2, y2)
+    if several:
+        return np.array([best_convention_iou(*pair) for pair in zip(boxes, objects)])
+    truth = np.array([each["bbox"] for each in objects], dtype=float)
+    truth[:, 2:] += truth[:, :2]
+    return box_iou(boxes, truth)

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ebm_mmdet.apis import load_detector
-from ebm_mmdet.energy import gradient_ascent
 from ebm_mmdet.energy.host_reads import without_reads
 from ebm_mmdet.files import open_atomic
 from ebm_mmdet.models import EBMDetector, GradientAscentRefiner
@@ -44,9 +43,7 @@ class Refinement(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Shapes as in the description of this file."""
         fn = BoxLogDensity(self.head, self.head.prepare(maps), boxes, images, labels)
-        refiner = self.refiner
-        start = torch.zeros_like(boxes)
-        found = gradient_ascent(fn, start, refiner.step_size, refiner.num_steps, refiner.decay)
+        found = self.refiner.climb(fn, torch.zeros_like(boxes), self.refiner.step_size)
         return self.head.decode(found.y, boxes), found.log_density
 
 

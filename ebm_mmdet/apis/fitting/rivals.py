@@ -34,13 +34,15 @@ class BoxRegressor(EBMBBoxHead):
             many as the energy head. The time of an iteration is proportional to it.
     """
 
+    num_outputs = 4
+
     def __init__(self, energy_head: dict, num_boxes: int | None = None) -> None:
         settings = {key: value for key, value in energy_head.items() if key != "type"}
-        super().__init__(**{**settings, "num_classes": 4, "class_agnostic": False})
+        super().__init__(**{**settings, "num_classes": self.num_outputs, "class_agnostic": False})
         self.num_boxes = num_boxes
 
     def check_label_range(self, low: int, high: int) -> None:
-        """Accept any label: the four outputs are coordinates, not classes."""
+        """Accept any label: the outputs are coordinates, not classes."""
 
     def evaluate(self, feats, boxes: Tensor, batch_index: Tensor, labels: Tensor) -> Tensor:
         """Zeros (N, S): a regressor has no f, which boxes that it leaves alone are asked for."""
@@ -51,14 +53,19 @@ class BoxRegressor(EBMBBoxHead):
         x, unsort = self.embed(feats, boxes, batch_index)
         return self.fc_energy(x)[unsort]
 
-    def loss(self, feats, gt_boxes, batch_index, labels, avg_factor=None) -> dict[str, Tensor]:
-        """Mean L1 distance; signature of :meth:`EBMBBoxHead.loss`."""
+    def jittered(self, gt_boxes: Tensor, batch_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (R, 4) around the annotations (N, 4), their annotations (R, 4) and images (R,)."""
         number, samples = len(gt_boxes), self.num_boxes or 1 + self.objective.num_noise
         jitter, _ = self.objective.noise.sample(number, samples)
         boxes = decode_boxes(jitter, gt_boxes[:, None]).reshape(-1, 4)
-        targets = encode_boxes(gt_boxes.repeat_interleave(samples, 0), boxes)
-        found = self.offsets(feats, boxes, batch_index.repeat_interleave(samples))
-        return {"loss_l1": F.l1_loss(found, targets)}
+        truth = gt_boxes.repeat_interleave(samples, 0)
+        return boxes, truth, batch_index.repeat_interleave(samples)
+
+    def loss(self, feats, gt_boxes, batch_index, labels, avg_factor=None) -> dict[str, Tensor]:
+        """Mean L1 distance; signature of :meth:`EBMBBoxHead.loss`."""
+        boxes, truth, images = self.jittered(gt_boxes, batch_index)
+        found = self.offsets(feats, boxes, images)
+        return {"loss_l1": F.l1_loss(found, encode_boxes(truth, boxes))}
 
 
 def rival_boxes(energy_head: Mapping) -> int:

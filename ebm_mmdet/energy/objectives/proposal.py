@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..contracts import LogDensityFn, Proposal, ProposalLogDensityFn
+from ..contracts import LogDensityFn, Objective, Proposal, ProposalLogDensityFn
 from ..importance import importance_diagnostics
 from ..log_density import at_least_float32, evaluate
 from ..losses import ml_is_loss, nce_loss, proposal_kl_loss
@@ -16,7 +16,7 @@ from ..old_names import refuse
 from ..reduction import reduce_loss
 from .settings import replaced_by_num_noise
 
-__all__ = ["ProposalObjective"]
+__all__ = ["ProposalObjective", "check_residual_objective"]
 
 
 @refuse("num_samples", replaced_by_num_noise)
@@ -136,3 +136,24 @@ class ProposalObjective:
             **importance_diagnostics(log_f[:, 1:], constant_q[:, 1:]),
             "proposal_nll": -constant_q[:, 0].sum() / count,
         }
+
+
+def check_residual_objective(objective: Objective) -> None:
+    """Refuse objectives that do not train f = log q + g, a correction g of a proposal q.
+
+    J_KL would pull q towards an energy that contains q, so q has to learn from the labels alone.
+
+    Raises:
+        ValueError: the objective is not a ``ProposalObjective`` with ``form='nce'``,
+            ``proposal_weight=0`` and a positive ``nll_weight``.
+    """
+    remedy = "q learns from the labels alone, because f contains it; use form='nce', "
+    remedy += "proposal_weight=0, nll_weight=1."
+    if not isinstance(objective, ProposalObjective):
+        raise ValueError(f"residual=True with {type(objective).__name__}: {remedy}")
+    if objective.form != "nce" or objective.proposal_weight or not objective.nll_weight:
+        raise ValueError(
+            f"residual=True with form={objective.form!r}, "
+            f"proposal_weight={objective.proposal_weight} and nll_weight={objective.nll_weight}: "
+            f"{remedy}"
+        )

@@ -199,8 +199,9 @@ class DetectorWrapper(CheckpointOfChild):
             torch.full((n,), i, dtype=torch.int64, device=everything.device)
             for i, n in enumerate(counts, first_image)
         ]
+        # Maps that the head has projected have a graph to its parameters, which is not wanted here.
         fn: BoxLogDensity = self.energy_head.log_density_fn(
-            feats,
+            [feat.detach() for feat in feats],
             everything,
             torch.cat(index),
             torch.cat(list(labels)).long(),

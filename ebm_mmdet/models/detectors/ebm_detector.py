@@ -52,6 +52,12 @@ class EBMDetector(DetectorWrapper, BaseDetector):
     - ``box_samples`` (n, S, 4), if configured: boxes drawn from the posterior, in the pixels of
       ``bboxes``.
 
+    A refiner with ``num_modes=K`` adds
+
+    - ``modes`` (n, K, 4): boxes of distinct modes by descending log-density, in the pixels of
+      ``bboxes``; the first is the box itself. NaN where there are fewer than K;
+    - ``mode_mass`` (n, K): share of the density that belongs to each mode, sum 1; NaN likewise.
+
     With any other refiner ``box_cov``, ``box_std`` and ``side_std`` are the detector's, if it gives
     them, converted to the refined box. A calibrated model (:func:`ebm_mmdet.apis.calibrate`) adds
     ``side_interval`` (n, 4, 2), intervals of x1, y1, x2, y2 in the pixels of ``bboxes``, where it
@@ -369,7 +375,7 @@ def _annotation(sample, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _add_last_pixel(instances: InstanceData, scale: Tensor) -> None:
-    for name in ("bboxes", "box_samples"):
+    for name in ("bboxes", "box_samples", "modes"):
         if name in instances:
             instances.set_field(rescale_inclusive(instances.get(name), scale), name)
 

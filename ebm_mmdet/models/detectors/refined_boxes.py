@@ -52,6 +52,13 @@ def write_refined_boxes(
     instances.bboxes = boxes
     instances.log_density = result.log_density
     instances.accepted_steps = result.accepted.long()
+    if result.modes is not None:
+        modes = decode_boxes(result.modes, reference.unsqueeze(1)) / scale
+        if clip_boxes:
+            modes = clip_to_image(modes, sample.metainfo, scale)
+        # The first mode is the box, with every bit and clipped in the same way.
+        instances.modes = torch.cat([boxes.unsqueeze(1), modes[:, 1:]], dim=1)
+        instances.mode_mass = result.mode_mass
     covariance = result.covariance
     if covariance is not None:
         instances.ess, instances.log_prob = result.ess, result.log_prob

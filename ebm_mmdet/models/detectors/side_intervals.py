@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import ClassVar
 
 import torch
 from mmdet.structures import DetDataSample
@@ -15,7 +16,14 @@ from ..side_uncertainty import covariance_to_side_std, side_lengths, side_std_to
 from ..uncertain_instances import UncertainInstances
 from .detector_wrapper import detector_covariance
 
-__all__ = ["META_KEY", "SPREADS", "SideIntervals", "attach_intervals", "relative_spread"]
+__all__ = [
+    "INTERVAL_KINDS",
+    "META_KEY",
+    "SPREADS",
+    "SideIntervals",
+    "attach_intervals",
+    "relative_spread",
+]
 
 META_KEY = "side_intervals"
 """Entry of a checkpoint's ``meta``."""
@@ -92,6 +100,10 @@ class SideIntervals:
     ``side_interval`` (n, 4, 2) follows, in the pixels of ``bboxes``
     (:class:`~ebm_mmdet.models.UncertainInstances`).
     """
+
+    attribute: ClassVar[str] = META_KEY
+    """Of a model that applies them itself, and entry of a checkpoint's ``meta``."""
+    adds: ClassVar[str] = "side_interval"
 
     level: float
     """Probability that an interval holds; of all four at once, if ``joint``."""
@@ -173,7 +185,13 @@ class SideIntervals:
             ) from error
 
 
-def attach_intervals(model: nn.Module, intervals: SideIntervals | None) -> None:
+INTERVAL_KINDS: list[type] = [SideIntervals]
+"""What a checkpoint may hold; ``ebm_mmdet3d`` adds the intervals of its boxes."""
+
+
+def attach_intervals(
+    model: nn.Module, intervals: Callable[..., None] | None, kind: type = SideIntervals
+) -> None:
     """Let a detector give calibrated intervals from now on, or, with None, no longer.
 
     An ``EBMDetector`` gives them wherever it predicts with its own refiner; any other detector when
@@ -181,14 +199,15 @@ def attach_intervals(model: nn.Module, intervals: SideIntervals | None) -> None:
 
     Args:
         model: a detector, or a wrapper of one in ``module``.
-        intervals: of this model.
+        intervals: of this model, of the type ``kind``, or None.
+        kind: :class:`SideIntervals`, or that of 3D boxes.
     """
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
-    if hasattr(model, "side_intervals"):
-        model.side_intervals = intervals
+    if hasattr(model, kind.attribute):
+        setattr(model, kind.attribute, intervals)
         return
-    for key in [k for k, hook in model._forward_hooks.items() if isinstance(hook, SideIntervals)]:
+    for key in [k for k, hook in model._forward_hooks.items() if isinstance(hook, kind)]:
         del model._forward_hooks[key]
     if intervals is not None:
         model.register_forward_hook(intervals)

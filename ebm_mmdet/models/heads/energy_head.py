@@ -250,6 +250,8 @@ class EnergyHead(BaseModule):
             ``loss_energy`` and the objective's diagnostics as ``energy_<name>``.
         """
         fn, targets = self.training_problem(feats, gt_boxes, batch_index, labels)
+        if avg_factor is not None and len(gt_boxes):  # a head may set several tasks per box
+            avg_factor = avg_factor * (len(targets) / len(gt_boxes))
         if getattr(getattr(self.objective, "noise", None), "shared", False):
             out = self._loss_by_image(fn, targets, avg_factor)
         else:
@@ -260,7 +262,10 @@ class EnergyHead(BaseModule):
     def training_problem(
         self, feats: Sequence[Tensor], gt_boxes: Tensor, batch_index: Tensor, labels: Tensor
     ) -> tuple[BoxLogDensity, Tensor]:
-        """Arguments of the objective: f of the N objects and their encoded targets (N, D)."""
+        """Arguments of the objective: f of the N objects and their encoded targets (N, D).
+
+        A head may repeat the objects, each equally often.
+        """
         fn = self.log_density_fn(feats, gt_boxes, batch_index, labels)
         # Every annotation is its own reference, so its offset is zero.
         return fn, torch.zeros_like(fn.reference)

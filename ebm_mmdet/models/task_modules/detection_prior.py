@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...energy.host_reads import constant
 
-__all__ = ["DetectionPrior"]
+__all__ = ["DetectionPrior", "are_positive"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class DetectionPrior:
                 "dict(std=..., bias=0.0, scale=1.0, temperature=1.0)"
             )
         found = cls(**prior)
-        if found.std != "per_box" and not _are_positive(found.std):
+        if found.std != "per_box" and not are_positive(found.std):
             raise ValueError(
                 f"prior.std={found.std!r}; expected one positive number per coordinate, which "
                 "tools/analysis_tools/fit_residual_prior.py prints, or 'per_box'"
@@ -95,7 +95,8 @@ class DetectionPrior:
         return self.scale * _lower_triangle(covariance).to(y0)
 
 
-def _are_positive(values: object) -> bool:
+def are_positive(values: object) -> bool:
+    """Whether it is a positive finite number, or a sequence of at least one of them."""
     if isinstance(values, str):
         return False
     values = values if isinstance(values, Sequence) else [values]

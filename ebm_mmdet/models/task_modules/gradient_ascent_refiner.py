@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from mmdet.registry import TASK_UTILS
 from torch import Tensor
 
 from ...energy import (
     LogDensityFn,
     RefinementResult,
+    best_of_groups,
+    distinct_modes,
     gradient_ascent,
+    highest_end,
+    mass_around,
     prior_step_size,
     with_gaussian_prior,
 )
+from ...energy.host_reads import constant
 from ...energy.log_density import evaluate_finite
-from .detection_prior import DetectionPrior
+from ...energy.steps import Acceleration, check_climb
+from .detection_prior import DetectionPrior, are_positive
+from .importance_refiner import antithetic_normal
 
 __all__ = ["GradientAscentRefiner"]
 
@@ -27,20 +35,52 @@ class GradientAscentRefiner:
     With ``std='per_box'`` the prior is ``N(ŷ + bias, scale² Σ)`` with the covariance Σ that the
     detector predicts for each box, correlations included.
 
+    With ``num_starts=S`` it climbs from S points and keeps the end with the greatest log-density
+    (of the posterior, if there is a prior). The first start is the detection. For the others,
+    ``num_samples`` points y_m = ŷ + bias + start_std ε_m are divided into S - 1 equal groups, and
+    the best point of each group is a start. ε are fixed by ``seed`` and the same for every box, as
+    in :class:`.ImportanceMeanRefiner`. Use it where annotations are ambiguous, and f has several
+    hills; ``start_std`` then has to cover the distance between them.
+
+    With ``num_modes=K`` the result also has ``modes``, the K highest ends that are on hills of
+    their own (:func:`~ebm_mmdet.energy.distinct_modes`), and ``mode_mass``, the share of the
+    density that belongs to each (:func:`~ebm_mmdet.energy.mass_around`, with ``num_samples`` points
+    of each of three widths around each mode):
+
+        mass_k = Σ_m w_m 1[mode k is the nearest to y_m],    w = softmax_m(f(y_m) - log q(y_m))
+
     Args:
         step_size: step lengths of the encoded coordinates, a number or (D,). Required without a
             prior; with one, the default is derived from it and needs no tuning.
         num_steps: number of steps T of Algorithm 1.
         decay: factor on a box's step lengths after a rejected step.
+        acceleration: None; ``'leap'``, which goes where T plain steps lead, in ``num_leaps``
+            evaluated ones; or ``'bb'``, which goes to the top in few, as is wanted with a prior.
+            See :func:`~ebm_mmdet.energy.gradient_ascent`.
+        num_leaps: evaluated steps of ``'leap'``.
+        tolerance: a box stops where its next step promises a smaller gain of f (in nats). 0: never.
         prior: None (the published rule), or ``dict(std=..., bias=0.0, scale=1.0,
             temperature=1.0)``; see :class:`.DetectionPrior`.
         return_trace: keep every step in the result, for plots.
+        num_starts: S, points from which each box climbs; 1 is the detection alone.
+        start_std: spread of the other starts in encoded coordinates, a number or (D,). Required for
+            several starts without a prior; with one, the default is that of the prior.
+        num_modes: K, at most S; 0 to return none.
+        num_samples: points among which the starts are chosen, even and at least 2 D.
+        seed: of ε.
 
     Raises:
-        ValueError: neither a step size nor a prior is given, or ``prior`` has unknown keys.
+        ValueError: neither a step size nor a prior is given, ``prior`` has unknown keys, or another
+            argument is outside its range.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), Algorithm 1.
     """
+
+    # Of the class: refiners that were pickled before have no such attributes.
+    acceleration: Acceleration | None = None
+    num_leaps = 3
+    tolerance = 0.0
+    num_starts, num_modes = 1, 0
 
     def __init__(
         self,
@@ -49,15 +89,48 @@ class GradientAscentRefiner:
         decay: float = 0.5,
         prior: dict | None = None,
         return_trace: bool = False,
+        acceleration: Acceleration | None = None,
+        num_leaps: int = 3,
+        tolerance: float = 0.0,
+        num_starts: int = 1,
+        start_std: float | Sequence[float] | None = None,
+        num_modes: int = 0,
+        num_samples: int = 64,
+        seed: int = 0,
     ) -> None:
         if step_size is None and prior is None:
             raise ValueError(
                 "GradientAscentRefiner needs step_size, such as (8e-4, 8e-4, 3.2e-3, 3.2e-3) of "
                 "the papers, or a prior from which it follows"
             )
+        check_climb(num_steps, decay, acceleration, num_leaps, tolerance)
         self.step_size, self.num_steps, self.decay = step_size, num_steps, decay
         self.prior = None if prior is None else DetectionPrior.from_config(prior)
         self.return_trace = return_trace
+        self.acceleration, self.num_leaps, self.tolerance = acceleration, num_leaps, tolerance
+        if num_starts < 1 or not 0 <= num_modes <= num_starts:
+            raise ValueError(
+                f"num_starts={num_starts} and num_modes={num_modes}: need at least one start, and "
+                "no more modes than starts"
+            )
+        if num_starts > 1 and start_std is None and prior is None:
+            raise ValueError(
+                f"num_starts={num_starts} needs start_std, how far from the detection the other "
+                "hills may be in encoded coordinates, such as 0.3; or a prior"
+            )
+        if num_modes and num_starts == 1:
+            raise ValueError(f"num_modes={num_modes} needs several starts; set num_starts")
+        if num_starts > 1 and (num_samples % 2 or num_samples < num_starts - 1):
+            raise ValueError(
+                f"num_samples={num_samples} must be even and at least num_starts - 1 = "
+                f"{num_starts - 1}"
+            )
+        if start_std is not None and not are_positive(start_std):
+            raise ValueError(
+                f"start_std={start_std!r}; expected a positive number, or one per coordinate"
+            )
+        self.num_starts, self.start_std, self.num_modes = num_starts, start_std, num_modes
+        self.num_samples, self.seed = num_samples, seed
 
     def __call__(
         self,
@@ -79,18 +152,64 @@ class GradientAscentRefiner:
             See :class:`~ebm_mmdet.energy.RefinementResult`; ``log_density`` is that of f alone,
             without the prior.
         """
-        step_size, climbed = self.step_size, log_density_fn
+        step_size, climbed, centre, std = self.step_size, log_density_fn, y0, None
         if self.prior is not None:
-            std = self.prior.scaled_std(y0, covariance)
+            std, centre = self.prior.scaled_std(y0, covariance), self.prior.mean(y0)
             climbed = with_gaussian_prior(
-                log_density_fn, self.prior.mean(y0), std, temperature=self.prior.temperature
+                log_density_fn, centre, std, temperature=self.prior.temperature
             )
             if step_size is None:
                 step_size = prior_step_size(std)
-        result = gradient_ascent(
-            climbed, y0, step_size, self.num_steps, self.decay, return_trace=self.return_trace
-        )
+        if self.num_starts == 1:
+            result = self.climb(climbed, y0, step_size)
+        else:
+            result = self._highest(climbed, y0, centre, std, step_size)
         if self.prior is not None:
             f = evaluate_finite(log_density_fn, result.y.unsqueeze(1)).squeeze(1)
             result = result._replace(log_density=f)
         return result
+
+    def climb(
+        self,
+        log_density_fn: LogDensityFn,
+        y0: Tensor,
+        step_size: float | Sequence[float] | Tensor,
+    ) -> RefinementResult:
+        """:func:`~ebm_mmdet.energy.gradient_ascent` with the settings of this refiner."""
+        return gradient_ascent(
+            log_density_fn,
+            y0,
+            step_size,
+            self.num_steps,
+            self.decay,
+            return_trace=self.return_trace,
+            acceleration=self.acceleration,
+            num_leaps=self.num_leaps,
+            tolerance=self.tolerance,
+        )
+
+    def _highest(
+        self,
+        climbed: LogDensityFn,
+        y0: Tensor,
+        centre: Tensor,
+        std: Tensor | None,
+        step_size: float | Sequence[float] | Tensor,
+    ) -> RefinementResult:
+        """The highest end of climbs from ``num_starts`` points, and the modes, if asked for."""
+        if self.start_std is not None:
+            std = constant(self.start_std, y0.device, y0.dtype).expand(y0.shape[1])
+        noise = antithetic_normal(self.num_samples, y0.shape[1], self.seed).to(y0)
+        offsets = noise @ std.mT if std.dim() == 3 else std * noise
+        samples = centre.unsqueeze(1) + offsets
+        f = evaluate_finite(climbed, samples)
+        starts = torch.cat(
+            [y0.unsqueeze(1), best_of_groups(samples, f, self.num_starts - 1)], dim=1
+        )
+        ends = self.climb(climbed, starts, step_size)
+        result = highest_end(ends, y0)
+        if not self.num_modes:
+            return result
+        modes = distinct_modes(climbed, ends.y, ends.log_density, self.num_modes)
+        mass = mass_around(climbed, modes, std, noise)
+        return result._replace(modes=modes, mode_mass=mass)

@@ -12,10 +12,14 @@ from ...energy import (
     MixtureDensity,
     ProposalLogDensityFn,
     RefinementResult,
+    best_of_groups,
+    distinct_modes,
     gradient_ascent,
+    highest_end,
     importance_covariance,
     importance_mean,
     importance_weights,
+    mass_by_nearest,
     resample,
 )
 from ...energy.log_density import evaluate_finite
@@ -33,7 +37,10 @@ class ProposalRefiner:
     With ``climb``, the result is the highest mode found instead of the mean: gradient ascent on f
     starts from the detection's box and from the best sample of each of ``num_starts`` equal groups,
     so its f is at least that of an ascent from the detection alone. The covariance is then about
-    that mode.
+    that mode. With ``num_modes=K`` in it, the result also has the K highest modes
+    (:func:`~ebm_mmdet.energy.distinct_modes`) and the share of the samples' weight that is nearest
+    to each of them (:func:`~ebm_mmdet.energy.mass_by_nearest`, distances in standard deviations of
+    the samples).
 
     Samples are drawn from ``seed`` again for every image, so a prediction depends only on its
     image. If f is finite at no sample, the box does not move and gets the covariance of q about it
@@ -43,7 +50,7 @@ class ProposalRefiner:
     Args:
         num_samples: M, samples per box.
         climb: None for the mean, or ``dict(step_size=..., num_steps=10, decay=0.5,
-            num_starts=4)``, the first three as for ``GradientAscentRefiner``.
+            num_starts=4, num_modes=0)``, all but ``num_starts`` as for ``GradientAscentRefiner``.
         num_resampled: number of approximate samples of p to return per box.
         seed: seed of all draws.
 
@@ -61,13 +68,20 @@ class ProposalRefiner:
         num_resampled: int = 0,
         seed: int = 0,
     ) -> None:
-        climb = {} if climb is None else {"num_steps": 10, "decay": 0.5, "num_starts": 4, **climb}
-        if climb and set(climb) != {"step_size", "num_steps", "decay", "num_starts"}:
+        defaults = {"num_steps": 10, "decay": 0.5, "num_starts": 4, "num_modes": 0}
+        climb = {} if climb is None else {**defaults, **climb}
+        if climb and set(climb) != {"step_size", *defaults}:
             raise ValueError(
                 f"climb={climb!r}; expected dict(step_size=..., num_steps=10, decay=0.5, "
-                "num_starts=4)"
+                "num_starts=4, num_modes=0)"
             )
         self.num_starts = climb.pop("num_starts", 1)
+        self.num_modes = climb.pop("num_modes", 0)
+        if not 0 <= self.num_modes <= self.num_starts + 1:
+            raise ValueError(
+                f"num_modes={self.num_modes} must be from 0 to num_starts + 1 = "
+                f"{self.num_starts + 1}, the number of climbs"
+            )
         if not 1 <= self.num_starts <= num_samples:
             raise ValueError(
                 f"num_samples={num_samples} and num_starts={self.num_starts}: need at least one "
@@ -109,8 +123,13 @@ class ProposalRefiner:
         f = evaluate_finite(log_density_fn, samples)
         w = importance_weights(f, proposal.log_prob(samples))
         alive = w.ess > 0
+        modes = mass = None
         if self.climb:
-            y, log_density, steps = self._highest(log_density_fn, y0, samples, f)
+            y, log_density, steps, modes = self._highest(log_density_fn, y0, samples, f)
+            if modes is not None:
+                spread = samples.std(1).clamp(min=torch.finfo(samples.dtype).tiny)
+                mass = mass_by_nearest(samples, w.weights, modes, spread)
+                mass = mass.masked_fill(~alive.unsqueeze(1), torch.nan)
         else:
             y = importance_mean(samples, w.weights).where(alive.unsqueeze(1), y0)
             log_density = evaluate_finite(log_density_fn, y.unsqueeze(1)).squeeze(1)
@@ -133,6 +152,8 @@ class ProposalRefiner:
             ess=w.ess,
             log_prob=(log_density - w.log_z).where(alive, -torch.inf),
             samples=draws,
+            modes=modes,
+            mode_mass=mass,
         )
 
     def _draw(self, proposal: MixtureDensity) -> Tensor:
@@ -144,17 +165,16 @@ class ProposalRefiner:
 
     def _highest(
         self, log_density_fn: ProposalLogDensityFn, y0: Tensor, samples: Tensor, f: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The highest end of all ascents: y (N, D), f (N,), and steps, at least 1 if y moved."""
-        best = [
-            points.gather(1, values.argmax(1)[:, None, None].expand(-1, 1, points.shape[2]))
-            for points, values in zip(
-                samples.tensor_split(self.num_starts, 1), f.tensor_split(self.num_starts, 1)
-            )
-        ]
-        starts = torch.cat([y0.unsqueeze(1), *best], dim=1)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """The highest end of all ascents: y (N, D), f (N,), steps (1 or more if y moved), modes.
+
+        The modes (N, K, D) are None unless asked for.
+        """
+        best = best_of_groups(samples, f, self.num_starts)
+        starts = torch.cat([y0.unsqueeze(1), best], dim=1)
         ends = gradient_ascent(log_density_fn, starts, **self.climb)
-        chosen = ends.log_density.argmax(1, keepdim=True)
-        y = ends.y.gather(1, chosen.unsqueeze(-1).expand(-1, 1, y0.shape[1])).squeeze(1)
-        steps = ends.accepted.gather(1, chosen).squeeze(1).clamp(min=(y != y0).any(1).long())
-        return y, ends.log_density.gather(1, chosen).squeeze(1), steps
+        y, log_density, steps, *_ = highest_end(ends, y0)
+        modes = None
+        if self.num_modes:
+            modes = distinct_modes(log_density_fn, ends.y, ends.log_density, self.num_modes)
+        return y, log_density, steps, modes

@@ -22,10 +22,10 @@ class EBMTTAModel(DetTTAModel):
 
     Boxes, scores and labels are those of ``DetTTAModel``: all views of an image, flipped back, in
     one NMS. The fields that our detectors add (``log_density``, ``accepted_steps``, ``box_cov``,
-    ``box_std``, ``side_std``, ``ess``, ``log_prob``, ``box_samples``), and those of any detector,
-    come from the box that the NMS has kept, and are flipped back with it (:func:`flip_back`). A
-    field that some view lacks is left out. Scenes, depths and normals of a ``ROCKDetector`` are
-    averages over the views (:func:`.auxiliary_views.merge_auxiliary_views`).
+    ``box_std``, ``side_std``, ``ess``, ``log_prob``, ``box_samples``, ``modes``, ``mode_mass``),
+    and those of any detector, come from the box that the NMS has kept, and are flipped back with it
+    (:func:`flip_back`). A field that some view lacks is left out. Scenes, depths and normals of a
+    ``ROCKDetector`` are averages over the views (:func:`.auxiliary_views.merge_auxiliary_views`).
 
     Args:
         tta_cfg: mmdet's: ``nms`` and ``max_per_img``.
@@ -76,7 +76,7 @@ def flip_back(instances: InstanceData, metainfo: dict) -> InstanceData:
         box_cov   C' = S C S,   S = diag(-1, 1, 1, 1) along x, diag(1, -1, 1, 1) along y
         side_std  (σ3, σ2, σ1, σ4) along x, (σ1, σ4, σ3, σ2) along y, if it is stored
         interval_reach  likewise, and below and above change places on the sides that do
-        boxes     mmdet's ``bbox_flip``, as for ``box_samples`` (n, S, 4)
+        boxes     mmdet's ``bbox_flip``, as for ``box_samples`` (n, S, 4) and ``modes`` (n, K, 4)
 
     Args:
         instances: ``bboxes`` (n, 4) in pixels of the image before scaling, and any other fields;
@@ -91,9 +91,11 @@ def flip_back(instances: InstanceData, metainfo: dict) -> InstanceData:
     direction, shape = metainfo["flip_direction"], metainfo["ori_shape"]
     flipped = instances.clone()
     flipped.bboxes = bbox_flip(instances.bboxes, shape, direction)
-    if "box_samples" in instances:
-        samples = instances.box_samples
-        flipped.box_samples = bbox_flip(samples.flatten(0, 1), shape, direction).view_as(samples)
+    for name in ("box_samples", "modes"):
+        if name in instances:
+            several = instances.get(name)
+            back = bbox_flip(several.flatten(0, 1), shape, direction).view_as(several)
+            flipped.set_field(back, name)
     if "box_cov" in instances:
         sign = torch.ones(4).to(instances.box_cov)
         sign[:2] = torch.tensor(

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...energy import LogDensityFn, MixtureDensity, MixtureDensityHead, Objective, ProposalObjective
 from ...energy.importance import ImportanceWeights, importance_weights
 from ...energy.log_density import evaluate_finite
+from ...energy.objectives.proposal import check_residual_objective
 from ...energy.quadrature import log_trapezoid_weights
 from ..adaptive_proposal import adaptive_proposal
 from ..data_sample import RegressionDataSample
@@ -157,15 +158,7 @@ class EBMRegressionHead(RegressionHead):
                 "residual=True corrects a learned proposal, and proposal=None; set "
                 "proposal=dict(num_components=4)."
             )
-        objective = self.objective
-        assert isinstance(objective, ProposalObjective)  # as there is a proposal
-        if objective.form != "nce" or objective.proposal_weight or not objective.nll_weight:
-            raise ValueError(
-                f"residual=True with form={objective.form!r}, "
-                f"proposal_weight={objective.proposal_weight} and "
-                f"nll_weight={objective.nll_weight}: q learns from the labels alone, because f "
-                "contains it; use form='nce', proposal_weight=0, nll_weight=1."
-            )
+        check_residual_objective(self.objective)
 
     def evaluate(self, image_part: Tensor, z: Tensor) -> Tensor:
         """Evaluate the network (N, S) at standardised points z (N, S, D), in nats."""

@@ -20,6 +20,7 @@ from ebm_mmdet.energy import RefineChosen, RefinementResult, Refiner
 from ebm_mmdet.models.detectors.detector_wrapper import DetectorWrapper, detector_covariance
 
 from ..connected_zero import connected_zero
+from .dim_intervals import DimIntervals
 from .frames import occupied_frames, select_frames
 
 __all__ = ["EBM3DDetector"]
@@ -38,7 +39,8 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
     - ``accepted_steps`` (n,) int64: steps that moved the box.
 
     A refiner that samples (``ImportanceMeanRefiner``) adds ``box_cov`` (n, 7, 7), ``box_std``
-    (n, 7), ``ess`` (n,) and ``log_prob`` (n,), in metres and radians.
+    (n, 7), ``ess`` (n,) and ``log_prob`` (n,), in metres and radians. A checkpoint of
+    :func:`~ebm_mmdet3d.interval_calibration.calibrate_3d` adds ``dim_interval`` (n, 7, 2).
 
     A box that moved has sizes of at least ``energy_head.min_box_size`` and its yaw wrapped to
     [-π, π); a box that did not move keeps every bit. A frame without points has no detections and
@@ -74,6 +76,9 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
     Source: Gustafsson et al., "Accurate 3D Object Detection using Energy-Based Models", CVPR
     Workshops 2021 (2012.04634), algorithm 1.
     """
+
+    dim_intervals: DimIntervals | None = None
+    """Set by :func:`~ebm_mmdet.models.attach_intervals`."""
 
     def __init__(
         self,
@@ -261,6 +266,9 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         )
         for sample, reference, result in zip(samples, references, results):
             self._write(sample, reference, result)
+        if refiner is None and self.dim_intervals is not None:  # they belong to its own boxes
+            for sample in samples:
+                self.dim_intervals.add_to(sample)
         return samples
 
     def _write(self, sample: Det3DDataSample, reference: Tensor, result: RefinementResult) -> None:
@@ -272,6 +280,11 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         instances.bboxes_3d = instances.bboxes_3d.new_box(torch.cat((seven, boxes[:, 7:]), dim=1))
         instances.log_density = result.log_density
         instances.accepted_steps = result.accepted.long()
+        if result.modes is not None:
+            others = self._export((reference.unsqueeze(1) + result.modes[:, 1:]).flatten(0, 1))
+            others = others.view(len(seven), -1, 7).to(seven)
+            instances.modes = torch.cat((seven.unsqueeze(1), others), dim=1)
+            instances.mode_mass = result.mode_mass
         if result.covariance is not None:
             instances.box_cov = result.covariance
             instances.box_std = result.covariance.diagonal(dim1=1, dim2=2).sqrt()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
+from ebm_mmdet.energy import evaluate_only, gradient_ascent
 from ebm_mmdet.models import decode_boxes, encode_boxes
 from tests.ebm_mmdet.models.toys import NUM_CLASSES, batch, build, ebm_cfg
 
@@ -204,3 +205,92 @@ def test_in_a_detector():
     assert losses["energy_ess_ratio"] > 0
     assert all(p.grad is not None for p in model.energy_head.parameters())
     assert all(p.grad is None for p in model.detector.parameters())
+
+
+RESIDUAL = dict(
+    residual=True,
+    objective=dict(type="ProposalObjective", num_noise=15, proposal_weight=0.0, nll_weight=1.0),
+)
+
+
+def test_residual_density_is_the_proposal_times_exp_g():
+    """f(u | x, r) = log q(u | x, r) + g(x, decode(u, r))."""
+    head, plain = make_head(**RESIDUAL).eval(), make_head().eval()
+    u = 0.1 * torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(2))
+    fn = head.log_density_fn(FEATS, BOXES, INDEX, LABELS)
+    q = plain.propose(FEATS, BOXES, INDEX)
+    g = plain.log_density_fn(FEATS, BOXES, INDEX, LABELS)(u)
+    torch.testing.assert_close(fn(u), q.log_prob(u) + g)
+    index = torch.tensor([2, 0])
+    torch.testing.assert_close(fn.select(index)(u[index]), fn(u)[index], rtol=1e-4, atol=1e-5)
+    torch.nn.init.zeros_(head.fc_energy.weight)
+    torch.testing.assert_close(fn(u), q.log_prob(u))
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, 1e30])
+def test_residual_density_of_a_broken_box_is_no_density(broken):
+    head = make_head(**RESIDUAL).eval()
+    fn = head.log_density_fn(FEATS, BOXES, INDEX, LABELS)
+    u = torch.zeros(3, 2, 4)
+    u[1, 0, 2] = broken
+    u.requires_grad_()
+    f = fn(u)
+    assert f[1, 0] == -torch.inf
+    assert f.isfinite().sum() == 5
+    (gradient,) = torch.autograd.grad(f[f.isfinite()].sum(), u)
+    assert gradient[f.isfinite()].isfinite().all()
+
+
+def test_residual_density_in_inference_mode_can_be_climbed():
+    head = make_head(**RESIDUAL).eval()
+    with torch.inference_mode():
+        feats = head.prepare([feat * 1 for feat in FEATS])
+        fn = head.log_density_fn(feats, BOXES * 1, INDEX, LABELS)
+        result = gradient_ascent(fn, torch.zeros(3, 4), 1e-4, 3)
+        start = evaluate_only(fn, torch.zeros(3, 4)).log_density
+    assert (result.log_density >= start).all()
+    assert (result.accepted > 0).any()
+
+
+def test_the_correction_learns_from_nce_and_the_proposal_from_the_labels():
+    feats = [FEATS[0].clone().requires_grad_()]
+    joint = gradients(make_head(**RESIDUAL), feats)
+    heavier = {**RESIDUAL["objective"], "nll_weight": 2.0}
+    other = gradients(make_head(**{**RESIDUAL, "objective": heavier}), feats)
+    for name, gradient in joint.items():
+        assert gradient.abs().sum() > 0, name
+        expected = 2 * gradient if name.startswith("proposal.") else gradient
+        torch.testing.assert_close(other[name], expected)
+
+
+@pytest.mark.parametrize("residual", [{}, RESIDUAL])
+@pytest.mark.parametrize("avg_factor", [None, 6.0])
+def test_several_references_are_a_mean(residual, avg_factor):
+    """The loss with R references of each object has the expectation of the loss with one."""
+    head = make_head(num_references=4, **residual).eval()
+    head.objective = recorder = Recorder()
+    head.loss(head.prepare(FEATS), BOXES, INDEX, LABELS)
+    assert recorder.fn.reference.shape == recorder.targets.shape == (12, 4)
+    torch.testing.assert_close(
+        decode_boxes(recorder.targets, recorder.fn.reference), BOXES.repeat_interleave(4, 0)
+    )
+    assert recorder.fn.labels.tolist() == LABELS.repeat_interleave(4).tolist()
+
+    def loss(references: int, repeats: int) -> float:
+        head = make_head(num_references=references, **residual).eval()
+        many = [x.repeat_interleave(repeats, 0) for x in (BOXES, INDEX, LABELS)]
+        factor = avg_factor and avg_factor * repeats
+        out = head.loss(head.prepare(FEATS), *many, avg_factor=factor)
+        return out["loss_energy"].item()
+
+    torch.manual_seed(3)
+    of_references = loss(references=300, repeats=1)
+    of_objects = loss(references=1, repeats=300)
+    assert of_references == pytest.approx(of_objects, rel=0.05)
+
+
+def test_residual_head_refuses_what_would_not_train_it():
+    with pytest.raises(ValueError, match="proposal_weight=1.0 and nll_weight=0.0"):
+        make_head(residual=True)
+    with pytest.raises(ValueError, match="num_references=0"):
+        make_head(num_references=0)

@@ -7,12 +7,21 @@ import torch
 
 pytest.importorskip("mmdet", reason="needs mmdet, which `make test` installs")
 
+from mmdet.registry import MODELS
+
 import ebm_mmdet  # noqa: F401
 from ebm_mmdet.apis.fitting.rivals import BoxRegressor, FixedOffset, RegressionStep, rival_boxes
 from ebm_mmdet.energy import RefineChosen
+from ebm_mmdet.models import covariance_to_side_std
 from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
 from ebm_mmdet.models.heads import EBMBBoxHead
-from lab.studies.rivals import EnergyEnsemble, RandomNudge
+from lab.studies.rivals import (
+    EnergyEnsemble,
+    GaussianStep,
+    KLRegressor,
+    RandomNudge,
+    learned_proposal,
+)
 from tests.tolerances import TOLERANCE
 
 HEAD = dict(
@@ -55,6 +64,55 @@ def test_regressor_targets_lead_back_to_the_object(neck, monkeypatch) -> None:
     torch.testing.assert_close(decode_boxes(full, wrong), GT, **TOLERANCE[torch.float32])
     half = RegressionStep(regressor, 0.5)(fn, torch.zeros(2, 4)).y
     torch.testing.assert_close(2 * half, full)
+
+
+def test_the_regressor_of_kl_loss_states_sides_and_their_spread(neck, monkeypatch) -> None:
+    """An oracle of σ = 0.1 e^-1 of the size; its evidence is that of four normal numbers."""
+    regressor = KLRegressor({"type": "EBMBBoxHead", **HEAD}).eval()
+    feats = regressor.prepare(neck)
+    assert regressor.sides(feats, GT, IMAGE)[0].shape == (2, 4)
+    regressor.loss(feats, GT, IMAGE, LABELS)["loss_kl"].backward()
+    assert regressor.fc_energy.weight.grad.abs().sum(1).count_nonzero() == 8  # σ learns too
+
+    def sides(feats, boxes, batch_index):
+        delta = (GT[batch_index] - boxes) / (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2) / 0.1
+        return torch.cat((delta, torch.full_like(delta, -2.0)), dim=1)
+
+    monkeypatch.setattr(BoxRegressor, "offsets", lambda self, *given: sides(*given))
+    assert regressor.loss(feats, GT, IMAGE, LABELS)["loss_kl"] == pytest.approx(-1.0, abs=1e-4)
+    wrong = GT + torch.tensor([[1.0, 0.0, 3.0, -2.0]])
+    size = (wrong[:, 2:] - wrong[:, :2]).repeat(1, 2)
+    std = 0.1 * size / torch.e
+    likelihood, ratio = regressor.evidence(feats, wrong, IMAGE)
+    normal = torch.distributions.Normal(GT / size, std / size)
+    peak, constant = normal.log_prob(GT / size).sum(1), 2 * torch.log(torch.tensor(2 * torch.pi))
+    expected = -normal.log_prob(wrong / size).sum(1)
+    torch.testing.assert_close(likelihood + constant, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ratio, peak + expected, rtol=1e-4, atol=1e-4)
+
+    fn = EBMBBoxHead(**HEAD).log_density_fn(feats, wrong, IMAGE, LABELS)
+    result = GaussianStep(regressor)(fn, torch.zeros(2, 4))
+    torch.testing.assert_close(decode_boxes(result.y, wrong), GT, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(covariance_to_side_std(wrong, result.covariance), std)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_a_learned_proposal_has_the_head_and_the_noise_of_the_recipe(neck, beta) -> None:
+    objective = {**HEAD["objective"], "beta": beta}
+    settings = {"type": "EBMBBoxHead", **HEAD, "objective": objective}
+    head = MODELS.build(learned_proposal(settings, [0.1, 0.2, 0.3, 0.4]))
+    assert head.objective.num_noise == 15
+    assert head.reference_noise.sigmas.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    if beta:
+        torch.testing.assert_close(
+            head.target_noise.sigmas, torch.tensor([[0.01] * 4, [0.02] * 4]), check_dtype=False
+        )
+    else:
+        assert head.target_noise is None
+    losses = head.loss(head.prepare(neck), GT, IMAGE, LABELS)
+    losses["loss_energy"].backward()
+    assert head.proposal[2].weight.grad.abs().sum() > 0
+    assert settings["objective"] == objective
 
 
 def test_the_rival_of_a_fit_learns_from_a_quarter_of_the_boxes(neck, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""Planted errors, and who finds them: f, the detector, an L1 head, cleanlab, chance."""
+"""Planted errors, and who finds them: f, the detector, L1 and KL-Loss heads, cleanlab, chance."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ from ebm_mmdet.apis.auditing.source import Source, image_folder, load_source
 from ebm_mmdet.apis.fitting.clock import Clock
 from ebm_mmdet.apis.fitting.rivals import BoxRegressor
 from ebm_mmdet.box_iou import box_iou
-from ebm_mmdet.files import markdown_table, read_json, write_json
+from ebm_mmdet.files import read_json, write_json
 from ebm_mmdet.models.box_coding import decode_boxes
 
+from .audit_table import measure_scores
 from .cleanlab_scores import badloc_scores
-from .planted_errors import KINDS, plant, ranking
+from .planted_errors import KINDS, plant
+from .rivals import KLRegressor
 
-__all__ = ["audit_page", "run_audit_study"]
+__all__ = ["run_audit_study"]
 
 MODES = ("unseen", "folds", "in-sample")
 """The head has learned from other images, from the other folds, or from the audited ones."""
+RIVALS = ("IoU with the L1 head's box", "KL-Loss, likelihood", "KL-Loss, log-ratio")
+"""Scores of heads that learn from the same batches as the unseen energy head."""
 DETECTIONS_FROM = 0.3
 """Score from which a detection counts for the rival that compares with the detector."""
 
@@ -84,6 +88,7 @@ def run_audit_study(
         share=share,
         iterations=iterations,
         folds=folds,
+        rivals=list(RIVALS),
     )
     stored = read_json(out / "settings.json")
     if stored not in (None, settings):
@@ -118,7 +123,8 @@ def run_audit_study(
             found["scores"]["cleanlab"] = study.cleanlab(cleanlab)
             write_json(path, found)
         runs.append(found)
-    report = dict(settings=dict(settings, kinds=list(kinds)), runs=[_measure(run) for run in runs])
+    measured = [measure_scores(run) for run in runs]
+    report = dict(settings=dict(settings, kinds=list(kinds)), runs=measured)
     write_json(folder / "results.json", report)
     return report
 
@@ -171,8 +177,9 @@ class _Seed:
             lambda: self._views(train if mode == "unseen" else self.annotations, mode)
         )
         settings = self.source.cfg.model.energy_head
+        rivals = {"l1": BoxRegressor, "kl": KLRegressor} if mode == "unseen" else {}
         results: dict[int, dict] = {}
-        l1: dict[int, np.ndarray] = {}
+        others: dict[int, list[np.ndarray]] = {}
         for k, group in enumerate(groups):
             training = train_head(
                 self.source,
@@ -183,7 +190,7 @@ class _Seed:
                 lambda: 1e9,
                 self.clock,
                 self.seed + k,
-                others=lambda: {"l1": BoxRegressor(settings)} if mode == "unseen" else {},
+                others=lambda: {name: build(settings) for name, build in rivals.items()},
             )
             self.say(f"  head {k}: {training.iteration} iterations in {training.seconds:.0f} s")
             heads = {name: head.eval() for name, head in training.heads.items()}
@@ -192,9 +199,9 @@ class _Seed:
                 results[index] = score_image(
                     self.source.model, heads["energy"], self.images, index, seen=seen
                 )
-                if "l1" in heads:
+                if rivals:
                     here = self.annotations.images[index].boxes
-                    l1[index] = _l1_boxes(heads["l1"], here, seen)
+                    others[index] = _rival_scores(heads["l1"], heads["kl"], here, seen)
         order = sorted(results)
         boxes = np.concatenate([self.annotations.images[i].boxes for i in order])
         proposal = _joined(results[i]["proposal"] for i in order)
@@ -207,9 +214,9 @@ class _Seed:
             f"probability, {mode}": probability.tolist(),
             f"IoU with the mode, {mode}": (1 - box_iou(boxes, proposal)).tolist(),
         }
-        if l1:
-            moved = np.concatenate([l1[i] for i in order])
-            scores["IoU with the L1 head's box"] = (1 - box_iou(boxes, moved)).tolist()
+        if rivals:
+            columns = zip(*(others[i] for i in order))
+            scores |= {name: np.concatenate(c).tolist() for name, c in zip(RIVALS, columns)}
         return scores
 
     def _views(self, learned: Annotations, mode: str) -> ViewCache:
@@ -248,83 +255,21 @@ class _Seed:
 
 
 @torch.no_grad()
-def _l1_boxes(head: BoxRegressor, boxes: np.ndarray, seen: Seen) -> np.ndarray:
-    """(n, 4) where an L1 head moves the annotations, in pixels of the image."""
-    feats = head.prepare(seen.maps, input_shape=seen.input_shape)
+def _rival_scores(
+    l1: BoxRegressor, kl: KLRegressor, boxes: np.ndarray, seen: Seen
+) -> list[np.ndarray]:
+    """``RIVALS`` of the annotations (n, 4) of an image, (n,) each; larger is worse."""
     given = torch.from_numpy(boxes).float() * seen.scale
-    offsets = head.offsets(feats, given, torch.zeros(len(given), dtype=torch.long))
-    return decode_boxes(offsets, given).double().numpy() / seen.scale.double().numpy()
+    images = torch.zeros(len(given), dtype=torch.long)
+
+    def maps(head: BoxRegressor) -> list[torch.Tensor]:
+        return head.prepare(seen.maps, input_shape=seen.input_shape)
+
+    moved = decode_boxes(l1.offsets(maps(l1), given, images), given)
+    likelihood, ratio = kl.evidence(maps(kl), given, images)
+    away = 1 - box_iou(given.double().numpy(), moved.double().numpy())
+    return [away, likelihood.double().numpy(), ratio.double().numpy()]
 
 
 def _joined(parts) -> np.ndarray:
     return np.concatenate([np.asarray(part, float).reshape(-1, 4) for part in parts])
-
-
-def _measure(run: Mapping) -> dict:
-    """AUROC and average precision of each score and kind, and what the proposals are worth."""
-    kind = np.array(run["kind"])
-    table = {name: ranking(score, kind) for name, score in run["scores"].items()}
-    worth = {}
-    sure = kind != "unclear"
-    for mode, fixed in run["fixed"].items():
-        before, after = np.array(fixed["before"]), np.array(fixed["after"])
-        probability = np.array(run["scores"][f"probability, {mode}"])
-        bad, flagged = (kind != "") & sure, probability >= 0.5
-        worth[mode] = dict(
-            bad_before=before[bad].mean(),
-            bad_after=after[bad].mean(),
-            good_before=before[kind == ""].mean(),
-            good_after=after[kind == ""].mean(),
-            precision=bad[flagged & sure].mean() if flagged.any() else float("nan"),
-            recall=flagged[bad].mean(),
-            share=float(probability.mean()),
-            planted_share=(kind != "").mean(),
-            calibration_error=_calibration_error(probability, kind != ""),
-        )
-    counts = {str(name): int((kind == name).sum()) for name in sorted(set(run["kind"]))}
-    rounded = {
-        mode: {key: round(float(value), 4) for key, value in each.items()}
-        for mode, each in worth.items()
-    }
-    return dict(seed=run["seed"], counts=counts, ranking=table, worth=rounded)
-
-
-def _calibration_error(probability: np.ndarray, bad: np.ndarray, bins: int = 10) -> float:
-    """Mean absolute gap of probability and share in bins of equal width, weighted by size."""
-    place = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = [
-        abs(probability[place == b].mean() - bad[place == b].mean()) * (place == b).mean()
-        for b in range(bins)
-        if (place == b).any()
-    ]
-    return float(np.sum(gaps))
-
-
-def audit_page(report: Mapping) -> str:
-    """The results as Markdown: means over seeds ± their standard deviation."""
-    runs = report["runs"]
-    kinds = list(runs[0]["ranking"]["random"])
-    rows = []
-    for name in runs[0]["ranking"]:
-        if name.startswith("probability"):
-            continue
-        cells = [name]
-        for kind in kinds:
-            values = np.array([run["ranking"][name][kind] for run in runs])
-            cells.append(f"{_mean(values[:, 0])} / {_mean(values[:, 1])}")
-        rows.append(cells)
-    worth = []
-    for mode in runs[0]["worth"]:
-        each = [run["worth"][mode] for run in runs]
-        worth.append([mode, *(_mean(np.array([one[key] for one in each])) for key in each[0])])
-    return "\n\n".join(
-        [
-            markdown_table(["AUROC / average precision", *kinds], rows),
-            markdown_table(["", *(key.replace("_", " ") for key in runs[0]["worth"][mode])], worth),
-        ]
-    )
-
-
-def _mean(values: np.ndarray) -> str:
-    text = f"{values.mean():.3f}"
-    return text if len(values) == 1 else f"{text} ± {values.std(ddof=1):.3f}"

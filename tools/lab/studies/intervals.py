@@ -21,6 +21,8 @@ from ebm_mmdet.files import markdown_table, write_json
 from ebm_mmdet.models.detectors.side_intervals import SPREADS
 from ebm_mmdet.models.side_uncertainty import side_lengths
 
+from .interval_rivals import Rivals, models_with_heads
+
 __all__ = ["interval_table", "measure_intervals", "random_halves"]
 
 FINEST_GROUP = 100
@@ -37,9 +39,10 @@ def measure_intervals(
     num_shapes: int | None = None,
     out: Path | None = None,
     cfg_options: Mapping[str, object] | None = None,
+    rivals: Rivals | None = None,
     say: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Run a detector once for each kind of spread that it gives, and print a table.
+    """Run a detector, try each kind of spread that it gives, and print a table.
 
     Args:
         config: of a detector.
@@ -51,28 +54,36 @@ def measure_intervals(
             of the config's test data.
         out: JSON file for the rows; must not exist.
         cfg_options: dotted keys and values for the config.
+        rivals: also heads on the same detector, each of which is trained if it is not there
+            (:func:`.interval_rivals.models_with_heads`); without, the model of the checkpoint.
         say: gets the table.
 
     Returns:
-        The rows of :func:`random_halves`, for each kind of spread.
+        The rows of :func:`random_halves`, for each model and kind of spread.
     """
     cfg = read_config(config)
     if cfg_options:
         cfg.merge_from_dict(dict(cfg_options))
-    model = load_detector(cfg, checkpoint)
     dataset = DATASETS.build(
         cfg.test_dataloader.dataset if num_shapes is None else _shapes(num_shapes)
     )
-    torch.manual_seed(seed)
-    model, rows = _Replay(model), []
-    for kind in SPREADS:
-        model.position = 0
-        try:
-            sides = matched_sides(model, dataset, level, kind)
-        except ValueError as error:
-            say(f"without {kind}: {error}")
-            continue
-        rows += random_halves(sides, len(model.dataset_meta["classes"]), level, splits, seed)
+    if rivals is None:
+        models = [("", load_detector(cfg, checkpoint))]
+    else:
+        models = models_with_heads(cfg, checkpoint, rivals, say)
+    rows = []
+    for name, model in models:
+        torch.manual_seed(seed)
+        replay, classes = _Replay(model), len(model.dataset_meta["classes"])
+        for kind in SPREADS:
+            replay.position = 0
+            try:
+                sides = matched_sides(replay, dataset, level, kind)
+            except ValueError as error:
+                say(f"{name or 'model'} without {kind}: {error}")
+                continue
+            found = random_halves(sides, classes, level, splits, seed)
+            rows += [dict(boxes=name, **row) if name else row for row in found]
     if out is not None:
         write_json(out, dict(level=level, splits=splits, images=len(dataset), rows=rows))
     say(interval_table(rows))
@@ -195,7 +206,8 @@ def interval_table(rows: list[dict]) -> str:
         band = f"{100 * row['in_band']:.0f}" if "in_band" in row else ""
         lines.append(
             (
-                f"{row['spread']}, {row['bounds']}",
+                (f"{row['boxes']}: " if row.get("boxes") else "")
+                + f"{row['spread']}, {row['bounds']}",
                 f"{percent['coverage']} ± {percent['std']}",
                 percent["small"],
                 percent["medium"],
