@@ -255,7 +255,7 @@ def _calibrate(args: argparse.Namespace) -> None:
     from mmengine.device import get_device
 
     cfg = _config(args.config)
-    if str(cfg.get("default_scope")) == "mmdet3d":
+    if _is_3d(cfg):
         _calibrate_3d(cfg, args)
         return
     from .apis import calibrate
@@ -287,8 +287,6 @@ def _calibrate(args: argparse.Namespace) -> None:
 def _calibrate_3d(cfg, args: argparse.Namespace) -> None:
     from mmengine.device import get_device
 
-    # The packages of 3D stand above this one, and may be absent: the first name says so then.
-    from ebm_mmdet3d import EBM3DDetector  # noqa: F401
     from ebm_mmdet3d.interval_calibration import calibrate_3d
 
     if args.images:

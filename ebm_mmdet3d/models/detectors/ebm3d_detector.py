@@ -253,7 +253,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         if not samples:
             return samples
         found = [sample.pred_instances_3d for sample in samples]
-        refiner = refiner or self.refiner
+        own, refiner = refiner is None, refiner or self.refiner
         if self.min_score > 0 and refiner is not None:
             scores = torch.cat([each.scores_3d for each in found])
             refiner = RefineChosen(refiner, scores >= self.min_score)
@@ -266,7 +266,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         )
         for sample, reference, result in zip(samples, references, results):
             self._write(sample, reference, result)
-        if refiner is None and self.dim_intervals is not None:  # they belong to its own boxes
+        if own and self.dim_intervals is not None:  # they belong to its own boxes
             for sample in samples:
                 self.dim_intervals.add_to(sample)
         return samples
