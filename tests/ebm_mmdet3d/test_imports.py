@@ -151,3 +151,22 @@ def test_parts_of_training_and_refinement_are_those_of_2d():
     }
     assert ours(mmdet.registry) - only_2d == ours(mmdet3d.registry)
     assert len(ours(mmdet3d.registry)) >= 11
+
+
+def test_commands_on_a_3d_config_without_mmdet3d_name_the_remedy_in_one_line(tmp_path):
+    config = tmp_path / "my_lidar.py"
+    config.write_text("default_scope = 'mmdet3d'\nmodel = dict(type='VoxelNet')\n")
+    program = f"""
+import warnings
+warnings.simplefilter("ignore")
+from ebm_mmdet import commands
+for command in ("fit", "add-head"):
+    assert commands.main([command, {str(config)!r}, "x.pth"]) == 1
+assert commands.main(["inspect", {str(config)!r}]) == 1
+"""
+    done = run(HIDE.format(absent={"mmdet3d", "spconv"}) + program)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("python -m ebm_mmdet")]
+    assert len(lines) == 3
+    assert all("pip install 'ebm-mmdet[3d]'" in line for line in lines)
+    assert not list(tmp_path.glob("*_fit"))
