@@ -91,7 +91,7 @@ for command in ("calibrate", "fit", "add-head"):
     assert "pip install 'ebm-mmdet[3d]'" in line
     for command in ("calibrate", "fit", "add-head"):
         (line,) = [line for line in done.stderr.splitlines() if f" {command}: " in line]
-        assert "mmdet3d is not installed" in line
+        assert "mmdet3d, which is not installed" in line
         assert "pip install 'ebm-mmdet[3d]'" in line
     assert not (tmp_path / "lidar_fit").exists()
 
