@@ -81,15 +81,19 @@ def test_without_mmdet3d_alone_a_warning_says_what_to_install(tmp_path):
     (tmp_path / "lidar.py").write_text("default_scope = 'mmdet3d'\n")
     call = f"""
 from ebm_mmdet.commands import main
-assert main(["calibrate", {str(tmp_path / "lidar.py")!r}, "best.pth"]) == 1
+for command in ("calibrate", "fit", "add-head"):
+    assert main([command, {str(tmp_path / "lidar.py")!r}, "best.pth"]) == 1
 """
     done = run(HIDE.format(absent={"mmdet3d", "spconv"}) + "import ebm_mmdet3d\n" + LIGHT + call)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "RuntimeWarning" in line]
     assert "registered nothing: mmdet3d is not installed" in line
     assert "pip install 'ebm-mmdet[3d]'" in line
-    (line,) = [line for line in done.stderr.splitlines() if "calibrate: " in line]
-    assert "needs mmdet3d, which is not installed: `pip install 'ebm-mmdet[3d]'`" in line
+    for command in ("calibrate", "fit", "add-head"):
+        (line,) = [line for line in done.stderr.splitlines() if f" {command}: " in line]
+        assert "mmdet3d, which is not installed" in line
+        assert "pip install 'ebm-mmdet[3d]'" in line
+    assert not (tmp_path / "lidar_fit").exists()
 
 
 @needs_mmdet3d

@@ -13,8 +13,10 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 
 from ebm_mmdet import commands
+from ebm_mmdet.apis.config_text import plain
+from ebm_mmdet3d.apis.head_settings import bev_head
 from ebm_mmdet3d.inspection import inspect_config_3d
-from tests.ebm_mmdet3d.models.toys import CELL, GRID, ORIGIN
+from tests.ebm_mmdet3d.models.toys import CELL, GRID, ORIGIN, REAL_HEAD, build, real_detector_cfg
 
 POINTPILLARS = "mmdet3d::pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-car.py"
 RANGE = [*ORIGIN, -3, ORIGIN[0] + GRID[1] * CELL, ORIGIN[1] + GRID[0] * CELL, 1]
@@ -30,6 +32,23 @@ def test_pointpillars_as_the_page_has_it(capsys):
     table = {tuple(line.split()[:2]): line for line in text.splitlines()}
     assert "used" in table["neck", "0"]
     assert "0.64" in table["backbone", "1"]
+
+
+@pytest.mark.parametrize("name", sorted(REAL_HEAD))
+def test_the_written_head_fits_each_family_of_detectors(name):
+    model = real_detector_cfg(name)
+    look = inspect_config_3d(Config(dict(model=model)))
+    parts = plain(bev_head(look))
+    head = parts["energy_head"]
+    found = {key: head[key] for key in ("in_channels", "num_classes", "cell_size")}
+    expected = dict(REAL_HEAD[name])
+    assert head["origin"] == pytest.approx(list(expected.pop("origin")))
+    assert found == pytest.approx(expected)
+    assert parts["feature_source"] == ("pts_neck" if name == "centerpoint" else "neck")
+    stride = head["cell_size"] / look.voxel_size
+    assert head["pixel_offset"] == pytest.approx(0.5 / stride, abs=1e-4)
+    cfg = dict(type="EBM3DDetector", detector=model, **parts)
+    assert build(cfg).energy_head.cell_size == expected["cell_size"]
 
 
 def test_a_detector_inside_ours_and_a_range_beside_the_model():

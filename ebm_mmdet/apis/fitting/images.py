@@ -6,9 +6,11 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from mmdet.registry import DATASETS
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ class Images:
     """See :class:`.kind.Kind`."""
 
     noun, dim = "image", 4
-    headings = {name: {"IoU_TP": "mean IoU"}.get(name, name) for name in METRICS}
+    headings: ClassVar = {name: {"IoU_TP": "mean IoU"}.get(name, name) for name in METRICS}
     high, precise_iou = "AP90", 92.0
     described = (
         "Mean IoU is that of boxes that match an object at IoU 0.5. All boxes are clipped to the "
@@ -146,13 +148,12 @@ class Images:
     def residuals(
         self, items: ImageSet, position: int, found: Detected, num_classes: int, score_thr: float
     ) -> Tensor:
-        sample = copy.copy(found.sample)
         boxes = found.sample.pred_instances.cpu()
         boxes.bboxes = boxes.bboxes.float()
-        sample = type(sample)(metainfo=dict(img_id=position), pred_instances=boxes)
+        sample = DetDataSample(metainfo=dict(img_id=position), pred_instances=boxes)
         truth = items.coco([position], num_classes)
-        found = matched_residuals(truth, [sample], list(range(1, num_classes + 1)), score_thr)
-        return found[found.isfinite().all(1)]
+        residuals = matched_residuals(truth, [sample], list(range(1, num_classes + 1)), score_thr)
+        return residuals[residuals.isfinite().all(1)]
 
     # Rivals and priors.
 

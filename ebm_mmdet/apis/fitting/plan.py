@@ -64,11 +64,14 @@ class Plan:
     ) -> str:
         """What will be done, and how long it will take."""
         size = measured.view_bytes * len(data.indices) / GB
-        cache = (
-            f"cached, {size:.2f} GB for each version of the {noun}s out of {cache_gb:g} GB"
-            if self.fits_in_cache
-            else f"computed for each batch, since all would need {size:.1f} GB of {cache_gb:g} GB"
-        )
+        cache = f"cached, {size:.2f} GB for each version of the {noun}s out of {cache_gb:g} GB"
+        if not self.fits_in_cache and size > cache_gb:
+            cache = (
+                f"computed for each batch, since all would need {size:.1f} GB of {cache_gb:g} GB"
+            )
+        elif not self.fits_in_cache:
+            once = _minutes(measured.view_s * len(data.indices))
+            cache = f"computed for each batch, since all of them once would take {once}"
         share = "" if self.judge_images >= len(data.judge) else f" of {len(data.judge)}"
         parts = dict(
             features=self.cache_s, training=self.train_s, tuning=self.tune_s, judging=self.judge_s

@@ -84,7 +84,7 @@ def test_residuals_are_in_the_frame_of_the_box_and_a_flip_is_no_error():
     along_and_across = np.array([0.3, -0.1, 0.05, 0.2, 0.1, -0.1, 0.05])
     cos, sin = np.cos(CAR[6]), np.sin(CAR[6])
     moved = CAR + along_and_across
-    moved[:2] = CAR[:2] + [cos * 0.3 + sin * 0.1, sin * 0.3 - cos * 0.1]
+    moved[:2] += np.array([cos * 0.3 + sin * 0.1, sin * 0.3 - cos * 0.1]) - [0.3, -0.1]
     found = matched_residuals_3d(truth(moved), [record(CAR), record(CAR + 20, 0.8)])
     torch.testing.assert_close(found, torch.from_numpy(along_and_across).float()[None])
     backwards = CAR.copy()
