@@ -56,8 +56,8 @@ def write_page(
         "Values in percent; in brackets the change against the detector ± its bootstrap error over"
         f" images ({rows[0]['resamples']} resamples, paired). Mean IoU is that of boxes that match "
         "an object at IoU 0.5. All boxes are clipped to the image. The regression head was trained "
-        "on the same boxes and features, in the same iterations. Times are medians: the detector, "
-        "and what moves its boxes."
+        "on the same objects and features, in the same iterations, on a quarter of the boxes "
+        "around them. Times are medians: the detector, and what moves its boxes."
     )
     parts = [f"# {found.sentence}", table(rows), described]
     parts.append("\n".join(f"- {fact}" for fact in facts))
