@@ -44,8 +44,9 @@ def write_page(
     described = (
         "Values in percent; in brackets the change against the detector ± its bootstrap error over"
         f" {kind.noun}s ({rows[0]['resamples']} resamples, paired). {kind.described} The "
-        "regression head was trained on the same boxes and features, in the same iterations. Times "
-        "are medians: the detector, and what moves its boxes."
+        "regression head was trained on the same objects and features, in the same iterations, on "
+        "a quarter of the boxes around them. Times are medians: the detector, and what moves its "
+        "boxes."
     )
     parts = [f"# {found.sentence}", table(rows, kind), described]
     parts.append("\n".join(f"- {fact}" for fact in facts))

@@ -56,7 +56,7 @@ class BoxRegressor(EBMBBoxHead):
     def jittered(self, gt_boxes: Tensor, batch_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (R, 4) around the annotations (N, 4), their annotations (R, 4) and images (R,)."""
         number, samples = len(gt_boxes), self.num_boxes or 1 + self.objective.num_noise
-        jitter, _ = self.objective.noise.sample(number, samples)
+        jitter, _ = self.objective.noise.sample(number, samples, device=gt_boxes.device)
         boxes = decode_boxes(jitter, gt_boxes[:, None]).reshape(-1, 4)
         truth = gt_boxes.repeat_interleave(samples, 0)
         return boxes, truth, batch_index.repeat_interleave(samples)
