@@ -154,3 +154,9 @@ def test_ensemble_is_the_mean_log_density(neck) -> None:
     each = [head.log_density_fn(head.prepare(neck), GT, IMAGE, LABELS)(y) for head in heads]
     torch.testing.assert_close(fn(y), torch.stack(each).mean(0))
     torch.testing.assert_close(fn.select(torch.tensor([1]))(y[1:]), fn(y)[1:])
+
+
+def test_boxes_to_learn_from_are_drawn_where_the_annotations_are() -> None:
+    regressor = BoxRegressor(HEAD).to("meta")
+    for drawn in regressor.jittered(GT.to("meta"), IMAGE.to("meta")):
+        assert drawn.device.type == "meta"
