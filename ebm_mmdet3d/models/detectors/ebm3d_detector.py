@@ -41,6 +41,8 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
     A refiner that samples (``ImportanceMeanRefiner``) adds ``box_cov`` (n, 7, 7), ``box_std``
     (n, 7), ``ess`` (n,) and ``log_prob`` (n,), in metres and radians. A checkpoint of
     :func:`~ebm_mmdet3d.apis.calibrate_3d` adds ``dim_interval`` (n, 7, 2).
+    A refiner with ``num_modes=K`` adds ``modes`` (n, K, 7), the first of which is the box, and
+    ``mode_mass`` (n, K), NaN after the last mode.
 
     A box that moved has sizes of at least ``energy_head.min_box_size`` and its yaw wrapped to
     [-π, π); a box that did not move keeps every bit. A frame without points has no detections and

@@ -24,6 +24,7 @@ from .boxes import window_around
 __all__ = ["draw_two_hills"]
 
 _SIDES = ("left", "upper", "right", "lower")
+_LEAST_MASS = 0.05  # modes with less are not drawn
 
 
 def draw_two_hills(images: Sequence[np.ndarray], objects: Sequence) -> Figure:
@@ -44,7 +45,8 @@ def draw_two_hills(images: Sequence[np.ndarray], objects: Sequence) -> Figure:
     figure = new_figure(3.0 * len(objects), 5.6)
     panels = figure.subplots(2, len(objects), squeeze=False)
     for image, each, above, below in zip(images, objects, *panels):
-        modes = each.modes[np.isfinite(each.modes).all(1)]
+        kept = np.nan_to_num(each.mass) >= _LEAST_MASS
+        modes, masses = each.modes[kept], each.mass[kept]
         everything = np.vstack([each.conventions, each.detected[None], modes])
         show_image(above, image, window_around(everything, image.shape[:2]))
         add_boxes(above, each.conventions, "truth")
@@ -57,7 +59,7 @@ def draw_two_hills(images: Sequence[np.ndarray], objects: Sequence) -> Figure:
         for position in each.conventions[:, each.slice_side]:
             below.axvline(position, color=GREY, linestyle="--", linewidth=1.2)
         below.axvline(each.detected[each.slice_side], color=BEFORE, linewidth=1.5)
-        for mode, mass in zip(modes, each.mass):
+        for mode, mass in zip(modes, masses):
             place = (mode[each.slice_side], 1.04)
             below.annotate(f"{100 * mass:.0f} %", place, ha="center", fontsize=9, color=INK)
         below.set(ylim=(0, 1.18), yticks=[0, 1], xlim=(each.slice_at[0], each.slice_at[-1]))

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from ebm_mmdet.apis.feature_cache import cache_test_images
 from ebm_mmdet.apis.fitting.rivals import RegressionStep
 from ebm_mmdet.apis.trained_detector import load_frozen_detector
+from ebm_mmdet.box_iou import box_iou
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations, write_coco
 from ebm_mmdet.evaluation.average_precision import MatchedDetections
 from ebm_mmdet.evaluation.bootstrap import bootstrap_weights
@@ -31,7 +32,7 @@ __all__ = ["conventions_page", "run_conventions_study"]
 
 VALIDATION_SEED, VALIDATION_IMAGES = 2, 80
 SHOWN = ("AP", "AP50", "AP75", "AP90", "IoU_TP")
-PICTURED = 4
+PICTURED, PICTURED_IOU, PICTURED_MASS = 3, 0.6, 0.05
 LIKELIHOOD_IMAGES = 25
 """Likelihoods and masses need many more points of f than a climb does."""
 
@@ -129,10 +130,11 @@ def _methods(cfg: Config) -> list[Method]:
 
 
 def _picture(objects: list[SeenObject], test_set):
-    """Objects of different images whose two highest modes are hills of some mass."""
+    """Objects of different images with a mode of some mass close to each convention."""
     chosen: dict[int, SeenObject] = {}
     for each in objects:
-        if np.nan_to_num(each.mass[:2]).min() > 0.1:
+        modes = each.modes[np.nan_to_num(each.mass) >= PICTURED_MASS]
+        if (box_iou(each.conventions[:, None], modes) > PICTURED_IOU).any(1).all():
             chosen.setdefault(each.image, each)
     chosen = list(chosen.values())[:PICTURED] or objects[:PICTURED]
     pictures = []
