@@ -1,6 +1,5 @@
 """Pictures: functions of arrays that return matplotlib figures."""
 
-from .bev import draw_bev_boxes, draw_bev_scenes
 from .boxes import draw_before_after, draw_refinement_paths
 from .curves import plot_ap_vs_steps
 from .curves3d import plot_rotation_scans, plot_steps_3d
@@ -10,8 +9,6 @@ from .rooms import draw_rooms
 
 __all__ = [
     "draw_before_after",
-    "draw_bev_boxes",
-    "draw_bev_scenes",
     "draw_refinement_paths",
     "draw_rooms",
     "draw_two_hills",

@@ -11,8 +11,9 @@ import torch
 from ebm_mmdet.visualization import save_figure
 from ebm_mmdet3d.datasets.kitti_geometry import wrap_angle
 
-from ...pictures import draw_bev_boxes, draw_bev_scenes, plot_rotation_scans, plot_steps_3d
+from ...pictures import plot_rotation_scans, plot_steps_3d
 from ..climb import Climb, most_found, typical_gains
+from .bev import draw_bev_boxes, draw_bev_scenes
 from .evaluate import METRICS_SHOWN
 
 __all__ = ["draw_all", "draw_steps", "rotation_scan"]
