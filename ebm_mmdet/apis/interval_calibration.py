@@ -16,9 +16,7 @@ from torch import nn
 
 from ..datasets import use_checked_annotations
 from ..energy import expected_coverage, fewest_scores, grouped_quantiles, interval_scores
-from ..engine import read_checkpoint
-from ..engine.stored_intervals import model_digest
-from ..files import open_atomic
+from ..engine.stored_intervals import calibrated_path, model_digest, store_intervals
 from ..models.detectors.side_intervals import (
     META_KEY,
     SPREADS,
@@ -100,9 +98,7 @@ def calibrate(
     if spread is not None and spread not in SPREADS:
         raise ValueError(f"spread={spread!r}; use one of {', '.join(SPREADS)}")
     checkpoint = Path(checkpoint)
-    out = Path(out) if out else checkpoint.with_name(f"{checkpoint.stem}_intervals.pth")
-    if out.exists():
-        raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
+    out = calibrated_path(checkpoint, out)
     cfg = read_config(config)
     kept = out.with_name(f"{out.name}.unfinished")
     settings = dict(
@@ -142,10 +138,7 @@ def calibrate(
         annotations=str(ann_file or ""),
         model=model_digest(cfg),
     )
-    stored = read_checkpoint(checkpoint)
-    meta = {**stored.get("meta", {}), META_KEY: intervals.to_meta()}
-    with open_atomic(out) as file:
-        torch.save(dict(meta=meta, state_dict=stored.get("state_dict", stored)), file)
+    store_intervals(checkpoint, out, META_KEY, intervals.to_meta())
     shutil.rmtree(kept)
     say(report(intervals))
     say(f"wrote {out}")

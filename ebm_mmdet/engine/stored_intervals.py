@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from ..files import open_atomic
 from ..models.detectors.side_intervals import INTERVAL_KINDS, attach_intervals
+from .safe_loading import read_checkpoint
 
-__all__ = ["StoredIntervalsHook", "attach_stored_intervals", "model_digest"]
+__all__ = [
+    "StoredIntervalsHook",
+    "attach_stored_intervals",
+    "calibrated_path",
+    "model_digest",
+    "store_intervals",
+]
 
 
 def model_digest(cfg: Config) -> str:
@@ -22,6 +34,26 @@ def model_digest(cfg: Config) -> str:
     To be taken before the model is built, because mmdet's detectors write into their config.
     """
     return hashlib.sha256(repr(cfg.model).encode()).hexdigest()[:16]
+
+
+def calibrated_path(checkpoint: Path, out: str | os.PathLike | None) -> Path:
+    """Where the checkpoint with intervals goes: ``out``, or ``NAME_intervals.pth`` beside it.
+
+    Raises:
+        FileExistsError: it exists.
+    """
+    path = Path(out) if out else checkpoint.with_name(f"{checkpoint.stem}_intervals.pth")
+    if path.exists():
+        raise FileExistsError(f"{path} exists and is not overwritten; remove it, or choose another")
+    return path
+
+
+def store_intervals(checkpoint: Path, out: Path, key: str, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint's weights again, with intervals under ``key`` of the meta, atomically."""
+    stored = read_checkpoint(checkpoint)
+    meta = {**stored.get("meta", {}), key: content}
+    with open_atomic(out) as file:
+        torch.save(dict(meta=meta, state_dict=stored.get("state_dict", stored)), file)
 
 
 def attach_stored_intervals(model: nn.Module, checkpoint: Mapping, digest: str) -> None:

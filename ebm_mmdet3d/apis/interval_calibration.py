@@ -16,9 +16,7 @@ from torch import Tensor
 from ebm_mmdet.apis.inspection import inner_datasets
 from ebm_mmdet.apis.trained_detector import load_detector, read_config
 from ebm_mmdet.energy import expected_coverage, fewest_scores, grouped_quantiles, interval_scores
-from ebm_mmdet.engine import read_checkpoint
-from ebm_mmdet.engine.stored_intervals import model_digest
-from ebm_mmdet.files import open_atomic
+from ebm_mmdet.engine.stored_intervals import calibrated_path, model_digest, store_intervals
 from ebm_mmdet.models import attach_intervals
 
 from ..models.detectors.dim_intervals import DIMENSIONS, MIN_SPREAD, SPREADS_3D, DimIntervals
@@ -85,9 +83,7 @@ def calibrate_3d(
     if spread is not None and spread not in SPREADS_3D:
         raise ValueError(f"spread={spread!r}; for 3D boxes use one of {', '.join(SPREADS_3D)}")
     checkpoint = Path(checkpoint)
-    out = Path(out) if out else checkpoint.with_name(f"{checkpoint.stem}_intervals.pth")
-    if out.exists():
-        raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
+    out = calibrated_path(checkpoint, out)
     cfg = read_config(config)
     dataset = _dataset(cfg, ann_file)
     model = load_detector(cfg, checkpoint, device)
@@ -110,10 +106,7 @@ def calibrate_3d(
         annotations=str(ann_file or ""),
         model=model_digest(cfg),
     )
-    stored = read_checkpoint(checkpoint)
-    meta = {**stored.get("meta", {}), DimIntervals.attribute: intervals.to_meta()}
-    with open_atomic(out) as file:
-        torch.save(dict(meta=meta, state_dict=stored.get("state_dict", stored)), file)
+    store_intervals(checkpoint, out, DimIntervals.attribute, intervals.to_meta())
     say(report(intervals))
     say(f"wrote {out}")
     return intervals
