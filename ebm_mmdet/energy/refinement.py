@@ -16,7 +16,7 @@ from .contracts import (
 from .derivatives import differentiable, gradient
 from .host_reads import pays_to_read
 from .log_density import at_least_float32, evaluate, evaluate_finite, is_finite
-from .steps import Acceleration, Steps, check_climb, leap_lengths
+from .steps import Acceleration, Steps, check_climb
 
 __all__ = ["evaluate_only", "gradient_ascent"]
 
@@ -46,7 +46,6 @@ def gradient_ascent(
     project: Callable[[Tensor], Tensor] | None = None,
     return_trace: bool = False,
     acceleration: Acceleration | None = None,
-    num_leaps: int = 3,
     tolerance: float = 0.0,
 ) -> RefinementResult:
     """Climb f from y0 by gradient steps that shrink when they fail.
@@ -68,16 +67,11 @@ def gradient_ascent(
     of this is done for up to 512 points, where it saves nothing: the host then reads no value
     during the climb, and all steps are queued without waiting for the device.
 
-    Two accelerations need fewer evaluations. Both learn the curvature of f from the gradients of
-    the climb, and are safe by the same test: f(y) never decreases.
-
-    - ``'leap'`` goes where ``num_steps`` plain steps would lead, in ``num_leaps`` evaluated ones.
-      Each stands for several: it ends where these would end if f were a parabola in each
-      coordinate, with the curvature of the last move (:func:`~.steps.leap`). For short steps that
-      end on the way to the top, as for boxes without a prior.
-    - ``'bb'`` goes to the top. After the first step, each has the length of Barzilai and Borwein,
-      which would reach the top of f along the last move (:func:`~.steps.barzilai_borwein`). For
-      climbs that are to converge, as with a prior.
+    ``acceleration='bb'`` needs fewer evaluations to reach the top. After the first step, each has
+    the length of Barzilai and Borwein, which would reach the top of f along the last move
+    (:func:`~.steps.barzilai_borwein`). It learns the curvature of f from the gradients of the
+    climb, and is safe by the same test: f(y) never decreases. It is for climbs that are to
+    converge, as with a prior; short steps without one end on the way to the top, elsewhere.
 
     Works in any mode of the caller, including ``no_grad``, ``inference_mode`` and autocast: f is
     evaluated with gradients on and with inference mode and autocast off, because a climb compares
@@ -100,9 +94,7 @@ def gradient_ascent(
         project: maps a proposal (N, S, D) to an admissible point, for coordinates that wrap around
             or have a floor. It is not applied to y0.
         return_trace: also return every intermediate state.
-        acceleration: None, ``'leap'`` or ``'bb'``.
-        num_leaps: with ``'leap'``: evaluated steps, at most ``num_steps``. They are the steps of
-            the cost above, and of the result.
+        acceleration: None or ``'bb'``.
         tolerance: a point stops where its next step promises a gain of f, ``Σ (y' - y) ⊙ ∇f(y)``,
             below this (in nats). 0: never.
 
@@ -117,9 +109,7 @@ def gradient_ascent(
         raise ValueError(
             f"y0 has shape {tuple(y0.shape)}; expected (N, D), or (N, S, D) for several starts."
         )
-    check_climb(num_steps, decay, acceleration, num_leaps, tolerance)
-    leaps = acceleration == "leap"
-    lengths = leap_lengths(num_steps, num_leaps) if leaps else [1] * num_steps
+    check_climb(num_steps, decay, acceleration, tolerance)
     with differentiable(y0):
         # A copy made here is an ordinary tensor even if y0 was made in inference mode.
         y = y0.detach().to(at_least_float32(y0.dtype), copy=True)
@@ -127,7 +117,7 @@ def gradient_ascent(
         steps = Steps(step_size, y, decay, acceleration)
         states: list[tuple[Tensor, Tensor, Tensor]] = []
         accepted = y.new_zeros(y.shape[:-1], dtype=torch.int64)
-        for state in _climb(log_density_fn, y, steps, lengths, project, tolerance):
+        for state in _climb(log_density_fn, y, steps, num_steps, project, tolerance):
             accepted += state[-1]
             if not return_trace:
                 states.clear()
@@ -141,7 +131,7 @@ def gradient_ascent(
             trace = RefinementTrace(
                 all_y.view(len(states), *y0.shape),
                 all_log_density.view(len(states), *shape),
-                all_moved[1:].view(len(lengths), *shape),
+                all_moved[1:].view(num_steps, *shape),
             )
         return RefinementResult(
             y.view(y0.shape), log_density.view(shape), accepted.view(shape), trace
@@ -152,7 +142,7 @@ def _climb(
     log_density_fn: LogDensityFn,
     y: Tensor,
     steps: Steps,
-    lengths: Sequence[int],
+    num_steps: int,
     project: Callable[[Tensor], Tensor] | None,
     tolerance: float,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -171,11 +161,11 @@ def _climb(
     slope = torch.zeros_like(y)
     active = is_finite(y).all(-1)
     needs_slope = active
-    for length in lengths:
+    for _ in range(num_steps):
         if not narrows or needs_slope.any():
             mask = needs_slope[live]
             slope[live] = gradient(mask).where(mask.unsqueeze(-1), slope[live])
-        proposal = y + steps.next(y, slope, length)
+        proposal = y + steps.next(y, slope)
         if project is not None:
             proposal = project(proposal)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from numbers import Real
@@ -11,9 +10,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-__all__ = ["Acceleration", "Steps", "barzilai_borwein", "check_climb", "leap", "leap_lengths"]
+__all__ = ["Acceleration", "Steps", "barzilai_borwein", "check_climb"]
 
-Acceleration = Literal["leap", "bb"]
+Acceleration = Literal["bb"]
 
 LONGEST = 100.0
 """Longest step of Barzilai and Borwein, in plain steps: where f is straight none would be wrong."""
@@ -26,7 +25,7 @@ class Steps:
         step_size: λ, a number, (D,), or (N, D).
         y: (N, S, D) the starting points.
         decay: factor on the steps of a point after one that failed.
-        acceleration: None, ``'leap'`` or ``'bb'``.
+        acceleration: None or ``'bb'``.
 
     Raises:
         ValueError: λ is negative or not finite, or its shape does not fit.
@@ -41,29 +40,16 @@ class Steps:
     ) -> None:
         self.size, self.decay, self.acceleration = _step_sizes(step_size, y), decay, acceleration
         if acceleration is not None:
-            # The start of the last move of each point, ∇f there, and whether there was one.
+            # The start of the last move of each point, ∇f there, and whether it was the last step.
             self.origin, self.slope_there = y, torch.zeros_like(y)
-            self.has_moved = torch.zeros_like(y[..., :1], dtype=torch.bool)
-        if acceleration == "bb":
-            self.unit, self.just_moved = self.size, self.has_moved
+            self.just_moved = torch.zeros_like(y[..., :1], dtype=torch.bool)
+            self.unit = self.size
 
-    def next(self, y: Tensor, slope: Tensor, length: int) -> Tensor:
-        """The next step (N, S, D) of points at y, where ∇f is ``slope``.
-
-        Args:
-            y: (N, S, D).
-            slope: (N, S, D).
-            length: how many plain steps it stands for; 1 but for leaps.
-        """
+    def next(self, y: Tensor, slope: Tensor) -> Tensor:
+        """The next step (N, S, D) of points at y (N, S, D), where ∇f is ``slope`` (N, S, D)."""
         if self.acceleration is None:
             return self.size * slope
-        # f is concave along a coordinate where both have one sign.
-        way, fall = y - self.origin, self.slope_there - slope
-        if self.acceleration == "leap":
-            # What nothing is known about is tried in plain steps.
-            found = leap(self.size, slope, fall / way, length)
-            return found.where(self.has_moved, self.size * slope)
-        found = barzilai_borwein(self.unit, way, fall)
+        found = barzilai_borwein(self.unit, y - self.origin, self.slope_there - slope)
         # Without a top along the last move, a step of twice its length is tried.
         found = (found.clamp(max=LONGEST) * self.unit).where(found > 0, 2 * self.size)
         self.size = found.where(self.just_moved, self.size)
@@ -76,21 +62,7 @@ class Steps:
         if self.acceleration is not None:
             self.origin = y.where(moved, self.origin)
             self.slope_there = slope.where(moved, self.slope_there)
-            self.has_moved = self.has_moved | moved
             self.just_moved = moved
-
-
-def leap(size: Tensor, slope: Tensor, curvature: Tensor, length: int) -> Tensor:
-    """Where ``length`` plain steps lead if f is a parabola of this curvature in each coordinate.
-
-        Σ_{j < m} (1 - λc)^j λ g = (1 - (1 - λc)^m) / (λc) λ g,    λc in [0, 1]
-
-    A curvature below 0, or none, counts as 0; above 1/λ the step leads to the top of the parabola.
-    """
-    bent = (size * curvature).nan_to_num(0, 0, 0).clamp(min=0)
-    # 1 - (1 - λc)^m without cancellation.
-    share = -torch.expm1(length * torch.log1p(-bent.clamp(max=1)))
-    return (share / bent).where(bent > 0, float(length)) * size * slope
 
 
 def barzilai_borwein(unit: Tensor, way: Tensor, fall: Tensor) -> Tensor:
@@ -105,22 +77,7 @@ def barzilai_borwein(unit: Tensor, way: Tensor, fall: Tensor) -> Tensor:
     return (way * fall).sum(-1, keepdim=True) / (unit * fall.square()).sum(-1, keepdim=True)
 
 
-def leap_lengths(num_steps: int, num_leaps: int) -> list[int]:
-    """Split T plain steps into leaps that grow as more is known of f: 10 into [1, 3, 6].
-
-    After the first, which is a plain step, k of K more cover the share ``(k / K)^1.5`` of the rest,
-    rounded, but at least k. There are ``num_leaps``, but no more than steps.
-    """
-    more, rest = min(num_leaps, num_steps) - 1, num_steps - 1
-    if more < 1:
-        return [1] * num_steps
-    ends = [max(k, round(rest * (k / more) ** 1.5)) for k in range(more + 1)]
-    return [1, *(b - a for a, b in itertools.pairwise(ends))]
-
-
-def check_climb(
-    num_steps: int, decay: float, acceleration: str | None, num_leaps: int, tolerance: float
-) -> None:
+def check_climb(num_steps: int, decay: float, acceleration: str | None, tolerance: float) -> None:
     """Check the settings of a climb, see :func:`~ebm_mmdet.energy.gradient_ascent`.
 
     Raises:
@@ -131,9 +88,7 @@ def check_climb(
     if not 0 <= decay <= 1:
         raise ValueError(f"decay={decay} must be in [0, 1]; it shrinks a step that failed.")
     if acceleration is not None and acceleration not in get_args(Acceleration):
-        raise ValueError(f"acceleration={acceleration!r} is unknown; use 'leap', 'bb' or None.")
-    if num_leaps < 2:
-        raise ValueError(f"num_leaps={num_leaps} must be 2 or more; the first is a plain step.")
+        raise ValueError(f"acceleration={acceleration!r} is unknown; use 'bb' or None.")
     if not 0 <= tolerance < math.inf:
         raise ValueError(
             f"tolerance={tolerance} must be a finite gain of f, 0 (never stop) or more."

@@ -54,10 +54,8 @@ class GradientAscentRefiner:
             prior; with one, the default is derived from it and needs no tuning.
         num_steps: number of steps T of Algorithm 1.
         decay: factor on a box's step lengths after a rejected step.
-        acceleration: None; ``'leap'``, which goes where T plain steps lead, in ``num_leaps``
-            evaluated ones; or ``'bb'``, which goes to the top in few, as is wanted with a prior.
-            See :func:`~ebm_mmdet.energy.gradient_ascent`.
-        num_leaps: evaluated steps of ``'leap'``.
+        acceleration: None; or ``'bb'``, which goes to the top in few steps, as is wanted with a
+            prior. See :func:`~ebm_mmdet.energy.gradient_ascent`.
         tolerance: a box stops where its next step promises a smaller gain of f (in nats). 0: never.
         prior: None (the published rule), or ``dict(std=..., bias=0.0, scale=1.0,
             temperature=1.0)``; see :class:`.DetectionPrior`.
@@ -78,7 +76,6 @@ class GradientAscentRefiner:
 
     # Of the class: refiners that were pickled before have no such attributes.
     acceleration: Acceleration | None = None
-    num_leaps = 3
     tolerance = 0.0
     num_starts, num_modes = 1, 0
 
@@ -90,7 +87,6 @@ class GradientAscentRefiner:
         prior: dict | None = None,
         return_trace: bool = False,
         acceleration: Acceleration | None = None,
-        num_leaps: int = 3,
         tolerance: float = 0.0,
         num_starts: int = 1,
         start_std: float | Sequence[float] | None = None,
@@ -103,11 +99,11 @@ class GradientAscentRefiner:
                 "GradientAscentRefiner needs step_size, such as (8e-4, 8e-4, 3.2e-3, 3.2e-3) of "
                 "the papers, or a prior from which it follows"
             )
-        check_climb(num_steps, decay, acceleration, num_leaps, tolerance)
+        check_climb(num_steps, decay, acceleration, tolerance)
         self.step_size, self.num_steps, self.decay = step_size, num_steps, decay
         self.prior = None if prior is None else DetectionPrior.from_config(prior)
         self.return_trace = return_trace
-        self.acceleration, self.num_leaps, self.tolerance = acceleration, num_leaps, tolerance
+        self.acceleration, self.tolerance = acceleration, tolerance
         if num_starts < 1 or not 0 <= num_modes <= num_starts:
             raise ValueError(
                 f"num_starts={num_starts} and num_modes={num_modes}: need at least one start, and "
@@ -185,7 +181,6 @@ class GradientAscentRefiner:
             self.decay,
             return_trace=self.return_trace,
             acceleration=self.acceleration,
-            num_leaps=self.num_leaps,
             tolerance=self.tolerance,
         )
 

@@ -2,13 +2,15 @@ r"""Refinement beside the detector: time, evaluations of f, and the share of the
 
     make demo
     python tools/lab/benchmarks/acceleration.py configs/demo/shapes_ebm.py \
-        work_dirs/demo/seed0/energy_head/iter_600.pth [--projected CHECKPOINT] [--images 150]
+        work_dirs/demo/seed0/energy_head/iter_600.pth \
+        [--prior 0.03 0.03 0.06 0.06] [--projected CHECKPOINT] [--images 150]
 
 All rows refine the same detections, one after another on each image, so that other work on the
 machine affects them equally. Times are medians of processor time: of the detector alone, and of
 everything that refinement adds (maps prepared, boxes moved, fields written). The gain is that of
-the config's own refiner over the detections, in AP of all images. Rows of a projected head refer to
-that gain too; its checkpoint comes from the same config with
+the config's own refiner over the detections, in AP of all images; rows of another head or with a
+prior refer to it too. The standard deviations of a prior are those that
+`tools/analysis_tools/fit_residual_prior.py` prints; a projected head is one of the same config with
 `--cfg-options model.energy_head.projection_channels=...`.
 """
 
@@ -37,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tools/, which co
 from ebm_mmdet.energy import Refiner, evaluate_only
 from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.models import EBMDetector
+from ebm_mmdet.models.task_modules import GradientAscentRefiner
 from lab.demo.evaluate import build_metric, changed, load_model, metric_values, val_loader
 
 Output = TypeVar("Output")
@@ -56,8 +59,7 @@ class Row(NamedTuple):
         """Of f and its gradient, with the last of f alone."""
         if self.refiner is evaluate_only:
             return 1
-        leaps = self.refiner.acceleration == "leap"
-        return 1 + (self.refiner.num_leaps if leaps else self.refiner.num_steps)
+        return 1 + self.refiner.num_steps
 
     def refine(self, maps: Sequence[Tensor], found: SampleList, size: Sequence[int]) -> None:
         """Move detections in place, in maps of an input of this (height, width)."""
@@ -66,31 +68,46 @@ class Row(NamedTuple):
         self.model.move(feats, found, rescale=True, refiner=self.refiner)
 
 
-def make_rows(model: EBMDetector, projected: EBMDetector | None, min_score: float) -> list[Row]:
+def make_rows(
+    model: EBMDetector,
+    projected: EBMDetector | None,
+    min_score: float,
+    prior_std: Sequence[float] | None = None,
+) -> list[Row]:
     """The rows of the table, the first without refinement and the second as configured."""
     own = model.refiner
     steps, size = own.num_steps, own.step_size
-    # As long a way as the configured one, in three steps.
-    longer = torch.as_tensor(size) * steps / 3
-    leaps = changed(own, acceleration="leap", num_leaps=3)
+
+    def three(factor: float) -> GradientAscentRefiner:
+        return changed(own, num_steps=3, step_size=factor * torch.as_tensor(size))
+
     rows = [
         Row("not refined", model, evaluate_only),
         Row(f"T = {steps}", model, own),
-        Row("T = 3", model, changed(own, num_steps=3)),
-        Row("T = 3, longer steps", model, changed(own, num_steps=3, step_size=longer)),
-        Row("2 leaps", model, changed(leaps, num_leaps=2)),
-        Row("3 leaps", model, leaps),
-        Row("4 leaps", model, changed(leaps, num_leaps=4)),
+        *(Row(f"T = 3, steps x {factor:g}", model, three(factor)) for factor in (1, 1.5, 2, 3)),
         Row("T = 3, Barzilai-Borwein", model, changed(own, num_steps=3, acceleration="bb")),
         Row(f"T = {steps}, tolerance 0.05", model, changed(own, tolerance=0.05)),
         Row(f"T = {steps}, min_score {min_score:g}", model, own, min_score),
-        Row(f"3 leaps, min_score {min_score:g}", model, leaps, min_score),
+        Row(f"T = 3, steps x 2, min_score {min_score:g}", model, three(2), min_score),
     ]
+    if prior_std is not None:
+
+        def with_prior(k: float, num_steps: int) -> GradientAscentRefiner:
+            prior = dict(std=prior_std, scale=k**0.5)
+            return GradientAscentRefiner(num_steps=num_steps, prior=prior)
+
+        rows += [
+            Row(f"prior, k = {k:g}, T = {steps}{name}", model, with_prior(k, steps), score)
+            for k, steps, name, score in [
+                *((k, steps, "", 0.0) for k in (0.125, 0.5) for steps in (1, 2, 3, 10)),
+                (0.5, 2, f", min_score {min_score:g}", min_score),
+            ]
+        ]
     if projected is not None:
         rows += [
             Row(f"projected, T = {steps}", projected, own),
-            Row("projected, 3 leaps", projected, leaps),
-            Row(f"projected, 3 leaps, min_score {min_score:g}", projected, leaps, min_score),
+            Row("projected, T = 3, steps x 2", projected, three(2)),
+            Row(f"projected, T = {steps}, min_score {min_score:g}", projected, own, min_score),
         ]
     return rows
 
@@ -140,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("config")
     parser.add_argument("checkpoint")
+    parser.add_argument("--prior", type=float, nargs=4, metavar="STD", help="encoded (x, y, w, h)")
     parser.add_argument("--projected", metavar="CHECKPOINT")
     parser.add_argument("--images", type=int, help="of the validation set; default: all")
     parser.add_argument("--min-score", type=float, default=0.05)
@@ -151,7 +169,7 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
     projected = load(cfg, args.projected) if args.projected else None
-    rows = make_rows(load(cfg, args.checkpoint), projected, args.min_score)
+    rows = make_rows(load(cfg, args.checkpoint), projected, args.min_score, args.prior)
     milliseconds, values, detector = measure(rows, cfg, args.images)
     before, after = (values[k][SHOWN["AP"]] for k in (0, 1))
 

@@ -141,16 +141,17 @@ class EnergyEnsemble(nn.Module):
         super().__init__()
         self.heads = nn.ModuleList(heads)
 
-    def prepare(self, neck_outputs: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Maps for every head; see :meth:`EBMBBoxHead.prepare`."""
-        return [head.prepare(neck_outputs) for head in self.heads]
+    def prepare(self, neck_outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of the first head, then of the second; see :meth:`EBMBBoxHead.prepare`."""
+        return [feat for head in self.heads for feat in head.prepare(neck_outputs)]
 
     def log_density_fn(self, feats, reference, batch_index, labels) -> _MeanLogDensity:
-        """See :meth:`EBMBBoxHead.log_density_fn`."""
+        """See :meth:`EBMBBoxHead.log_density_fn`; ``feats`` is what :meth:`prepare` returned."""
+        levels = len(feats) // len(self.heads)
         return _MeanLogDensity(
             [
-                head.log_density_fn(maps, reference, batch_index, labels)
-                for head, maps in zip(self.heads, feats)
+                head.log_density_fn(feats[i * levels :][:levels], reference, batch_index, labels)
+                for i, head in enumerate(self.heads)
             ]
         )
 
