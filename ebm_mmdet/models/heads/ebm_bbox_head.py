@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ebm_ops import prroi_pool
 
-from ...energy.float32_linear import Float32Linear
+from ...energy.float32_linear import Float32Linear, GradientPrecision
 from ...energy.host_reads import pays_to_read
 from ...energy.old_names import refuse
 from ..box_coding import decode_boxes
@@ -84,6 +84,8 @@ class EBMBBoxHead(EnergyHead):
         objective: how f is trained, a registered objective (``NCEObjective``).
         min_box_size: annotated boxes with a side below this many pixels are not trained on.
         loss_weight: factor on the loss.
+        gradient_precision: ``'fp32'``, or ``'bf16'`` for faster climbs on processors that have such
+            products; see :class:`~ebm_mmdet.models.heads.energy_head.EnergyHead`.
         init_cfg: mmengine's. Default: Kaiming-uniform trunk, output N(0, 0.001), biases 0; rows of
             a projection are orthonormal.
 
@@ -119,9 +121,17 @@ class EBMBBoxHead(EnergyHead):
         min_box_size: float = 1.0,
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
+        gradient_precision: GradientPrecision = "fp32",
     ) -> None:
         super().__init__(
-            num_classes, objective, act_cfg, class_agnostic, min_box_size, loss_weight, init_cfg
+            num_classes,
+            objective,
+            act_cfg,
+            class_agnostic,
+            min_box_size,
+            loss_weight,
+            init_cfg,
+            gradient_precision,
         )
         if level_rule not in ("assign", "concat"):
             raise ValueError(f"level_rule={level_rule!r} is unknown; use 'assign' or 'concat'")

@@ -14,7 +14,11 @@ from mmengine.registry import Registry
 from torch import Tensor, nn
 
 from ...energy import Objective
-from ...energy.float32_linear import Float32Linear
+from ...energy.float32_linear import (
+    Float32Linear,
+    GradientPrecision,
+    check_gradient_precision,
+)
 from ...energy.log_density import is_finite
 
 __all__ = ["BoxLogDensity", "EnergyHead"]
@@ -48,6 +52,10 @@ class EnergyHead(BaseModule):
         class_agnostic: one output for all classes instead of one per class.
         min_box_size: smallest size of a box, in the unit of the boxes; see the subclass.
         loss_weight: factor on the loss.
+        gradient_precision: of the products of the trunk's gradient to the box, in eval mode:
+            ``'fp32'``, or ``'bf16'`` on processors that have such products
+            (:class:`~ebm_mmdet.energy.float32_linear.Float32Linear`). f itself stays in float32, so
+            that a climb keeps its promise: f never falls.
         init_cfg: mmengine's. Default: Kaiming-uniform trunk with biases 0, output N(0, 0.001).
 
     Source: Gustafsson et al., ECCV 2020 (arXiv:1909.12297).
@@ -69,8 +77,10 @@ class EnergyHead(BaseModule):
         min_box_size: float = 1.0,
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
+        gradient_precision: GradientPrecision = "fp32",
     ) -> None:
         super().__init__(init_cfg)
+        self.gradient_precision = check_gradient_precision(gradient_precision)
         self.num_classes, self.class_agnostic = num_classes, class_agnostic
         self.min_box_size, self.loss_weight = float(min_box_size), loss_weight
         self.activation = MODELS.build(act_cfg or dict(type="ReLU", inplace=True))
@@ -85,6 +95,7 @@ class EnergyHead(BaseModule):
         self.trunk = nn.ModuleList(Float32Linear(i, o) for i, o in itertools.pairwise(widths))
         self.fc_energy = Float32Linear(widths[-1], 1 if self.class_agnostic else self.num_classes)
         for layer in self.trunk:
+            layer.gradient_precision = self.gradient_precision
             nn.init.kaiming_uniform_(layer.weight, a=1)
             nn.init.zeros_(layer.bias)
         nn.init.normal_(self.fc_energy.weight, std=0.001)

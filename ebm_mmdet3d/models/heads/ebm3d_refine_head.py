@@ -8,7 +8,7 @@ import torch
 from mmdet3d.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
-from ebm_mmdet.energy.float32_linear import Float32Linear
+from ebm_mmdet.energy.float32_linear import Float32Linear, GradientPrecision
 from ebm_mmdet.energy.old_names import refuse
 from ebm_mmdet.models.heads import EnergyHead, FeatureStandardizer
 from ebm_ops import rotated_grid_pool
@@ -67,6 +67,8 @@ class EBM3DRefineHead(EnergyHead):
         class_agnostic: one output for all classes instead of one per class.
         min_box_size: lower limit of l, w and h in metres when a box is scored.
         loss_weight: factor on the loss.
+        gradient_precision: ``'fp32'``, or ``'bf16'`` for faster climbs on processors that have such
+            products; see :class:`~ebm_mmdet.models.heads.energy_head.EnergyHead`.
         init_cfg: mmengine's. Default: Kaiming-uniform trunk with biases 0, output N(0, 0.001),
             PyTorch's own for the MLPs of z and h.
 
@@ -100,9 +102,17 @@ class EBM3DRefineHead(EnergyHead):
         min_box_size: float = 0.05,
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
+        gradient_precision: GradientPrecision = "fp32",
     ) -> None:
         super().__init__(
-            num_classes, objective, act_cfg, class_agnostic, min_box_size, loss_weight, init_cfg
+            num_classes,
+            objective,
+            act_cfg,
+            class_agnostic,
+            min_box_size,
+            loss_weight,
+            init_cfg,
+            gradient_precision,
         )
         self.in_channels, self.feature_level = in_channels, feature_level
         self.origin = (float(origin[0]), float(origin[1]))

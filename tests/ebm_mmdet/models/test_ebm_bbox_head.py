@@ -7,6 +7,7 @@ import torch
 from mmcv.ops import RoIAlign
 from mmdet.registry import MODELS
 
+from ebm_mmdet.energy import float32_linear
 from ebm_mmdet.models import decode_boxes
 from ebm_ops import prroi_pool
 from tests.ebm_mmdet.models.toys import energy_head_cfg
@@ -297,3 +298,16 @@ def test_decoded_reference_is_scored_exactly():
     u = torch.randn(3, 4, 4) * 0.2
     direct = head.log_density(feats, decode_boxes(u, boxes), INDEX, LABELS)
     assert torch.equal(fn(u), direct)
+
+
+def test_rounded_gradients_leave_f_and_move_boxes_the_same_way(monkeypatch):
+    monkeypatch.setattr(float32_linear, "multiplies_bf16", lambda device_type: True)
+    boxes, found = make_boxes(3), {}
+    for precision in ("fp32", "bf16"):
+        head = make_head(gradient_precision=precision)
+        y = boxes.clone().requires_grad_()
+        f = head.log_density(head.prepare(make_maps()), y, INDEX, LABELS)
+        found[precision] = f.detach(), torch.autograd.grad(f.sum(), y)[0]
+    assert torch.equal(found["fp32"][0], found["bf16"][0])
+    exact, rounded = found["fp32"][1], found["bf16"][1]
+    assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()

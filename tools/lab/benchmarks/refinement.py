@@ -1,6 +1,7 @@
 """Time of refinement: 100 boxes, T = 10, the papers' head on the FPN of an 800 x 1216 image.
 
     python tools/lab/benchmarks/refinement.py [--threads 2] [--boxes 100] [--steps 10] [--repeats 5]
+        [--gradient-precision bf16]
 
 Three things are compared by their minimum over the repeats:
 
@@ -30,11 +31,18 @@ STEP = torch.tensor([8e-4, 8e-4, 3.2e-3, 3.2e-3])
 STRIDES = (4, 8, 16, 32)
 
 
-def make_head() -> EBMBBoxHead:
+def make_head(gradient_precision: str = "fp32") -> EBMBBoxHead:
     """The head of configs/ebm/faster_rcnn_r50_fpn_nceplus.py with weights that are not flat."""
     noise = dict(type="GaussianMixtureNoise", sigmas=[0.075, 0.15, 0.3], dim=4)
     objective = dict(type="NCEObjective", noise=noise, beta=0.1)
-    head = MODELS.build(dict(type="EBMBBoxHead", num_classes=80, objective=objective))
+    head = MODELS.build(
+        dict(
+            type="EBMBBoxHead",
+            num_classes=80,
+            objective=objective,
+            gradient_precision=gradient_precision,
+        )
+    )
     torch.nn.init.normal_(head.fc_energy.weight, std=0.05)
     return head
 
@@ -109,11 +117,12 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=100)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--gradient-precision", choices=("fp32", "bf16"), default="fp32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
-    head = make_head().eval()
+    head = make_head(args.gradient_precision).eval()
     maps, boxes, labels = make_input(args.boxes)
     index = torch.zeros(args.boxes, dtype=torch.long)
     feats = head.prepare(maps)
