@@ -84,11 +84,11 @@ def make_rows(
     rows = [
         Row("not refined", model, evaluate_only),
         Row(f"T = {steps}", model, own),
-        *(Row(f"T = 3, steps x {factor:g}", model, three(factor)) for factor in (1, 1.5, 2, 3)),
+        *(Row(f"T = 3, steps x {factor:g}", model, three(factor)) for factor in (1, 2, 3)),
         Row("T = 3, Barzilai-Borwein", model, changed(own, num_steps=3, acceleration="bb")),
         Row(f"T = {steps}, tolerance 0.05", model, changed(own, tolerance=0.05)),
         Row(f"T = {steps}, min_score {min_score:g}", model, own, min_score),
-        Row(f"T = 3, steps x 2, min_score {min_score:g}", model, three(2), min_score),
+        Row(f"T = 3, steps x 1, min_score {min_score:g}", model, three(1), min_score),
     ]
     if prior_std is not None:
 
@@ -99,14 +99,14 @@ def make_rows(
         rows += [
             Row(f"prior, k = {k:g}, T = {steps}{name}", model, with_prior(k, steps), score)
             for k, steps, name, score in [
-                *((k, steps, "", 0.0) for k in (0.125, 0.5) for steps in (1, 2, 3, 10)),
-                (0.5, 2, f", min_score {min_score:g}", min_score),
+                *((k, steps, "", 0.0) for k in (0.125, 0.25) for steps in (1, 2, 3, 10)),
+                (0.125, 1, f", min_score {min_score:g}", min_score),
             ]
         ]
     if projected is not None:
         rows += [
             Row(f"projected, T = {steps}", projected, own),
-            Row("projected, T = 3, steps x 2", projected, three(2)),
+            Row("projected, T = 3, steps x 1", projected, three(1)),
             Row(f"projected, T = {steps}, min_score {min_score:g}", projected, own, min_score),
         ]
     return rows
