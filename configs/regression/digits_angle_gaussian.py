@@ -2,7 +2,7 @@
 
     python tools/train.py configs/regression/digits_angle_gaussian.py
 
-Hardware: one CPU core, about a minute. Expected: docs/regression.md.
+Hardware: one CPU core, two to three minutes. Expected: docs/regression.md.
 """
 
 _base_ = ['./_base_/digits_angle.py', './_base_/demo_methods.py']

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/regression/digits_angle_mdn_teacher.py
 
-Hardware: one CPU core, about two minutes. Expected: docs/regression.md.
+Hardware: one CPU core, four to five minutes. Expected: docs/regression.md.
 """
 
 _base_ = ['./digits_angle_mdn.py', './_base_/demo_teacher.py']

@@ -24,3 +24,13 @@ val_evaluator = [
     dict(type='ProbabilisticRegressionMetric', groups=ambiguous),
 ]
 test_evaluator = val_evaluator
+
+# After the 4 epochs of the other tasks a mixture knows how a digit lies, but not which end is up: mean error 70 degrees,
+# after 8 epochs 36, after 12 epochs 27, of which most is on the 0 and the 8.
+max_epochs = 12
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=max_epochs, T_max=max_epochs,
+         convert_to_iter_based=True),
+]
