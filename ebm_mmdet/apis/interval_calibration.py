@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,10 +21,10 @@ from ..models.detectors.side_intervals import (
     SideIntervals,
     attach_intervals,
 )
-from .fitting.folder import check_folder, claim_folder, describe_inputs
 from .inspection import inner_datasets
 from .matched_sides import IOU_THR, SCORE_THR, MatchedSides, matched_sides
 from .trained_detector import load_detector, read_config
+from .unfinished_calibration import UnfinishedCalibration
 
 __all__ = ["calibrate", "fit_intervals"]
 
@@ -100,34 +98,29 @@ def calibrate(
     checkpoint = Path(checkpoint)
     out = calibrated_path(checkpoint, out)
     cfg = read_config(config)
-    kept = out.with_name(f"{out.name}.unfinished")
-    settings = dict(
-        annotations=None if ann_file is None else _digest(Path(ann_file)),
+    unfinished = UnfinishedCalibration(
+        out,
+        cfg,
+        checkpoint,
+        ann_file,
         images=None if images is None else os.path.abspath(images),
         level=level,
         spread=spread,
         score_thr=score_thr,
         iou_thr=iou_thr,
     )
-    wanted = describe_inputs(cfg, checkpoint, settings)
-    check_folder(kept, wanted, "calibration", "--out")
     dataset = _dataset(cfg, ann_file, images)
     model = load_detector(cfg, checkpoint, device)
     attach_intervals(model, None)  # those of an earlier calibration
     _check_classes(model, dataset)
-    if claim_folder(kept, wanted, "calibration", "--out"):
-        say(f"going on from {kept}")
-    try:
-        sides = matched_sides(model, dataset, level, spread, score_thr, iou_thr, say, kept)
+    with unfinished.begin(say) as folder:
+        sides = matched_sides(model, dataset, level, spread, score_thr, iou_thr, say, folder)
         if len(sides.residual) < needed:
             raise ValueError(
                 f"{len(sides.residual)} detections with a score of {score_thr} or more match an "
                 f"object at IoU {iou_thr}; a level of {level} takes {needed} at least. Take more "
                 "images, or a lower level or score"
             )
-    except ValueError:
-        shutil.rmtree(kept)  # the next call will have other settings
-        raise
     intervals = fit_intervals(
         sides, len(model.dataset_meta["classes"]), level, joint, by_image, min_count
     )
@@ -139,7 +132,7 @@ def calibrate(
         model=model_digest(cfg),
     )
     store_intervals(checkpoint, out, META_KEY, intervals.to_meta())
-    shutil.rmtree(kept)
+    unfinished.remove()
     say(report(intervals))
     say(f"wrote {out}")
     return intervals
@@ -206,11 +199,6 @@ def report(intervals: SideIntervals) -> str:
             f"(at least {facts['min_count']} {unit})",
         ]
     )
-
-
-def _digest(file: Path) -> str | None:
-    """Of an annotation file; None if it is not there, which is said later."""
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _check_classes(model: nn.Module, dataset) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,17 +11,15 @@ import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
-from ..engine import read_checkpoint
 from ..evaluation import match_detections
-from ..files import open_atomic
 from ..models.detectors.side_intervals import relative_spread
 from ..models.side_uncertainty import side_lengths
 from .fitting.image_set import ImageSet
+from .unfinished_calibration import KeptMatches
 
 __all__ = ["MatchedSides", "matched_sides"]
 
 SCORE_THR, IOU_THR = 0.3, 0.5
-SAVE_SECONDS = 30.0
 
 
 class MatchedSides(NamedTuple):
@@ -68,15 +65,13 @@ def matched_sides(
     """
     images = ImageSet(_KeepsLast(dataset), range(len(dataset)))
     classes = len(model.dataset_meta["classes"])
-    kept = _Kept(folder)
-    spread = spread or kept.spread
-    try:
+    with KeptMatches(folder, spread) as kept:
         for position in range(kept.images, len(images)):
             (sample,) = model.test_step(pseudo_collate([images[position]]))
             found = sample.pred_instances.cpu()
-            if spread is None and len(found):
+            if kept.spread is None and len(found):
                 keys = {"box_cov", "box_std", "side_std"}
-                spread = "std" if any(key in found for key in keys) else "size"
+                kept.spread = "std" if any(key in found for key in keys) else "size"
             matched, objects = match_detections(
                 images.coco([position], classes),
                 position,
@@ -93,60 +88,18 @@ def matched_sides(
                 boxes = one.bboxes.float()
                 row = (
                     (objects - boxes) / side_lengths(boxes),
-                    relative_spread(one, spread, level),
+                    relative_spread(one, kept.spread, level),
                     boxes,
                     one.labels.long(),
                     torch.full((len(matched),), position),
                 )
-            kept.add(row, spread)
+            kept.add(*row)
             if (position + 1) % 100 == 0:
                 say(f"{position + 1} of {len(images)} images")
-    finally:
-        kept.save()
-    none = (torch.zeros(0, 4), torch.zeros(0, 4, 2), torch.zeros(0, 4))
-    none = (*none, torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
-    columns = [torch.cat(column) for column in zip(none, *kept.rows)]
-    return MatchedSides(*columns, kind=spread or "size")
-
-
-class _Kept:
-    """What is known of the first images, in files ``part_00000.pth`` of a folder, if there is one.
-
-    Each file has the images since the one before, and is complete or not there at all.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-        self.rows: list[tuple[Tensor, ...]] = []
-        self.images, self.spread = 0, None
-        self._files, self._new, self._saved = 0, [], time.monotonic()
-        while folder is not None and (path := self._path()).exists():
-            part = read_checkpoint(path)
-            if part["first"] != self.images:  # two processes have written here
-                break
-            self.images, self.spread = part["images"], part["spread"]
-            self.rows += [tuple(row) for row in part["rows"]]
-            self._files += 1
-
-    def _path(self) -> Path:
-        return self.folder / f"part_{self._files:05d}.pth"
-
-    def add(self, row: tuple[Tensor, ...], spread: str | None) -> None:
-        """Take the columns of one image, () if nothing matches; saved every half a minute."""
-        self.images, self.spread = self.images + 1, spread
-        self._new.append(row)
-        self.rows += [row] if row else []
-        if time.monotonic() - self._saved > SAVE_SECONDS:
-            self.save()
-
-    def save(self) -> None:
-        """Write what is new."""
-        if self.folder is not None and self._new:
-            part = dict(first=self.images - len(self._new), images=self.images, spread=self.spread)
-            with open_atomic(self._path()) as file:
-                torch.save({**part, "rows": [row for row in self._new if row]}, file)
-            self._files, self._new = self._files + 1, []
-        self._saved = time.monotonic()
+    none = torch.zeros(0, dtype=torch.long)
+    sides, boxes = torch.zeros(0, 4, 2), torch.zeros(0, 4)
+    columns = kept.columns(boxes, sides, boxes, none, none)
+    return MatchedSides(*columns, kind=kept.spread or "size")
 
 
 class _KeepsLast:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ebm_mmdet.apis.inspection import inner_datasets
 from ebm_mmdet.apis.trained_detector import load_detector, read_config
+from ebm_mmdet.apis.unfinished_calibration import UnfinishedCalibration
 from ebm_mmdet.energy import expected_coverage, fewest_scores, grouped_quantiles, interval_scores
 from ebm_mmdet.engine.stored_intervals import calibrated_path, model_digest, store_intervals
 from ebm_mmdet.models import attach_intervals
@@ -73,7 +74,7 @@ def calibrate_3d(
         The intervals.
 
     Raises:
-        FileExistsError: ``out`` exists.
+        FileExistsError: ``out`` exists, or an interrupted call to it had other settings.
         FileNotFoundError: there is no such config, checkpoint or annotation file.
         CheckpointError: the checkpoint does not fit.
         ValueError: ``level`` is not in (0, 1), the annotations are those of the training, there
@@ -85,17 +86,28 @@ def calibrate_3d(
     checkpoint = Path(checkpoint)
     out = calibrated_path(checkpoint, out)
     cfg = read_config(config)
+    unfinished = UnfinishedCalibration(
+        out,
+        cfg,
+        checkpoint,
+        ann_file,
+        spread=spread,
+        score_thr=score_thr,
+        iou_thr=iou_thr,
+        undirected=undirected,
+    )
     dataset = _dataset(cfg, ann_file)
     model = load_detector(cfg, checkpoint, device)
     attach_intervals(model, None, DimIntervals)  # those of an earlier calibration
     period = math.pi if undirected else 2 * math.pi
-    dims = matched_dims(model, dataset, spread, score_thr, iou_thr, period, say)
-    if len(dims.residual) < needed:
-        raise ValueError(
-            f"{len(dims.residual)} detections with a score of {score_thr} or more match an object "
-            f"at a 3D IoU of {iou_thr}; a level of {level} takes {needed} at least. Take more "
-            "frames, or a lower level, score or IoU"
-        )
+    with unfinished.begin(say) as folder:
+        dims = matched_dims(model, dataset, spread, score_thr, iou_thr, period, say, folder)
+        if len(dims.residual) < needed:
+            raise ValueError(
+                f"{len(dims.residual)} detections with a score of {score_thr} or more match an "
+                f"object at a 3D IoU of {iou_thr}; a level of {level} takes {needed} at least. "
+                "Take more frames, or a lower level, score or IoU"
+            )
     classes = list(dataset.metainfo["classes"])
     intervals = fit_dim_intervals(dims, len(classes), level, joint, by_image, min_count, period)
     intervals.facts.update(
@@ -107,6 +119,7 @@ def calibrate_3d(
         model=model_digest(cfg),
     )
     store_intervals(checkpoint, out, DimIntervals.attribute, intervals.to_meta())
+    unfinished.remove()
     say(report(intervals))
     say(f"wrote {out}")
     return intervals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from mmdet3d.structures import Det3DDataSample
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
+
+from ebm_mmdet.apis.unfinished_calibration import KeptMatches
 
 from ..evaluation import box_iou_3d
 from ..models.detectors.dim_intervals import dim_spread, wrapped
@@ -42,6 +45,7 @@ def matched_dims(
     iou_thr: float = 0.5,
     period: float = 2 * math.pi,
     say: Callable[[str], None] = lambda line: None,
+    folder: Path | None = None,
 ) -> MatchedDims:
     """Run a detector on a data set, and keep what matches an object.
 
@@ -54,38 +58,40 @@ def matched_dims(
         iou_thr: smallest 3D IoU with its object.
         period: of yaw, 2π, or π for objects whose front does not matter.
         say: gets a line now and then.
+        folder: keeps what is known, so that the same call goes on after an interruption. It has to
+            be that of a call with the same arguments.
 
     Raises:
         ValueError: a frame has no annotations, or detections lack what ``spread`` needs.
     """
-    rows: list[tuple[Tensor, ...]] = []
-    for position in range(len(dataset)):
-        item = dataset[position]
-        truth, labels = _truth(item["data_samples"], position)
-        (sample,) = model.test_step(pseudo_collate([item]))
-        found = sample.pred_instances_3d.to("cpu")
-        if spread is None and len(found):
-            spread = "std" if "box_std" in found else "metres"
-        boxes = found.bboxes_3d.tensor[:, :7].float().cpu()
-        matched, objects = match_boxes_3d(
-            boxes, found.scores_3d, found.labels_3d, truth, labels, score_thr, iou_thr
-        )
-        if len(matched):
-            residual = truth[objects] - boxes[matched]
-            residual[:, 6] = wrapped(residual[:, 6], period)
-            rows.append(
-                (
+    with KeptMatches(folder, spread) as kept:
+        for position in range(kept.images, len(dataset)):
+            item = dataset[position]
+            truth, labels = _truth(item["data_samples"], position)
+            (sample,) = model.test_step(pseudo_collate([item]))
+            found = sample.pred_instances_3d.to("cpu")
+            if kept.spread is None and len(found):
+                kept.spread = "std" if "box_std" in found else "metres"
+            boxes = found.bboxes_3d.tensor[:, :7].float().cpu()
+            matched, objects = match_boxes_3d(
+                boxes, found.scores_3d, found.labels_3d, truth, labels, score_thr, iou_thr
+            )
+            row = ()
+            if len(matched):
+                residual = truth[objects] - boxes[matched]
+                residual[:, 6] = wrapped(residual[:, 6], period)
+                row = (
                     residual,
-                    dim_spread(found, spread).cpu()[matched],
+                    dim_spread(found, kept.spread).cpu()[matched],
                     found.labels_3d.long()[matched],
                     torch.full((len(matched),), position),
                 )
-            )
-        if (position + 1) % 100 == 0:
-            say(f"{position + 1} of {len(dataset)} frames")
-    none = (torch.zeros(0, 7), torch.zeros(0, 7), *2 * (torch.zeros(0, dtype=torch.long),))
-    columns = [torch.cat(column) for column in zip(none, *rows)]
-    return MatchedDims(*columns, kind=spread or "metres")
+            kept.add(*row)
+            if (position + 1) % 100 == 0:
+                say(f"{position + 1} of {len(dataset)} frames")
+    none = torch.zeros(0, dtype=torch.long)
+    columns = kept.columns(torch.zeros(0, 7), torch.zeros(0, 7), none, none)
+    return MatchedDims(*columns, kind=kept.spread or "metres")
 
 
 def match_boxes_3d(

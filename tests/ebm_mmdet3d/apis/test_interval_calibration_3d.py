@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from ebm_mmdet3d.models.detectors import DimIntervals
 from ebm_mmdet3d.models.detectors.dim_intervals import wrapped
 from tests.ebm_mmdet3d.apis.noisy_oracle_3d import CONFIG, NoisyOracle3D
 from tests.ebm_mmdet3d.models.toys import batch, build, ebm_cfg, frame
+
+dims_module = importlib.import_module("ebm_mmdet3d.apis.matched_dims")
+"""The package has a function of the same name."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -333,4 +337,39 @@ def test_refusals_come_before_the_work(oracle, tmp_path):
     cfg = Config.fromfile(config)
     cfg.test_dataloader.dataset.pipeline[0]["keys"] = ["points"]
     refused(ValueError, "frame 0 of the data set has no annotations", config=cfg, out=out)
-    assert not out.exists()
+    assert not list(tmp_path.glob("new.pth*"))
+    assert not list(oracle.glob("*.unfinished"))
+
+
+def test_an_interrupted_calibration_goes_on(oracle, scenes, tmp_path, monkeypatch):
+    """Killed three times; the bounds are those of a call in one piece."""
+    config, weights, out = oracle / "lidar.py", oracle / "best.pth", tmp_path / "a b.pth"
+    monkeypatch.setattr(
+        "ebm_mmdet3d.apis.interval_calibration._dataset", lambda cfg, ann_file: scenes[1]
+    )
+    whole = calibrate_3d(config, weights, out=tmp_path / "whole.pth", joint=True)
+    real, frames, stops = dims_module.match_boxes_3d, [], []
+
+    def interrupted(boxes, *rest):
+        frames.append(boxes)
+        if len(frames) in stops:
+            raise KeyboardInterrupt
+        return real(boxes, *rest)
+
+    monkeypatch.setattr(dims_module, "match_boxes_3d", interrupted)
+    for stops[:] in ([1], [22], [23]):
+        with pytest.raises(KeyboardInterrupt):
+            calibrate_3d(config, weights, out=out)
+    unfinished = tmp_path / "a b.pth.unfinished"
+    assert len(list(unfinished.glob("part_*.pth"))) == 1
+    with pytest.raises(FileExistsError, match="calibration with another undirected; give a new"):
+        calibrate_3d(config, weights, out=out, undirected=True)
+    with pytest.raises(FileExistsError, match="another config, spread"):
+        calibrate_3d(oracle / "few.py", weights, out=out, spread="metres")
+    lines = []
+    found = calibrate_3d(config, weights, out=out, joint=True, say=lines.append)
+    assert len(frames) == 53  # 50, and 3 that were interrupted
+    assert f"going on from {unfinished}" in lines
+    assert torch.equal(found.bounds, whole.bounds)
+    assert found.facts == whole.facts
+    assert not unfinished.exists()

@@ -1,0 +1,147 @@
+"""What an interrupted calibration knows, for the call that goes on with it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from ..engine import read_checkpoint
+from ..files import open_atomic
+from .fitting.folder import check_folder, claim_folder, describe_inputs
+
+__all__ = ["KeptMatches", "UnfinishedCalibration"]
+
+SAVE_SECONDS = 30.0
+WHAT = ("calibration", "--out")
+
+
+class UnfinishedCalibration:
+    """A folder ``NAME.pth.unfinished`` beside the checkpoint that a calibration writes.
+
+    To be made before the model and the data set, which write into their config.
+
+    Args:
+        out: the checkpoint to write.
+        cfg: config of the detector.
+        checkpoint: its checkpoint.
+        ann_file: annotations of the calibration, if they are not those of the config.
+        settings: what else decides which detections are kept. What can be chosen afterwards, such
+            as joint bounds, is not among them.
+
+    Raises:
+        FileExistsError: an interrupted call has left a folder, and its inputs were others.
+        FileNotFoundError: there is no such checkpoint.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        cfg: Config,
+        checkpoint: Path,
+        ann_file: str | os.PathLike | None,
+        **settings: object,
+    ) -> None:
+        self.folder = out.with_name(f"{out.name}.unfinished")
+        annotations = None if ann_file is None else _digest(Path(ann_file))
+        settings = dict(annotations=annotations, **settings)
+        self._wanted = describe_inputs(cfg, checkpoint, settings)
+        check_folder(self.folder, self._wanted, *WHAT)
+
+    @contextmanager
+    def begin(self, say: Callable[[str], None]) -> Iterator[Path]:
+        """The folder, which is kept if the work in it is interrupted.
+
+        If the work cannot succeed (``ValueError``), the next call will have other settings, so the
+        folder is removed.
+        """
+        if claim_folder(self.folder, self._wanted, *WHAT):
+            say(f"going on from {self.folder}")
+        try:
+            yield self.folder
+        except ValueError:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Remove the folder, when the checkpoint is written."""
+        shutil.rmtree(self.folder)
+
+
+class KeptMatches:
+    """Matched detections of the first images, in files ``part_00000.pth`` of a folder if given.
+
+    Each file has the images since the one before, and is complete or not there at all. Leaving a
+    ``with`` block saves what is new, also after Ctrl-C.
+
+    Args:
+        folder: of an :class:`UnfinishedCalibration`; its files are read at once. None keeps
+            everything in memory.
+        spread: kind of the spread, if it is known before the first detection.
+    """
+
+    def __init__(self, folder: Path | None, spread: str | None) -> None:
+        self._folder = folder
+        self._rows: list[tuple[Tensor, ...]] = []
+        self.images = 0
+        """Number of images that are done."""
+        self.spread = spread
+        """Kind of the spread."""
+        self._files, self._new, self._saved = 0, [], time.monotonic()
+        while folder is not None and (path := self._path()).exists():
+            part = read_checkpoint(path)
+            if part["first"] != self.images:  # two processes have written here
+                break
+            self.images, self.spread = part["images"], spread or part["spread"]
+            self._rows += [tuple(row) for row in part["rows"]]
+            self._files += 1
+
+    def __enter__(self) -> KeptMatches:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._save()
+
+    def add(self, *row: Tensor) -> None:
+        """Take the columns of the next image, none if nothing matches; saved every half a minute.
+
+        Args:
+            row: (k, ...) each, for the k matched detections.
+        """
+        self.images += 1
+        self._new.append(row)
+        self._rows += [row] if row else []
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self._save()
+
+    def columns(self, *empty: Tensor) -> list[Tensor]:
+        """The columns of all images, (n, ...) each.
+
+        Args:
+            empty: each column without detections, (0, ...).
+        """
+        return [torch.cat(column) for column in zip(empty, *self._rows)]
+
+    def _path(self) -> Path:
+        return self._folder / f"part_{self._files:05d}.pth"
+
+    def _save(self) -> None:
+        if self._folder is not None and self._new:
+            part = dict(first=self.images - len(self._new), images=self.images, spread=self.spread)
+            with open_atomic(self._path()) as file:
+                torch.save({**part, "rows": [row for row in self._new if row]}, file)
+            self._files, self._new = self._files + 1, []
+        self._saved = time.monotonic()
+
+
+def _digest(file: Path) -> str | None:
+    """Of an annotation file; None if it is not there, which is said later."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
