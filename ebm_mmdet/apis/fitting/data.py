@@ -74,7 +74,8 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
     """Build the data sets of a config and split the training images.
 
     A tenth of the training images with boxes, at most 200, is kept for tuning; of fewer than 200
-    images, 20 or a fifth. Where the validation set has no annotations, as many are kept for judging.
+    images, 20 or a fifth. Where the validation set has no annotations, as many are kept for
+    judging.
 
     Args:
         cfg: config with ``train_dataloader`` for whole images, and an energy head.

@@ -30,7 +30,7 @@ class Run:
 def test_gains_are_paired():
     before, shift = np.array([0.1, 0.9, 0.4]), 0.05
     weights = np.array([[3, 0, 0], [0, 1, 2], [1, 1, 1]])
-    runs = [Run(before), Run(before + shift), Run(before + [0.3, 0, 0])]
+    runs = [Run(before), Run(before + shift), Run(before + np.array([0.3, 0, 0]))]
     same, first = bootstrap_gains(runs, weights)
     assert same.shape == (4, 5)
     np.testing.assert_allclose(same, 5.0)  # whatever the images
