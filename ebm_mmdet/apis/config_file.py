@@ -66,13 +66,13 @@ def write_over(
             "inherit from; use add_energy_head(cfg) and dump the result"
         )
     detector, prelude, settings = changes(cfg)
-    base = config if packaged else os.path.relpath(config, out.parent)
+    base = config if packaged else _base_path(config, out.parent)
     theirs = (cfg.get("custom_imports") or {}).get("imports") or []
     theirs = [theirs] if isinstance(theirs, str) else list(theirs)
     text = _HEADER.format(
         detector=detector,
         out=shlex.quote(str(out)),
-        base=_quoted(base if packaged else f"./{base}"),
+        base=_quoted(base),
         imports=list(dict.fromkeys([*theirs, *packages])),
     )
     text += "\n".join(prelude) + "\n\n" + render(settings)
@@ -86,6 +86,17 @@ def refuse_existing(path: Path) -> None:
     """Raise ``FileExistsError`` if the file exists."""
     if path.exists():
         raise FileExistsError(f"{path} exists and is not overwritten; remove it, or choose another")
+
+
+def _base_path(config: str, folder: Path) -> str:
+    """Path of a config for ``_base_`` of a file in the folder; absolute where a link lies between.
+
+    mmengine follows ``..`` both as text and as the file system does. Through a linked folder (such
+    as a ``work_dirs`` on another disk) these lead to different places, and no relative path works.
+    """
+    if os.path.realpath(folder) != os.path.abspath(folder):
+        return os.path.abspath(config)
+    return f"./{os.path.relpath(config, folder)}"
 
 
 def _quoted(text: str) -> str:

@@ -21,7 +21,7 @@ from .views import BOXES, VIEWS, bytes_of
 __all__ = ["Measured", "Plan", "make_plan", "measure"]
 
 GB = 2**30
-TUNING_PASSES = 12
+TUNING_PASSES = 14
 """Cost of all settings that are compared, in refinements of ten steps, about."""
 
 

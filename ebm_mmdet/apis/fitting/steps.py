@@ -142,7 +142,8 @@ class Steps:
             self.say("tuned already")
             return Tuned(**stored)
         rest = plan.judge_s + plan.end_s
-        until = self.clock.used() + min(plan.tune_s, max(self.clock.left() - rest, 0.0))
+        # More than planned, if the iterations have ended the training before its time.
+        until = self.clock.used() + max(self.clock.left() - rest, 0.0)
         images, positions = [], []
         for position in range(plan.tune_images):
             if images and self.clock.used() > until - plan.tune_s / 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,22 +13,26 @@ from torch import nn
 
 from ...engine import read_checkpoint
 from ...files import open_atomic
+from ..head_settings import FINAL_RATE
 from .clock import Clock
 from .views import Batch
 
 __all__ = ["HeadTraining", "learning_rate_factor"]
 
 SAVE_SECONDS = 30.0
+WARM_UP = 0.05
+"""Share of the training."""
 
 
 def learning_rate_factor(progress: float) -> float:
-    """Factor on the learning rate at a share of the training: warm-up, then two drops by ten.
+    """Factor on the learning rate at a share of the training: warm-up, then a cosine to 0.01.
 
-    The shares are those of the schedule that ``add_energy_head`` writes.
+    It is the schedule that ``add_energy_head`` writes.
     """
-    if progress < 0.05:
-        return 1 / 3 + (2 / 3) * progress / 0.05
-    return 1.0 if progress < 0.7 else 0.1 if progress < 0.9 else 0.01
+    if progress < WARM_UP:
+        return 1 / 3 + (2 / 3) * progress / WARM_UP
+    angle = math.pi * min((progress - WARM_UP) / (1 - WARM_UP), 1.0)
+    return FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(angle)) / 2
 
 
 class HeadTraining:

@@ -20,7 +20,11 @@ FEWEST_RESIDUALS = 20
 """With fewer matched boxes no prior is fitted."""
 LEAST_SCORE = 0.05
 """Boxes below it hardly count, and are most of what a detector gives: they are not refined."""
-MOST_SETTINGS = 16
+STRENGTHS = (1 / 8, 1 / 2, 1 / 32, 2)
+"""Of a prior, k: how much f counts against it. The likeliest come first."""
+FACTORS = (1.0, 4.0, 0.25)
+"""On the step without a prior."""
+MOST_SETTINGS = 18
 HARMLESS = 1e-4
 """Loss of AP, of 1, that is accepted for a larger min_score."""
 MIN_SCORES = (0.1, 0.2, 0.3)
@@ -156,20 +160,18 @@ def _moved_above(min_score: float, moved: Sequence[dict], unmoved: Sequence[dict
 def _rounds(
     base: dict, prior: tuple[list[float], list[float] | None] | None
 ) -> Iterator[Callable[[dict], list[dict]]]:
-    """Functions from the best setting so far to the next ones to try."""
-    size = base["step_size"]
+    """Functions from the best setting so far to the next ones to try.
 
-    def scaled(factor: float) -> float | list[float]:
-        return [factor * x for x in size] if isinstance(size, (list, tuple)) else factor * size
-
-    yield lambda best: [{**base, "step_size": scaled(f)} for f in (1.0, 0.25, 4.0)]
+    The prior comes first, because time may end: an unsuitable step loses what a prior of any usual
+    strength gains. Where the best strength or step is the last one on its side, one beyond it is
+    tried too.
+    """
     if prior is not None:
         std, bias = prior
         plain = {key: value for key, value in base.items() if key != "step_size"}
-        yield lambda best: [
-            {**plain, "prior": dict(std=std, scale=round(k**0.5, 4))}
-            for k in (1 / 32, 1 / 8, 1 / 2, 2)
-        ]
+        yield from _around(
+            lambda k: {**plain, "prior": dict(std=std, scale=round(k**0.5, 4))}, STRENGTHS
+        )
         yield (
             lambda best: (
                 [{**best, "prior": {**best["prior"], "bias": bias}}]
@@ -177,7 +179,25 @@ def _rounds(
                 else []
             )
         )
+    size = base["step_size"]
+    listed = isinstance(size, (list, tuple))
+    yield from _around(
+        lambda factor: {
+            **base,
+            "step_size": [factor * x for x in size] if listed else factor * size,
+        },
+        FACTORS,
+    )
     yield lambda best: [{**best, "num_steps": n} for n in (5, 20)]
+
+
+def _around(
+    setting: Callable[[float], dict], values: Sequence[float]
+) -> Iterator[Callable[[dict], list[dict]]]:
+    """The settings of all values, then one beyond the best of them if it is the last of a side."""
+    yield lambda best: [setting(value) for value in values]
+    beyond = {max(values): 4 * max(values), min(values): min(values) / 4}
+    yield lambda best: [setting(far) for near, far in beyond.items() if best == setting(near)]
 
 
 def least_score(kind: Kind, images: Sequence[Detected], objects: int) -> float:

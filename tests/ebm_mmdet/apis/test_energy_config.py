@@ -72,6 +72,22 @@ def test_an_existing_file_is_never_overwritten(tmp_path):
     assert Config.fromfile(other).model.detector.type == "FasterRCNN"
 
 
+def test_folders_may_be_links(tmp_path, monkeypatch):
+    """A `work_dirs` on another disk, and a project that is reached by a link."""
+    project = make_project(tmp_path / "a" / "b" / "project", ONE_STAGE)
+    (tmp_path / "disk" / "runs").mkdir(parents=True)
+    (project / "work_dirs").symlink_to(tmp_path / "disk" / "runs")
+    (tmp_path / "link").symlink_to(project)
+    monkeypatch.chdir(tmp_path / "link")
+    for config, out in (
+        ("my_detector.py", "work_dirs/fit/one_ebm.py"),
+        (tmp_path / "link" / "my_detector.py", tmp_path / "link" / "work_dirs" / "two_ebm.py"),
+        (tmp_path / "link" / "my_detector.py", tmp_path / "three_ebm.py"),
+    ):
+        written = write_energy_config(config, "epoch_12.pth", out)
+        assert Config.fromfile(written).model.detector.type == "RetinaNet"
+
+
 def test_every_number_has_a_comment(tmp_path):
     project = make_project(tmp_path / "a", ONE_STAGE)
     text = write_energy_config(project / "my_detector.py", "x.pth").read_text()

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ebm_mmdet.apis import add_energy_head
-from ebm_mmdet.apis.fitting.data import split_data
+from ebm_mmdet.apis.fitting.data import _number_to_tune, split_data
 from ebm_mmdet.apis.fitting.images import Images
 from ebm_mmdet.datasets import use_checked_annotations
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
@@ -23,6 +23,19 @@ def project(tmp_path, monkeypatch):
     init_default_scope("mmdet")
     use_checked_annotations()
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("images", "to_tune"),
+    [(2, 1), (9, 1), (49, 9), (50, 10), (100, 20), (150, 20), (400, 40), (9000, 200)],
+)
+def test_images_to_tune_on(images, to_tune):
+    assert _number_to_tune(images) == to_tune
+
+
+def test_more_images_are_never_fewer_to_tune_on():
+    numbers = [_number_to_tune(images) for images in range(2, 3000)]
+    assert numbers == sorted(numbers)
 
 
 def split(lines=""):

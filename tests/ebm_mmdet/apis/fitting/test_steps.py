@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import TASK_UTILS
+from mmdet.registry import PARAM_SCHEDULERS, TASK_UTILS
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import nn
 
+from ebm_mmdet.apis.config_text import plain
 from ebm_mmdet.apis.feature_cache import TrainingView
 from ebm_mmdet.apis.fitting import detections, tuning
 from ebm_mmdet.apis.fitting.clock import Clock
@@ -25,6 +27,7 @@ from ebm_mmdet.apis.fitting.residuals import measure_residuals
 from ebm_mmdet.apis.fitting.training import HeadTraining, learning_rate_factor
 from ebm_mmdet.apis.fitting.tuning import tune, tuned_methods
 from ebm_mmdet.apis.fitting.views import Batches
+from ebm_mmdet.apis.head_settings import schedule
 from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
 from ebm_mmdet.models.detectors import EBMDetector
 
@@ -48,9 +51,32 @@ def test_the_clock_counts_across_calls(tmp_path):
     assert again.left() == 0
 
 
-def test_learning_rate_warms_up_and_drops_twice():
-    found = [learning_rate_factor(share) for share in (0, 0.05, 0.6, 0.7, 0.9)]
-    assert found == pytest.approx([1 / 3, 1, 1, 0.1, 0.01])
+def test_learning_rate_is_that_of_the_written_config():
+    look = SimpleNamespace(trunk=None)
+    settings = plain(schedule(look, 1000))
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    schedulers = [
+        PARAM_SCHEDULERS.build(each, default_args=dict(optimizer=optimizer))
+        for each in settings["param_scheduler"]
+    ]
+    for iteration in range(1000):
+        expected = optimizer.param_groups[0]["lr"]
+        # mmengine's warm-up ends an iteration earlier.
+        assert learning_rate_factor(iteration / 1000) == pytest.approx(expected, abs=0.015)
+        optimizer.step()
+        for each in schedulers:
+            each.step()
+    shares = (0, 0.05, 0.525, 1, 1.2)
+    found = [learning_rate_factor(share) for share in shares]
+    assert found == pytest.approx([1 / 3, 1, 0.505, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("max_iters", [1, 2, 10])
+def test_the_shortest_schedule_can_be_built(max_iters):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    for each in plain(schedule(SimpleNamespace(trunk=(8,)), max_iters))["param_scheduler"]:
+        PARAM_SCHEDULERS.build(each, default_args=dict(optimizer=optimizer))
 
 
 class Line(nn.Module):
@@ -270,6 +296,61 @@ def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock):
     assert energy["ms_per_image"] >= detector["ms_per_image"] == 10.0
 
 
+PRIOR = ([0.04, 0.04, 0.1, 0.1], [0.01, 0.0, 0.0, 0.0])
+
+
+def tried(base, prior, ap):
+    """The settings that are tried, in order, where ``ap`` says how good each is."""
+    best, best_ap, every = dict(base), -1.0, []
+    for settings in tuning._rounds(base, prior):
+        for each in settings(best):
+            every.append(each)
+            if ap(each) > best_ap:
+                best, best_ap = each, ap(each)
+    return every, best
+
+
+def test_a_prior_is_tried_before_steps():
+    """Where time ends early, what is left is what most likely gains."""
+    every, _ = tried(BASE, PRIOR, lambda setting: 0.0)
+    assert ["prior" in each for each in every].index(False) == 5  # four strengths, and the bias
+    assert every[0]["prior"]["scale"] == pytest.approx((1 / 8) ** 0.5, abs=1e-3)
+    assert "step_size" not in every[0]
+
+
+def strength(setting):
+    return setting["prior"]["scale"] ** 2 if "prior" in setting else None
+
+
+@pytest.mark.parametrize(
+    ("peak", "expected"), [(8.0, 8.0), (1 / 128, 1 / 128), (1 / 2, 1 / 2), (1e3, 8.0)]
+)
+def test_a_best_strength_at_the_end_is_not_the_last(peak, expected):
+    def ap(setting):
+        if "prior" not in setting:
+            return -0.5
+        return 1 / (1 + abs(np.log(strength(setting) / peak)))
+
+    every, best = tried(BASE, PRIOR, ap)
+    assert strength(best) == pytest.approx(expected, rel=1e-2)
+    assert len(every) <= tuning.MOST_SETTINGS
+
+
+@pytest.mark.parametrize(("factor", "listed"), [(16.0, True), (1 / 16, False), (4.0, False)])
+def test_a_best_step_at_the_end_is_not_the_last(factor, listed):
+    base = {**BASE, "step_size": [1e-4, 2e-4] if listed else 1e-4}
+
+    def ap(setting):
+        step = setting.get("step_size")
+        if step is None:
+            return 0.0
+        return 1 / (1 + abs(np.log((step[0] if listed else step) / (1e-4 * factor))))
+
+    _, best = tried(base, PRIOR, ap)
+    expected = [1e-4 * factor, 2e-4 * factor] if listed else 1e-4 * factor
+    assert best["step_size"] == pytest.approx(expected)
+
+
 def test_a_larger_min_score_needs_no_refinement(model):
     """Boxes above it are where they are with all boxes refined, the others where they were."""
     head, image = Answers(), detected(0)
@@ -306,7 +387,7 @@ def test_time_is_divided_as_promised():
     train, tune_set = [0] * 100, ImageSet(Given(), range(24))
     data = FitData(None, train, tune=tune_set, **{**FACTS, "judge": tune_set})
     costs = dict(detect_s=0.1, refine_s=0.4, view_s=0.05, view_bytes=1000, step_s=0.2)
-    plan = make_plan(Measured(compare_s=0.1, **costs), data, 300, 4.0)
+    plan = make_plan(Measured(compare_s=0.08, **costs), data, 300, 4.0)
     parts = plan.cache_s + plan.train_s + plan.tune_s + plan.judge_s + plan.end_s
     assert parts == pytest.approx(300)
     assert plan.tune_s <= 300 / 7
