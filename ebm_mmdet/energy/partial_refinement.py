@@ -84,9 +84,7 @@ class RefineChosen:
         num_per_image: Sequence[int] | None,
     ) -> RefinementResult:
         """The same in shapes that do not depend on the choice: all are refined, for a graph."""
-        moved = self.refiner(
-            log_density_fn, y0, covariance=covariance, num_per_image=num_per_image
-        )
+        moved = self.refiner(log_density_fn, y0, covariance=covariance, num_per_image=num_per_image)
         self._check(moved)
         still = evaluate_only(log_density_fn, y0)
         left = ~self.chosen

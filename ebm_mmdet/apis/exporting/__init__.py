@@ -11,6 +11,7 @@ __all__ = [
     "RefinementGraph",
     "check_suffix",
     "largest_differences",
+    "left_out",
     "open_graph",
     "record",
     "write_graph",

@@ -41,7 +41,7 @@ class DetectorGraph(nn.Module):
     Args:
         model: an ``EBMDetector`` in eval mode, on one of mmdet's detectors with one or two stages.
         image_size: (H, W) in pixels.
-        count: K; by default ``max_per_img`` of the model.
+        count: K; by default ``max_per_img`` of the model, or 100 if it has no limit (YOLOX).
         candidates: places for boxes before suppression, those of the highest scores. By default
             1000, or 300 with ``EnergyGuidedNMS``, which evaluates f at all of them.
 
@@ -64,7 +64,7 @@ class DetectorGraph(nn.Module):
         self.model, self.image_size = model, tuple(image_size)
         self.guided = model.candidates
         config = self._test_cfg()
-        most = self.guided.max_per_img if self.guided else config["max_per_img"]
+        most = self.guided.max_per_img if self.guided else config.get("max_per_img", _BOXES)
         self.places = candidates or (300 if self.guided else 1000)
         self.count = min(count or most, self.places)
         self.output_names = ("boxes", "scores", "labels", "log_density", "number")
@@ -106,6 +106,31 @@ class DetectorGraph(nn.Module):
             outputs.append(found.side_std.masked_fill(~exist[:, None], 0))
         return tuple(outputs)
 
+    @torch.no_grad()
+    def predicted(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The same from ``model.predict``, which computes in shapes of its own: what is right."""
+        sample = DetDataSample(metainfo=dict(img_shape=self.image_size, ori_shape=self.image_size))
+        data = self.model.data_preprocessor(dict(inputs=[image[0]], data_samples=[sample]))
+        (sample,) = self.model.predict(data["inputs"], data["data_samples"], rescale=False)
+        found = sample.pred_instances
+        number = min(len(found), self.count)
+
+        def rows(values: Tensor, filling: float) -> Tensor:
+            full = values.new_full((self.count, *values.shape[1:]), filling)
+            full[:number] = values[:number]
+            return full
+
+        outputs = [
+            rows(found.bboxes, 0),
+            rows(found.scores, 0),
+            rows(found.labels, -1),
+            rows(found.log_density, -torch.inf),
+            torch.tensor(number),
+        ]
+        if "side_std" in self.output_names:
+            outputs.append(rows(found.side_std, 0))
+        return tuple(outputs)
+
     def _test_cfg(self) -> dict:
         """Of the head whose NMS is the last."""
         config = self.model.detector.test_cfg
@@ -117,20 +142,24 @@ class DetectorGraph(nn.Module):
             config["score_thr"] = self.guided.score_thr
         if not isinstance(detector, TwoStageDetector):
             found = dense_candidates(detector.bbox_head, maps, self.image_size, config)
-            return best(found, self.places)
+            return best(found, self.places).filled(self.count)
         first = detector.test_cfg["rpn"]
         proposals = dense_candidates(detector.rpn_head, maps, self.image_size, first)
         proposals = by_scores(proposals, *_nms(first), first["max_per_img"])
         found = roi_candidates(
             detector.roi_head, maps, proposals, self.image_size, config["score_thr"]
         )
-        return best(found, self.places)
+        return best(found, self.places).filled(self.count)
 
     def _suppress(self, feats: list[Tensor], found: Candidates) -> Candidates:
         if self.guided is None:
             return by_scores(found, *_nms(self._test_cfg()), self.count)
         _, (here,) = self.model.find_modes(feats, [found.boxes], [found.labels], evaluate_only)
         return by_energy(found, here.log_density, self.guided.iou_threshold, self.count)
+
+
+_BOXES = 100
+"""Of a detector without a limit."""
 
 
 def left_out(model: EBMDetector) -> list[str]:
@@ -167,7 +196,8 @@ def _check_detector(model: EBMDetector) -> None:
         check_dense_head(detector.rpn_head, "model.detector.rpn_head")
         check_roi_head(detector.roi_head, "model.detector.roi_head")
         configs = {
-            f"model.detector.test_cfg.{stage}": detector.test_cfg[stage] for stage in ("rpn", "rcnn")
+            f"model.detector.test_cfg.{stage}": detector.test_cfg[stage]
+            for stage in ("rpn", "rcnn")
         }
     for name, config in configs.items():
         kind = config["nms"].get("type", "nms")

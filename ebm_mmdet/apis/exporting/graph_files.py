@@ -88,9 +88,10 @@ def _simplify(model) -> None:
 
 
 def open_graph(path: Path) -> Callable[..., list[Tensor]]:
-    """Load a file; the result maps its input tensors to a list of its outputs, on the CPU.
+    """Load a file; the result maps its input tensors to a list of its outputs.
 
-    A `.pt2` is run by torch, an `.onnx` by onnxruntime on as many threads as torch has.
+    A `.pt2` is run by torch on the device of the model, an `.onnx` by onnxruntime on the CPU and as
+    many threads as torch has.
     """
     if path.suffix == ".pt2":
         module = torch.export.load(path).module()
@@ -114,7 +115,7 @@ def largest_differences(
     """The largest difference of each output; infinities and NaN that both have count as equal."""
     differences = {}
     for name, one, other in zip(names, found, wanted):
-        other = other.cpu()
+        one, other = one.cpu(), other.cpu()
         same = (one == other) | (one.isnan() & other.isnan())
         apart = (one.double() - other.double()).abs().masked_fill(same, 0)
         differences[name] = apart.max().item() if apart.numel() else 0.0

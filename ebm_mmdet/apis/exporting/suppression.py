@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = ["Candidates", "best", "by_energy", "by_scores", "greedy_survivors", "overlapping"]
 
@@ -35,6 +36,15 @@ class Candidates(NamedTuple):
     def keep(self, condition: Tensor) -> Candidates:
         """Leave boxes out where the condition (P,) does not hold."""
         return self._replace(scores=self.scores.where(condition, _NONE))
+
+    def filled(self, count: int) -> Candidates:
+        """With empty places at the end, if there are fewer than ``count``."""
+        missing = max(count - len(self.scores), 0)
+        return Candidates(
+            functional.pad(self.boxes, (0, 0, 0, missing)),
+            functional.pad(self.scores, (0, missing), value=_NONE),
+            functional.pad(self.labels, (0, missing)),
+        )
 
     def at(self, index: Tensor, condition: Tensor) -> Candidates:
         """The places ``index`` (n,), empty where ``condition`` (n,) does not hold."""

@@ -20,7 +20,9 @@ __all__ = ["check_roi_head", "roi_candidates"]
 
 def check_roi_head(head: nn.Module, name: str) -> None:
     """Raise ``ValueError`` unless this RoI head pools and decodes as it is done here."""
-    extractor, box_head = (getattr(head, part, None) for part in ("bbox_roi_extractor", "bbox_head"))
+    extractor, box_head = (
+        getattr(head, part, None) for part in ("bbox_roi_extractor", "bbox_head")
+    )
     parts = (
         (head, name, StandardRoIHead, ("predict_bbox", "_bbox_forward")),
         (extractor, f"{name}.bbox_roi_extractor", SingleRoIExtractor, ("forward",)),
@@ -93,8 +95,10 @@ def _pool(extractor: nn.Module, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
     levels = extractor.map_roi_levels(rois, len(maps))
     pooled = None
     for number, (layer, features) in enumerate(zip(extractor.roi_layers, maps)):
-        part = _align(layer, features, rois) if type(layer) is RoIAlign else _exact(
-            layer, features, rois
+        part = (
+            _align(layer, features, rois)
+            if type(layer) is RoIAlign
+            else _exact(layer, features, rois)
         )
         part = part * (levels == number).to(part.dtype)[:, None, None, None]
         pooled = part if pooled is None else pooled + part
