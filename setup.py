@@ -93,7 +93,7 @@ setup(
     # The operators come from the same clone: the two are installed together.
     install_requires=[f"ebm-ops=={version}", *requirements("runtime")],
     extras_require={
-        **{name: requirements(name) for name in ("openmmlab", "onedl", "data", "test", "docs")},
+        **{name: requirements(name) for name in ("openmmlab", "onedl", "data", "onnx", "test", "docs")},
         "3d": ["ebm-mmdet[openmmlab]", *requirements("3d")],
     },
     cmdclass={"build_py": BuildPyWithConfigs},

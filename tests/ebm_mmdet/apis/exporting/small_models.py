@@ -11,7 +11,7 @@ import ebm_mmdet  # noqa: F401  registers the models
 from tests.tools.tools_support import REPO
 
 SIZE = (48, 64)
-_CLASSIFY = ("conv_cls", "conv_obj", "retina_cls", "fc_cls", "rpn_cls")
+_CLASSIFY = ("conv_cls", "retina_cls", "fc_cls", "rpn_cls")
 CLIMB = dict(type="GradientAscentRefiner", step_size=0.01, num_steps=1)
 
 

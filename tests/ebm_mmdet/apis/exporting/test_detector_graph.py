@@ -10,7 +10,6 @@ from ebm_mmdet.apis.exporting import DetectorGraph, RefinementGraph, largest_dif
 from ebm_mmdet.energy.host_reads import without_reads
 from tests.ebm_mmdet.apis.exporting.small_models import CLIMB, SIZE, build_separated, small_fcos_cfg
 from tests.ebm_mmdet.models.toys import ebm_cfg
-from tests.tools.tools_support import REPO
 
 PRIOR = dict(std=[0.05, 0.05, 0.1, 0.1], bias=[0.01, 0, 0, 0.02])
 GUIDED = dict(type="EnergyGuidedNMS", score_thr=0.05, iou_threshold=0.5, max_per_img=10)
@@ -28,16 +27,10 @@ def retinanet_cfg() -> dict:
     return cfg
 
 
-def yolox_cfg() -> dict:
-    model = Config.fromfile(REPO / "configs/nuclei/yolox_nano_nuclei_nceplus.py").model
-    model.detector.test_cfg.score_thr = 0.0
-    return model.to_dict()
-
-
 CASES = {
     "FCOS": lambda: small_fcos_cfg(),
-    "FCOS, leaps above a score": lambda: small_fcos_cfg(
-        refiner=dict(CLIMB, num_steps=4, acceleration="leap"), min_score=0.4
+    "FCOS, longer steps above a score": lambda: small_fcos_cfg(
+        refiner=dict(CLIMB, num_steps=4, acceleration="bb"), min_score=0.4
     ),
     "FCOS, prior": lambda: small_fcos_cfg(
         refiner=dict(type="GradientAscentRefiner", prior=PRIOR, num_steps=2)
@@ -48,7 +41,6 @@ CASES = {
     "FCOS, mean": lambda: small_fcos_cfg(refiner=dict(type="ImportanceMeanRefiner", prior=PRIOR)),
     "FCOS, no refiner": lambda: small_fcos_cfg(refiner=None),
     "RetinaNet": retinanet_cfg,
-    "YOLOX-nano": yolox_cfg,
     "Faster R-CNN": faster_rcnn_cfg,
     "Faster R-CNN, NMS by energy": lambda: faster_rcnn_cfg(candidates=GUIDED),
 }
