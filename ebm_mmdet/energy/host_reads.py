@@ -13,7 +13,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-__all__ = ["constant", "pays_to_read", "records_graph", "without_reads"]
+__all__ = ["constant", "pays_to_read", "records_file", "records_graph", "without_reads"]
 
 _without_reads: ContextVar[bool] = ContextVar("without_reads", default=False)
 
@@ -36,7 +36,12 @@ def records_graph() -> bool:
 
     Checks of values are then left out, and nothing is chosen by values.
     """
-    return torch.compiler.is_compiling() or _without_reads.get()
+    return torch.compiler.is_compiling() or records_file()
+
+
+def records_file() -> bool:
+    """Whether a graph is being made that may run on another machine (:func:`without_reads`)."""
+    return _without_reads.get()
 
 
 @contextlib.contextmanager

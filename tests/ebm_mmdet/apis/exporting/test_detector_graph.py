@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from mmengine.config import Config
 
 from ebm_mmdet.apis.exporting import DetectorGraph, RefinementGraph, largest_differences, left_out
