@@ -199,11 +199,12 @@ def _check_detector(model: EBMDetector) -> None:
             f"model.detector.test_cfg.{stage}": detector.test_cfg[stage]
             for stage in ("rpn", "rcnn")
         }
+    *_, last = configs  # the one that `candidates` replaces
     for name, config in configs.items():
-        kind = config["nms"].get("type", "nms")
-        if kind != "nms" and not (model.candidates is not None and name.endswith("rcnn")):
+        kind = config["nms"].get("type", "nms") if config.get("nms") else None
+        if kind != "nms" and not (model.candidates is not None and name == last):
             raise ValueError(f"{name}.nms.type is {kind!r}; exported is 'nms'. {alone}")
-    replaced = "roi_head.bbox_roi_extractor.roi_layers."
+    replaced = ("roi_head.bbox_roi_extractor.roi_layers.", "roi_head.mask_")
     for name, module in detector.named_modules():
         if type(module).__module__.startswith("mmcv.ops") and not name.startswith(replaced):
             raise ValueError(

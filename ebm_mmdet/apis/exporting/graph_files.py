@@ -117,7 +117,7 @@ def largest_differences(
     for name, one, other in zip(names, found, wanted):
         one, other = one.cpu(), other.cpu()
         same = (one == other) | (one.isnan() & other.isnan())
-        apart = (one.double() - other.double()).abs().masked_fill(same, 0)
+        apart = (one.double() - other.double()).abs().masked_fill(same, 0).nan_to_num(nan=torch.inf)
         differences[name] = apart.max().item() if apart.numel() else 0.0
     return differences
 

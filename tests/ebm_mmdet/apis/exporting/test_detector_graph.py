@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from mmengine.config import Config
+from mmengine.hub import get_config
 
 from ebm_mmdet.apis.exporting import DetectorGraph, RefinementGraph, largest_differences, left_out
 from ebm_mmdet.energy.host_reads import without_reads
@@ -130,7 +131,15 @@ def test_a_plain_detector_is_refused():
 
 
 def test_parts_that_are_left_out_are_listed():
-    model = build_separated(
-        small_fcos_cfg(refiner=dict(CLIMB, num_starts=2, start_std=0.1, num_modes=2))
-    )
+    starts = dict(CLIMB, num_starts=2, start_std=0.1, num_modes=2)
+    model = build_separated(small_fcos_cfg(refiner=starts))
     assert left_out(model) == ["further modes"]
+    cfg = faster_rcnn_cfg()
+    masks = get_config("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py").model.roi_head
+    extractor, head = masks.mask_roi_extractor, masks.mask_head
+    extractor.out_channels = head.in_channels = head.conv_out_channels = 16
+    head.update(num_convs=1, num_classes=3)
+    cfg["detector"].roi_head.update(mask_roi_extractor=extractor, mask_head=head)
+    model = build_separated(cfg)
+    assert left_out(model) == ["masks"]
+    DetectorGraph(model, SIZE)  # is not refused for the RoIAlign of the masks
