@@ -24,6 +24,8 @@ NOT_INSTALLED = (
     "tools/lab",
     "tools/setup_env.sh",
 )
+# Each with a file in requirements/; `3d` is one more, with what it adds.
+EXTRAS = ("openmmlab", "onedl", "data", "onnx", "test", "docs")
 IMPORTS_LAB = re.compile(r"^\s*(from|import) lab\b", re.MULTILINE)
 
 
@@ -93,7 +95,10 @@ setup(
     # The operators come from the same clone: the two are installed together.
     install_requires=[f"ebm-ops=={version}", *requirements("runtime")],
     extras_require={
-        **{name: requirements(name) for name in ("openmmlab", "onedl", "data", "test", "docs")},
+        **{
+            name: requirements(name)
+            for name in ("openmmlab", "onedl", "data", "onnx", "test", "docs")
+        },
         "3d": ["ebm-mmdet[openmmlab]", *requirements("3d")],
     },
     cmdclass={"build_py": BuildPyWithConfigs},

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .host_reads import records_file
 from .log_density import at_least_float32
 
 __all__ = ["Float32Linear", "GradientPrecision", "check_gradient_precision", "multiplies_bf16"]
@@ -37,7 +38,8 @@ class Float32Linear(nn.Linear):
         x, weight = x.to(dtype), self.weight.to(dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
         rounds = self.gradient_precision == "bf16" and not self.training and dtype == torch.float32
-        if not (rounds and x.requires_grad and multiplies_bf16(x.device.type)):
+        rounds = rounds and x.requires_grad and not records_file()
+        if not (rounds and multiplies_bf16(x.device.type)):
             return functional.linear(x, weight, bias)
         bias = None if bias is None else bias.detach()
         return _RoundedGradient.apply(x, weight.detach(), bias, _rounded(self.weight))

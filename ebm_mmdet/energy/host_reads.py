@@ -13,7 +13,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-__all__ = ["constant", "pays_to_read", "without_reads"]
+__all__ = ["constant", "pays_to_read", "records_file", "records_graph", "without_reads"]
 
 _without_reads: ContextVar[bool] = ContextVar("without_reads", default=False)
 
@@ -24,11 +24,24 @@ FEW = 512
 def pays_to_read(device: torch.device, rows: int) -> bool:
     """Whether to read from the device which of ``rows`` boxes can be left out of a computation.
 
-    Never while a graph is made of it (``torch.compile``, :func:`without_reads`).
+    Never while a graph is made of it (:func:`records_graph`).
     """
-    if torch.compiler.is_compiling() or _without_reads.get():
+    if records_graph():
         return False
     return device.type == "cpu" or rows > FEW
+
+
+def records_graph() -> bool:
+    """Whether a graph is being made (``torch.compile``, :func:`without_reads`), of no values.
+
+    Checks of values are then left out, and nothing is chosen by values.
+    """
+    return torch.compiler.is_compiling() or records_file()
+
+
+def records_file() -> bool:
+    """Whether a graph is being made that may run on another machine (:func:`without_reads`)."""
+    return _without_reads.get()
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .host_reads import records_graph
 from .log_density import at_least_float32
 
 __all__ = [
@@ -90,7 +91,7 @@ def importance_weights(log_f: Tensor, log_q: Tensor) -> ImportanceWeights:
         log_z.masked_fill(lost, -torch.inf),
         (1 / weights.square().sum(1)).masked_fill(lost, 0),
     )
-    if not _Warned.already and logits.shape[1] > 1:
+    if not _Warned.already and logits.shape[1] > 1 and not records_graph():
         _warn_if_meaningless(result.ess.detach(), logits.shape[1])
     return result
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .contracts import LogDensityFn, RefinementResult, Refiner, SelectableLogDensityFn
+from .host_reads import records_graph
 from .refinement import evaluate_only
 
 __all__ = ["RefineChosen"]
@@ -48,6 +49,8 @@ class RefineChosen:
                 f"{type(log_density_fn).__name__} has no select, with which f is narrowed to the "
                 "chosen targets"
             )
+        if records_graph():
+            return self._of_all(log_density_fn, y0, covariance, num_per_image)
         inside = torch.nonzero(self.chosen).squeeze(1)
         outside = torch.nonzero(~self.chosen).squeeze(1)
         counts = None
@@ -59,11 +62,7 @@ class RefineChosen:
             covariance=None if covariance is None else covariance[inside],
             num_per_image=counts,
         )
-        if moved.covariance is not None:
-            raise ValueError(
-                f"{type(self.refiner).__name__} samples, and a target that is left out would have "
-                "no covariance; refine all of them (min_score=0), or use GradientAscentRefiner"
-            )
+        self._check(moved)
         still = evaluate_only(log_density_fn.select(outside), y0[outside])
         order = torch.argsort(torch.cat([inside, outside]))
         joined = zip(moved[:3], still[:3])
@@ -76,3 +75,36 @@ class RefineChosen:
         mass = moved.mode_mass
         mass = torch.cat([mass, mass.new_full((len(outside), mass.shape[1]), torch.nan)])
         return result._replace(modes=modes[order], mode_mass=mass[order])
+
+    def _of_all(
+        self,
+        log_density_fn: LogDensityFn,
+        y0: Tensor,
+        covariance: Tensor | None,
+        num_per_image: Sequence[int] | None,
+    ) -> RefinementResult:
+        """The same in shapes that do not depend on the choice: all are refined, for a graph."""
+        moved = self.refiner(log_density_fn, y0, covariance=covariance, num_per_image=num_per_image)
+        self._check(moved)
+        still = evaluate_only(log_density_fn, y0)
+        left = ~self.chosen
+        if moved.modes is not None and moved.mode_mass is not None:
+            modes = moved.modes.masked_fill(left[:, None, None], torch.nan)
+            first = torch.where(left[:, None], still.y, modes[:, 0])
+            moved = moved._replace(
+                modes=torch.cat([first.unsqueeze(1), modes[:, 1:]], 1),
+                mode_mass=moved.mode_mass.masked_fill(left[:, None], torch.nan),
+            )
+        return moved._replace(
+            y=torch.where(left[:, None], still.y, moved.y),
+            log_density=torch.where(left, still.log_density, moved.log_density),
+            accepted=moved.accepted.masked_fill(left, 0),
+            trace=None,
+        )
+
+    def _check(self, moved: RefinementResult) -> None:
+        if moved.covariance is not None:
+            raise ValueError(
+                f"{type(self.refiner).__name__} samples, and a target that is left out would have "
+                "no covariance; refine all of them (min_score=0), or use GradientAscentRefiner"
+            )

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .contracts import LogDensityFn, SelectableLogDensityFn
+from .host_reads import records_graph
 from .log_density import at_least_float32, evaluate
 
 __all__ = [
@@ -195,7 +196,7 @@ def fit_residual_std(residuals: Tensor, robust: Literal["clip", "mad"] | None = 
 
 
 def _check_positive(name: str, value: Tensor) -> None:
-    if not ((value > 0) & value.isfinite()).all():
+    if not records_graph() and not ((value > 0) & value.isfinite()).all():
         raise ValueError(
             f"{name} must be positive and finite, got {value.tolist()}; a zero means that the "
             "detections it was fitted to are (mostly) exact, so a prior is not needed."

@@ -10,6 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .host_reads import records_graph
+
 __all__ = ["Acceleration", "Steps", "barzilai_borwein", "check_climb"]
 
 Acceleration = Literal["bb"]
@@ -117,7 +119,7 @@ def _step_sizes(step_size: float | Sequence[float] | Tensor, y: Tensor) -> Tenso
 def _are_step_sizes(values: float | Sequence[float] | Tensor, largest: float) -> bool:
     """Whether all are in [0, largest]; only those on the device are read from it."""
     if isinstance(values, Tensor):
-        return bool(((values >= 0) & (values <= largest)).all())
+        return records_graph() or bool(((values >= 0) & (values <= largest)).all())
     if isinstance(values, Real):
         return 0 <= values <= largest
     return all(_are_step_sizes(value, largest) for value in values)

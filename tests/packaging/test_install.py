@@ -148,7 +148,7 @@ def test_wheel_of_the_operators_holds_their_sources(wheels):
 def test_metadata_forces_neither_line_of_the_openmmlab_packages(wheels):
     metadata = metadata_of(wheels.ours)
     assert metadata["Name"] == "ebm-mmdet"
-    extras = {"openmmlab", "onedl", "3d", "data", "test", "docs"}
+    extras = {"openmmlab", "onedl", "3d", "data", "onnx", "test", "docs"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     lines = metadata.get_all("Requires-Dist")
     needed = "\n".join(line for line in lines if "extra ==" not in line)

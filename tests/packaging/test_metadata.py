@@ -13,7 +13,7 @@ def names(path):
 
 
 def test_every_requirement_is_constrained():
-    common = ("runtime", "data", "test", "docs")
+    common = ("runtime", "data", "onnx", "test", "docs")
     lines = {"constraints": (*common, "openmmlab", "3d"), "constraints-onedl": (*common, "onedl")}
     for constraints, parts in lines.items():
         pinned = names(REPO / "requirements" / f"{constraints}.txt")

@@ -1,16 +1,24 @@
-"""Export the refinement of a model as one graph, which `torch.export.load` reads without mmdet.
+"""Export a model with its refinement as one file that runs without mmdet and this package.
 
-    python tools/deployment/export.py CONFIG CHECKPOINT refinement.pt2 --image-size 800 1333
+    python tools/deployment/export.py CONFIG CHECKPOINT detector.onnx --image-size 416 416
+    python tools/deployment/export.py CONFIG CHECKPOINT detector.pt2 --image-size 416 416
+    python tools/deployment/export.py CONFIG CHECKPOINT refinement.pt2 --image-size 800 1333 \
+        --refinement-only
 
-The graph has the steps of gradient ascent one after another, with their closed-form gradients. It
-maps boxes (n, 4) in pixels of the network's input, their labels (n,) and images (n,), and the maps
-of the detector to refined boxes (n, 4), before clipping, and f (n,). All shapes are fixed: fill up
-with boxes of zeros, which change nothing for the others. Importing `ebm_ops` defines the two
-operators of pooling that the graph needs.
+The suffix decides: .onnx for onnxruntime and others, .pt2 for `torch.export.load`. The whole
+detector takes one image (1, 3, H, W), as the test pipeline of the config resizes it, float32 from 0
+to 255, and returns boxes (K, 4) in its pixels, scores (K,), labels (K,), log-densities (K,) and the
+number of rows that are filled. With --refinement-only it takes the boxes, their labels and images,
+and the maps of another detector, and returns refined boxes before clipping and f. All shapes are
+fixed.
 
-Not exported: the detector itself, whose number of boxes depends on the values (mmdeploy exports
-detectors); refiners that sample, or have a prior; and no ONNX file is written, because ONNX has no
-operator for exact pooling.
+Gradient ascent is unrolled with its closed-form gradients. Exact pooling is written out as matrix
+products with the whole map. --with-operators keeps our operators in a .pt2 instead: faster, and
+`import ebm_ops` has to come before it is loaded.
+
+Exported are detectors with one stage and mmdet's common decoding (FCOS, RetinaNet, ATSS, RTMDet,
+YOLOX), Faster R-CNN, and refiners that draw no random numbers. Anything else is refused, with the
+name of the part.
 """
 
 from __future__ import annotations
@@ -20,117 +28,118 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional
 
-from ebm_mmdet.apis import load_detector
-from ebm_mmdet.energy.host_reads import without_reads
-from ebm_mmdet.files import open_atomic
-from ebm_mmdet.models import EBMDetector, GradientAscentRefiner
-from ebm_mmdet.models.heads import BoxLogDensity
-
-
-class Refinement(nn.Module):
-    """Boxes, labels, images and maps -> refined boxes and f, without a check of their values."""
-
-    def __init__(self, model: EBMDetector) -> None:
-        super().__init__()
-        self.head, self.refiner = model.energy_head, model.refiner
-
-    def forward(
-        self, boxes: Tensor, labels: Tensor, images: Tensor, *maps: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Shapes as in the description of this file."""
-        fn = BoxLogDensity(self.head, self.head.prepare(maps), boxes, images, labels)
-        found = self.refiner.climb(fn, torch.zeros_like(boxes), self.refiner.step_size)
-        return self.head.decode(found.y, boxes), found.log_density
-
-
-def check_exportable(model: nn.Module) -> None:
-    """Raise ``ValueError`` with the reason if the refinement of this model is no fixed graph."""
-    if not isinstance(model, EBMDetector):
-        raise ValueError(f"{type(model).__name__} is no EBMDetector; there is nothing to export")
-    refiner = model.refiner
-    if not isinstance(refiner, GradientAscentRefiner):
-        raise ValueError(
-            f"model.refiner is {type(refiner).__name__}; only GradientAscentRefiner is exported. "
-            "Set model.refiner to it in the config, with a step_size"
-        )
-    if refiner.prior is not None:
-        raise ValueError(
-            "model.refiner has a prior, which is checked against values and so cannot be recorded; "
-            "set model.refiner.prior=None and a step_size"
-        )
-
-
-@torch.no_grad()
-def example(
-    model: EBMDetector, image_size: Sequence[int], batch: int, count: int
-) -> tuple[Tensor, ...]:
-    """Inputs of the graph: ``count`` random boxes, maps of random images (batch, 3, H, W)."""
-    height, width = image_size
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.rand(2, count, 2, generator=generator) * torch.tensor([width, height])
-    boxes = torch.cat([corners.amin(0), corners.amax(0) + 8], 1)
-    labels = torch.randint(model.energy_head.num_classes, (count,), generator=generator)
-    images = torch.arange(count) % batch
-    pixels = torch.randn(batch, 3, height, width, generator=generator).to(device)
-    maps = model.extract_maps(pixels)
-    return boxes.to(device), labels.to(device), images.to(device), *maps
-
-
-def export_refinement(
-    model: EBMDetector, inputs: tuple[Tensor, ...]
-) -> torch.export.ExportedProgram:
-    """Record the refinement.
-
-    Args:
-        model: in eval mode.
-        inputs: of :func:`example`.
-
-    Raises:
-        ValueError: see :func:`check_exportable`.
-    """
-    check_exportable(model)
-    refinement = Refinement(model).eval()
-    # Recorded with its gradients, which torch.export alone cannot take; that gives plain operators.
-    with without_reads():
-        recorded = make_fx(refinement)(*inputs)
-    with torch.no_grad():
-        return torch.export.export(recorded, inputs, strict=False)
+from ebm_mmdet.apis import image_pipeline, load_detector
+from ebm_mmdet.apis.exporting import (
+    DetectorGraph,
+    RefinementGraph,
+    check_suffix,
+    largest_differences,
+    left_out,
+    open_graph,
+    record,
+    write_graph,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Export, load the file again, and compare it with the model."""
+    """Export, load the file again, and compare it with the model on other inputs."""
+    args = _parser().parse_args(arguments)
+    if args.out.exists():
+        sys.exit(f"{args.out} exists; name a new file, or move that one away")
+    plain = not args.with_operators
+    try:
+        check_suffix(args.out, plain)
+        model = load_detector(args.config, args.checkpoint, args.device)
+        graph, first, others, wanted = (_refinement if args.refinement_only else _detector)(
+            model, args
+        )
+        names = [*graph.input_names, *(f"map{number}" for number in range(len(first)))]
+        recorded = record(graph, first, names[: len(first)], graph.output_names, plain)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        sys.exit(str(error))
+    classes = list(model.dataset_meta.get("classes") or ())
+    write_graph(recorded, args.out, {"classes": classes, "image_size": args.image_size})
+    run = open_graph(args.out)
+    worst = dict.fromkeys(graph.output_names, 0.0)
+    for inputs in others:
+        for name, apart in largest_differences(
+            graph.output_names, run(*inputs), wanted(*inputs)
+        ).items():
+            worst[name] = max(apart, worst[name])
+    where = f"{len(others)} " + ("images" if args.images else "inputs of noise")
+    print(f"{args.out}: boxes within {worst.pop('boxes'):.2g} px of the model's, on {where};")
+    print("others within: " + ", ".join(f"{name} {apart:.2g}" for name, apart in worst.items()))
+    for part in [] if args.refinement_only else left_out(model):
+        print(f"not in the file: {part}")
+    if args.with_operators:
+        print("before torch.export.load: import ebm_ops")
+
+
+def _refinement(model: nn.Module, args: argparse.Namespace) -> tuple:
+    """The graph, inputs to record it with, inputs to compare with, and what is right for them."""
+    if args.images:
+        raise ValueError("--images are for whole detectors, and not for --refinement-only")
+    graph = RefinementGraph(model).eval()
+    count = args.boxes or 100
+    first, *others = (
+        graph.example(model, args.image_size, args.batch, count, seed) for seed in range(3)
+    )
+    return graph, first, others, graph
+
+
+def _detector(model: nn.Module, args: argparse.Namespace) -> tuple:
+    """As :func:`_refinement`."""
+    if args.batch != 1:
+        raise ValueError("--batch is for --refinement-only; a whole detector takes one image")
+    graph = DetectorGraph(model, args.image_size, args.boxes, args.candidates).eval()
+    others = [graph.example(seed) for seed in (1, 2)]
+    if args.images:
+        load = image_pipeline(model.cfg)
+        others = [
+            (_padded(load(path)["inputs"], graph.image_size, path).to(args.device),)
+            for path in args.images
+        ]
+    return graph, graph.example(0), others, graph.predicted
+
+
+def _padded(image: Tensor, size: tuple[int, int], path: str) -> Tensor:
+    """An image (3, h, w) of the test pipeline as (1, 3, H, W) float32, with zeros around it."""
+    missing = [whole - part for whole, part in zip(size, image.shape[1:])]
+    if min(missing) < 0:
+        raise ValueError(
+            f"{path} is {image.shape[1]} x {image.shape[2]} after the test pipeline of the config, "
+            f"more than --image-size {size[0]} {size[1]}"
+        )
+    return functional.pad(image.float(), (0, missing[1], 0, missing[0])).unsqueeze(0)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config")
     parser.add_argument("checkpoint")
-    parser.add_argument("out", type=Path, help="file to write, .pt2; it must not exist")
+    parser.add_argument("out", type=Path, help="file to write, .onnx or .pt2")
     parser.add_argument("--image-size", type=int, nargs=2, required=True, metavar=("H", "W"))
-    parser.add_argument("--batch", type=int, default=1, help="images in a batch")
-    parser.add_argument("--boxes", type=int, default=100, help="boxes in a batch")
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args(arguments)
-    if args.out.exists():
-        sys.exit(f"{args.out} exists; remove it or name another file")
-    model = load_detector(args.config, args.checkpoint, args.device)
-    try:
-        check_exportable(model)
-    except ValueError as error:
-        sys.exit(str(error))
-    inputs = example(model, args.image_size, args.batch, args.boxes)
-    program = export_refinement(model, inputs)
-    with open_atomic(args.out) as file:
-        torch.export.save(program, file)
-    found = torch.export.load(args.out).module()(*inputs)
-    wanted = Refinement(model)(*inputs)
-    error = (found[0] - wanted[0]).abs().max().item()
-    moved = (wanted[0] - inputs[0]).abs().max().item()
-    print(f"{args.out}: boxes move by up to {moved:.2g} px, within {error:.2g} px of the model's")
+    parser.add_argument("--boxes", type=int, help="rows of the result; default: as the config says")
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        help="boxes of the highest scores before NMS; default 1000, with EnergyGuidedNMS 300",
+    )
+    parser.add_argument("--refinement-only", action="store_true", help="not the detector")
+    parser.add_argument("--batch", type=int, default=1, help="images, with --refinement-only")
+    parser.add_argument(
+        "--with-operators", action="store_true", help="keep the operators of ebm_ops (.pt2)"
+    )
+    parser.add_argument("--device", default="cpu", help="of a .pt2")
+    parser.add_argument(
+        "--images", nargs="+", metavar="FILE", help="compare on these instead of on noise"
+    )
+    return parser
 
 
 if __name__ == "__main__":

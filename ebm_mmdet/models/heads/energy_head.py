@@ -19,6 +19,7 @@ from ...energy.float32_linear import (
     GradientPrecision,
     check_gradient_precision,
 )
+from ...energy.host_reads import records_graph
 from ...energy.log_density import is_finite
 
 __all__ = ["BoxLogDensity", "EnergyHead"]
@@ -202,7 +203,7 @@ class EnergyHead(BaseModule):
         Raises:
             ValueError: a label lies outside ``[0, num_classes)``, or an index outside ``[0, B)``.
         """
-        if not len(labels) or torch.compiler.is_compiling():
+        if not len(labels) or records_graph():
             return
         ranges = [*labels.aminmax(), *batch_index.aminmax()]
         low, high, first, last = torch.stack([each.long() for each in ranges]).tolist()

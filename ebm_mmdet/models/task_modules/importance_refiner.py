@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -107,8 +108,12 @@ class ImportanceMeanRefiner:
         )
 
 
+@functools.cache
+@torch.inference_mode(False)
 def antithetic_normal(num_samples: int, dim: int, seed: int) -> Tensor:
     """ε (num_samples, dim) float32 with mean 0, covariance 1 and ε_{m + M/2} = -ε_m, on the CPU.
+
+    It is drawn once per process: do not write into it.
 
     Raises:
         ValueError: fewer than ``2 dim`` samples, whose covariance is singular.

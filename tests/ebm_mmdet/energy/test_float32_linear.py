@@ -11,6 +11,7 @@ import torch
 
 from ebm_mmdet.energy import float32_linear, gradient_ascent
 from ebm_mmdet.energy.float32_linear import Float32Linear
+from ebm_mmdet.energy.host_reads import without_reads
 from tests.tolerances import TOLERANCE
 
 
@@ -100,6 +101,13 @@ def test_double_and_processors_without_such_products_are_exact(monkeypatch):
     )
     monkeypatch.setattr(float32_linear, "multiplies_bf16", lambda device_type: False)
     assert torch.equal(value_and_gradient(layer(), x)[1], value_and_gradient(layer("fp32"), x)[1])
+
+
+def test_a_graph_that_may_run_elsewhere_is_exact():
+    x = torch.randn(5, 40)
+    with without_reads():
+        found = value_and_gradient(layer(), x)[1]
+    assert torch.equal(found, value_and_gradient(layer("fp32"), x)[1])
 
 
 def test_after_a_forward_in_inference_mode_gradients_can_be_kept():

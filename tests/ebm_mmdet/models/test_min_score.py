@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from ebm_mmdet.energy import RefineChosen, gradient_ascent
+from ebm_mmdet.energy.host_reads import without_reads
+from ebm_mmdet.models import GradientAscentRefiner
 from tests.ebm_mmdet.models.toys import batch, build, ebm_cfg
 
 
@@ -47,6 +49,19 @@ def test_the_chosen_move_as_alone_and_the_others_stay(chosen):
     assert torch.equal(found.accepted, everything.accepted * chosen)
     torch.testing.assert_close(found.log_density, fn(found.y[:, None])[:, 0])
     assert seen == [(int(chosen.sum()), [int(chosen[:2].sum()), 0, int(chosen[2:].sum())])]
+
+
+@pytest.mark.parametrize("num_modes", [0, 2])
+def test_a_graph_of_fixed_shapes_gives_the_same(num_modes):
+    chosen = torch.tensor([1, 0, 0, 1, 1], dtype=torch.bool)
+    fn, y0 = Parabola(torch.arange(20.0).reshape(5, 4) / 7), torch.full((5, 4), 0.3)
+    starts = dict(num_starts=3, start_std=0.1, num_modes=num_modes) if num_modes else {}
+    refine = RefineChosen(GradientAscentRefiner(step_size=0.1, num_steps=3, **starts), chosen)
+    wanted = refine(fn, y0)
+    with without_reads():
+        found = refine(fn, y0)
+    for one, other in zip(found, wanted):
+        torch.testing.assert_close(one, other, equal_nan=True)
 
 
 def test_a_log_density_that_cannot_be_narrowed_is_refused():
