@@ -118,6 +118,7 @@ class TestPrRoIPool(BackendTester):
     # The reference multiplies matrices of joined windows, which rounds with their shape.
     batch_tolerance = 1e-12
     interpreter_script = TRITON_IN_INTERPRETER
+    varying: ClassVar = {"batch", "count"}  # rows and columns of maps are no integers
 
     def problem(self, seed, channels=3, count=6, dtype=torch.float64):
         return separate(*problem(seed, channels, count, dtype=dtype))
@@ -186,13 +187,14 @@ class TestPrRoIPool(BackendTester):
         }
 
     def triton_kernels(self, real):
-        pointers = {
-            "_forward": [real] * 4,
-            "_grad_rois": [real] * 5,
-            "_grad_features": [real, real, real, "*i64", "*i64", real],
-        }
-        for name, types in pointers.items():
-            yield name, [*types, *["i32"] * 6], {"BLOCK": 256}
+        for levels in (1, 4):
+            maps = ((real,) * levels, ("fp32",) * (2 * levels))
+            boxes = (real, "*i64" if levels > 1 else real, ("i64",) * levels)
+            constants = {"LEVELS": levels, "BLOCK": 256}
+            yield "_forward", [*maps, *boxes, real, *["i32"] * 4], constants
+            yield "_grad_rois", [real, *maps, *boxes, real, *["i32"] * 4], constants
+            constants = {"LEVELS": levels, "BLOCK": 64, "BOXES": 128}
+            yield "_grad_features", [real, *maps, *boxes, *["i32"] * 5], constants
 
 
 @pytest.mark.parametrize("seed", range(5))

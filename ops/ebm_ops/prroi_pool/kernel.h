@@ -22,12 +22,16 @@ namespace prroi_pool {
 // A box whose side is shorter than this many feature cells has no area: it pools to zero.
 constexpr double kMinSide = 1e-5;
 
+// One map and the RoIs on it. `pooled` and its gradient have the rows of `rois`.
 template <typename T>
 struct Problem {
   const T* features;  // (B, H, W, C); null if only gradients to features are needed
-  const T* rois;      // (N, 5)
+  const T* rois;      // (N, 5), or more rows of which `rows` are on this map
   int64_t num_rois, batch, channels, height, width, pooled_h, pooled_w;
   double scale;
+  const int64_t* rows = nullptr;  // (N); null: all, in order
+
+  int64_t row(int64_t n) const { return rows ? rows[n] : n; }
 };
 
 inline double hat(double t) { return std::max(0.0, 1.0 - std::abs(t)); }
@@ -73,14 +77,14 @@ struct Axis {
   int64_t end() const { return first.back() + count.back(); }
 };
 
-// The weights of one box. `batch < 0` marks a box that pools to zero and has no gradient.
+// The weights of the box in a row of `rois`. `batch < 0` marks a box that pools to zero and has no gradient.
 template <typename T>
 struct Box {
   int64_t batch = -1;
   Axis<T> x, y;
 
-  void build(const Problem<T>& p, int64_t n, bool derivatives) {
-    const T* r = p.rois + 5 * n;
+  void build(const Problem<T>& p, int64_t row, bool derivatives) {
+    const T* r = p.rois + 5 * row;
     const double x1 = r[1], y1 = r[2], x2 = r[3], y2 = r[4];
     batch = -1;
     const bool finite = std::isfinite(x1) && std::isfinite(y1) && std::isfinite(x2) &&
@@ -103,7 +107,7 @@ struct Kernels {
   // Number of channel groups. One item handles one group, whose slice of the map stays in cache
   // from box to box.
   int64_t (*groups)(int64_t channels);
-  // Items group * N + n. `pooled` (N, C, P, Q) is written.
+  // Items group * N + n. `pooled` (rows, C, P, Q) is written in the rows of this map.
   void (*forward)(const Problem<T>&, T* pooled, int64_t begin, int64_t end);
   // Items group * N + n. `partial` (groups, N, 4) is written; their sum over groups is dL/d box.
   void (*grad_rois)(const Problem<T>&, const T* grad, double* partial, int64_t begin, int64_t end);
