@@ -104,7 +104,7 @@ def test_derivatives(backend, check):
         rois = torch.cat([images, boxes], 1)
         return prroi_pool_levels(features, rois, levels, (2, 2), SCALES[:2], backend)
 
-    assert check(pool, inputs)
+    assert check(pool, inputs, fast_mode=check is torch.autograd.gradgradcheck)
 
 
 def test_opcheck():
@@ -230,8 +230,8 @@ import torch
 from ebm_ops.prroi_pool import levels as operators, triton
 from tolerances import TOLERANCE
 
-sizes, scales = (9, 10, 3, 4, 0, 3), [0.9, 0.7, 1.3]
-boxes = [[1, 1.3, 2.2, 9.9, 8.7], [0, -3, 1, 2.5, 30], [1, 2, 2, 2, 4], [0, 6.5, 7.1, 10.4, 9.9],
+sizes, scales = (9, 4, 3, 4, 0, 3), [0.9, 0.7, 1.3]
+boxes = [[1, 1.3, 2.2, 3.9, 8.7], [0, -3, 1, 2.5, 30], [1, 2, 2, 2, 4], [0, 2.5, 7.1, 5.4, 9.9],
          [0, float("nan"), 1, 2, 3], [1, -1e9, -1e9, 1e9, 1e9], [0, 2.2, 1, 2.4, 1.01]]
 levels = torch.tensor([0, 1, 0, 0, 1, 0, 1])
 expected = operators._kernels_by_level()

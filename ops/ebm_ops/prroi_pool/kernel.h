@@ -6,8 +6,8 @@
 //   P[p, q]     = sum_i Vy[p, i] sum_j F[i, j] Vx[q, j]
 //   dL/dF[i, j] = sum_pq Vy[p, i] g[p, q] Vx[q, j]
 //   dL/dx_r     = sum_pq g[p, q] sum_i Vy[p, i] sum_j F[i, j] dVx[q, j]/dx_r       (r = 1, 2)
-// The weights are few numbers per box, so they are computed in double, where thin bins lose nothing
-// to cancellation in 1/w. The sums over pixels are computed in T, vectorised over channels.
+// The weights are few numbers per box, so they are computed in double. The sums over pixels are
+// computed in T, vectorised over channels.
 #pragma once
 
 #include <algorithm>
@@ -36,10 +36,31 @@ struct Problem {
 
 inline double hat(double t) { return std::max(0.0, 1.0 - std::abs(t)); }
 
-// Integral of the hat from -infinity to t.
-inline double hat_integral(double t) {
-  const double u = std::min(1.0, std::max(-1.0, t));
-  return 0.5 + u - 0.5 * u * std::abs(u);
+inline double unit(double t) { return std::min(1.0, std::max(0.0, t)); }
+
+// V, the mean of the hat over the bin from a to b, seen from the node, and its derivatives.
+struct Weight {
+  double value, by_a, by_b;
+};
+
+// With H the integral of the hat, V = (H(b) - H(a)) / width, dV/da = (V - hat(a)) / width and
+// dV/db = (hat(b) - V) / width. Those lose digits where bins are thin. So everything is written as a
+// sum of the bin's parts, relative to its width: under the rising and the falling half of the hat,
+// before it and beyond it.
+inline Weight mean_of_hat(double a, double b, double width, double inverse, bool derivatives) {
+  const auto least = [](double x, double y) { return x < y ? x : y; };  // of values, one instruction
+  const double most = least(width, 1.0);
+  const double rising = std::max(0.0, least(most, least(1 + b, -a))) * inverse;
+  const double falling = std::max(0.0, least(most, least(1 - a, b))) * inverse;
+  Weight w{};
+  w.value = 0.5 * (rising * (unit(1 + a) + unit(1 + b)) + falling * (unit(1 - a) + unit(1 - b)));
+  if (!derivatives) return w;
+  const double before = std::max(0.0, least(width, -1 - a)) * inverse;
+  const double beyond = std::max(0.0, least(width, b - 1)) * inverse;
+  const double half = 0.5 * (rising + falling) * (rising + falling);
+  w.by_a = half - falling * falling - beyond * hat(a) * inverse;
+  w.by_b = rising * rising - half + before * hat(b) * inverse;
+  return w;
 }
 
 // The weights of one box along one axis. Bin k touches the nodes first[k] .. first[k] + count[k] - 1;
@@ -51,7 +72,7 @@ struct Axis {
 
   // lo, hi: the box sides in image units; scale: feature cells per image unit.
   void build(double lo, double hi, double scale, int64_t bins, int64_t size, bool derivatives) {
-    const double side = (hi - lo) * scale, width = side / bins;
+    const double side = (hi - lo) * scale, width = side / bins, inverse = 1 / width;
     first.resize(bins), count.resize(bins), start.resize(bins);
     value.clear(), lower.clear(), upper.clear();
     for (int64_t k = 0; k < bins; ++k) {
@@ -63,12 +84,11 @@ struct Axis {
           int64_t(std::clamp(std::ceil(b) + 1, 0.0, double(size))) - first[k], 0);
       start[k] = int64_t(value.size());
       for (int64_t j = first[k]; j < first[k] + count[k]; ++j) {
-        const double v = (hat_integral(b - j) - hat_integral(a - j)) / width;
-        value.push_back(T(v));
+        const Weight w = mean_of_hat(a - double(j), b - double(j), width, inverse, derivatives);
+        value.push_back(T(w.value));
         if (derivatives) {
-          const double da = (v - hat(a - j)) / width, db = (hat(b - j) - v) / width;
-          lower.push_back(T(scale * ((1 - f0) * da + (1 - f1) * db)));
-          upper.push_back(T(scale * (f0 * da + f1 * db)));
+          lower.push_back(T(scale * ((1 - f0) * w.by_a + (1 - f1) * w.by_b)));
+          upper.push_back(T(scale * (f0 * w.by_a + f1 * w.by_b)));
         }
       }
     }

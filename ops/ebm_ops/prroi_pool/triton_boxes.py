@@ -87,14 +87,15 @@ def slopes(origin, offset, width, k, node, bins):
     """
     a_left, b_left, a_middle, b_middle, a_right, b_right = _edges(origin, offset, width, k, node)
     rising, falling = _halves(width, b_left, a_middle, b_middle, a_right)
-    before = tl.minimum(tl.maximum(-a_left, 0.0), width)
-    beyond = tl.minimum(tl.maximum(-b_right, 0.0), width)
-    rising, falling = rising / width, falling / width
+    inverse = 1.0 / width
+    before = tl.minimum(tl.maximum(-a_left, 0.0), width) * inverse
+    beyond = tl.minimum(tl.maximum(-b_right, 0.0), width) * inverse
+    rising, falling = rising * inverse, falling * inverse
     half = 0.5 * (rising + falling) * (rising + falling)
-    at_a = tl.maximum(tl.minimum(a_left, a_right), 0.0) / width
-    at_b = tl.maximum(tl.minimum(b_left, b_right), 0.0) / width
-    by_a = half - falling * falling - beyond / width * at_a
-    by_b = rising * rising - half + before / width * at_b
+    at_a = tl.maximum(tl.minimum(a_left, a_right), 0.0) * inverse
+    at_b = tl.maximum(tl.minimum(b_left, b_right), 0.0) * inverse
+    by_a = half - falling * falling - beyond * at_a
+    by_b = rising * rising - half + before * at_b
     f0 = k.to(width.dtype) / bins  # not float32 in a float64 box
     f1 = (k + 1).to(width.dtype) / bins
     return (1.0 - f0) * by_a + (1.0 - f1) * by_b, f0 * by_a + f1 * by_b
