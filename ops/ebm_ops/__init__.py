@@ -6,6 +6,7 @@ One folder per operator: `reference.py` (plain PyTorch, the definition), `cpu.cp
 
 from ebm_ops.backends import Backend, backend_info
 from ebm_ops.prroi_pool import PrRoIPool, prroi_pool
+from ebm_ops.prroi_pool.levels import prroi_pool_levels
 from ebm_ops.rotated_grid_pool import RotatedGridPool, rotated_grid_pool
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "RotatedGridPool",
     "backend_info",
     "prroi_pool",
+    "prroi_pool_levels",
     "rotated_grid_pool",
 ]

@@ -86,9 +86,11 @@ class BackendTester(PropertyTester):
 
     Attributes:
         interpreter_script: compares `triton` and `reference` and prints ok.
+        varying: integer arguments of kernels that differ between images.
     """
 
     interpreter_script: ClassVar[str]
+    varying: ClassVar[set[str]]
 
     @abstractmethod
     def implementations(self, name: str) -> dict[str, Callable[..., Tensor]]:
@@ -150,9 +152,7 @@ class BackendTester(PropertyTester):
         for name in {kernel[0] for kernel in self.triton_kernels("*fp32")}:
             parameters = getattr(kernels, name).params
             general = {p.name for p in parameters if p.do_not_specialize}
-            sizes = {"batch", "rows", "columns"} if self.name == "prroi_pool" else {"batch"}
-            sizes |= set() if self.name == "prroi_pool" else {"height", "width"}
-            assert general == sizes & {p.name for p in parameters}
+            assert general == self.varying & {p.name for p in parameters}
 
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "expanded"])
     def test_strides_are_those_that_compilers_are_told(self, layout, opcheck_case, monkeypatch):

@@ -48,6 +48,8 @@ struct Case {
   int64_t batch, channels, height, width, pooled_h, pooled_w, count;
   double scale;
   std::vector<double> features, rois, grad;
+  bool all;                   // else only the boxes in these rows are on the map
+  std::vector<int64_t> rows;
 
   int64_t pooled_size() const { return count * channels * pooled_h * pooled_w; }
   int64_t map_size() const { return batch * channels * height * width; }
@@ -78,11 +80,15 @@ Case random_case() {
     // What float32 holds, so that both dtypes see the same box.
     for (double v : box) c.rois.push_back(double(float(v)));
   }
+  c.all = integer(0, 1);
+  for (int64_t n = 0; n < c.count; ++n) {
+    if (integer(0, 1)) c.rows.push_back(n);
+  }
   return c;
 }
 
-template <typename T>
-std::unique_ptr<T[]> exact(const std::vector<double>& values) {
+template <typename T, typename V>
+std::unique_ptr<T[]> exact(const std::vector<V>& values) {
   auto copy = std::make_unique<T[]>(values.size());
   for (size_t i = 0; i < values.size(); ++i) copy[i] = T(values[i]);
   return copy;
@@ -99,20 +105,25 @@ void in_pieces(int64_t total, F f) {
 template <typename T>
 Result<T> run(const Case& c, const Kernels<T>& k) {
   const auto features = exact<T>(c.features), rois = exact<T>(c.rois), grad = exact<T>(c.grad);
-  const Problem<T> pr{features.get(), rois.get(), c.count, c.batch, c.channels, c.height,
-                      c.width, c.pooled_h, c.pooled_w, c.scale};
+  const auto rows = exact<int64_t>(c.rows);
+  const int64_t count = c.all ? c.count : int64_t(c.rows.size());
+  const Problem<T> pr{features.get(), rois.get(), count,      c.batch,
+                      c.channels,     c.height,   c.width,    c.pooled_h,
+                      c.pooled_w,     c.scale,    c.all ? nullptr : rows.get()};
   const int64_t groups = k.groups(c.channels), bands = integer(1, std::max<int64_t>(c.height, 1));
   Result<T> r{std::make_unique<T[]>(size_t(c.pooled_size())),
               std::make_unique<T[]>(size_t(c.map_size())),
               std::make_unique<double[]>(size_t(c.count * 4))};
-  auto partial = std::make_unique<double[]>(size_t(groups * c.count * 4));
-  in_pieces(groups * c.count, [&](int64_t b, int64_t e) { k.forward(pr, r.pooled.get(), b, e); });
-  in_pieces(groups * c.count,
+  auto partial = std::make_unique<double[]>(size_t(groups * count * 4));
+  in_pieces(groups * count, [&](int64_t b, int64_t e) { k.forward(pr, r.pooled.get(), b, e); });
+  in_pieces(groups * count,
             [&](int64_t b, int64_t e) { k.grad_rois(pr, grad.get(), partial.get(), b, e); });
   in_pieces(c.batch * groups * bands, [&](int64_t b, int64_t e) {
     k.grad_features(pr, grad.get(), r.by_features.get(), bands, b, e);
   });
-  for (int64_t i = 0; i < groups * c.count * 4; ++i) r.by_rois[i % (c.count * 4)] += partial[i];
+  for (int64_t i = 0; i < groups * count * 4; ++i) {
+    r.by_rois[4 * pr.row(i / 4 % count) + i % 4] += partial[i];
+  }
   return r;
 }
 

@@ -63,6 +63,7 @@ def away_from_kinks(rois: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 TRITON_IN_INTERPRETER = """
+import rational
 import torch
 from ebm_ops.prroi_pool import reference, triton
 from tolerances import TOLERANCE
@@ -90,6 +91,16 @@ for image in (2, -1, 1e9, -0.5, nan, inf):
     assert not triton.forward(features, nowhere, 1, 2, 0.9).any()
     assert not triton.grad_rois(grad, features, nowhere, 0.9).any()
     assert not triton.grad_features(grad, nowhere, 2, 4, 5, 0.9).any()
+# Thin bins, beside fractions.
+for side in rational.THIN:
+    rois = rational.thin_boxes(side)[::3]
+    features, grad = torch.randn(1, 2, 4, 5), torch.randn(len(rois), 2, 1, 3)
+    values, slopes = rational.pool(features, rois, (1, 3), 0.25, grad)
+    for found, expected in (
+        (triton.forward(features, rois, 1, 3, 0.25), values),
+        (triton.grad_rois(grad, features, rois, 0.25), slopes),
+    ):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=2e-6)
 for empty in (rois[:0], rois[:1]):
     assert triton.forward(features[:, :0], empty, 2, 2, 1.0).shape == (len(empty), 0, 2, 2)
 print("ok")
@@ -118,6 +129,7 @@ class TestPrRoIPool(BackendTester):
     # The reference multiplies matrices of joined windows, which rounds with their shape.
     batch_tolerance = 1e-12
     interpreter_script = TRITON_IN_INTERPRETER
+    varying: ClassVar = {"batch", "count"}  # rows and columns of maps are no integers
 
     def problem(self, seed, channels=3, count=6, dtype=torch.float64):
         return separate(*problem(seed, channels, count, dtype=dtype))
@@ -186,13 +198,14 @@ class TestPrRoIPool(BackendTester):
         }
 
     def triton_kernels(self, real):
-        pointers = {
-            "_forward": [real] * 4,
-            "_grad_rois": [real] * 5,
-            "_grad_features": [real, real, real, "*i64", "*i64", real],
-        }
-        for name, types in pointers.items():
-            yield name, [*types, *["i32"] * 6], {"BLOCK": 256}
+        for levels in (1, 4):
+            maps = ((real,) * levels, ("fp32",) * (2 * levels))
+            boxes = (real, "*i64" if levels > 1 else real, ("i64",) * levels)
+            constants = {"LEVELS": levels, "BLOCK": 256}
+            yield "_forward", [*maps, *boxes, real, *["i32"] * 4], constants
+            yield "_grad_rois", [real, *maps, *boxes, real, *["i32"] * 4], constants
+            constants = {"LEVELS": levels, "BLOCK": 64, "BOXES": 128}
+            yield "_grad_features", [real, *maps, *boxes, *["i32"] * 5], constants
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -7,11 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import rational
 from ebm_ops import prroi_pool
 from ebm_ops.prroi_pool import reference
 from operator_tester import EXACT
 from property_tester import backends, maps, relaxed, seeds
 from quadrature import random_rois
+from surroundings import HAS_CPP
 from tolerances import TOLERANCE
 
 SIZE = (9, 11)
@@ -76,17 +78,31 @@ def test_outside_counts_as_zero(backend):
     torch.testing.assert_close(pooled, expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("width", [1e-4, 1e-3, 1e-2])
-def test_thin_boxes_keep_their_digits(backend, width):
-    """Float32 features: the error does not grow with 1 / width."""
-    f = maps(0).float()
-    rois = torch.tensor([[0, 7.3, 2.2, 7.3 + width, 6.1]], requires_grad=True)
-    found, expected = [], []
-    for features, boxes_, out in ((f, rois, found), (f.double(), rois.double(), expected)):
-        pooled = prroi_pool(features, boxes_, 3, 1.0, backend)
-        out += [pooled, torch.autograd.grad(pooled.square().sum(), boxes_)[0]]
-    for a, b in zip(found, expected):
+@pytest.mark.parametrize("side", rational.THIN)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_thin_bins_keep_their_digits(backend, side, dtype):
+    """The error of values and slopes does not grow with 1 / width. Compared with fractions."""
+    rois = rational.thin_boxes(side).to(dtype).requires_grad_()
+    f = maps(0, 4, 5).to(dtype)
+    grad = torch.randn(len(rois), 2, 3, 7, dtype=dtype)
+    pooled = prroi_pool(f, rois, (3, 7), 0.25, backend)
+    (slopes,) = torch.autograd.grad(pooled, rois, grad)
+    expected = rational.pool(f, rois.detach(), (3, 7), 0.25, grad)
+    for a, b in zip((pooled, slopes), expected):
         torch.testing.assert_close(a.double(), b, **TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("side", rational.THIN)
+def test_closed_forms_of_thin_bins_are_exact(side):
+    """To the precision of float64, which autograd of the definition loses to 1 / width^2."""
+    f, rois = maps(0, 4, 5), rational.thin_boxes(side).double()
+    grad = torch.randn(len(rois), 2, 3, 7, dtype=torch.float64)
+    _, expected = rational.pool(f, rois, (3, 7), 0.25, grad)
+    found = reference.grad_rois(grad, f, rois, 0.25)
+    torch.testing.assert_close(found, expected, **TOLERANCE[torch.float64])
+    if HAS_CPP:
+        found = torch.ops.ebm_ops.prroi_pool_grad_rois(grad, f, rois, 0.25)
+        torch.testing.assert_close(found, expected, **TOLERANCE[torch.float64])
 
 
 def test_gathered_windows_are_the_same_definition():

@@ -108,6 +108,7 @@ class TestRotatedGridPool(BackendTester):
     has_second_derivatives = True
     fast_gradcheck = ("channels_last", "strided", "transposed")
     interpreter_script = TRITON_IN_INTERPRETER
+    varying: ClassVar = {"batch", "height", "width"}
 
     def problem(self, seed, channels=3, count=6, dtype=torch.float64):
         return problem(seed, channels, count, dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 
@@ -10,10 +9,9 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ebm_ops import prroi_pool
+from ebm_ops import prroi_pool, prroi_pool_levels
 
 from ...energy.float32_linear import Float32Linear, GradientPrecision
-from ...energy.host_reads import pays_to_read
 from ...energy.old_names import refuse
 from ..box_coding import decode_boxes
 from ..feature_maps import check_levels, measure_maps
@@ -235,70 +233,43 @@ class EBMBBoxHead(EnergyHead):
         """See :func:`~ebm_mmdet.models.box_coding.decode_boxes`."""
         return decode_boxes(offsets, reference)
 
+    @torch.no_grad()
     def assign_levels(self, boxes: Tensor) -> Tensor:
         """(R, 4) -> (R,) int64: level k from area (finest_scale 2^k)^2 on; NaN to the coarsest."""
-        levels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-        for smaller in self._smaller_than_level(boxes):
-            levels = levels + ~smaller
-        return levels
-
-    def _smaller_than_level(self, boxes: Tensor) -> list[Tensor]:
-        """For each level but the finest, which boxes (R, 4) belong to a finer one: (R,) bool."""
         area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+        levels = torch.full_like(area, len(self._smallest_areas), dtype=torch.int64)
         # Numbers of the host: to copy a tensor of them in each evaluation would wait for a GPU.
-        return [area < limit for limit in self._smallest_areas]
+        for level, limit in reversed(list(enumerate(self._smallest_areas))):
+            levels.masked_fill_(area < limit, level)
+        return levels
 
     def pool(
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
-    ) -> tuple[Tensor, Tensor | slice]:
-        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features.
-
-        The rows may be sorted by level; indexing with the second value restores the order of
-        ``boxes``. That is done after the trunk, where a box has one number instead of thousands.
-        """
-        everything = slice(None)
+    ) -> tuple[Tensor, slice]:
+        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features, in their order."""
         corners = to_last_pixels(boxes) if self.legacy_plus_one else boxes
         images = batch_index.unsqueeze(1).to(boxes)
-
-        def pool_rois(level: int, rois: Tensor) -> Tensor:
-            # The index of the image has been checked for all evaluations.
-            scale = 1 / self.strides[level]
-            return prroi_pool(feats[level], rois, self.pool_size, scale, validate=False).flatten(1)
-
-        def pool(level: int, rows: Tensor | None = None, others: Tensor | None = None) -> Tensor:
-            index, shifted = (images, corners) if rows is None else (images[rows], corners[rows])
-            shifted = shifted + self.roi_shift * self.strides[level]
-            if others is not None:
-                shifted = shifted.masked_fill(others.unsqueeze(1), 0)
-            return pool_rois(level, torch.cat((index, shifted), dim=1))
-
-        levels = range(len(self.strides))
-        if self.level_rule == "concat":
+        scales = [1 / stride for stride in self.strides]
+        shifts = [self.roi_shift * stride for stride in self.strides]
+        # The index of the image has been checked for all evaluations.
+        options = dict(output_size=self.pool_size, validate=False)
+        if self.level_rule == "assign" and len(scales) > 1:
+            levels = self.assign_levels(boxes)
             if self.roi_shift:
-                parts = [pool(level) for level in levels]
-            else:  # the RoIs are the same on every level
-                rois = torch.cat((images, corners), dim=1)
-                parts = [pool_rois(level, rois) for level in levels]
-            return torch.cat(parts, 1), everything
-        if len(levels) == 1:
-            return pool(0), everything
-        if not pays_to_read(boxes.device, len(boxes)):
-            # Every level pools every box, and those of other levels have no area there: the pooled
-            # values are zeros, which cost next to nothing and leave the sum exact.
-            with torch.no_grad():
-                smaller = self._smaller_than_level(boxes)
-                others = [~smaller[0], *(~(a ^ b) for a, b in itertools.pairwise(smaller))]
-                others.append(smaller[-1])
-            pooled = [pool(level, None, others[level]) for level in levels]
-            return functools.reduce(torch.add, pooled), everything
-        with torch.no_grad():
-            assigned = self.assign_levels(boxes)
-            members = [torch.nonzero(assigned == level).squeeze(1) for level in levels]
-        occupied = [level for level in levels if len(members[level])]
-        if len(occupied) <= 1:
-            return pool(occupied[0] if occupied else 0), everything
-        pooled = torch.cat([pool(level, members[level]) for level in occupied])
-        return pooled, torch.argsort(torch.cat([members[level] for level in occupied]))
+                shift = torch.zeros_like(boxes[:, :1])
+                for level, each in enumerate(shifts):
+                    shift.masked_fill_((levels == level).unsqueeze(1), each)
+                corners = corners + shift
+            rois = torch.cat((images, corners), dim=1)
+            pooled = prroi_pool_levels(feats, rois, levels, spatial_scales=scales, **options)
+            return pooled.flatten(1), slice(None)
+        rois = torch.cat((images, corners), dim=1)
+        parts = []
+        for feat, scale, shift in zip(feats, scales, shifts):
+            if shift:
+                rois = torch.cat((images, corners + shift), dim=1)
+            parts.append(prroi_pool(feat, rois, spatial_scale=scale, **options).flatten(1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1), slice(None)
 
     def is_trainable_box(self, boxes: Tensor) -> Tensor:
         """(N, 4) -> (N,) bool: finite, and both sides at least ``min_box_size`` pixels."""

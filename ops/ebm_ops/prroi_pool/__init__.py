@@ -73,9 +73,10 @@ def prroi_pool(
     Returns:
         Tensor: (N, C, h, w), contiguous, in the dtype of `features`. float16 and bfloat16 are
         computed in float32. Differentiable with respect to `features` and `rois` any number of
-        times: the backend computes first derivatives, the reference higher ones. The C++ and Triton
-        kernels give the same bits in every run, for any number of threads, and the bits of a box
-        do not depend on the other boxes; another processor may round differently.
+        times: the backend computes first derivatives, the reference higher ones. Values and first
+        derivatives keep their digits where bins are thin. The C++ and Triton kernels give the same
+        bits in every run, for any number of threads, and the bits of a box do not depend on the
+        other boxes; another processor may round differently.
 
     Raises:
         ValueError: wrong shape, output size, scale or backend, or a batch index that is not an

@@ -1,4 +1,5 @@
-// Precise RoI pooling for CPU tensors: the torch side of kernel.h.
+// Precise RoI pooling for CPU tensors: the torch side of kernel.h. What pools from one map is what
+// pools from the maps of several levels, with one map.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -17,6 +18,12 @@ void check_inputs(const at::Tensor& values, const at::Tensor& rois, const char* 
                    ") and rois (", rois.scalar_type(), ") must have the same dtype");
 }
 
+void check_grad(const at::Tensor& grad, const at::Tensor& rois) {
+  check_inputs(grad, rois, "grad");
+  TORCH_CHECK_VALUE(grad.size(0) == rois.size(0), "grad and rois must have the same length, got ",
+                    grad.size(0), " and ", rois.size(0));
+}
+
 template <typename T>
 void check_batch_index(const T* rois, int64_t n, int64_t batch) {
   for (int64_t i = 0; i < n; ++i) {
@@ -28,94 +35,207 @@ void check_batch_index(const T* rois, int64_t n, int64_t batch) {
   }
 }
 
-at::Tensor forward(const at::Tensor& features, const at::Tensor& rois_, int64_t pooled_h,
-                   int64_t pooled_w, double scale) {
-  check_inputs(features, rois_, "features");
-  const auto map = features.contiguous(at::MemoryFormat::ChannelsLast);
+// The rows of the RoIs on each map.
+using Rows = std::vector<std::vector<int64_t>>;
+
+Rows rows_of_levels(const at::Tensor& levels_, const at::Tensor& rois, size_t maps, size_t scales) {
+  TORCH_CHECK_VALUE(maps > 0 && maps == scales, "there must be one scale for each map, got ", maps,
+                    " maps and ", scales, " scales");
+  TORCH_CHECK_VALUE(levels_.dim() == 1 && levels_.size(0) == rois.size(0),
+                    "levels must have shape (N,) for rois (N, 5), got ", levels_.sizes());
+  TORCH_CHECK_TYPE(levels_.scalar_type() == at::kLong, "levels must be int64, got ",
+                   levels_.scalar_type());
+  const auto levels = levels_.contiguous();
+  const int64_t* level = levels.const_data_ptr<int64_t>();
+  Rows rows(maps);
+  for (int64_t n = 0; n < levels.size(0); ++n) {
+    TORCH_CHECK_VALUE(level[n] >= 0 && level[n] < int64_t(maps), "levels[", n,
+                      "] is the map of rois[", n, "] and must be in 0..", maps - 1, " for ", maps,
+                      " maps, got ", level[n]);
+    rows[size_t(level[n])].push_back(n);
+  }
+  return rows;
+}
+
+// A map and its RoIs; `rows` may be null. The tensors have to outlive the problem.
+template <typename T>
+Problem<T> problem(const T* features, const at::Tensor& rois, at::IntArrayRef shape,
+                   at::IntArrayRef bins, double scale, const std::vector<int64_t>* rows) {
+  const int64_t count = rows ? int64_t(rows->size()) : rois.size(0);
+  return {features, rois.const_data_ptr<T>(), count,   shape[0], shape[1], shape[2],
+          shape[3], bins[0],                  bins[1], scale,    rows ? rows->data() : nullptr};
+}
+
+// Calls run(l, begin, end) until the items 0 .. counts[l] - 1 of every l are done, in any order.
+template <typename F>
+void for_all(const std::vector<int64_t>& counts, F run) {
+  int64_t total = 0;
+  for (int64_t count : counts) total += count;
+  at::parallel_for(0, total, 1, [&](int64_t begin, int64_t end) {
+    int64_t start = 0;
+    for (size_t l = 0; l < counts.size(); start += counts[l++]) {
+      const int64_t b = std::max(begin - start, int64_t(0)), e = std::min(end - start, counts[l]);
+      if (b < e) run(l, b, e);
+    }
+  });
+}
+
+std::vector<at::Tensor> channels_last(at::TensorList features, const at::Tensor& rois) {
+  std::vector<at::Tensor> maps;
+  for (const auto& one : features) {
+    check_inputs(one, rois, "features");
+    TORCH_CHECK_VALUE(one.size(0) == features[0].size(0) && one.size(1) == features[0].size(1),
+                      "all maps must have the same batch size and channels, got ", one.sizes(),
+                      " and ", features[0].sizes());
+    maps.push_back(one.contiguous(at::MemoryFormat::ChannelsLast));
+  }
+  return maps;
+}
+
+at::Tensor pool(at::TensorList features, const at::Tensor& rois_, const Rows* rows, int64_t pooled_h,
+                int64_t pooled_w, at::ArrayRef<double> scales) {
+  const auto maps = channels_last(features, rois_);
   const auto rois = rois_.contiguous();
-  auto pooled = at::empty({rois.size(0), map.size(1), pooled_h, pooled_w}, map.options(),
+  const int64_t channels = maps[0].size(1), bins[2] = {pooled_h, pooled_w};
+  auto pooled = at::empty({rois.size(0), channels, pooled_h, pooled_w}, maps[0].options(),
                           at::MemoryFormat::Contiguous);
-  AT_DISPATCH_FLOATING_TYPES(map.scalar_type(), "prroi_pool", [&] {
-    const Problem<scalar_t> pr{map.const_data_ptr<scalar_t>(), rois.const_data_ptr<scalar_t>(),
-                               rois.size(0), map.size(0), map.size(1), map.size(2), map.size(3),
-                               pooled_h, pooled_w, scale};
-    check_batch_index(pr.rois, pr.num_rois, pr.batch);
+  AT_DISPATCH_FLOATING_TYPES(rois.scalar_type(), "prroi_pool", [&] {
+    check_batch_index(rois.const_data_ptr<scalar_t>(), rois.size(0), maps[0].size(0));
     const auto& k = best_kernels<scalar_t>();
+    std::vector<Problem<scalar_t>> problems;
+    std::vector<int64_t> counts;
+    for (size_t l = 0; l < maps.size(); ++l) {
+      problems.push_back(problem(maps[l].const_data_ptr<scalar_t>(), rois, maps[l].sizes(), bins,
+                                 scales[l], rows ? &(*rows)[l] : nullptr));
+      counts.push_back(k.groups(channels) * problems[l].num_rois);
+    }
     auto* out = pooled.mutable_data_ptr<scalar_t>();
-    at::parallel_for(0, k.groups(pr.channels) * pr.num_rois, 1,
-                     [&](int64_t begin, int64_t end) { k.forward(pr, out, begin, end); });
+    for_all(counts, [&](size_t l, int64_t b, int64_t e) { k.forward(problems[l], out, b, e); });
   });
   return pooled;
 }
 
-at::Tensor grad_rois(const at::Tensor& grad_, const at::Tensor& features, const at::Tensor& rois_,
-                     double scale) {
-  check_inputs(features, rois_, "features");
-  check_inputs(grad_, rois_, "grad");
-  TORCH_CHECK_VALUE(grad_.size(0) == rois_.size(0) && grad_.size(1) == features.size(1),
-                    "grad must have shape (N, C, h, w), got ", grad_.sizes());
-  const auto map = features.contiguous(at::MemoryFormat::ChannelsLast);
+at::Tensor slopes(const at::Tensor& grad_, at::TensorList features, const at::Tensor& rois_,
+                  const Rows* rows, at::ArrayRef<double> scales) {
+  const auto maps = channels_last(features, rois_);
+  check_grad(grad_, rois_);
+  TORCH_CHECK_VALUE(grad_.size(1) == maps[0].size(1), "grad must have shape (N, C, h, w), got ",
+                    grad_.sizes());
   const auto rois = rois_.contiguous(), grad = grad_.contiguous();
   auto result = at::zeros(rois.sizes(), rois.options());
-  AT_DISPATCH_FLOATING_TYPES(map.scalar_type(), "prroi_pool_grad_rois", [&] {
-    const Problem<scalar_t> pr{map.const_data_ptr<scalar_t>(), rois.const_data_ptr<scalar_t>(),
-                               rois.size(0), map.size(0), map.size(1), map.size(2), map.size(3),
-                               grad.size(2), grad.size(3), scale};
-    check_batch_index(pr.rois, pr.num_rois, pr.batch);
+  AT_DISPATCH_FLOATING_TYPES(rois.scalar_type(), "prroi_pool_grad_rois", [&] {
+    check_batch_index(rois.const_data_ptr<scalar_t>(), rois.size(0), maps[0].size(0));
     const auto& k = best_kernels<scalar_t>();
-    const int64_t n = pr.num_rois, groups = k.groups(pr.channels);
-    std::vector<double> partial(size_t(groups * n * 4));
+    const int64_t groups = k.groups(maps[0].size(1));
+    std::vector<Problem<scalar_t>> problems;
+    std::vector<int64_t> counts;
+    std::vector<std::vector<double>> partial;
+    for (size_t l = 0; l < maps.size(); ++l) {
+      problems.push_back(problem(maps[l].const_data_ptr<scalar_t>(), rois, maps[l].sizes(),
+                                 grad.sizes().slice(2), scales[l], rows ? &(*rows)[l] : nullptr));
+      counts.push_back(groups * problems[l].num_rois);
+      partial.emplace_back(size_t(4 * counts[l]));
+    }
     const auto* g = grad.const_data_ptr<scalar_t>();
-    at::parallel_for(0, groups * n, 1, [&](int64_t begin, int64_t end) {
-      k.grad_rois(pr, g, partial.data(), begin, end);
+    for_all(counts, [&](size_t l, int64_t b, int64_t e) {
+      k.grad_rois(problems[l], g, partial[l].data(), b, e);
     });
     auto* out = result.mutable_data_ptr<scalar_t>();
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t d = 0; d < 4; ++d) {
-        double sum = 0;
-        for (int64_t group = 0; group < groups; ++group) sum += partial[(group * n + i) * 4 + d];
-        out[5 * i + 1 + d] = scalar_t(sum);
+    for (size_t l = 0; l < maps.size(); ++l) {
+      for (int64_t n = 0; n < problems[l].num_rois; ++n) {
+        for (int64_t d = 0; d < 4; ++d) {
+          double sum = 0;
+          for (int64_t group = 0; group < groups; ++group) {
+            sum += partial[l][size_t(4 * (group * problems[l].num_rois + n) + d)];
+          }
+          out[5 * problems[l].row(n) + 1 + d] = scalar_t(sum);
+        }
       }
     }
   });
   return result;
 }
 
-at::Tensor grad_features(const at::Tensor& grad_, const at::Tensor& rois_, int64_t batch,
-                         int64_t height, int64_t width, double scale) {
-  check_inputs(grad_, rois_, "grad");
-  TORCH_CHECK_VALUE(grad_.size(0) == rois_.size(0), "grad and rois must have the same length, got ",
-                    grad_.size(0), " and ", rois_.size(0));
+// `sizes`: rows and columns of each map.
+std::vector<at::Tensor> spread(const at::Tensor& grad_, const at::Tensor& rois_, const Rows* rows,
+                               int64_t batch, at::IntArrayRef sizes, at::ArrayRef<double> scales) {
+  check_grad(grad_, rois_);
   const auto rois = rois_.contiguous(), grad = grad_.contiguous();
-  auto result = at::empty({batch, grad.size(1), height, width}, grad.options(),
-                          at::MemoryFormat::ChannelsLast)
-                    .zero_();
+  std::vector<at::Tensor> result;
+  for (size_t l = 0; l < scales.size(); ++l) {
+    result.push_back(at::empty({batch, grad.size(1), sizes[2 * l], sizes[2 * l + 1]},
+                               grad.options(), at::MemoryFormat::ChannelsLast)
+                         .zero_());
+  }
   AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "prroi_pool_grad_features", [&] {
-    const Problem<scalar_t> pr{nullptr, rois.const_data_ptr<scalar_t>(), rois.size(0), batch,
-                               grad.size(1), height, width, grad.size(2), grad.size(3), scale};
-    check_batch_index(pr.rois, pr.num_rois, pr.batch);
+    check_batch_index(rois.const_data_ptr<scalar_t>(), rois.size(0), batch);
     const auto& k = best_kernels<scalar_t>();
-    const int64_t blocks = batch * k.groups(pr.channels);
-    if (blocks == 0 || height == 0) return;
-    // Row bands only if images and channels are too few for the threads. Each element is summed
-    // over the boxes in their order for any bands, so the bits do not depend on the bands.
-    const int64_t bands = std::clamp<int64_t>((2 * at::get_num_threads() - 1) / blocks, 1, height);
+    const int64_t blocks = batch * k.groups(grad.size(1));
+    if (blocks == 0) return;
+    std::vector<Problem<scalar_t>> problems;
+    std::vector<int64_t> bands, counts;
+    for (size_t l = 0; l < result.size(); ++l) {
+      const int64_t height = sizes[2 * l];
+      problems.push_back(problem<scalar_t>(nullptr, rois, result[l].sizes(), grad.sizes().slice(2),
+                                           scales[l], rows ? &(*rows)[l] : nullptr));
+      // Row bands only if images and channels are too few for the threads. Each element is summed
+      // over the boxes in their order for any bands, so the bits do not depend on the bands.
+      const int64_t most = std::max<int64_t>(height, 1);
+      bands.push_back(std::clamp<int64_t>((2 * at::get_num_threads() - 1) / blocks, 1, most));
+      counts.push_back(height ? blocks * bands[l] : 0);
+    }
     const auto* g = grad.const_data_ptr<scalar_t>();
-    auto* out = result.mutable_data_ptr<scalar_t>();
-    at::parallel_for(0, blocks * bands, 1, [&](int64_t begin, int64_t end) {
-      k.grad_features(pr, g, out, bands, begin, end);
+    for_all(counts, [&](size_t l, int64_t b, int64_t e) {
+      k.grad_features(problems[l], g, result[l].mutable_data_ptr<scalar_t>(), bands[l], b, e);
     });
   });
   return result;
 }
 
+at::Tensor forward(const at::Tensor& features, const at::Tensor& rois, int64_t pooled_h,
+                   int64_t pooled_w, double scale) {
+  return pool({features}, rois, nullptr, pooled_h, pooled_w, {scale});
+}
+
+at::Tensor grad_rois(const at::Tensor& grad, const at::Tensor& features, const at::Tensor& rois,
+                     double scale) {
+  return slopes(grad, {features}, rois, nullptr, {scale});
+}
+
+at::Tensor grad_features(const at::Tensor& grad, const at::Tensor& rois, int64_t batch,
+                         int64_t height, int64_t width, double scale) {
+  return spread(grad, rois, nullptr, batch, {height, width}, {scale})[0];
+}
+
+at::Tensor forward_levels(at::TensorList features, const at::Tensor& rois, const at::Tensor& levels,
+                          int64_t pooled_h, int64_t pooled_w, at::ArrayRef<double> scales) {
+  const auto rows = rows_of_levels(levels, rois, features.size(), scales.size());
+  return pool(features, rois, &rows, pooled_h, pooled_w, scales);
+}
+
+at::Tensor grad_rois_levels(const at::Tensor& grad, at::TensorList features, const at::Tensor& rois,
+                            const at::Tensor& levels, at::ArrayRef<double> scales) {
+  const auto rows = rows_of_levels(levels, rois, features.size(), scales.size());
+  return slopes(grad, features, rois, &rows, scales);
+}
+
+std::vector<at::Tensor> grad_features_levels(const at::Tensor& grad, const at::Tensor& rois,
+                                             const at::Tensor& levels, int64_t batch,
+                                             at::IntArrayRef sizes, at::ArrayRef<double> scales) {
+  const auto rows = rows_of_levels(levels, rois, sizes.size() / 2, scales.size());
+  return spread(grad, rois, &rows, batch, sizes, scales);
+}
+
 }  // namespace
 
-// The schemas live in __init__.py, since they exist without this extension too.
+// The schemas live in __init__.py and levels.py, since they exist without this extension too.
 TORCH_LIBRARY_IMPL(ebm_ops, CPU, m) {
   m.impl("prroi_pool", &forward);
   m.impl("prroi_pool_grad_rois", &grad_rois);
   m.impl("prroi_pool_grad_features", &grad_features);
+  m.impl("prroi_pool_levels", &forward_levels);
+  m.impl("prroi_pool_levels_grad_rois", &grad_rois_levels);
+  m.impl("prroi_pool_levels_grad_features", &grad_features_levels);
 }
 
 }  // namespace prroi_pool

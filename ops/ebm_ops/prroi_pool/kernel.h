@@ -6,8 +6,8 @@
 //   P[p, q]     = sum_i Vy[p, i] sum_j F[i, j] Vx[q, j]
 //   dL/dF[i, j] = sum_pq Vy[p, i] g[p, q] Vx[q, j]
 //   dL/dx_r     = sum_pq g[p, q] sum_i Vy[p, i] sum_j F[i, j] dVx[q, j]/dx_r       (r = 1, 2)
-// The weights are few numbers per box, so they are computed in double, where thin bins lose nothing
-// to cancellation in 1/w. The sums over pixels are computed in T, vectorised over channels.
+// The weights are few numbers per box, so they are computed in double. The sums over pixels are
+// computed in T, vectorised over channels.
 #pragma once
 
 #include <algorithm>
@@ -22,20 +22,45 @@ namespace prroi_pool {
 // A box whose side is shorter than this many feature cells has no area: it pools to zero.
 constexpr double kMinSide = 1e-5;
 
+// One map and the RoIs on it. `pooled` and its gradient have the rows of `rois`.
 template <typename T>
 struct Problem {
   const T* features;  // (B, H, W, C); null if only gradients to features are needed
-  const T* rois;      // (N, 5)
+  const T* rois;      // (N, 5), or more rows of which `rows` are on this map
   int64_t num_rois, batch, channels, height, width, pooled_h, pooled_w;
   double scale;
+  const int64_t* rows = nullptr;  // (N); null: all, in order
+
+  int64_t row(int64_t n) const { return rows ? rows[n] : n; }
 };
 
 inline double hat(double t) { return std::max(0.0, 1.0 - std::abs(t)); }
 
-// Integral of the hat from -infinity to t.
-inline double hat_integral(double t) {
-  const double u = std::min(1.0, std::max(-1.0, t));
-  return 0.5 + u - 0.5 * u * std::abs(u);
+inline double unit(double t) { return std::min(1.0, std::max(0.0, t)); }
+
+// V, the mean of the hat over the bin from a to b, seen from the node, and its derivatives.
+struct Weight {
+  double value, by_a, by_b;
+};
+
+// With H the integral of the hat, V = (H(b) - H(a)) / width, dV/da = (V - hat(a)) / width and
+// dV/db = (hat(b) - V) / width. Those lose digits where bins are thin. So everything is written as a
+// sum of the bin's parts, relative to its width: under the rising and the falling half of the hat,
+// before it and beyond it.
+inline Weight mean_of_hat(double a, double b, double width, double inverse, bool derivatives) {
+  const auto least = [](double x, double y) { return x < y ? x : y; };  // of values, one instruction
+  const double most = least(width, 1.0);
+  const double rising = std::max(0.0, least(most, least(1 + b, -a))) * inverse;
+  const double falling = std::max(0.0, least(most, least(1 - a, b))) * inverse;
+  Weight w{};
+  w.value = 0.5 * (rising * (unit(1 + a) + unit(1 + b)) + falling * (unit(1 - a) + unit(1 - b)));
+  if (!derivatives) return w;
+  const double before = std::max(0.0, least(width, -1 - a)) * inverse;
+  const double beyond = std::max(0.0, least(width, b - 1)) * inverse;
+  const double half = 0.5 * (rising + falling) * (rising + falling);
+  w.by_a = half - falling * falling - beyond * hat(a) * inverse;
+  w.by_b = rising * rising - half + before * hat(b) * inverse;
+  return w;
 }
 
 // The weights of one box along one axis. Bin k touches the nodes first[k] .. first[k] + count[k] - 1;
@@ -47,7 +72,7 @@ struct Axis {
 
   // lo, hi: the box sides in image units; scale: feature cells per image unit.
   void build(double lo, double hi, double scale, int64_t bins, int64_t size, bool derivatives) {
-    const double side = (hi - lo) * scale, width = side / bins;
+    const double side = (hi - lo) * scale, width = side / bins, inverse = 1 / width;
     first.resize(bins), count.resize(bins), start.resize(bins);
     value.clear(), lower.clear(), upper.clear();
     for (int64_t k = 0; k < bins; ++k) {
@@ -59,12 +84,11 @@ struct Axis {
           int64_t(std::clamp(std::ceil(b) + 1, 0.0, double(size))) - first[k], 0);
       start[k] = int64_t(value.size());
       for (int64_t j = first[k]; j < first[k] + count[k]; ++j) {
-        const double v = (hat_integral(b - j) - hat_integral(a - j)) / width;
-        value.push_back(T(v));
+        const Weight w = mean_of_hat(a - double(j), b - double(j), width, inverse, derivatives);
+        value.push_back(T(w.value));
         if (derivatives) {
-          const double da = (v - hat(a - j)) / width, db = (hat(b - j) - v) / width;
-          lower.push_back(T(scale * ((1 - f0) * da + (1 - f1) * db)));
-          upper.push_back(T(scale * (f0 * da + f1 * db)));
+          lower.push_back(T(scale * ((1 - f0) * w.by_a + (1 - f1) * w.by_b)));
+          upper.push_back(T(scale * (f0 * w.by_a + f1 * w.by_b)));
         }
       }
     }
@@ -73,14 +97,14 @@ struct Axis {
   int64_t end() const { return first.back() + count.back(); }
 };
 
-// The weights of one box. `batch < 0` marks a box that pools to zero and has no gradient.
+// The weights of the box in a row of `rois`. `batch < 0` marks a box that pools to zero and has no gradient.
 template <typename T>
 struct Box {
   int64_t batch = -1;
   Axis<T> x, y;
 
-  void build(const Problem<T>& p, int64_t n, bool derivatives) {
-    const T* r = p.rois + 5 * n;
+  void build(const Problem<T>& p, int64_t row, bool derivatives) {
+    const T* r = p.rois + 5 * row;
     const double x1 = r[1], y1 = r[2], x2 = r[3], y2 = r[4];
     batch = -1;
     const bool finite = std::isfinite(x1) && std::isfinite(y1) && std::isfinite(x2) &&
@@ -103,7 +127,7 @@ struct Kernels {
   // Number of channel groups. One item handles one group, whose slice of the map stays in cache
   // from box to box.
   int64_t (*groups)(int64_t channels);
-  // Items group * N + n. `pooled` (N, C, P, Q) is written.
+  // Items group * N + n. `pooled` (rows, C, P, Q) is written in the rows of this map.
   void (*forward)(const Problem<T>&, T* pooled, int64_t begin, int64_t end);
   // Items group * N + n. `partial` (groups, N, 4) is written; their sum over groups is dL/d box.
   void (*grad_rois)(const Problem<T>&, const T* grad, double* partial, int64_t begin, int64_t end);

@@ -14,6 +14,7 @@ a weight, so each box is computed on its own window of the map.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,7 +23,6 @@ from torch import Tensor
 
 MIN_SIDE = 1e-5
 """A box whose side is shorter than this many feature cells has no area and pools to zero."""
-
 
 _MAX_PIXELS = 2**16
 """Pixels that :func:`forward_gathered` copies at a time."""
@@ -219,10 +219,26 @@ def _weights_at(lo: Tensor, hi: Tensor, bins: int, nodes: Tensor) -> Tensor:
 def _weights_and_derivatives(
     lo: Tensor, hi: Tensor, bins: int, nodes: slice, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """V and its derivatives by the lower and the upper box side (image units), (n, bins, nodes)."""
+    """V and its derivatives by the lower and the upper box side (image units), (n, bins, nodes).
+
+    Those by the edges of the bin are `(V - h(a)) / w` and `(h(b) - V) / w`. To keep the digits of
+    thin bins they are sums of the bin's parts, relative to its width: under the rising and the
+    falling half of the hat, before it and beyond it.
+    """
     distance, width = _edges(lo, hi, bins, nodes)
-    value = _hat_integral(distance).diff(dim=1) / width
-    by_a, by_b = (value - _hat(distance[:, :-1])) / width, (_hat(distance[:, 1:]) - value) / width
+    a, b = distance[:, :-1], distance[:, 1:]
+
+    def part(*lengths: Tensor) -> Tensor:
+        return (functools.reduce(torch.minimum, lengths, width).clamp(min=0)) / width
+
+    one = torch.ones_like(width)
+    rising, falling = part(1 + b, -a, one), part(1 - a, b, one)
+    before, beyond = part(-1 - a), part(b - 1)
+    heights = [(1 + t).clamp(0, 1) for t in (a, b, -a, -b)]
+    value = 0.5 * (rising * (heights[0] + heights[1]) + falling * (heights[2] + heights[3]))
+    half = 0.5 * (rising + falling).square()
+    by_a = half - falling.square() - beyond * (_hat(a) / width)
+    by_b = rising.square() - half + before * (_hat(b) / width)
     t = (torch.arange(bins + 1, dtype=lo.dtype, device=lo.device) / bins)[:, None]
     lower = scale * ((1 - t[:-1]) * by_a + (1 - t[1:]) * by_b)
     upper = scale * (t[:-1] * by_a + t[1:] * by_b)

@@ -193,10 +193,10 @@ void forward(const Problem<T>& pr, T* pooled, int64_t begin, int64_t end) {
   Scratch<T> s;
   const int64_t bins = pr.pooled_h * pr.pooled_w;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t n = item % pr.num_rois;
+    const int64_t row = pr.row(item % pr.num_rois);
     const Group<T> g = group<T>(pr.channels, item / pr.num_rois);
-    T* out = pooled + (n * pr.channels + g.channel) * bins;
-    s.box.build(pr, n, false);
+    T* out = pooled + (row * pr.channels + g.channel) * bins;
+    s.box.build(pr, row, false);
     if (s.box.batch < 0) {
       const int64_t channels = (g.vectors - 1) * Simd<T>::lanes + g.used;
       std::fill(out, out + channels * bins, T(0));
@@ -210,12 +210,12 @@ template <typename T>
 void grad_rois(const Problem<T>& pr, const T* grad, double* partial, int64_t begin, int64_t end) {
   Scratch<T> s;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t n = item % pr.num_rois;
+    const int64_t row = pr.row(item % pr.num_rois);
     const Group<T> g = group<T>(pr.channels, item / pr.num_rois);
     std::fill(partial + 4 * item, partial + 4 * item + 4, 0.0);
-    s.box.build(pr, n, true);
+    s.box.build(pr, row, true);
     if (s.box.batch < 0) continue;
-    const T* in = grad + (n * pr.channels + g.channel) * pr.pooled_h * pr.pooled_w;
+    const T* in = grad + (row * pr.channels + g.channel) * pr.pooled_h * pr.pooled_w;
     EBM_FOR_GROUP(T, g, grad_box, pr, s, g, in, partial + 4 * item);
   }
 }
@@ -230,10 +230,11 @@ void grad_features(const Problem<T>& pr, const T* grad, T* grad_features, int64_
     const Group<T> g = group<T>(pr.channels, item / bands % count);
     const int64_t row_begin = pr.height * band / bands, row_end = pr.height * (band + 1) / bands;
     for (int64_t n = 0; n < pr.num_rois; ++n) {
-      if (int64_t(pr.rois[5 * n]) != b) continue;
-      s.box.build(pr, n, false);
+      const int64_t row = pr.row(n);
+      if (int64_t(pr.rois[5 * row]) != b) continue;
+      s.box.build(pr, row, false);
       if (s.box.batch < 0 || s.box.y.end() <= row_begin || s.box.y.begin() >= row_end) continue;
-      const T* in = grad + (n * pr.channels + g.channel) * pr.pooled_h * pr.pooled_w;
+      const T* in = grad + (row * pr.channels + g.channel) * pr.pooled_h * pr.pooled_w;
       EBM_FOR_GROUP(T, g, spread_box, pr, s, g, in, grad_features, row_begin, row_end);
     }
   }

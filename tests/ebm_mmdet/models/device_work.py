@@ -122,12 +122,15 @@ class DeviceWork(TorchDispatchMode):
             operators = importlib.import_module("ebm_ops.rotated_grid_pool.operators")
             wrappers = operators._kernels(operators._triton)
         else:
-            wrappers = importlib.import_module("ebm_ops.prroi_pool")._triton_kernels()
-        with self, self._stubbed(importlib.import_module(f"ebm_ops.{operator}.triton")):
+            where = "prroi_pool.levels" if operator == "prroi_pool_levels" else "prroi_pool"
+            wrappers = importlib.import_module(f"ebm_ops.{where}")._triton_kernels()
+        package = operator.removesuffix("_levels")
+        with self, self._stubbed(importlib.import_module(f"ebm_ops.{package}.triton")):
             wrapped = wrappers[name](*args)
         result = func(*args)
-        if wrapped.stride() != result.stride() or wrapped.shape != result.shape:
-            self.wrong_strides.add(name)
+        for a, b in zip(_listed(wrapped), _listed(result), strict=True):
+            if a.stride() != b.stride() or a.shape != b.shape:
+                self.wrong_strides.add(name)
         return result
 
     @contextlib.contextmanager
@@ -162,6 +165,10 @@ def _on_host(x) -> bool:
 
 def _on_device(x) -> bool:
     return not _on_host(x)
+
+
+def _listed(result) -> list[torch.Tensor]:
+    return [result] if isinstance(result, torch.Tensor) else result
 
 
 def _has_mask(indices) -> bool:

@@ -65,6 +65,27 @@ def test_log_density_is_the_mlp_of_the_pooled_features_of_the_class(roi_shift):
             torch.testing.assert_close(f[n, s], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("roi_shift", [0.0, -0.5])
+def test_boxes_are_pooled_from_their_levels_in_their_order(roi_shift):
+    """Bit for bit as level by level, for any size of box."""
+    head = make_head(roi_shift=roi_shift, finest_scale=8)
+    feats = head.prepare(make_maps())
+    boxes = make_boxes(40).squeeze(1)
+    boxes[3] = 0
+    boxes[5, 2:] = boxes[5, :2] - 3
+    boxes[7, 1] = torch.nan
+    images, levels = torch.arange(40) % 2, head.assign_levels(boxes)
+    assert len(levels.unique()) == len(STRIDES)
+    assert levels[3] == levels[5] == 0
+    assert levels[7] == 3
+    pooled, order = head.pool(feats, boxes, images)
+    for n in range(40):
+        stride = STRIDES[levels[n]]
+        roi = torch.cat((images[n : n + 1], boxes[n] + roi_shift * stride))[None]
+        alone = prroi_pool(feats[levels[n]], roi, 7, 1 / stride)
+        assert torch.equal(pooled[order][n], alone.flatten())
+
+
 def test_concat_pools_every_level():
     head, feats = make_head(level_rule="concat"), make_maps()
     boxes = make_boxes(3)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ebm_mmdet.models import EBMBBoxHead
-from ebm_ops import prroi_pool
+from ebm_ops import prroi_pool_levels
 from tests.ebm_mmdet.models.toys import batch, build, ebm_cfg, energy_head_cfg
 from tests.tolerances import TOLERANCE
 
@@ -89,10 +89,10 @@ def test_refinement_asks_for_no_gradient_of_it(monkeypatch):
         projection.weight.register_hook(asked.append)
 
     def watched(maps, *args, **kwargs):
-        seen.append(maps.requires_grad)
-        return prroi_pool(maps, *args, **kwargs)
+        seen.extend(each.requires_grad for each in maps)
+        return prroi_pool_levels(maps, *args, **kwargs)
 
-    monkeypatch.setattr("ebm_mmdet.models.heads.ebm_bbox_head.prroi_pool", watched)
+    monkeypatch.setattr("ebm_mmdet.models.heads.ebm_bbox_head.prroi_pool_levels", watched)
     found = model.predict(*data.values())
     assert seen
     assert not any(seen)

@@ -25,7 +25,7 @@ from rich.table import Table
 import ebm_mmdet  # noqa: F401  registers the head
 from ebm_mmdet.energy import gradient_ascent
 from ebm_mmdet.models import EBMBBoxHead, decode_boxes
-from ebm_ops import prroi_pool
+from ebm_ops import prroi_pool_levels
 
 STEP = torch.tensor([8e-4, 8e-4, 3.2e-3, 3.2e-3])
 STRIDES = (4, 8, 16, 32)
@@ -131,14 +131,12 @@ def main() -> None:
     weights = [layer.weight.detach() for layer in (*head.trunk, head.fc_energy)]
 
     def pooling() -> None:
-        rois = torch.cat((index[:, None], boxes), 1)
-        level = head.assign_levels(boxes)
+        rois, scales = torch.cat((index[:, None], boxes), 1), [1 / stride for stride in STRIDES]
         for step in range(args.steps + 1):
             rois.requires_grad_(step < args.steps)
-            for k, stride in enumerate(STRIDES):
-                pooled = prroi_pool(feats[k], rois[level == k], 7, 1 / stride)
-                if step < args.steps and len(pooled):
-                    torch.autograd.grad(pooled.sum(), rois)
+            pooled = prroi_pool_levels(feats, rois, head.assign_levels(boxes), 7, scales)
+            if step < args.steps:
+                torch.autograd.grad(pooled.sum(), rois)
             rois = rois.detach()
 
     rows = {
