@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ...energy import RefinementResult, Refiner, evaluate_only
-from ..heads.energy_head import BoxLogDensity
+from ..heads import BoxLogDensity
 from .dry_run import dry_run
 from .loading import CheckpointOfChild
 from .output_capture import captured_outputs

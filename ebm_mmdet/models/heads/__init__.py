@@ -1,7 +1,8 @@
 """Heads, registered in mmdet's ``MODELS``."""
 
+from .box_log_density import BoxLogDensity
 from .ebm_bbox_head import EBMBBoxHead
-from .energy_head import BoxLogDensity, EnergyHead
+from .energy_head import EnergyHead
 from .feature_standardizer import FeatureStandardizer
 from .kl_bbox_head import KLBBoxHead
 from .kl_retina_head import KLRetinaHead

@@ -13,8 +13,8 @@ from ...energy.float32_linear import Float32Linear
 from ...energy.log_density import is_finite
 from ...energy.objectives.proposal import check_residual_objective
 from ..box_coding import decode_boxes, encode_boxes
+from .box_log_density import BoxLogDensity
 from .ebm_bbox_head import EBMBBoxHead
-from .energy_head import BoxLogDensity
 from .feature_standardizer import FeatureStandardizer
 
 __all__ = ["ProposalBoxLogDensity", "ProposalEBMBBoxHead"]
