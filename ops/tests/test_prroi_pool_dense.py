@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ebm_ops import prroi_pool
-from ebm_ops.prroi_pool import dense, reference
+from ebm_ops import prroi_pool, prroi_pool_levels
+from ebm_ops.prroi_pool import by_level, dense, reference
 from test_prroi_pool import ODD, SCALE, problem
 from tolerances import TOLERANCE
 
@@ -37,17 +37,30 @@ def test_no_box_has_a_result():
     assert dense.forward(features, rois[:0], 3, 4, SCALE).shape == (0, 3, 3, 4)
 
 
+def test_boxes_of_several_levels_are_those_of_the_definition():
+    features, rois = boxes(torch.float64)
+    maps = [features, features[:, :, ::2, ::2].contiguous()]
+    scales, levels = [SCALE, SCALE / 2], torch.arange(len(rois)) % 2
+    pooled = dense.forward_levels(maps, rois, levels, 3, 4, scales)
+    wanted = by_level.forward(maps, rois, levels, (3, 4), scales, reference.forward)
+    torch.testing.assert_close(pooled, wanted, **TOLERANCE[torch.float64])
+    slopes = dense.grad_rois_levels(pooled, maps, rois, levels, scales)
+    wanted = by_level.grad_rois(pooled, maps, rois, levels, scales, reference.grad_rois)
+    torch.testing.assert_close(slopes, wanted, **TOLERANCE[torch.float64])
+
+
 def test_a_program_keeps_none_of_our_operators():
     class Pool(torch.nn.Module):
-        def forward(self, features, rois):
-            return prroi_pool(features, rois, (3, 4), SCALE, validate=False)
+        def forward(self, features, rois, levels):
+            maps, scales = [features, features], [SCALE, SCALE / 2]
+            one = prroi_pool(features, rois, (3, 4), SCALE, validate=False)
+            return one + prroi_pool_levels(maps, rois, levels, (3, 4), scales, validate=False)
 
     features, rois = boxes(torch.float32)
+    inputs = features, rois, torch.arange(len(rois)) % 2
     with torch.no_grad():
-        program = torch.export.export(Pool(), (features, rois))
+        program = torch.export.export(Pool(), inputs)
         assert "ebm_ops" in str(program.graph)
         plain = program.run_decompositions(dense.decompositions())
     assert "ebm_ops" not in str(plain.graph)
-    wanted = prroi_pool(features, rois, (3, 4), SCALE)
-    found = plain.module()(features, rois)
-    torch.testing.assert_close(found, wanted, **TOLERANCE[torch.float32])
+    torch.testing.assert_close(plain.module()(*inputs), Pool()(*inputs), **TOLERANCE[torch.float32])
