@@ -130,7 +130,7 @@ def schedule(look: Inspection, max_iters: int) -> dict:
     warmup = max(min(500, max_iters // 20), 1)
     end = max(max_iters, warmup + 1)
     interval = max(max_iters // 5, 1)
-    # Not the papers' SGD: its 60000 iterations of 16 images are more than a fit has.
+    # Not the papers' SGD, which needs more iterations than a fit has (docs/trials.md).
     if look.trunk:
         rate, comment = 3e-4, "for a trunk that starts from trained layers"
     else:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmdet.registry import PARAM_SCHEDULERS, TASK_UTILS
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -22,8 +23,9 @@ from ebm_mmdet.apis.fitting.detections import Detected, Method
 from ebm_mmdet.apis.fitting.image_set import ImageSet
 from ebm_mmdet.apis.fitting.images import Images
 from ebm_mmdet.apis.fitting.judging import Judging, judge_rows
-from ebm_mmdet.apis.fitting.plan import Measured, make_plan
+from ebm_mmdet.apis.fitting.plan import Measured, Plan, make_plan
 from ebm_mmdet.apis.fitting.residuals import measure_residuals
+from ebm_mmdet.apis.fitting.steps import Steps
 from ebm_mmdet.apis.fitting.training import HeadTraining, learning_rate_factor
 from ebm_mmdet.apis.fitting.tuning import tune, tuned_methods
 from ebm_mmdet.apis.fitting.views import Batches
@@ -294,6 +296,23 @@ def test_a_head_that_knows_the_objects_pays(model, tmp_path, clock):
     assert energy["IoU_TP"] > 97
     assert np.isclose(energy["AP"] - detector["AP"], energy["change_AP"], atol=2e-3)
     assert energy["ms_per_image"] >= detector["ms_per_image"] == 10.0
+
+
+@pytest.mark.parametrize(("left", "complete"), [(1e6, True), (40.0, False)])
+def test_tuning_takes_what_the_training_has_left(model, tmp_path, left, complete):
+    """The plan gives it a second; iterations that ended before their time leave more."""
+    ticks = itertools.count()
+    clock = Clock(tmp_path / "clock.json", left, lambda: float(next(ticks)))
+    data = FitData(None, [], tune=ImageSet(Given(), range(4)), **FACTS)
+    residuals = 0.05 * torch.randn(20, 4)
+    steps = Steps.__new__(Steps)
+    steps.kind, steps.data, steps.model, steps.folder = Seen(detected), data, model, tmp_path
+    steps.clock, steps.say, steps.about_data = clock, print, dict(residuals=residuals)
+    steps.cfg = Config(dict(model=dict(refiner=BASE)))
+    steps.num_classes, steps.max_dets = 2, 100
+    plan = Plan(0.0, 0.0, 1.0, 10.0, 10.0, 4, 1, True)
+    tuned = steps._tune(plan, dict(energy=Answers(), l1=Answers()))
+    assert (tuned.images >= 1, tuned.complete) == (True, complete)
 
 
 PRIOR = ([0.04, 0.04, 0.1, 0.1], [0.01, 0.0, 0.0, 0.0])
