@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ebm_ops import prroi_pool
+from ebm_ops import prroi_pool, prroi_pool_levels
 from ebm_ops.prroi_pool import dense, reference
 from test_prroi_pool import ODD, SCALE, problem
 from tolerances import TOLERANCE
@@ -32,6 +32,20 @@ def test_values_and_slopes_are_those_of_the_definition(dtype):
     torch.testing.assert_close(slopes.double(), wanted, **TOLERANCE[dtype])
 
 
+def test_levels_are_those_of_the_operator():
+    features, rois = boxes(torch.float64)
+    maps, scales = [features, features[:, :, ::2, ::2] + 1, features[:, :, :4]], [SCALE, 0.15, 0.2]
+    levels = torch.arange(len(rois)) % 2 * 2  # none on the map between
+    grad = torch.randn(len(rois), 3, 3, 4, generator=torch.Generator().manual_seed(1)).double()
+    ours, plain = torch.ops.ebm_ops, dense.decompositions()
+    for operator, arguments in (
+        (ours.prroi_pool_levels.default, (maps, rois, levels, 3, 4, scales)),
+        (ours.prroi_pool_levels_grad_rois.default, (grad, maps, rois, levels, scales)),
+    ):
+        found, wanted = plain[operator](*arguments), operator(*arguments)
+        torch.testing.assert_close(found, wanted, **TOLERANCE[torch.float64])
+
+
 def test_no_box_has_a_result():
     features, rois = problem(0)
     assert dense.forward(features, rois[:0], 3, 4, SCALE).shape == (0, 3, 3, 4)
@@ -40,7 +54,9 @@ def test_no_box_has_a_result():
 def test_a_program_keeps_none_of_our_operators():
     class Pool(torch.nn.Module):
         def forward(self, features, rois):
-            return prroi_pool(features, rois, (3, 4), SCALE, validate=False)
+            levels = (rois[:, 3] > 10).long()
+            some = prroi_pool_levels([features] * 2, rois, levels, (3, 4), [SCALE] * 2)
+            return 0.5 * (some + prroi_pool(features, rois, (3, 4), SCALE, validate=False))
 
     features, rois = boxes(torch.float32)
     with torch.no_grad():

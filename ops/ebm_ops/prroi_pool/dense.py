@@ -11,7 +11,8 @@ piece of the hat is integrated by its width times its value in the middle, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,14 @@ from torch import Tensor
 
 from ebm_ops.prroi_pool.reference import MIN_SIDE
 
-__all__ = ["contract", "decompositions", "forward", "grad_rois"]
+__all__ = [
+    "contract",
+    "decompositions",
+    "forward",
+    "forward_levels",
+    "grad_rois",
+    "grad_rois_levels",
+]
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable]:
@@ -28,7 +36,12 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable]:
     For `torch.export.ExportedProgram.run_decompositions`.
     """
     ops = torch.ops.ebm_ops
-    return {ops.prroi_pool.default: forward, ops.prroi_pool_grad_rois.default: grad_rois}
+    return {
+        ops.prroi_pool.default: forward,
+        ops.prroi_pool_grad_rois.default: grad_rois,
+        ops.prroi_pool_levels.default: forward_levels,
+        ops.prroi_pool_levels_grad_rois.default: grad_rois_levels,
+    }
 
 
 def forward(
@@ -77,6 +90,54 @@ def grad_rois(grad: Tensor, features: Tensor, rois: Tensor, scale: float) -> Ten
     slopes = [by_x * x.by_lower, by_y * y.by_lower, by_x * x.by_upper, by_y * y.by_upper]
     found = torch.stack([slope.sum((1, 2)) for slope in slopes], 1)
     return torch.cat([torch.zeros_like(found[:, :1]), found], 1).to(rois.dtype)
+
+
+def forward_levels(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    scales: Sequence[float],
+) -> Tensor:
+    """Pool each box from the map of its level, as :func:`ebm_ops.prroi_pool_levels`.
+
+    Args:
+        features: L maps (B, C, H_l, W_l).
+        rois: (N, 5).
+        levels: (N,) int64.
+        pooled_height: bins along y.
+        pooled_width: bins along x.
+        scales: feature cells per image unit on each map.
+
+    Returns:
+        Tensor: (N, C, h, w).
+    """
+    parts = [
+        forward(one, _of_level(level, rois, levels), pooled_height, pooled_width, scale)
+        for level, (one, scale) in enumerate(zip(features, scales))
+    ]
+    return functools.reduce(torch.add, parts)
+
+
+def grad_rois_levels(
+    grad: Tensor,
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    scales: Sequence[float],
+) -> Tensor:
+    """`dL/d rois` (N, 5) of `dL/d pooled` (N, C, h, w); see :func:`forward_levels`."""
+    parts = [
+        grad_rois(grad, one, _of_level(level, rois, levels), scale)
+        for level, (one, scale) in enumerate(zip(features, scales))
+    ]
+    return functools.reduce(torch.add, parts)
+
+
+def _of_level(level: int, rois: Tensor, levels: Tensor) -> Tensor:
+    """Boxes, of which those of other levels have no area: zeros, and no gradient."""
+    return rois.where((levels == level)[:, None], 0)
 
 
 def contract(features: Tensor, batch_index: Tensor, vx: Tensor, vy: Tensor) -> Tensor:
