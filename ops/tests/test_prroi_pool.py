@@ -92,7 +92,7 @@ for image in (2, -1, 1e9, -0.5, nan, inf):
     assert not triton.grad_rois(grad, features, nowhere, 0.9).any()
     assert not triton.grad_features(grad, nowhere, 2, 4, 5, 0.9).any()
 # Thin bins, beside fractions.
-for side in rational.THIN:
+for side in rational.THIN[1:3]:
     rois = rational.thin_boxes(side)[::3]
     features, grad = torch.randn(1, 2, 4, 5), torch.randn(len(rois), 2, 1, 3)
     values, slopes = rational.pool(features, rois, (1, 3), 0.25, grad)

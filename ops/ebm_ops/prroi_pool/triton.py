@@ -170,13 +170,17 @@ def _forward(
     j0, j1 = bin_nodes(ox, dx, wx, q, columns)
     i0, i1 = bin_nodes(oy, dy, wy, p, rows)
     i1 = tl.where(usable & (level >= 0) & (level < LEVELS), i1, i0)
-    total = tl.zeros((BLOCK,), features.dtype.element_ty)
-    for i in range(i0, i1):
-        row = tl.zeros((BLOCK,), features.dtype.element_ty)
+    zeros = tl.zeros((BLOCK,), features.dtype.element_ty)
+    total = zeros
+    for i in range(i0, i1, 2):  # two rows at a time share the weights of their nodes
+        row, next_row, both = zeros, zeros, here & (i + 1 < i1)
         for j in range(j0, j1):
-            at = ((image * rows + i) * columns + j) * channels
-            row += weight(ox, dx, wx, q, j) * tl.load(features + at + c, mask=here, other=0.0)
+            at = features + ((image * rows + i) * columns + j) * channels + c
+            vx = weight(ox, dx, wx, q, j)
+            row += vx * tl.load(at, mask=here, other=0.0)
+            next_row += vx * tl.load(at + columns * channels, mask=both, other=0.0)
         total += weight(oy, dy, wy, p, i) * row
+        total += weight(oy, dy, wy, p, i + 1) * next_row
     tl.store(pooled + (n * channels + c) * (height * width) + p * width + q, total, mask=here)
 
 
@@ -194,30 +198,35 @@ def _grad_rois(
     j0, j1 = bin_nodes(ox, dx, wx, q, columns)
     i0, i1 = bin_nodes(oy, dy, wy, p, rows)
     i1 = tl.where(usable & (level >= 0) & (level < LEVELS), i1, i0)
-    x1 = tl.zeros((BLOCK,), features.dtype.element_ty)
-    y1, x2, y2 = x1, x1, x1
+    zeros = tl.zeros((BLOCK,), features.dtype.element_ty)
+    x1, y1, x2, y2 = zeros, zeros, zeros, zeros
     for block in range(0, channels, BLOCK):
         c = block + tl.arange(0, BLOCK)
         here = c < channels
         out = grad + (n * channels + c) * (height * width) + p * width + q
         g = tl.load(out, mask=here, other=0.0)
-        for i in range(i0, i1):
-            vy = weight(oy, dy, wy, p, i)
-            y_lower, y_upper = slopes(oy, dy, wy, p, i, height)
-            t = tl.zeros((BLOCK,), features.dtype.element_ty)
-            lower, upper = t, t
+        for i in range(i0, i1, 2):
+            t, lower, upper, both = zeros, zeros, zeros, here & (i + 1 < i1)
+            next_t, next_lower, next_upper = zeros, zeros, zeros
             for j in range(j0, j1):
+                at = features + ((image * rows + i) * columns + j) * channels + c
                 vx = weight(ox, dx, wx, q, j)
                 x_lower, x_upper = slopes(ox, dx, wx, q, j, width)
-                at = ((image * rows + i) * columns + j) * channels
-                f = tl.load(features + at + c, mask=here, other=0.0)
+                f = tl.load(at, mask=here, other=0.0)
                 t += vx * f
                 lower += x_lower * f
                 upper += x_upper * f
-            x1 += vy * g * lower
-            x2 += vy * g * upper
-            y1 += y_lower * g * t
-            y2 += y_upper * g * t
+                f = tl.load(at + columns * channels, mask=both, other=0.0)
+                next_t += vx * f
+                next_lower += x_lower * f
+                next_upper += x_upper * f
+            vy, next_vy = weight(oy, dy, wy, p, i), weight(oy, dy, wy, p, i + 1)
+            y_lower, y_upper = slopes(oy, dy, wy, p, i, height)
+            next_y_lower, next_y_upper = slopes(oy, dy, wy, p, i + 1, height)
+            x1 += g * (vy * lower + next_vy * next_lower)
+            x2 += g * (vy * upper + next_vy * next_upper)
+            y1 += g * (y_lower * t + next_y_lower * next_t)
+            y2 += g * (y_upper * t + next_y_upper * next_t)
     scale = scale.to(ox.dtype)
     to = partial + pid.to(tl.int64) * 5
     tl.store(to, ox * 0.0)  # the image has no gradient; `ox` is finite
@@ -246,11 +255,10 @@ def _grad_features(
     across = tl.cdiv(columns, _TILE)
     image, top = tile // (tl.cdiv(rows, _TILE) * across), tile // across % tl.cdiv(rows, _TILE)
     top, left = top * _TILE, tile % across * _TILE
-    pixel = tl.arange(0, _TILE * _TILE)
-    i, j = top + pixel // _TILE, left + pixel % _TILE
+    i, j = top + tl.arange(0, _TILE), left + tl.arange(0, _TILE)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = c < channels
-    total = tl.zeros((_TILE * _TILE, BLOCK), grad.dtype.element_ty)
+    total = tl.zeros((_TILE, _TILE, BLOCK), grad.dtype.element_ty)
     for first in range(0, count, BOXES):
         boxes = first + tl.arange(0, BOXES)
         touches = boxes < count
@@ -275,12 +283,13 @@ def _grad_features(
             p0, p1 = nodes_between((top - 1 - oy - dy) / wy, (top + _TILE - oy - dy) / wy, height)
             p1 = tl.where(usable, p1, p0)
             for p in range(p0, p1):
-                vy = weight(oy, dy, wy, p, i)
+                row = tl.zeros((_TILE, BLOCK), grad.dtype.element_ty)
                 for q in range(q0, q1):
                     at = ((n.to(tl.int64) * height + p) * width + q) * channels
                     g = tl.load(grad + at + c, mask=here, other=0.0)
-                    total += (vy * weight(ox, dx, wx, q, j))[:, None] * g[None, :]
+                    row += weight(ox, dx, wx, q, j)[:, None] * g[None, :]
+                total += weight(oy, dy, wy, p, i)[:, None, None] * row[None, :, :]
             n = tl.min(tl.where(touches & (boxes > n), boxes, count), 0)
-    at = ((image.to(tl.int64) * rows + i) * columns + j) * channels
-    inside = ((i < rows) & (j < columns))[:, None] & here[None, :]
-    tl.store(out + at[:, None] + c[None, :], total, mask=inside)
+    at = ((image.to(tl.int64) * rows + i[:, None]) * columns + j[None, :]) * channels
+    inside = (i < rows)[:, None, None] & (j < columns)[None, :, None] & here[None, None, :]
+    tl.store(out + at[:, :, None] + c[None, None, :], total, mask=inside)
