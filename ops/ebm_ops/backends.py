@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import os
+import shlex
 import shutil
 from dataclasses import dataclass
 
@@ -79,8 +80,16 @@ def _cuda() -> Backend:
 def _c_compiler() -> str | None:
     """The compiler that Triton would take, or None."""
     names = (os.environ["CC"],) if os.environ.get("CC") else ("gcc", "clang")
-    # CC may have arguments, such as "ccache gcc".
-    return next((found for name in names if (found := shutil.which(name.split()[0]))), None)
+    # CC may have blanks in its path, or arguments, such as "ccache gcc".
+    paths = (shutil.which(name) or shutil.which(_first_word(name)) for name in names)
+    return next((path for path in paths if path), None)
+
+
+def _first_word(command: str) -> str:
+    try:
+        return shlex.split(command)[0]
+    except (ValueError, IndexError):  # a quote without its other half; blanks alone
+        return command
 
 
 def require(backend: str, device: str) -> None:

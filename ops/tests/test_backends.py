@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -49,11 +50,12 @@ def test_a_gpu_without_a_compiler_is_served_by_the_reference(monkeypatch, caplog
         backends.warn_slow("cuda", found.why)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "\n" not in caplog.text.strip()
-    for compiler in ("/no/such/compiler", "no-such-compiler -O2"):
+    for compiler in ("/no/such/compiler", "no-such-compiler -O2", "'half", " "):
         monkeypatch.setenv("CC", compiler)
         assert find().name == "reference"
-    monkeypatch.setenv("CC", f"{sys.executable} -x")
-    assert find().name == "triton"
+    for compiler in (sys.executable, f"{shlex.quote(sys.executable)} -x"):  # may have blanks
+        monkeypatch.setenv("CC", compiler)
+        assert find().name == "triton"
 
 
 def test_build_can_be_skipped(monkeypatch, capsys):
