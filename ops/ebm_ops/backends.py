@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 import os
 import shlex
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 
 logger = logging.getLogger("ebm_ops")
@@ -90,6 +92,15 @@ def _first_word(command: str) -> str:
         return shlex.split(command)[0]
     except (ValueError, IndexError):  # a quote without its other half; blanks alone
         return command
+
+
+def late(module: str, name: str) -> Callable:
+    """The function `name` of a module that is imported when the function is first called."""
+
+    def call(*args):
+        return getattr(importlib.import_module(module), name)(*args)
+
+    return call
 
 
 def require(backend: str, device: str) -> None:

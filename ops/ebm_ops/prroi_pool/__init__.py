@@ -7,6 +7,8 @@ gradients, so that `torch.compile` and export treat them as one node.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -271,15 +273,7 @@ def _reference_kernels(device: str) -> dict:
 
 def _triton_kernels() -> dict:
     """The three operators in Triton, which is imported when the first of them is called."""
-
-    def late(name):
-        def call(*args):
-            from ebm_ops.prroi_pool import triton
-
-            return getattr(triton, name)(*args)
-
-        return call
-
+    late = functools.partial(backends.late, "ebm_ops.prroi_pool.triton")
     return {
         "prroi_pool": late("forward"),
         "prroi_pool_grad_rois": late("grad_rois"),

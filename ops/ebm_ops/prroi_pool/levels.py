@@ -7,6 +7,7 @@ for which nothing has to be read back, sorted or put together.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -242,15 +243,7 @@ def _kernels_by_level() -> dict:
 
 def _triton_kernels() -> dict:
     """The three operators in Triton, which is imported when the first of them is called."""
-
-    def late(name):
-        def call(*args):
-            from ebm_ops.prroi_pool import triton
-
-            return getattr(triton, name)(*args)
-
-        return call
-
+    late = functools.partial(backends.late, "ebm_ops.prroi_pool.triton")
     return {
         "prroi_pool_levels": late("forward_levels"),
         "prroi_pool_levels_grad_rois": late("grad_rois_levels"),
