@@ -243,10 +243,8 @@ class EBMBBoxHead(EnergyHead):
             levels.masked_fill_(area < limit, level)
         return levels
 
-    def pool(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
-    ) -> tuple[Tensor, slice]:
-        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features, in their order."""
+    def pool(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
+        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features."""
         corners = to_last_pixels(boxes) if self.legacy_plus_one else boxes
         images = batch_index.unsqueeze(1).to(boxes)
         scales = [1 / stride for stride in self.strides]
@@ -262,14 +260,14 @@ class EBMBBoxHead(EnergyHead):
                 corners = corners + shift
             rois = torch.cat((images, corners), dim=1)
             pooled = prroi_pool_levels(feats, rois, levels, spatial_scales=scales, **options)
-            return pooled.flatten(1), slice(None)
+            return pooled.flatten(1)
         rois = torch.cat((images, corners), dim=1)
         parts = []
         for feat, scale, shift in zip(feats, scales, shifts):
             if shift:
                 rois = torch.cat((images, corners + shift), dim=1)
             parts.append(prroi_pool(feat, rois, spatial_scale=scale, **options).flatten(1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1), slice(None)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def is_trainable_box(self, boxes: Tensor) -> Tensor:
         """(N, 4) -> (N,) bool: finite, and both sides at least ``min_box_size`` pixels."""

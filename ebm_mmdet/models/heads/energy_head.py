@@ -118,9 +118,7 @@ class EnergyHead(BaseModule):
         """Boxes at encoded offsets (..., D) from reference boxes (..., D)."""
 
     @abstractmethod
-    def pool(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
-    ) -> tuple[Tensor, Tensor | slice]:
+    def pool(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
         """Features of R boxes.
 
         Args:
@@ -129,18 +127,15 @@ class EnergyHead(BaseModule):
             batch_index: (R,) image of each box, int64.
 
         Returns:
-            (R, C) float32, in an order of the head's choice, and the index that restores the order
-            of the boxes. It is applied after the trunk, where a box has one number, not thousands.
+            (R, C) float32, as many features C as :meth:`build_trunk` was given.
         """
 
-    def embed(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
-    ) -> tuple[Tensor, Tensor | slice]:
-        """Pool and apply the trunk: features (R, fc_channels[-1]) and the index of :meth:`pool`."""
-        x, restore = self.pool(feats, boxes, batch_index)
+    def embed(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
+        """Pool and apply the trunk: features (R, fc_channels[-1]); arguments of :meth:`pool`."""
+        x = self.pool(feats, boxes, batch_index)
         for layer in self.trunk:
             x = self.activation(layer(x))
-        return x, restore
+        return x
 
     @abstractmethod
     def is_trainable_box(self, boxes: Tensor) -> Tensor:
@@ -182,8 +177,8 @@ class EnergyHead(BaseModule):
             if self.always_float32
             else contextlib.nullcontext()
         ):
-            x, restore = self.embed(feats, flat, images)
-            energies = self.fc_energy(x).float()[restore].unflatten(0, (num, samples))
+            x = self.embed(feats, flat, images)
+            energies = self.fc_energy(x).float().unflatten(0, (num, samples))
         if self.class_agnostic:
             f = energies[..., 0]
         else:

@@ -193,10 +193,8 @@ class EBM3DRefineHead(EnergyHead):
         """The sum: encoded coordinates are plain differences, without limits and wrapping."""
         return reference + offsets
 
-    def pool(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
-    ) -> tuple[Tensor, slice]:
-        """Features of (R, 7) boxes, in their order: samples of the grid, and MLPs of z and h."""
+    def pool(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
+        """Features (R, C) of (R, 7) boxes: samples of the grid, and the MLPs of z and h."""
         x, y, z, length, width, height, yaw = boxes.unbind(dim=1)
         length, width, height = (
             size.clamp(min=self.min_box_size) for size in (length, width, height)
@@ -213,7 +211,7 @@ class EBM3DRefineHead(EnergyHead):
             validate=False,  # the index has been checked for all evaluations
         )
         branches = self.fc_z(z.unsqueeze(1)), self.fc_h(height.unsqueeze(1))
-        return torch.cat((pooled.flatten(1), *branches), dim=1), slice(None)
+        return torch.cat((pooled.flatten(1), *branches), dim=1)
 
     def is_trainable_box(self, boxes: Tensor) -> Tensor:
         """(N, 7) -> (N,) bool: finite, and every size at least ``min_box_size``."""
