@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ebm_ops import prroi_pool, prroi_pool_levels
 
-from ...energy.float32_linear import Float32Linear, GradientPrecision
+from ...energy.float32_linear import Float32Linear
 from ...energy.old_names import refuse
 from ..box_coding import decode_boxes
 from ..feature_maps import check_levels, measure_maps
@@ -42,6 +42,7 @@ class EBMBBoxHead(EnergyHead):
 
     Args:
         num_classes: number of foreground classes.
+        objective: how f is trained, config of a registered objective (``NCEObjective``).
         in_channels: channels of every level that is used: one number for all of them, or, with
             ``level_rule='concat'``, one for each.
         strides: stride in pixels of every level that is used, fine to coarse. ``'assign'`` needs
@@ -76,16 +77,10 @@ class EBMBBoxHead(EnergyHead):
             ``projection_channels / in_channels``. Pooling is linear, so f is that of a first layer
             of low rank. None: maps are pooled as they are.
         fc_channels: widths of the trunk.
-        act_cfg: activation of the trunk. Score matching differentiates f twice with respect to the
-            box, so it needs a smooth one (``dict(type='SiLU')``).
-        class_agnostic: one output for all classes instead of one per class.
-        objective: how f is trained, a registered objective (``NCEObjective``).
-        min_box_size: annotated boxes with a side below this many pixels are not trained on.
-        loss_weight: factor on the loss.
-        gradient_precision: ``'fp32'``, or ``'bf16'`` for faster climbs on processors that have such
-            products; see :class:`~ebm_mmdet.models.heads.energy_head.EnergyHead`.
-        init_cfg: mmengine's. Default: Kaiming-uniform trunk, output N(0, 0.001), biases 0; rows of
-            a projection are orthonormal.
+        **kwargs: ``act_cfg``, ``class_agnostic``, ``loss_weight``, ``gradient_precision`` and
+            ``init_cfg`` of :class:`~ebm_mmdet.models.EnergyHead`, and ``min_box_size``: annotated
+            boxes with a side below so many pixels (1 by default) are not trained on. Rows of a
+            projection are orthonormal at first.
 
     Raises:
         ValueError: ``level_rule`` is unknown, the lengths of ``strides``, ``feature_levels`` and
@@ -114,23 +109,9 @@ class EBMBBoxHead(EnergyHead):
         standardize: bool = False,
         projection_channels: int | None = None,
         fc_channels: Sequence[int] = (1024, 1024),
-        act_cfg: dict | None = None,
-        class_agnostic: bool = False,
-        min_box_size: float = 1.0,
-        loss_weight: float = 1.0,
-        init_cfg: dict | None = None,
-        gradient_precision: GradientPrecision = "fp32",
+        **kwargs,
     ) -> None:
-        super().__init__(
-            num_classes,
-            objective,
-            act_cfg,
-            class_agnostic,
-            min_box_size,
-            loss_weight,
-            init_cfg,
-            gradient_precision,
-        )
+        super().__init__(num_classes, objective, **kwargs)
         if level_rule not in ("assign", "concat"):
             raise ValueError(f"level_rule={level_rule!r} is unknown; use 'assign' or 'concat'")
         levels = tuple(range(len(strides)) if feature_levels is None else feature_levels)
@@ -243,10 +224,8 @@ class EBMBBoxHead(EnergyHead):
             levels.masked_fill_(area < limit, level)
         return levels
 
-    def pool(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
-    ) -> tuple[Tensor, slice]:
-        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features, in their order."""
+    def pool(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
+        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features."""
         corners = to_last_pixels(boxes) if self.legacy_plus_one else boxes
         images = batch_index.unsqueeze(1).to(boxes)
         scales = [1 / stride for stride in self.strides]
@@ -262,14 +241,14 @@ class EBMBBoxHead(EnergyHead):
                 corners = corners + shift
             rois = torch.cat((images, corners), dim=1)
             pooled = prroi_pool_levels(feats, rois, levels, spatial_scales=scales, **options)
-            return pooled.flatten(1), slice(None)
+            return pooled.flatten(1)
         rois = torch.cat((images, corners), dim=1)
         parts = []
         for feat, scale, shift in zip(feats, scales, shifts):
             if shift:
                 rois = torch.cat((images, corners + shift), dim=1)
             parts.append(prroi_pool(feat, rois, spatial_scale=scale, **options).flatten(1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1), slice(None)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def is_trainable_box(self, boxes: Tensor) -> Tensor:
         """(N, 4) -> (N,) bool: finite, and both sides at least ``min_box_size`` pixels."""

@@ -154,8 +154,8 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
             N mixtures over R^4, differentiable only with respect to the parameters of ``proposal``.
         """
         with torch.no_grad():
-            x, restore = self.pool(feats, reference.nan_to_num(0, 0, 0), batch_index)
-        return self.proposal(x[restore].unflatten(1, (-1, self.pool_size, self.pool_size)))
+            x = self.pool(feats, reference.nan_to_num(0, 0, 0), batch_index)
+        return self.proposal(x.unflatten(1, (-1, self.pool_size, self.pool_size)))
 
     def log_density_fn(
         self, feats: Sequence[Tensor], reference: Tensor, batch_index: Tensor, labels: Tensor
