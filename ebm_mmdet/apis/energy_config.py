@@ -186,7 +186,7 @@ def _changes(
     test = cfg.get("test_dataloader") or cfg.get("val_dataloader")
     test_pipeline = (inner_datasets(test["dataset"])[0].get("pipeline") or []) if test else []
     dataset = cfg.train_dataloader["dataset"]
-    whole = _literals(whole_image_dataset(dataset, test_pipeline))  # first: it may refuse the data
+    whole = plain(whole_image_dataset(dataset, test_pipeline))  # first: it may refuse the data
     look = inspect_config(cfg, object_size)
     if look.num_classes is None:
         raise ValueError(f"{look.detector} has no head with num_classes; write the config by hand")
@@ -223,7 +223,7 @@ def settings_around(cfg: Config, max_dets: int | None = None) -> dict:
     ]
     if len(kept) < len(hooks):
         comment = "those of the detector's training are left out"
-        settings["custom_hooks"] = Noted(_literals(kept), comment)
+        settings["custom_hooks"] = Noted(plain(kept), comment)
     for split in ("val", "test"):
         metric = cfg.get(f"{split}_evaluator")
         if isinstance(metric, Mapping) and str(metric.get("type")) in (
@@ -241,12 +241,3 @@ def settings_around(cfg: Config, max_dets: int | None = None) -> dict:
     if cfg.get("work_dir"):
         settings["work_dir"] = f"{str(cfg.work_dir).rstrip('/')}_ebm"
     return settings
-
-
-def _literals(value):
-    """Plain dictionaries and lists in place of mmengine's."""
-    if isinstance(value, Mapping):
-        return {key: _literals(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_literals(each) for each in value)
-    return value
