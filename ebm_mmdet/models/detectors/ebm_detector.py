@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS, TASK_UTILS
-from mmdet.structures import SampleList
+from mmdet.structures import DetDataSample, SampleList
 from mmengine.config import ConfigDict
 from torch import Tensor
 
@@ -361,7 +361,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
 _TENSOR_MODE_BOXES = 100
 
 
-def _annotation(sample, device: torch.device) -> tuple[Tensor, Tensor]:
+def _annotation(sample: DetDataSample, device: torch.device) -> tuple[Tensor, Tensor]:
     """Boxes (n, 4) float32 and labels (n,) of an image."""
     truth = sample.gt_instances
     boxes = getattr(truth.bboxes, "tensor", truth.bboxes)
