@@ -81,7 +81,10 @@ class Density(Protocol):
 
 
 class Proposal(Protocol):
-    """A density over y for each of N targets; unlike a ``Density`` it is not centred on them."""
+    """A density q(y | x_n; φ) for each of N targets, with parameters φ that may be learned.
+
+    Unlike a ``Density`` it is not centred on the targets.
+    """
 
     def draw(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw samples (N, S, D) without gradient."""

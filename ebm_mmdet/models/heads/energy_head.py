@@ -124,6 +124,9 @@ class EnergyHead(BaseModule):
             maps: feature maps (B, C, H, W) of the detector.
             detach: cut the graph to the detector (frozen features).
             **kwargs: further values with which the subclass checks the maps.
+
+        Returns:
+            Maps (B, C', H, W), float32, of the levels that are used.
         """
 
     @abstractmethod
