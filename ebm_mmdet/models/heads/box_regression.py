@@ -59,6 +59,7 @@ class BoxRegression(nn.Module):
         loss_weight: float = 1.0,
         min_iou: float = 0.5,
         target_std: float | Sequence[float] | None = None,
+        residual_std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(objective, (DSMObjective, ScoreMatchingObjective)):
@@ -80,6 +81,7 @@ class BoxRegression(nn.Module):
                 f"regression with target_std={target_std}; expected a positive number, or 4"
             )
         self.loss_weight, self.min_iou = loss_weight, min_iou
+        self.residual_std, self.noise = residual_std, getattr(objective, "noise", None)
         self.fc = Float32Linear(in_features, 4 * num_outputs)
         self.register_buffer("std", std.expand(4).clone())
         nn.init.normal_(self.fc.weight, std=0.001)
@@ -109,9 +111,16 @@ class BoxRegression(nn.Module):
         """
         truth = truth.unsqueeze(1)
         near = paired_iou(boxes, truth) >= self.min_iou
-        error = (found - encode_boxes(truth, boxes)).abs() / self.std.float()
-        error = error.mean(-1).where(near, 0).sum(1) / near.sum(1).clamp(min=1)
-        return self.loss_weight * reduce_loss(error, avg_factor=avg_factor)
+        residual = encode_boxes(truth, boxes)
+        error = (found - residual).abs() / self.std.float()
+        if self.residual_std is None:
+            weight = near / near.sum(1, keepdim=True).clamp(min=1)
+        else:
+            std = torch.as_tensor(self.residual_std).to(residual)
+            log_p = -0.5 * (residual / std).square().sum(-1)
+            log_q = self.noise.log_prob(encode_boxes(boxes, truth))
+            weight = (log_p - log_q).masked_fill(~near, -torch.inf).softmax(1)
+        return self.loss_weight * reduce_loss((weight * error.mean(-1)).sum(1), avg_factor=avg_factor)
 
 
 class RegressingBoxLogDensity(BoxLogDensity):

@@ -185,6 +185,9 @@ def main() -> None:
     parser.add_argument("--prior", type=float, nargs=4, metavar="STD", help="encoded (x, y, w, h)")
     parser.add_argument("--projected", metavar="CHECKPOINT")
     parser.add_argument("--regression", metavar="CHECKPOINT")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="TEXT", help="the first two rows, and those with such a text"
+    )
     parser.add_argument("--images", type=int, help="of the validation set; default: all")
     parser.add_argument("--min-score", type=float, default=0.05)
     parser.add_argument("--threads", type=int, default=1)
@@ -198,6 +201,9 @@ def main() -> None:
     regressing = load(cfg, args.regression) if args.regression else None
     model = load(cfg, args.checkpoint)
     rows = make_rows(model, projected, args.min_score, args.prior, regressing)
+    if args.rows:
+        wanted = [row for row in rows[2:] if any(text in row.name for text in args.rows)]
+        rows = [*rows[:2], *wanted]
     milliseconds, values, detector = measure(rows, cfg, args.images)
     before, after = (values[k][SHOWN["AP"]] for k in (0, 1))
 
