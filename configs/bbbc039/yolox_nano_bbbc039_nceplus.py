@@ -33,7 +33,8 @@ model = dict(
         roi_shift=-0.125,
         standardize=True,
         fc_channels=[256, 256],
-        regression=dict(loss_weight=1.0),
+        region_scale=1.3,
+        regression=dict(residual_std=[0.018, 0.018, 0.046, 0.046]),
         objective=dict(
             type='NCEObjective',
             num_noise=31,

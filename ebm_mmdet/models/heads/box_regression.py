@@ -15,8 +15,11 @@ from .box_log_density import BoxLogDensity
 
 __all__ = ["BoxRegression", "RegressingBoxLogDensity", "TrainingBoxLogDensity", "paired_iou"]
 
+NEAR = 0.5
+"""IoU from which a box counts: no detection that counts is further from its object, and what is
+nearest to a box that is further away is often another object."""
 USUAL_STD = 0.1
-"""Spread of residuals where the objective has no noise; that of R-CNN's box coder."""
+"""Spread of residuals where neither they nor the objective's noise are known; R-CNN's box coder."""
 
 
 class BoxRegression(nn.Module):
@@ -24,29 +27,30 @@ class BoxRegression(nn.Module):
 
     Offsets are encoded as in :mod:`ebm_mmdet.models.box_coding`, so the object is at
     ``decode(δ(x, y, c), y)``. δ has one row for each output of f. It learns from the boxes y_k at
-    which the objective evaluates f, whose residuals to the annotation y* are known, at the cost of
-    one small product:
+    which the objective evaluates f, whose residuals r_k = encode(y*, y_k) to the annotation y* are
+    known, at the cost of one small product:
 
-        L = mean_k |δ(x, y_k, c) - encode(y*, y_k)|_1 / σ     over the k with IoU(y_k, y*) ≥ min_iou
+        L = Σ_k w_k Σ_d |δ_d(x, y_k, c) - r_kd| / σ_d,   w_k ∝ N(r_k; 0, σ²) / q(y_k)
 
-    The absolute error is robust, since its minimum is the median of what is possible. Boxes further
-    away than ``min_iou`` are left out: no detection that counts misses by so much, and
-    what is nearest to such a box is often another object.
+    over the k with IoU(y_k, y*) ≥ 0.5; w sums to one. σ are the standard deviations of the
+    detector's residuals, and q is the objective's noise. With these weights the boxes count as if
+    they had been drawn as the detector draws them, so that δ is the median of where the object is
+    for such a detection, and moves the box by as much less as the features are unsure. (With equal
+    weights, for a detector as inaccurate as the noise, the full step of a precise detector loses AP
+    where half of it gains.) The absolute error makes it robust to what is not near the detection.
 
     Args:
         in_features: width of the trunk.
         num_outputs: K, number of outputs of f.
         objective: that of the head.
         loss_weight: factor on L.
-        min_iou: in [0, 1).
-        target_std: σ, typical residual of a box that is trained on, a number or (4,). Outputs
-            are multiplied by it, so that they have about unit spread. By default the spread of the
-            objective's noise, or 0.1 if it has none. It is stored with the weights, whose unit it
-            is.
+        residual_std: σ (4,), as ``tools/analysis_tools/fit_residual_prior.py`` prints it. None: all
+            w_k are equal, and σ is the spread of the noise, or 0.1 if there is none. δ is σ times
+            the output of the layer, and σ is stored with the weights, whose unit it is.
 
     Raises:
-        ValueError: a number is outside its range, or the objective does not evaluate f without
-            differentiating it there.
+        ValueError: a number is outside its range, the objective does not evaluate f without
+            differentiating it there, or it has no noise, which ``residual_std`` needs.
     """
 
     std: Tensor
@@ -57,8 +61,6 @@ class BoxRegression(nn.Module):
         num_outputs: int,
         objective: object,
         loss_weight: float = 1.0,
-        min_iou: float = 0.5,
-        target_std: float | Sequence[float] | None = None,
         residual_std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
@@ -67,23 +69,28 @@ class BoxRegression(nn.Module):
                 f"regression with {type(objective).__name__}, which needs no values of f but its "
                 "derivatives; use NCEObjective, KLDISObjective, MLISObjective or MCMCObjective"
             )
-        if not 0 <= min_iou < 1 or not 0 < loss_weight < float("inf"):
+        if not 0 < loss_weight < float("inf"):
+            raise ValueError(f"regression with loss_weight={loss_weight}; give a positive number")
+        noise = getattr(objective, "noise", None)
+        if residual_std is not None and noise is None:
             raise ValueError(
-                f"regression with min_iou={min_iou} and loss_weight={loss_weight}; expected "
-                "min_iou in [0, 1) and a positive, finite loss_weight"
+                f"regression with residual_std={residual_std}, but {type(objective).__name__} "
+                "draws no boxes from a noise of known density; leave residual_std out"
             )
-        if target_std is None:
-            sigmas = getattr(getattr(objective, "noise", None), "sigmas", None)
-            target_std = USUAL_STD if sigmas is None else sigmas.square().mean(0).sqrt().tolist()
-        std = torch.as_tensor(target_std, dtype=torch.float32, device="cpu")
-        if std.dim() > 1 or std.numel() not in (1, 4) or not ((std > 0) & std.isfinite()).all():
+        std = residual_std
+        if std is None:
+            std = [USUAL_STD] * 4 if noise is None else noise.sigmas.square().mean(0).sqrt()
+        std = torch.as_tensor(std, dtype=torch.float32, device="cpu")
+        if std.shape != (4,) or not ((std > 0) & std.isfinite()).all():
             raise ValueError(
-                f"regression with target_std={target_std}; expected a positive number, or 4"
+                f"regression with residual_std={residual_std}; expected 4 positive numbers, which "
+                "tools/analysis_tools/fit_residual_prior.py prints"
             )
-        self.loss_weight, self.min_iou = loss_weight, min_iou
-        self.residual_std, self.noise = residual_std, getattr(objective, "noise", None)
+        self.loss_weight = loss_weight
+        # Of residuals like the detector's, or None: all boxes count equally.
+        self.noise = None if residual_std is None else noise
         self.fc = Float32Linear(in_features, 4 * num_outputs)
-        self.register_buffer("std", std.expand(4).clone())
+        self.register_buffer("std", std.clone())
         nn.init.normal_(self.fc.weight, std=0.001)
         nn.init.zeros_(self.fc.bias)
 
@@ -109,18 +116,21 @@ class BoxRegression(nn.Module):
         Returns:
             A scalar.
         """
-        truth = truth.unsqueeze(1)
-        near = paired_iou(boxes, truth) >= self.min_iou
-        residual = encode_boxes(truth, boxes)
-        error = (found - residual).abs() / self.std.float()
-        if self.residual_std is None:
-            weight = near / near.sum(1, keepdim=True).clamp(min=1)
-        else:
-            std = torch.as_tensor(self.residual_std).to(residual)
-            log_p = -0.5 * (residual / std).square().sum(-1)
-            log_q = self.noise.log_prob(encode_boxes(boxes, truth))
-            weight = (log_p - log_q).masked_fill(~near, -torch.inf).softmax(1)
-        return self.loss_weight * reduce_loss((weight * error.mean(-1)).sum(1), avg_factor=avg_factor)
+        residual = encode_boxes(truth.unsqueeze(1), boxes)
+        error = ((found - residual).abs() / self.std.float()).sum(-1)
+        error = (self.weights(boxes, truth.unsqueeze(1), residual) * error).sum(1)
+        return self.loss_weight * reduce_loss(error, avg_factor=avg_factor)
+
+    def weights(self, boxes: Tensor, truth: Tensor, residual: Tensor) -> Tensor:
+        """(N, S) w of boxes (N, S, 4) around truth (N, 1, 4); zeros if none is near."""
+        near = paired_iou(boxes, truth) >= NEAR
+        ratio = torch.zeros_like(residual[..., 0])
+        if self.noise is not None:
+            log_p = -0.5 * (residual / self.std.float()).square().sum(-1)
+            ratio = log_p - self.noise.log_prob(encode_boxes(boxes, truth))
+        # Filled with a finite number, whose exponential is 0 beside any other one.
+        ratio = ratio.masked_fill(~near, torch.finfo(ratio.dtype).min)
+        return ratio.softmax(1) * near
 
 
 class RegressingBoxLogDensity(BoxLogDensity):

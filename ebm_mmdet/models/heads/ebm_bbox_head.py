@@ -57,6 +57,8 @@ class EBMBBoxHead(EnergyHead):
             every box from all levels and concatenates the results, which suits small detectors.
         finest_scale: boxes below twice this size (px) go to the finest level.
         pool_size: bins per axis; a box is pooled to ``pool_size x pool_size`` bins.
+        region_scale: side of the pooled region in those of the box, about the same centre. Above 1
+            the head also sees what lies just outside the box, where the object may go on.
         roi_shift: shift of the RoIs, in cells of each level: a side at x (px) is read at the
             coordinate ``c = x / stride + roi_shift``, where PrRoIPool has cell i at c = i. So cell
             i stands for the position ``(i - roi_shift) * stride``. A side at x = 10.4 px on stride
@@ -86,7 +88,7 @@ class EBMBBoxHead(EnergyHead):
         loss_weight: factor on the loss.
         gradient_precision: ``'fp32'``, or ``'bf16'`` for faster climbs on processors that have such
             products; see :class:`~ebm_mmdet.models.heads.energy_head.EnergyHead`.
-        regression: None, or ``dict(loss_weight=1.0, min_iou=0.5, target_std=None)`` for a second
+        regression: None, or ``dict(loss_weight=1.0, residual_std=None)`` for a second
             output of the trunk, the offsets from a box to its object
             (:class:`~ebm_mmdet.models.heads.BoxRegression`), with which a refiner may take its
             first steps (``regression_steps`` of ``GradientAscentRefiner``).
@@ -96,7 +98,7 @@ class EBMBBoxHead(EnergyHead):
     Raises:
         ValueError: ``level_rule`` is unknown, the lengths of ``strides``, ``feature_levels`` and
             ``in_channels`` do not match, strides are not ascending with ``'assign'``, or
-            ``projection_channels`` is not positive.
+            ``projection_channels`` or ``region_scale`` is not positive.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297) and BMVC 2020 (2005.01698).
     """
@@ -104,6 +106,7 @@ class EBMBBoxHead(EnergyHead):
     dim = 4
     # Of the class: heads that were pickled before have no such attribute.
     projection_channels: int | None = None
+    region_scale = 1.0
     regresses = False
 
     def __init__(
@@ -128,6 +131,7 @@ class EBMBBoxHead(EnergyHead):
         init_cfg: dict | None = None,
         gradient_precision: GradientPrecision = "fp32",
         regression: dict | None = None,
+        region_scale: float = 1.0,
     ) -> None:
         super().__init__(
             num_classes,
@@ -168,6 +172,9 @@ class EBMBBoxHead(EnergyHead):
         self.strides, self.feature_levels = tuple(strides), levels
         self.level_rule, self.finest_scale = level_rule, float(finest_scale)
         self.pool_size, self.roi_shift = pool_size, float(roi_shift)
+        if not 0 < region_scale < float("inf"):
+            raise ValueError(f"region_scale={region_scale}; give a positive number, such as 1.3")
+        self.region_scale = float(region_scale)
         # Of each level but the finest, rounded to float32, in which areas are computed.
         sides = [self.finest_scale * (2**k - 1e-6) for k in range(1, len(levels))]
         areas = torch.tensor(sides, dtype=torch.float32, device="cpu").square()
@@ -260,6 +267,10 @@ class EBMBBoxHead(EnergyHead):
     ) -> tuple[Tensor, slice]:
         """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features, in their order."""
         corners = to_last_pixels(boxes) if self.legacy_plus_one else boxes
+        if self.region_scale != 1:
+            side = (corners[:, 2:] - corners[:, :2]).clamp(min=0)
+            margin = 0.5 * (self.region_scale - 1) * side
+            corners = torch.cat([corners[:, :2] - margin, corners[:, 2:] + margin], dim=1)
         images = batch_index.unsqueeze(1).to(boxes)
         scales = [1 / stride for stride in self.strides]
         shifts = [self.roi_shift * stride for stride in self.strides]

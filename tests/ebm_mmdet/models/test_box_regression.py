@@ -78,23 +78,45 @@ def test_a_step_leads_to_the_box_that_the_output_names(rule, agnostic, shift):
         torch.testing.assert_close(there, decode_boxes(eta * delta, boxes), atol=1e-3, rtol=1e-5)
 
 
-def test_the_loss_is_the_mean_error_of_the_near_boxes_of_each_object():
-    head = make_head(regression=dict(loss_weight=2.0, min_iou=0.6, target_std=[0.1, 0.1, 0.2, 0.4]))
-    boxes = decode_boxes(0.2 * torch.randn(3, 7, 4), GT[:, None])
-    found = 0.1 * torch.randn(3, 7, 4)
-    total = 0.0
+@pytest.mark.parametrize("std", [None, [0.05, 0.05, 0.1, 0.2]])
+def test_the_loss_is_that_of_the_near_boxes_as_the_detector_draws_them(std):
+    """Σ_k w_k Σ_d |δ - r| / σ_d with w ∝ N(r; 0, σ²) / q over IoU >= 0.5, or equal w."""
+    head = make_head(regression=dict(loss_weight=2.0, residual_std=std))
+    boxes = decode_boxes(0.2 * torch.randn(3, 9, 4), GT[:, None])
+    found = 0.1 * torch.randn(3, 9, 4)
+    sigma, total = head.regression.std, 0.0
     for n in range(3):
-        near = [s for s in range(7) if paired_iou(boxes[n, s], GT[n]) >= 0.6]
-        assert 0 < len(near) < 7
-        errors = [
-            ((found[n, s] - encode_boxes(GT[n], boxes[n, s])).abs() / head.regression.std).mean()
-            for s in near
-        ]
-        total += 2.0 * sum(errors) / len(errors)
+        near = [s for s in range(9) if paired_iou(boxes[n, s], GT[n]) >= 0.5]
+        assert 1 < len(near) < 9
+        weights, errors = [], []
+        for s in near:
+            residual = encode_boxes(GT[n], boxes[n, s])
+            errors.append(((found[n, s] - residual).abs() / sigma).sum())
+            weights.append(torch.ones(()))
+            if std:
+                p = torch.distributions.Normal(0, sigma).log_prob(residual).sum()
+                q = head.objective.noise.log_prob(encode_boxes(boxes[n, s], GT[n]))
+                weights[-1] = (p - q).exp()
+        total += 2.0 * sum(w * e for w, e in zip(weights, errors)) / sum(weights)
     torch.testing.assert_close(head.regression.loss(found, boxes, GT), total / 3)
     torch.testing.assert_close(head.regression.loss(found, boxes, GT, avg_factor=6), total / 6)
     exact = encode_boxes(GT[:, None], boxes)
     assert head.regression.loss(exact, boxes, GT) == 0
+    far = GT[:, None] + 1000.0
+    assert head.regression.loss(found[:, :1], far, GT) == 0
+
+
+def test_with_the_right_weights_the_optimum_shrinks_as_much_as_the_detector_is_precise():
+    """A feature that says the residual with noise τ: the best linear δ has slope σ²/(σ² + τ²)."""
+    head = make_head(regression=dict(residual_std=[0.03] * 4))
+    generator = torch.Generator().manual_seed(0)
+    offsets, _ = head.objective.noise.sample(1, 20000, generator)
+    boxes = decode_boxes(offsets, GT[:1, None])
+    residual = encode_boxes(GT[:1, None], boxes)
+    seen = residual + 0.03 * torch.randn(residual.shape, generator=generator)
+    slopes = torch.linspace(0.1, 1.0, 19)
+    losses = torch.stack([head.regression.loss(a * seen, boxes, GT[:1]) for a in slopes])
+    assert slopes[losses.argmin()] == pytest.approx(0.5, abs=0.051)
 
 
 @pytest.mark.parametrize("count", [3, 1, 0])
@@ -116,7 +138,8 @@ def test_its_scale_is_that_of_the_noise_and_travels_with_the_weights():
     head = make_head(regression=dict())
     spread = torch.tensor([0.075, 0.15, 0.3]).square().mean().sqrt()
     torch.testing.assert_close(head.regression.std, spread.expand(4))
-    other = make_head(regression=dict(target_std=0.5))
+    other = make_head(regression=dict(residual_std=[0.01, 0.02, 0.03, 0.04]))
+    assert other.regression.std.tolist() == pytest.approx([0.01, 0.02, 0.03, 0.04])
     other.load_state_dict(head.state_dict())
     torch.testing.assert_close(other.regression.std, spread.expand(4))
 
@@ -138,6 +161,21 @@ def test_it_learns_where_any_objective_evaluates_f(objective):
     loss = head.loss(head.prepare(maps()), GT, INDEX, LABELS)["loss_regression"]
     loss.backward()
     assert head.regression.fc.weight.grad.abs().sum() > 0
+
+
+def test_a_region_scale_pools_a_larger_region_about_the_same_centre():
+    boxes = torch.tensor([[10.0, 12, 40, 30], [20, 30, 20, 50], [30, 30, 10, 10]])
+    index = torch.tensor([0, 1, 1])
+    head, plain = make_head(region_scale=1.5), make_head()
+    feats = head.prepare(maps())
+    wide = boxes + torch.tensor([[-7.5, -4.5, 7.5, 4.5], [0, -5, 0, 5], [0, 0, 0, 0]])
+    found, expected = head.pool(feats, boxes, index)[0], plain.pool(feats, wide, index)[0]
+    # Both boxes lie on the finest level, with their margin and without.
+    torch.testing.assert_close(found, expected)
+    assert found[0].abs().sum() > 0
+    assert not found[1:].any()
+    with pytest.raises(ValueError, match="region_scale=0"):
+        make_head(region_scale=0)
 
 
 def test_it_learns_to_lead_to_the_object():
@@ -283,9 +321,12 @@ def test_messages():
         ProposalEBMBBoxHead(**proposal)
     with pytest.raises(ValueError, match="DSMObjective"):
         make_head(regression=dict(), objective=dict(type="DSMObjective", sigma=0.1))
-    for wrong in (dict(min_iou=1.0), dict(loss_weight=0.0), dict(target_std=[0.1, 0.2])):
+    for wrong in (dict(residual_std=[0.1, 0.2]), dict(loss_weight=0.0)):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             make_head(regression=wrong)
+    chains = dict(type="MCMCObjective", step_size=0.01, num_steps=2, num_samples=4)
+    with pytest.raises(ValueError, match="draws no boxes from a noise"):
+        make_head(regression=dict(residual_std=[0.1] * 4), objective=chains)
     with pytest.raises(TypeError, match="weight"):
         make_head(regression=dict(weight=1.0))
 
