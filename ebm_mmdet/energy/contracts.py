@@ -28,6 +28,7 @@ __all__ = [
     "RefinementResult",
     "RefinementTrace",
     "Refiner",
+    "RegressingLogDensityFn",
     "SelectableLogDensityFn",
 ]
 
@@ -56,6 +57,15 @@ class SelectableLogDensityFn(LogDensityFn, Protocol):
     """
 
     def select(self, index: Tensor) -> LogDensityFn: ...
+
+
+@runtime_checkable
+class RegressingLogDensityFn(LogDensityFn, Protocol):
+    """A log-density that also says by regression where the target is."""
+
+    def regress(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate f (N, S) at y (N, S, D), and steps s (N, S, D); the target is near y + s."""
+        ...
 
 
 class Density(Protocol):

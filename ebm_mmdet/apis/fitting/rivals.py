@@ -37,7 +37,7 @@ class BoxRegressor(EBMBBoxHead):
     num_outputs = 4
 
     def __init__(self, energy_head: dict, num_boxes: int | None = None) -> None:
-        settings = {key: value for key, value in energy_head.items() if key != "type"}
+        settings = {k: v for k, v in energy_head.items() if k not in ("type", "regression")}
         super().__init__(**{**settings, "num_classes": self.num_outputs, "class_agnostic": False})
         self.num_boxes = num_boxes
 

@@ -20,6 +20,7 @@ from .output_capture import captured_outputs
 
 __all__ = [
     "DetectorWrapper",
+    "check_regression",
     "detector_covariance",
     "refuse_unread_configs",
     "split_result",
@@ -264,6 +265,16 @@ def detector_covariance(instances: InstanceData) -> Tensor | None:
     if "box_std" in instances:
         return torch.diag_embed(instances.box_std.square())
     return None
+
+
+def check_regression(head: nn.Module, refiner: object) -> None:
+    """Raise ``ValueError`` if a refiner needs a regression that the head does not have."""
+    steps = getattr(refiner, "regression_steps", 0)
+    if steps and not getattr(head, "regresses", False):
+        raise ValueError(
+            f"refiner.regression_steps={steps}, but {type(head).__name__} has no regression; set "
+            "energy_head.regression=dict() and train it, or regression_steps=0"
+        )
 
 
 def refuse_unread_configs(wrapper: nn.Module, **configs: dict | None) -> None:

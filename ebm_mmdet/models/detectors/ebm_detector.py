@@ -14,7 +14,7 @@ from torch import Tensor
 from ...energy import Refiner, evaluate_only
 from ..masks import check_masks_from, masks_can_wait, predict_masks, recording_features
 from ..pixels import box_scale, clip_to_image
-from .detector_wrapper import DetectorWrapper, detector_covariance
+from .detector_wrapper import DetectorWrapper, check_regression, detector_covariance
 from .dry_run import default_source, dry_run
 from .head_levels import complete_levels, leaves_out_levels
 from .peculiarities import (
@@ -113,8 +113,9 @@ class EBMDetector(DetectorWrapper, BaseDetector):
     Raises:
         ValueError: the detector has no module of a name in ``feature_source``, it does not predict
             boxes (PanopticFPN, MaskFormer), values of ``energy_head`` do not fit its maps,
-            ``masks_from='refined'`` is not possible with it, ``min_score`` is negative or not
-            finite, or ``train_cfg`` or ``test_cfg`` is given.
+            ``masks_from='refined'`` is not possible with it, the refiner has ``regression_steps``
+            and the head no ``regression``, ``min_score`` is negative or not finite, or
+            ``train_cfg`` or ``test_cfg`` is given.
         RuntimeError: values of ``energy_head`` are left out, and the detector cannot run here.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), sec. 4.1, algorithm 1.
@@ -163,6 +164,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             energy_head = complete_levels(energy_head, inner, self.feature_sources, run)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
+        check_regression(self.energy_head, self.refiner)
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
         self.clip_boxes, self.masks_from = clip_boxes, masks_from
         self.legacy_plus_one = legacy_plus_one

@@ -181,6 +181,28 @@ class EnergyHead(BaseModule):
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
     ) -> Tensor:
         """:meth:`log_density` without :meth:`check_targets`, which reads from the device."""
+        (energies,), broken = self.outputs([self.fc_energy], feats, boxes, batch_index)
+        return self.of_class(energies, labels).masked_fill(broken, float("-inf"))
+
+    def outputs(
+        self,
+        layers: Sequence[nn.Module],
+        feats: Sequence[Tensor],
+        boxes: Tensor,
+        batch_index: Tensor,
+    ) -> tuple[list[Tensor], Tensor]:
+        """What output layers make of the trunk's features, at S boxes for each of N objects.
+
+        Args:
+            layers: each takes (R, fc_channels[-1]) to (R, ...).
+            feats: what :meth:`prepare` returned.
+            boxes: (N, S, D).
+            batch_index: (N,) int64.
+
+        Returns:
+            (N, S, ...) float32 of each layer, and (N, S) bool: boxes that are not finite, whose
+            values belong to a box without area.
+        """
         num, samples = boxes.shape[:2]
         flat = boxes.float().reshape(num * samples, self.dim)
         broken = ~is_finite(flat).all(dim=1, keepdim=True)
@@ -194,13 +216,15 @@ class EnergyHead(BaseModule):
             else contextlib.nullcontext()
         ):
             x = self.embed(feats, flat, images)
-            energies = self.fc_energy(x).float().unflatten(0, (num, samples))
+            values = [layer(x).float().unflatten(0, (num, samples)) for layer in layers]
+        return values, broken.view(num, samples)
+
+    def of_class(self, values: Tensor, labels: Tensor) -> Tensor:
+        """(N, S, K, ...) values of K classes -> (N, S, ...), those of ``labels`` (N,) int64."""
         if self.class_agnostic:
-            f = energies[..., 0]
-        else:
-            column = labels.long().view(num, 1, 1).expand(-1, samples, 1)
-            f = energies.gather(2, column).squeeze(2)
-        return f.masked_fill(broken.view(num, samples), float("-inf"))
+            return values[:, :, 0]
+        index = labels.long().view(-1, *[1] * (values.dim() - 1))
+        return values.take_along_dim(index, 2).squeeze(2)
 
     def check_targets(self, feats: Sequence[Tensor], batch_index: Tensor, labels: Tensor) -> None:
         """Check everything that pooling and the choice of a class do not check for each evaluation.
@@ -250,7 +274,12 @@ class EnergyHead(BaseModule):
             ValueError: a label or a batch index is out of range.
         """
         self.check_targets(feats, batch_index, labels)
-        return BoxLogDensity.recordable(self, feats, reference, batch_index, labels)
+        return self.log_density_type.recordable(self, feats, reference, batch_index, labels)
+
+    @property
+    def log_density_type(self) -> type[BoxLogDensity]:
+        """The class of what :meth:`log_density_fn` returns."""
+        return BoxLogDensity
 
     def loss(
         self,
@@ -281,7 +310,14 @@ class EnergyHead(BaseModule):
         else:
             out = self.objective(fn, targets, avg_factor=avg_factor)
         losses = {f"energy_{name}": value for name, value in out.items() if name != "loss"}
+        losses |= self.further_losses(fn, avg_factor)
         return {"loss_energy": self.loss_weight * out["loss"], **losses}
+
+    def further_losses(
+        self, fn: BoxLogDensity, avg_factor: float | Tensor | None
+    ) -> dict[str, Tensor]:
+        """Losses of a subclass beside the objective, which has evaluated ``fn`` before; none."""
+        return {}
 
     def training_problem(
         self, feats: Sequence[Tensor], gt_boxes: Tensor, batch_index: Tensor, labels: Tensor

@@ -15,7 +15,11 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ebm_mmdet.energy import Refiner
-from ebm_mmdet.models.detectors.detector_wrapper import DetectorWrapper, detector_covariance
+from ebm_mmdet.models.detectors.detector_wrapper import (
+    DetectorWrapper,
+    check_regression,
+    detector_covariance,
+)
 
 from ..connected_zero import connected_zero
 from .dim_intervals import DimIntervals
@@ -106,6 +110,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         self.wrap(inner, feature_source, freeze_detector, train_cfg, test_cfg, min_score)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
+        check_regression(self.energy_head, self.refiner)
 
     def train(self, mode: bool = True) -> EBM3DDetector:
         """Set the training mode; a frozen detector stays in eval mode, see ``bn_train_mode``."""
