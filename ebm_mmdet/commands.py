@@ -139,6 +139,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{arguments.prog} {args.command}: interrupted", file=sys.stderr)
         return 130
+    except SyntaxError as error:  # the interpreter has no name of the file
+        print(f"{arguments.prog} {args.command}: in the config: {error}", file=sys.stderr)
+        return 1
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"{arguments.prog} {args.command}: {error}", file=sys.stderr)
         return 1
@@ -252,13 +255,14 @@ def _predict(args: argparse.Namespace) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> None:
-    from mmengine.device import get_device
-
     cfg = _config(args.config)
     if _is_3d(cfg):
         _calibrate_3d(cfg, args)
         return
     from .apis import calibrate
+    from .engine import usable_device
+
+    usable_device(args.device)  # before the data is read
 
     if args.undirected:
         raise ValueError("--undirected is for the yaw of 3D boxes, and this is a config for images")
@@ -276,7 +280,7 @@ def _calibrate(args: argparse.Namespace) -> None:
             args.score_thr,
             args.iou_thr,
             args.min_count,
-            args.device or get_device(),
+            args.device,
             say=_say,
         )
     except KeyboardInterrupt:
@@ -285,8 +289,6 @@ def _calibrate(args: argparse.Namespace) -> None:
 
 
 def _calibrate_3d(cfg, args: argparse.Namespace) -> None:
-    from mmengine.device import get_device
-
     from ebm_mmdet3d.apis import calibrate_3d
 
     if args.images:
@@ -304,7 +306,7 @@ def _calibrate_3d(cfg, args: argparse.Namespace) -> None:
         args.iou_thr,
         args.min_count,
         args.undirected,
-        args.device or get_device(),
+        args.device,
         say=_say,
     )
 

@@ -62,8 +62,8 @@ def refine_file(
     Raises:
         FileNotFoundError: there is no such file or folder.
         FileExistsError: ``out`` exists.
-        ValueError: a file has another format, the config has no energy head, or the classes of the
-            boxes are not known and the head needs them.
+        ValueError: there is no such device, a file has another format, the config has no energy
+            head, or the classes of the boxes are not known and the head needs them.
     """
     if Path(out).exists():
         raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
@@ -85,7 +85,7 @@ def refine_file(
             f"{cfg.filename or 'the config'} has no energy head; `python -m ebm_mmdet fit` trains "
             "one"
         )
-    model = load_detector(cfg, checkpoint, device or _usual_device())
+    model = load_detector(cfg, checkpoint, device)
     labels = _labels(found, listing, model)
     refiner = model.refiner
     if steps is not None:
@@ -249,7 +249,3 @@ def _labels(found: BoxFile, listing: Mapping | None, model: EBMDetector) -> list
 
 def _example(number: int, row: Mapping) -> str:
     return f"entry {number}, image {row['image_id']!r}, bbox {row['bbox']!r}"
-
-
-def _usual_device() -> str:
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
