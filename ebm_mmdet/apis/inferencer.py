@@ -16,6 +16,7 @@ from mmdet.apis import DetInferencer
 from mmdet.structures import DetDataSample, SampleList
 from mmengine.config import Config
 
+from ..engine import usable_device
 from ..engine.stored_intervals import attach_stored_intervals, model_digest
 from ..files import write_bytes, write_json
 from ..models.detectors import EBMDetector
@@ -55,7 +56,7 @@ class EBMInferencer(DetInferencer):
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         weights = os.fspath(weights) if isinstance(weights, os.PathLike) else weights
         self._weights = weights
-        super().__init__(model, weights, device, **kwargs)
+        super().__init__(model, weights, usable_device(device), **kwargs)
 
     def _init_model(self, cfg, weights, device="cpu"):
         self._digest = model_digest(cfg) if "model" in cfg else ""

@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{arguments.prog} {args.command}: interrupted", file=sys.stderr)
         return 130
+    except SyntaxError as error:  # the interpreter has no name of the file
+        print(f"{arguments.prog} {args.command}: in the config: {error}", file=sys.stderr)
+        return 1
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"{arguments.prog} {args.command}: {error}", file=sys.stderr)
         return 1

@@ -101,9 +101,10 @@ def _predict(args: argparse.Namespace) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> None:
-    from mmengine.device import get_device
+    from ..engine import usable_device
 
     cfg = read_config(args.config)
+    device = usable_device(args.device)  # before the data is read
     options = dict(
         ann_file=args.ann,
         out=args.out,
@@ -114,7 +115,7 @@ def _calibrate(args: argparse.Namespace) -> None:
         score_thr=args.score_thr,
         iou_thr=args.iou_thr,
         min_count=args.min_count,
-        device=args.device or get_device(),
+        device=device,
         say=say,
     )
     if is_3d(cfg):

@@ -76,10 +76,11 @@ def verdict(rows: Sequence[dict], around: Circumstances) -> Verdict:
     gain, error = energy["change_AP"], energy["error_AP"]
     cost = max(energy["ms_per_image"] - detector["ms_per_image"], 0.0)
     if gain is None or error is None or around.judged < FEWEST_JUDGED:
+        judged = f"{around.judged} judged {around.noun}{'s' * (around.judged != 1)}"
         return Verdict(
             False,
-            f"Nothing can be said from {around.judged} judged {around.noun}s; at least "
-            f"{FEWEST_JUDGED}, with annotations, are needed.",
+            f"Nothing can be said from {judged}; at least {FEWEST_JUDGED}, with annotations, are "
+            "needed.",
             [f"too few {around.noun}s to judge on"],
         )
     ap = around.headings.get("AP", "AP")
