@@ -10,6 +10,7 @@ pytest.importorskip("mmdet", reason="needs mmdet, which `make test` installs")
 from mmdet.registry import MODELS
 
 import ebm_mmdet  # noqa: F401
+from ebm_mmdet.apis.fitting.kl_regressor import KLRegressor
 from ebm_mmdet.apis.fitting.rivals import BoxRegressor, FixedOffset, RegressionStep, rival_boxes
 from ebm_mmdet.energy import RefineChosen
 from ebm_mmdet.models import covariance_to_side_std
@@ -18,7 +19,6 @@ from ebm_mmdet.models.heads import EBMBBoxHead
 from lab.studies.rivals import (
     EnergyEnsemble,
     GaussianStep,
-    KLRegressor,
     RandomNudge,
     learned_proposal,
 )
