@@ -69,11 +69,11 @@ def with_gaussian_prior(
 def _posterior(likelihood: LogDensityFn, mean: Tensor, std: Tensor, tau: float) -> LogDensityFn:
     if isinstance(likelihood, SelectableLogDensityFn):
         return _SelectablePosterior(likelihood, mean, std, tau)
-    return _Posterior(likelihood, mean, std, tau)
+    return Posterior(likelihood, mean, std, tau)
 
 
 @dataclass(frozen=True, eq=False)
-class _Posterior:
+class Posterior:
     """τ f + log N(y; mean, std²)."""
 
     likelihood: LogDensityFn
@@ -87,7 +87,7 @@ class _Posterior:
 
 
 @dataclass(frozen=True, eq=False)
-class _SelectablePosterior(_Posterior):
+class _SelectablePosterior(Posterior):
     """The same, narrowed together with f."""
 
     likelihood: SelectableLogDensityFn

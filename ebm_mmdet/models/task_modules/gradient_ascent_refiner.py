@@ -66,10 +66,16 @@ class GradientAscentRefiner:
         num_modes: K, at most S; 0 to return none.
         num_samples: points among which the starts are chosen, even and at least 2 D.
         seed: of ε.
+        cuda_graph: run the climb on a GPU as one CUDA graph, where it can be
+            (:mod:`ebm_mmdet.models.fused_climb`); elsewhere the loop is used, and the log says why,
+            once. **Experimental: it has not run on a GPU yet.** What a climb of an ``EBMBBoxHead``
+            launches is tested in Triton's interpreter, the recording is not.
+        precision: of the products with the trunk's weights in that graph: ``'fp32'``, ``'tf32'``,
+            or ``'bf16x2'`` (weights and maps in bfloat16, activations as a sum of two).
 
     Raises:
         ValueError: neither a step size nor a prior is given, ``prior`` has unknown keys, or another
-            argument is outside its range.
+            argument is outside its range, or has no effect.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), Algorithm 1.
     """
@@ -78,6 +84,7 @@ class GradientAscentRefiner:
     acceleration: Acceleration | None = None
     tolerance = 0.0
     num_starts, num_modes = 1, 0
+    cuda_graph, precision = False, "fp32"
 
     def __init__(
         self,
@@ -93,6 +100,8 @@ class GradientAscentRefiner:
         num_modes: int = 0,
         num_samples: int = 64,
         seed: int = 0,
+        cuda_graph: bool = False,
+        precision: str = "fp32",
     ) -> None:
         if step_size is None and prior is None:
             raise ValueError(
@@ -128,6 +137,11 @@ class GradientAscentRefiner:
             raise ValueError(f"num_modes={num_modes} needs several starts; set num_starts")
         self.num_starts, self.start_std, self.num_modes = num_starts, start_std, num_modes
         self.num_samples, self.seed = num_samples, seed
+        if precision not in ("fp32", "tf32", "bf16x2"):
+            raise ValueError(f"precision={precision!r} is unknown; use 'fp32', 'tf32' or 'bf16x2'")
+        if precision != "fp32" and not cuda_graph:
+            raise ValueError(f"precision={precision!r} has an effect only with cuda_graph=True")
+        self.cuda_graph, self.precision = cuda_graph, precision
 
     def __call__(
         self,
@@ -173,6 +187,22 @@ class GradientAscentRefiner:
         step_size: float | Sequence[float] | Tensor,
     ) -> RefinementResult:
         """:func:`~ebm_mmdet.energy.gradient_ascent` with the settings of this refiner."""
+        if self.cuda_graph:
+            from ..fused_climb import fused_climb  # it needs heads, which need this package
+
+            result = fused_climb(
+                log_density_fn,
+                y0,
+                step_size,
+                self.num_steps,
+                self.decay,
+                self.acceleration,
+                self.tolerance,
+                self.return_trace,
+                self.precision,
+            )
+            if result is not None:
+                return result
         return gradient_ascent(
             log_density_fn,
             y0,
