@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ class Graphs:
             New tensors: points (n, 4), log-density (n,) float32, accepted steps (n,) int64. None if
             the climb could not be recorded, see :attr:`failure`.
         """
-        with self._lock:
+        with self._lock, torch.cuda.device_of(inputs):
             if self.failure is not None:
                 return None
             self._order_streams()
@@ -100,8 +101,12 @@ class Graphs:
             n, plan = len(inputs), found.plan
             result = plan.y[:n].clone(), plan.f[:n].clone(), plan.accepted[:n].clone()
             if inputs.is_cuda:
-                self._last_run = torch.cuda.current_stream(inputs.device).record_event()
+                self._last_run = torch.cuda.current_stream().record_event()
             return result
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # Python, or the driver, may be shutting down
+            self._wait()
 
     def _find(self, head: EBMBBoxHead, recipe: Recipe, feats: Sequence[Tensor]) -> _Recorded:
         dtype = torch.bfloat16 if recipe.precision == "bf16x2" else torch.float32

@@ -332,6 +332,24 @@ def test_steps_that_are_out_of_range_are_refused_as_by_the_loop(graphs):
     assert not len(graphs.graphs_of(function().head, torch.device("cpu")))
 
 
+def test_beside_the_graph_a_climb_is_few_operations(graphs, monkeypatch):
+    """Check of the settings, copies to the buffers and back; nothing waits."""
+    work, head = DeviceWork(), make_head().to("meta")
+    kept = graphs.graphs_of(head, torch.device("meta"))
+    kept._make = lambda plan: lambda: None
+    monkeypatch.setattr(type(head), "check_targets", lambda *_: None)
+    zeros = torch.zeros(100, dtype=torch.int64, device="meta")
+    boxes, y0 = boxes_of_all_levels(100).to("meta"), torch.zeros(100, 4, device="meta")
+    fn = head.log_density_fn(head.prepare(feature_maps("meta")), boxes, zeros, zeros)
+    for _ in range(2):
+        work.operations.clear()
+        with work:
+            assert module.fused_climb(fn, y0, STEP, 10, 0.5) is not None
+    assert len(kept) == 1
+    assert not +work.waits
+    assert work.operations.total() <= 20
+
+
 KERNELS = {
     "advance": (
         ["*fp32"] * 6
