@@ -24,6 +24,7 @@ __all__ = [
     "write_bytes",
     "write_csv",
     "write_json",
+    "write_new_text",
     "write_text",
 ]
 
@@ -67,6 +68,28 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file (UTF-8) as :func:`write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def write_new_text(path: str | Path, text: str) -> None:
+    """Write a text file (UTF-8) that does not exist yet, completely or not at all.
+
+    Raises:
+        FileExistsError: the file exists; its content stays.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        write_text(partial, text)
+        try:
+            os.link(partial, path)  # a rename would replace a file that somebody has made meanwhile
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            if path.exists():
+                raise FileExistsError(f"{path} exists") from None
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value) -> None:

@@ -20,6 +20,7 @@ from ..files import read_json, write_json
 from ..models.detectors import EBMDetector
 from .box_file import BoxFile, Complaints, box_fault, read_boxes
 from .image_index import ImageFile, images_by_id, listed_images, look_at
+from .refiner_of_call import refiner_of_call
 from .trained_detector import image_pipeline, load_detector
 
 __all__ = ["refine_boxes", "refine_file"]
@@ -62,8 +63,8 @@ def refine_file(
     Raises:
         FileNotFoundError: there is no such file or folder.
         FileExistsError: ``out`` exists.
-        ValueError: a file has another format, the config has no energy head, or the classes of the
-            boxes are not known and the head needs them.
+        ValueError: there is no such device, a file has another format, the config has no energy
+            head, or the classes of the boxes are not known and the head needs them.
     """
     if Path(out).exists():
         raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
@@ -85,14 +86,9 @@ def refine_file(
             f"{cfg.filename or 'the config'} has no energy head; `python -m ebm_mmdet fit` trains "
             "one"
         )
-    model = load_detector(cfg, checkpoint, device or _usual_device())
+    model = load_detector(cfg, checkpoint, device)
     labels = _labels(found, listing, model)
-    refiner = model.refiner
-    if steps is not None:
-        if not hasattr(refiner, "num_steps"):
-            raise ValueError(f"{steps} steps, but {type(refiner).__name__} takes no steps")
-        refiner = copy.copy(refiner)
-        refiner.num_steps = int(steps)
+    refiner = refiner_of_call(model, True, steps) or model.refiner
     rows, summary = refine_boxes(model, cfg, found.rows, labels, index, refiner, say)
     write_json(out, {**found.content, "annotations": rows} if found.content else rows)
     return summary
@@ -249,7 +245,3 @@ def _labels(found: BoxFile, listing: Mapping | None, model: EBMDetector) -> list
 
 def _example(number: int, row: Mapping) -> str:
     return f"entry {number}, image {row['image_id']!r}, bbox {row['bbox']!r}"
-
-
-def _usual_device() -> str:
-    return "cuda:0" if torch.cuda.is_available() else "cpu"

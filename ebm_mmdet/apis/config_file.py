@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.hub import get_config
 
+from ..files import write_new_text
 from .config_text import render
 
 __all__ = ["Changes", "refuse_existing", "write_over"]
@@ -76,9 +77,7 @@ def write_over(
         imports=list(dict.fromkeys([*theirs, *packages])),
     )
     text += "\n".join(prelude) + "\n\n" + render(settings)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("x", encoding="utf-8") as file:
-        file.write(text)
+    write_new_text(out, text)
     return out
 
 

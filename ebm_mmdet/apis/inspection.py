@@ -11,9 +11,10 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from ..models.detectors.dry_run import DryRun, default_source, dry_run
-from ..models.detectors.peculiarities import refuse_without_boxes
+from ..models.detectors.peculiarities import refuse_trackers, refuse_without_boxes
 from ..models.detectors.trunk_init import shared_fcs
 from ..models.feature_maps import fill_in_levels
+from .config_faults import building
 from .map_choice import MapRow, finer_module, levels_for, map_rows, order_of
 
 __all__ = ["Inspection", "classes_of", "inner_datasets", "inspect_config", "roi_shift_of"]
@@ -111,8 +112,8 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
         object_size: usual side of an object, in pixels of the network's input.
 
     Raises:
-        ValueError: the config has no model, the model predicts no boxes, or none of its maps can be
-            used.
+        ValueError: the config has no model, the model cannot be built or predicts no boxes, or none
+            of its maps can be used.
         RuntimeError: the detector does not run here on a blank image.
     """
     model = cfg.get("model")
@@ -121,6 +122,9 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
     if model.get("detector") is not None and str(model["type"]).endswith("EBMDetector"):
         model = model["detector"]
     init_default_scope(cfg.get("default_scope") or "mmdet")
+    kind = MODELS.get(model["type"]) if isinstance(model["type"], str) else model["type"]
+    if isinstance(kind, type):  # else it is not registered, as building it will say
+        refuse_trackers(kind)
     detector = _build(model)
     refuse_without_boxes(detector)
     run = dry_run(detector)
@@ -164,7 +168,8 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
 
 def _build(model: Mapping) -> nn.Module:
     """The detector on the CPU in eval mode, from a copy: mmdet's detectors change their config."""
-    detector = MODELS.build(ConfigDict(Config(dict(model=model)).to_dict()["model"]))
+    with building("model"):
+        detector = MODELS.build(ConfigDict(Config(dict(model=model)).to_dict()["model"]))
     detector.eval()  # not returned: mmdet's detectors with a teacher return nothing here
     return detector
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,10 +15,10 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader, load_state_dict
 from torch import nn
 
-from ..engine import CheckpointError
+from ..engine import CheckpointError, usable_device
 from ..engine.stored_intervals import attach_stored_intervals, model_digest
 from ..models.detectors import EBMDetector
 
@@ -34,7 +36,7 @@ __all__ = [
 def load_detector(
     config: str | os.PathLike | Config,
     checkpoint: str | os.PathLike | None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = "cpu",
     cfg_options: dict | None = None,
 ) -> nn.Module:
     """Build the model of a config in eval mode, with the weights of a checkpoint, all of them.
@@ -46,7 +48,7 @@ def load_detector(
     Args:
         config: file, name of a packaged one (``mmdet::NAME``), or config; it does not change.
         checkpoint: file, URL, or None for the weights of the initialisation.
-        device: of the model.
+        device: of the model; None: a GPU if there is one.
         cfg_options: values to merge into the config, by dotted names.
 
     Returns:
@@ -55,8 +57,10 @@ def load_detector(
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
+        ValueError: there is no such device.
         CheckpointError: the checkpoint cannot be read, lacks weights of the model, or has others.
     """
+    device = usable_device(device)
     cfg = read_config(config)
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
@@ -92,7 +96,9 @@ def load_weights(
 ) -> dict:
     """Load a checkpoint into a model, all of its tensors into all of the model's.
 
-    A plain detector's checkpoint fits an ``EBMDetector``, whose head then keeps its values.
+    A plain detector's checkpoint fits an ``EBMDetector``, whose head then keeps its values. The
+    file may have ``state_dict`` among other things, or be one. Prefixes of ``DataParallel`` and
+    ``torch.compile`` are dropped, and so are the second copies ``ema_*`` of mmdet 2.
 
     Args:
         model: on the CPU.
@@ -107,13 +113,48 @@ def load_weights(
         CheckpointError: it cannot be read, or a tensor is missing, without a place, or of another
             shape; the message names it.
     """
+    loaded = CheckpointLoader.load_checkpoint(os.fspath(checkpoint), map_location="cpu")
+    weights = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f"{checkpoint} does not fit {what}: it has no state_dict")
     try:
-        return load_checkpoint(model, os.fspath(checkpoint), map_location="cpu", strict=True)
-    except CheckpointError:
-        raise
+        load_state_dict(model, _plain_names(weights, model.state_dict()), strict=True)
     except RuntimeError as error:  # torch's and mmengine's, of every kind of misfit
-        text = str(error).strip()
-        raise CheckpointError(f"{checkpoint} does not fit {what}: {text}") from error
+        raise CheckpointError(f"{checkpoint} does not fit {what}: {_misfit(error)}") from error
+    return loaded
+
+
+def _plain_names(weights: Mapping, known: Mapping) -> OrderedDict:
+    """Weights under the names that the model has outside of wrappers, ``known``."""
+    named = OrderedDict()
+    for key, value in weights.items():
+        name = re.sub(r"^(module\.|_orig_mod\.)+", "", key)
+        if name in known or not name.startswith("ema_"):
+            named[name] = value
+    named._metadata = getattr(weights, "_metadata", OrderedDict())
+    return named
+
+
+def _misfit(error: RuntimeError) -> str:
+    """What mmengine says about a state dict that does not fit, with one name of each kind."""
+    shapes, others = [], []
+    pattern = r"size mismatch for (\S+): .*torch\.Size\((.*)\) from .*torch\.Size\((.*)\)"
+    for line in str(error).splitlines():
+        found, (kind, _, names) = re.match(pattern, line), line.partition(" in source state_dict: ")
+        if found:
+            shapes.append("{} ({} instead of {})".format(*found.groups()))
+        elif names:
+            meaning = "missing" if kind.startswith("missing") else "not the model's"
+            others.append(_some(names.split(", "), meaning))
+        elif line.strip() and not line.startswith("The model and loaded state dict"):
+            others.append(line.strip())
+    clauses = [_some(shapes, "of another shape")] if shapes else []
+    return "; ".join([*clauses, *others])
+
+
+def _some(names: Sequence[str], what: str) -> str:
+    number = f"{len(names)} tensors are" if len(names) > 1 else "1 tensor is"
+    return f"{number} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
 def image_pipeline(cfg: Config) -> Callable[[str | Path], dict]:

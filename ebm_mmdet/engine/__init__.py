@@ -2,6 +2,7 @@
 
 from .channels_last_hook import ChannelsLastHook
 from .checkpoint import AtomicLocalBackend, find_resumable_checkpoint
+from .devices import usable_device
 from .norm_eval_hook import NormEvalHook
 from .readable_checkpoint_hook import ReadableCheckpointHook
 from .safe_loading import CheckpointError, allow_training_state, read_checkpoint
@@ -15,4 +16,5 @@ __all__ = [
     "allow_training_state",
     "find_resumable_checkpoint",
     "read_checkpoint",
+    "usable_device",
 ]

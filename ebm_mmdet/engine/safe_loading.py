@@ -133,6 +133,17 @@ def is_cut_off(path: Path) -> bool:
         return file.read(len(_LEGACY_MAGIC)) != _LEGACY_MAGIC
 
 
+def _other_content(path: Path) -> str | None:
+    """What a file is that was saved in a checkpoint's place, with the remedy; None if unknown."""
+    with path.open("rb") as file:
+        start = file.read(200).lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
+        return "a web page, such as that of an error or a login; download the file itself"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS; `git lfs pull` in its repository fetches the file"
+    return None
+
+
 def is_plain_attribute(value: object) -> bool:
     """Whether a value is one of the functions that a checkpoint may name."""
     return any(
@@ -144,6 +155,8 @@ def _explain(path: Path, error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     if isinstance(error, OSError):
         return f"{path} cannot be read: {text}. Nothing was changed; make the file readable."
+    if (other := _other_content(path)) is not None:
+        return f"{path} is no checkpoint but {other}. Nothing was changed."
     if is_cut_off(path):
         return (
             f"{path} is not a whole checkpoint ({path.stat().st_size} bytes; a process was killed "

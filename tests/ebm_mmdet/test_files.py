@@ -16,6 +16,7 @@ from ebm_mmdet.files import (
     open_atomic,
     read_json,
     write_json,
+    write_new_text,
     write_text,
 )
 
@@ -62,6 +63,29 @@ def test_refuses_a_broken_page(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match="expected one of each"):
         fill_section(page, "a", "new")
     assert page.read_text() == text
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_replaces_nothing_and_is_whole(tmp_path: Path, monkeypatch, links) -> None:
+    def unsupported(*_) -> None:
+        raise OSError("Operation not supported")
+
+    def full(*_) -> None:
+        raise OSError("No space left on device")
+
+    if not links:
+        monkeypatch.setattr(os, "link", unsupported)
+    path = tmp_path / "sub folder" / "config.py"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            write_new_text(path, "half")
+    assert not list(path.parent.iterdir())
+    write_new_text(path, "a = 1")
+    with pytest.raises(FileExistsError):
+        write_new_text(path, "a = 2")
+    assert path.read_text() == "a = 1"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_table() -> None:

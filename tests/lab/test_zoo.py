@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmcv.cnn.bricks.conv_ws import ConvAWS2d
+from mmcv.ops import CARAFEPack
 from mmengine.registry import init_default_scope
 
-import lab.zoo
-from lab.zoo import families, main, sweep, table
+import zoo as command
+from lab.zoo import substitutes, trial
+from lab.zoo.records import add_records, read_records, table
+from lab.zoo.sweep import families, sweep
 from tests.ebm_mmdet.apis.user_project import DATA, ONE_STAGE
 
 WITHOUT_BOXES = "_base_ = 'mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'\n"
@@ -62,7 +65,7 @@ def test_each_family_says_how_it_went(zoo, tmp_path):
     assert len(lines) == 4
     # What is done is not done again.
     again = sweep(["endless", "small"], out, 5, 16, zoo, lines.append)
-    assert again == [endless, small]
+    assert [*again] == [endless, small]
     assert len(lines) == 4
     text = table([endless, small, panoptic, broken])
     assert [line.split(" | ")[0] for line in text.splitlines()[2:]] == [
@@ -75,20 +78,96 @@ def test_each_family_says_how_it_went(zoo, tmp_path):
 
 def test_an_unknown_family_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(["--out", str(tmp_path / "out"), "--families", "yolox", "yolo_x"])
+        command.main(["--out", str(tmp_path / "out"), "--families", "yolox", "yolo_x"])
     assert "--families yolo_x: not in" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
+def test_results_from_elsewhere_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "families", lambda: dict(a="a.py", b="b.py", c="c.py"))
+    tried = []
+
+    def some(chosen, *_):
+        for name in chosen:
+            tried.append(name)
+            yield dict(family=name, config=f"{name}.py", result="fails", reason="so", trace="long")
+
+    monkeypatch.setattr(command, "sweep", some)
+    records, page = tmp_path / "runs.jsonl", tmp_path / "zoo.md"
+    works = dict(family="b", config="b.py", result="works", source=["neck"], strides=[8])
+    works |= dict(in_channels=[16], masks=True, remarks=["with random proposals"])
+    old = dict(works, family="c", config="old.py")  # of another mmdet
+    add_records(records, [works, old], [])
+    arguments = ["--out", str(tmp_path / "out"), "--records", str(records), "--page", str(page)]
+    command.main([*arguments, "--families", "a", "b"])
+    assert tried == ["a"]
+    known = dict(a="a.py", b="b.py", c="c.py")
+    kept = read_records(records, known)
+    assert [each["family"] for each in kept] == ["a", "b"]
+    assert kept[1] == works
+    assert "trace" not in kept[0]
+    text = page.read_text()
+    assert "2 of 3 families: 1 work, 1 fail." in text
+    row = "| b | b.py | works | neck: strides [8], 16 | masks kept; with random proposals |"
+    assert row in text
+    command.main(arguments)
+    assert tried == ["a", "c"]
+    assert len(read_records(records, known)) == 3
+    capsys.readouterr()
+    records.write_text('{"family": "a"}\n')
+    with pytest.raises(SystemExit):
+        command.main(arguments)
+    assert "runs.jsonl, line 1 is not the result of a family" in capsys.readouterr().err
+    assert tried == ["a", "c"]
+
+
+def test_carafe_is_its_definition():
+    """Equation 3 of CARAFE, cell by cell, with two groups of channels."""
+    torch.manual_seed(0)
+    number, channels, side, kernel, groups, scale = 2, 4, 3, 3, 2, 2
+    x = torch.randn(number, channels, side, side, dtype=torch.float64)
+    masks = torch.randn(number, groups * kernel**2, scale * side, scale * side, dtype=torch.float64)
+    expected = torch.zeros(number, channels, scale * side, scale * side, dtype=torch.float64)
+    padded = torch.nn.functional.pad(x, [1] * 4)
+    for c in range(channels):
+        group = c // (channels // groups)
+        for i in range(scale * side):
+            for j in range(scale * side):
+                row, column = i // scale, j // scale
+                around = padded[:, c, row : row + kernel, column : column + kernel]
+                weights = masks[:, group * kernel**2 : (group + 1) * kernel**2, i, j]
+                expected[:, c, i, j] = (around.flatten(1) * weights).sum(1)
+    torch.testing.assert_close(substitutes.carafe(x, masks, kernel, groups, scale), expected)
+
+
+def test_a_masked_convolution_is_zero_elsewhere():
+    torch.manual_seed(0)
+    layer, x = torch.nn.Conv2d(3, 5, 3, padding=1), torch.randn(1, 3, 6, 7)
+    mask = torch.rand(1, 6, 7) > 0.5
+    found = substitutes.masked_conv2d(x, mask, layer.weight, layer.bias, 1)
+    kept = mask[:, None].expand_as(found)
+    torch.testing.assert_close(found[kept], layer(x)[kept])
+    assert not found[~kept].any()
+
+
+def test_mmcvs_operators_are_replaced_for_a_while():
+    before = substitutes.CARAFE.carafe
+    layer = CARAFEPack(4, scale_factor=2)
+    with substitutes.on_cpu() as used:
+        assert layer(torch.randn(1, 4, 5, 5)).shape == (1, 4, 10, 10)
+        assert used == {"carafe"}
+    assert substitutes.CARAFE.carafe is before
+
+
 def test_the_teachers_config_is_found_in_the_zoo(tmp_path):
     teacher = dict(teacher_config="configs/gfl/gfl_r50_fpn_1x_coco.py")
-    lab.zoo._find_teacher(teacher)
+    trial._find_teacher(teacher)
     assert Path(teacher["teacher_config"]).is_file()
     mine = tmp_path / "mine.py"
     mine.write_text("")
     for given in (dict(teacher_config=str(mine)), dict(teacher_config=dict(type="GFL")), dict()):
         before = dict(given)
-        lab.zoo._find_teacher(given)
+        trial._find_teacher(given)
         assert given == before
 
 
@@ -98,9 +177,9 @@ def test_standardised_weights_are_tamed_and_others_stay():
     x = torch.randn(1, 32, 8, 8)
     with torch.no_grad():
         assert not model(x).isfinite().all() or model(x).abs().max() > 1e20
-        lab.zoo._tame(model)
+        trial._tame(model)
         assert model(x).abs().max() < 1e3
     plain = torch.nn.Conv2d(3, 3, 1)
     before = {key: value.clone() for key, value in plain.state_dict().items()}
-    lab.zoo._tame(plain)
+    trial._tame(plain)
     assert all(torch.equal(plain.state_dict()[key], value) for key, value in before.items())

@@ -15,9 +15,10 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from torch import nn
 
+from ...engine import usable_device
 from ...files import read_json, write_json
 from ..fitting.clock import Clock
-from ..fitting.folder import check_folder, claim_folder, describe_inputs
+from ..fitting.folder import check_folder, claim_folder, describe_inputs, held
 from ..fitting.progress import Progress
 from .annotations import Annotations, read_annotations
 from .exports import write_exports
@@ -99,6 +100,7 @@ def audit(
         raise ValueError(f"folds={folds}; give 2 or more, or 0 for one head that judges all")
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}; give a probability between 0 and 1")
+    usable_device(device)
     config, ann_file, folder = os.fspath(config), Path(ann_file), Path(out_dir)
     cfg = get_config(config) if "::" in config else Config.fromfile(config)
     if not ann_file.is_file():
@@ -120,15 +122,16 @@ def audit(
     annotations = read_annotations(ann_file, place, source.classes)
     parts = assign_folds(annotations.images, folds, seed) if folds else None
     resumed = claim_folder(folder, wanted, "audit", "--out")
-    clock = Clock(folder / "clock.json", 60 * minutes)
-    say(f"going on in {folder}" if resumed else f"working in {folder}")
-    for line in annotations.complaints.lines():
-        say(f"not audited: {line}")
-    steps = _Steps(source, annotations, folder, clock, seed, max_iters, cache_gb * GB, say)
-    results, complete = steps.run(parts)
-    found = find(annotations, results, source.classes)
-    key = hashlib.sha256(repr(sorted(wanted.items())).encode()).hexdigest()[:16]
-    return steps.leave(found, results, complete, threshold, ann_file, folds, key)
+    with held(folder, "--out"):
+        clock = Clock(folder / "clock.json", 60 * minutes)
+        say(f"going on in {folder}" if resumed else f"working in {folder}")
+        for line in annotations.complaints.lines():
+            say(f"not audited: {line}")
+        steps = _Steps(source, annotations, folder, clock, seed, max_iters, cache_gb * GB, say)
+        results, complete = steps.run(parts)
+        found = find(annotations, results, source.classes)
+        key = hashlib.sha256(repr(sorted(wanted.items())).encode()).hexdigest()[:16]
+        return steps.leave(found, results, complete, threshold, ann_file, folds, key)
 
 
 class _Steps:

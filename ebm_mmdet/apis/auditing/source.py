@@ -15,7 +15,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from ...engine import read_checkpoint
+from ...engine import read_checkpoint, usable_device
 from ...models.detectors import EBMDetector
 from ...models.pixels import network_pixels
 from ..box_file import box_fault
@@ -55,14 +55,15 @@ def load_source(
             from finer maps.
 
     Raises:
-        ValueError: the config has no training settings for a head, or is that of a 3D detector.
+        ValueError: there is no such device, the config has no training settings for a head, or is
+            that of a 3D detector.
         FileNotFoundError: there is no such checkpoint.
         CheckpointError: it does not fit the config.
     """
     if str(cfg.get("default_scope")) == "mmdet3d":
         raise ValueError("this is the config of a 3D detector; audit looks at boxes in images")
     init_default_scope(cfg.get("default_scope") or "mmdet")
-    device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = usable_device(device)
     wrapped = str(cfg.get("model", {}).get("type", "")).endswith("EBMDetector")
     loaded = load_detector(cfg, checkpoint, device)
     meta = loaded.dataset_meta

@@ -11,6 +11,7 @@ import numpy as np
 from mmengine.config import Config
 
 from ..inspection import inner_datasets
+from .items import refuse_absent_files
 from .kind import Kind
 
 __all__ = ["FitData", "split_data"]
@@ -85,6 +86,7 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
     Raises:
         ValueError: there are too few images, labels do not fit the detector's classes, or a data
             set does not tell its images apart.
+        FileNotFoundError: some of the images are not there.
     """
     nouns = f"{kind.noun}s"
     train = _build(cfg.train_dataloader.dataset, kind)
@@ -107,8 +109,9 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
             )
     parts = 2 if validation is None else 1
     if len(order) < parts + 1:
+        there = f"{len(order)} {kind.noun}{'s' * (len(order) != 1)}"
         raise ValueError(
-            f"the training data has {len(order)} {nouns} with boxes; at least {parts + 1} are "
+            f"the training data has {there} with boxes; at least {parts + 1} are "
             f"needed: one to train on, one to tune on{', one to judge on' if parts == 2 else ''}. "
             + (f"Annotate more {nouns}" if parts == 1 else "The validation set has no annotations")
         )
@@ -177,6 +180,7 @@ def _contents(dataset, num_classes: int, kind: Kind, part: str) -> tuple[list[st
             break
         keys.append(kind.key(info))
         counts.append(int(_gives_boxes(dataset, kind)) if number is None else number)
+    refuse_absent_files(keys, kind.noun, part)
     return keys, counts
 
 

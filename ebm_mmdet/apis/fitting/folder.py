@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config
 
 from ...files import read_json, write_json
 
-__all__ = ["check_folder", "claim_folder", "describe_inputs"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["check_folder", "claim_folder", "describe_inputs", "held"]
 
 SETTINGS = "settings.json"
 
@@ -60,10 +68,15 @@ def check_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "-
         Whether an earlier call has begun in it.
 
     Raises:
-        FileExistsError: the folder has other content, or a fit with other settings.
+        FileExistsError: the folder has other content, a fit with other settings, or one that is
+            running.
+        PermissionError: it cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; give another {option}")
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{there} cannot be written; give another {option} than {folder}")
     stored = read_json(folder / SETTINGS)
     if stored is None:
         if folder.exists() and any(folder.iterdir()):
@@ -77,7 +90,41 @@ def check_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "-
             f"{folder} has {_a(what)} with another {', '.join(changed)}; give a new {option}, or "
             "remove this one"
         )
+    with held(folder, option):  # said now rather than after the data has been read
+        pass
     return True
+
+
+@contextmanager
+def held(folder: Path, option: str = "--out-dir") -> Iterator[None]:
+    """Keep an existing folder for this process; the system lets go of it when the process dies.
+
+    Where the file system has no locks (some network disks, Windows) nothing is kept.
+
+    Args:
+        folder: the folder.
+        option: name of the option that gives the folder, for messages.
+
+    Raises:
+        FileExistsError: another process works in the folder.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(
+                f"another process works in {folder}; wait until it has ended, or give another "
+                f"{option}"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
 
 
 def _a(noun: str) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from pycocotools.coco import COCO
 
+from .items import read_item
+
 __all__ = ["ImageSet", "image_key"]
 
 
@@ -42,7 +44,8 @@ class ImageSet:
         return len(self.indices)
 
     def __getitem__(self, position: int) -> dict:
-        return self.dataset[self.indices[position]]
+        """An item of the data set's pipeline; see :func:`.items.read_item`."""
+        return read_item(self.dataset, self.indices[position], image_key)
 
     def truth(self, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Annotations of an image: boxes (n, 4) xyxy, labels (n,), whether to ignore (n,) bool."""

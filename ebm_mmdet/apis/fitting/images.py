@@ -18,6 +18,7 @@ from ...datasets import use_checked_annotations
 from ...energy import fit_residual_std
 from ...evaluation import MatchedDetections
 from ...evaluation.average_precision import METRICS
+from ..config_faults import building
 from ..energy_config import add_energy_head, refuse_3d, write_energy_config
 from ..residuals import matched_residuals
 from . import detections, views
@@ -62,7 +63,8 @@ class Images:
     # Data.
 
     def dataset(self, config: Mapping):
-        return DATASETS.build(copy.deepcopy(config))
+        with building("a data set"):
+            return DATASETS.build(copy.deepcopy(config))
 
     def plain_dataset(self, config: Mapping, pipeline: Sequence[Mapping]) -> dict:
         if "datasets" in config:

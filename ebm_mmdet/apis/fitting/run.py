@@ -15,11 +15,12 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from torch import nn
 
+from ...engine import usable_device
 from ...files import read_json
 from ..trained_detector import load_weights
 from .clock import Clock
 from .data import split_data
-from .folder import check_folder, claim_folder, describe_inputs
+from .folder import check_folder, claim_folder, describe_inputs, held
 from .images import Images
 from .kind import Kind
 from .page import table
@@ -103,6 +104,7 @@ def run_fit(
     for name, value in dict(minutes=minutes, cache_gb=cache_gb, max_iters=max_iters).items():
         if not 0 <= value < math.inf or (value == 0 and name != "cache_gb"):
             raise ValueError(f"{name}={value}; give a positive number")
+    on = usable_device(device)
     config, checkpoint = os.fspath(config), Path(checkpoint)
     stem = Path(config.rpartition("::")[2]).stem
     folder = Path(out_dir) if out_dir is not None else Path(f"{stem}_fit")
@@ -116,32 +118,36 @@ def run_fit(
         return done
     kind.begin(plain)
     cfg = kind.add_energy_head(plain, checkpoint, max_iters)
+    model = _load(cfg, checkpoint, on)  # may fail, and the data may take minutes to read
     data = split_data(cfg, seed, kind)
-    about_data = kind.about_data(data)
+    about_data, before = kind.about_data(data), cfg.model
     cfg = kind.add_energy_head(plain, checkpoint, max_iters, **about_data)
     with tempfile.TemporaryDirectory() as scratch:
         # Raises now what would be raised at the end: some configs cannot be inherited from.
         kind.write_config(config, checkpoint, Path(scratch) / "config.py", max_iters, **about_data)
-    model = _load(cfg, checkpoint, device)
+    if cfg.model != before:
+        model = _load(cfg, checkpoint, on)
     resumed = claim_folder(folder, wanted)
-    clock = Clock(folder / "clock.json", 60 * minutes)
-    say(f"going on in {folder}" if resumed else f"working in {folder}")
-    residuals = measure_residuals(
-        kind,
-        model,
-        data,
-        folder / "residuals.json",
-        RESIDUALS_SHARE * 60 * minutes,
-        clock,
-        seed,
-        Progress("measuring the detector", say, clock),
-    )
-    about_data["residuals"] = residuals
-    cfg = kind.add_energy_head(plain, checkpoint, max_iters, **about_data)
-    sigmas = cfg.model.energy_head.objective.noise.sigmas
-    say(f"{len(residuals)} boxes of the detector match an object; noise of the training {sigmas}")
-    steps = Steps(kind, cfg, data, model, folder, clock, seed, max_iters, about_data, say)
-    return steps.run(config, checkpoint, stem, cache_gb)
+    with held(folder):
+        clock = Clock(folder / "clock.json", 60 * minutes)
+        say(f"going on in {folder}" if resumed else f"working in {folder}")
+        residuals = measure_residuals(
+            kind,
+            model,
+            data,
+            folder / "residuals.json",
+            RESIDUALS_SHARE * 60 * minutes,
+            clock,
+            seed,
+            Progress("measuring the detector", say, clock),
+        )
+        about_data["residuals"] = residuals
+        cfg = kind.add_energy_head(plain, checkpoint, max_iters, **about_data)
+        sigmas = cfg.model.energy_head.objective.noise.sigmas
+        matched = f"{len(residuals)} boxes of the detector match an object"
+        say(f"{matched}; noise of the training {sigmas}")
+        steps = Steps(kind, cfg, data, model, folder, clock, seed, max_iters, about_data, say)
+        return steps.run(config, checkpoint, stem, cache_gb)
 
 
 def _finished(folder: Path, kind: Kind, say: Callable[[str], None]) -> dict | None:
@@ -154,7 +160,7 @@ def _finished(folder: Path, kind: Kind, say: Callable[[str], None]) -> dict | No
     return result
 
 
-def _load(cfg: Config, checkpoint: Path, device: str | None) -> nn.Module:
+def _load(cfg: Config, checkpoint: Path, device: torch.device) -> nn.Module:
     """The wrapper with the detector's weights.
 
     Raises:
@@ -162,5 +168,4 @@ def _load(cfg: Config, checkpoint: Path, device: str | None) -> nn.Module:
     """
     model = MODELS.build(copy.deepcopy(cfg.model))
     load_weights(model.detector, checkpoint, "the detector of the config")
-    device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
     return model.to(device).eval()

@@ -66,7 +66,7 @@ class HeadTraining:
         torch.manual_seed(seed)
         self.iteration, self.seconds = 0, 0.0
         self.losses: dict[str, list[float]] = {name: [] for name in heads}
-        """Mean loss of each hundred iterations."""
+        """Mean loss of each hundred iterations, or of all if there are fewer."""
         self.finished = False
         if path.exists():
             self._load()
@@ -111,6 +111,9 @@ class HeadTraining:
                     saved = now
                 progress(share)
             self.finished = True
+            for name in sums:
+                if count and not self.losses[name]:  # a training of less than a hundred iterations
+                    self.losses[name].append(sums[name] / count)
         finally:
             self.save(clock)
         for head in self.heads.values():

@@ -12,6 +12,8 @@ from ...models.detectors import EBMDetector
 from ..feature_cache import TrainingView, collate
 from .clock import Clock
 from .data import FitData
+from .image_set import image_key
+from .items import read_item
 
 __all__ = ["Batches", "bytes_of", "make_view"]
 
@@ -30,7 +32,7 @@ def make_view(model: EBMDetector, data: FitData, index: int) -> TrainingView | N
     None if its augmentation has left no box, or has put an image in its place that must not be
     trained on (mmengine's data sets replace an image without boxes by another one).
     """
-    item = data.train[index]
+    item = read_item(data.train, index, image_key)
     sample = item["data_samples"]
     if str(sample.metainfo.get("img_path", "")) in data.held_out:
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 
+from mmdet.models.data_preprocessors import MultiBranchDataPreprocessor
+from mmdet.models.mot import BaseMOTModel
 from mmdet.structures import SampleList
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -11,16 +13,24 @@ from torch import Tensor, nn
 from ..masks import innermost
 from ..pixels import network_pixels
 
-__all__ = ["predict_boxes", "refuse_without_boxes", "warn_without_boxes"]
+__all__ = [
+    "predict_boxes",
+    "refuse_trackers",
+    "refuse_without_boxes",
+    "single_image_preprocessor",
+    "warn_without_boxes",
+]
 
 
 def refuse_without_boxes(detector: nn.Module) -> None:
     """Raise unless the detector predicts instances; called when a wrapper is built.
 
     Raises:
-        ValueError: it is a panoptic segmentor that gives no instances (PanopticFPN, MaskFormer).
+        ValueError: it is a model of videos, or a panoptic segmentor that gives no instances
+            (PanopticFPN, MaskFormer).
     """
     detector = innermost(detector)
+    refuse_trackers(type(detector))
     if getattr(detector, "panoptic_fusion_head", None) is None:
         return
     test_cfg = getattr(detector, "test_cfg", None) or {}
@@ -29,6 +39,15 @@ def refuse_without_boxes(detector: nn.Module) -> None:
             f"{type(detector).__name__} predicts a panoptic map and no pred_instances, so there "
             "are no boxes to refine; wrap a detector of boxes, or, for MaskFormer and Mask2Former, "
             "set model.detector.test_cfg.instance_on=True"
+        )
+
+
+def refuse_trackers(kind: type) -> None:
+    """Raise ``ValueError`` for a class of models of videos; nothing needs to be built."""
+    if issubclass(kind, BaseMOTModel):
+        raise ValueError(
+            f"{kind.__name__} tracks objects in videos; refine a detector of images, such as the "
+            "one that most trackers have as model.detector, with a config of its own"
         )
 
 
@@ -45,6 +64,14 @@ def warn_without_boxes(detector: nn.Module) -> None:
             logger="current",
             level=30,  # logging.WARNING
         )
+
+
+def single_image_preprocessor(detector: nn.Module) -> nn.Module:
+    """The detector's preprocessor; of a semi-supervised detector, the one for single images."""
+    preprocessor = detector.data_preprocessor
+    if isinstance(preprocessor, MultiBranchDataPreprocessor):
+        return preprocessor.data_preprocessor
+    return preprocessor
 
 
 def predict_boxes(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...energy import LogDensityFn, RefinementResult
-from ...energy.priors import Posterior
+from ...energy.priors import LogPosterior
 from ...energy.steps import Acceleration, Steps
 from ..heads import BoxLogDensity
 from .products import Precision
@@ -85,7 +85,7 @@ def fused_climb(
 
 
 def climb_inputs(
-    fn: BoxLogDensity, posterior: Posterior | None, y0: Tensor, size: Tensor
+    fn: BoxLogDensity, posterior: LogPosterior | None, y0: Tensor, size: Tensor
 ) -> Tensor:
     """Everything that differs from box to box, (N S, COLUMNS) float32 in the order of kernels.py.
 

@@ -74,7 +74,7 @@ def _offset_from_mean(given, point):
 @triton.jit
 def advance(
     inputs, partial, y, origin, slope, size, active, sound, moved, proposal, rois, levels,
-    limits, shifts, temperature, tolerance, longest, bins,
+    limits, shifts, margin, temperature, tolerance, longest, bins,
     BEGIN: tl.constexpr, BB: tl.constexpr, STOPS: tl.constexpr, LEVELS: tl.constexpr,
     LAST_PIXEL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -82,8 +82,9 @@ def advance(
 
     BEGIN: that is the starting point, and the state of the climb is set. Otherwise `partial` (N,
     bins, 5) has the gradient of f to the box at y, and is read where the last step `moved` the box.
-    `limits` are areas, ascending: a level's is that of the smallest box beyond it. `shifts` are
-    added to all sides of boxes of a level, in pixels.
+    `limits` are areas, ascending: a level's is that of the smallest box beyond it. The region that
+    is pooled is wider than the box by `margin` of its sides on each side, and moved by the level's
+    entry of `shifts`, in pixels.
     """
     n = tl.program_id(0).to(tl.int64)
     given, at, k = inputs + n * _COLUMNS, n * 4, tl.arange(0, 4)
@@ -108,6 +109,10 @@ def advance(
         by_top = tl.sum(tl.load(sides + 2, mask=here, other=0.0), 0)
         by_right = tl.sum(tl.load(sides + 3, mask=here, other=0.0), 0)
         by_bottom = tl.sum(tl.load(sides + 4, mask=here, other=0.0), 0)
+        # From the region to the box: each side of the region moves with both sides of the box.
+        wider, higher = margin * (by_right - by_left), margin * (by_bottom - by_top)
+        by_left, by_right = by_left - wider, by_right + wider
+        by_top, by_bottom = by_top - higher, by_bottom + higher
         grow_x, grow_y = 1.0 + _expm1(_entry(now, 2)), 1.0 + _expm1(_entry(now, 3))
         found = _four(
             width * (by_left + by_right),
@@ -152,9 +157,12 @@ def advance(
     if LAST_PIXEL:
         right = tl.maximum(right - 1.0, left, propagate_nan=_NANS)
         bottom = tl.maximum(bottom - 1.0, top, propagate_nan=_NANS)
-    box = _four(left + shift, top + shift, right + shift, bottom + shift)
+    across = margin * tl.maximum(right - left, 0.0, propagate_nan=_NANS)
+    along = margin * tl.maximum(bottom - top, 0.0, propagate_nan=_NANS)
+    left, right, top, bottom = left - across, right + across, top - along, bottom + along
+    region = _four(left + shift, top + shift, right + shift, bottom + shift)
     tl.store(rois + n * 5, tl.load(given + _IMAGE))
-    tl.store(rois + n * 5 + 1 + k, box)
+    tl.store(rois + n * 5 + 1 + k, region)
     tl.store(levels + n, level)
 
 

@@ -51,6 +51,8 @@ class Layout(NamedTuple):
     """Added to all sides of boxes, in pixels, of each level."""
     last_pixel: bool
     """Whether boxes are pooled without their last pixel at the right and at the bottom."""
+    margin: float
+    """By how much of a side the pooled region is wider, on each side of the box."""
 
     @classmethod
     def of(cls, head: EBMBBoxHead) -> Layout:
@@ -58,7 +60,8 @@ class Layout(NamedTuple):
         shifts = tuple(head.roi_shift * stride for stride in head.strides)
         limits = tuple(head._smallest_areas)
         scales = tuple(1 / stride for stride in head.strides)
-        return cls(head.pool_size, scales, limits, shifts, head.legacy_plus_one)
+        margin = 0.5 * (head.region_scale - 1)
+        return cls(head.pool_size, scales, limits, shifts, head.legacy_plus_one, margin)
 
 
 class MapBuffers:
@@ -240,8 +243,8 @@ class ClimbPlan:
             kernels.advance[(recipe.rows,)](
                 self.inputs, self._partial, self.y, self._origin, self._slope, self._size,
                 self._active, self._sound, self._moved, self._proposal, self._rois, self._levels,
-                layout.limits or (0.0,), layout.shifts, recipe.temperature, recipe.tolerance,
-                LONGEST, bins, step == 0, recipe.accelerated and step > 1, recipe.tolerance > 0,
+                layout.limits or (0.0,), layout.shifts, layout.margin, recipe.temperature,
+                recipe.tolerance, LONGEST, bins, step == 0, recipe.accelerated and step > 1, recipe.tolerance > 0,
                 len(layout.scales), layout.last_pixel, triton.next_power_of_2(bins), num_warps=1,
                 enable_fp_fusion=True,
             )  # fmt: skip

@@ -15,7 +15,7 @@ from ebm_ops import backend_info
 from ...energy import LogDensityFn
 from ...energy.float32_linear import Float32Linear
 from ...energy.host_reads import records_graph
-from ...energy.priors import Posterior
+from ...energy.priors import LogPosterior
 from ..heads import BoxLogDensity, EBMBBoxHead
 from .products import Precision
 
@@ -24,12 +24,12 @@ __all__ = ["MOST_BOXES", "say_once", "split_prior", "why_not_here", "why_not_thi
 MOST_BOXES = 512
 """With more, the loop is bound by the GPU, and by leaving out boxes that no longer move."""
 
-_METHODS = ("assign_levels", "decode", "embed", "evaluate", "pool")
+_METHODS = ("assign_levels", "decode", "embed", "evaluate", "of_class", "outputs", "pool")
 
 
-def split_prior(log_density_fn: LogDensityFn) -> tuple[LogDensityFn, Posterior | None]:
+def split_prior(log_density_fn: LogDensityFn) -> tuple[LogDensityFn, LogPosterior | None]:
     """A log-density without its prior, and the whole, if it has one."""
-    if isinstance(log_density_fn, Posterior):
+    if isinstance(log_density_fn, LogPosterior):
         return log_density_fn.likelihood, log_density_fn
     return log_density_fn, None
 

@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData
 from ebm_mmdet.apis.feature_cache import TrainingView
 from ebm_mmdet.apis.fitting.data import FitData
 from ebm_mmdet.apis.fitting.detections import Detected, Method
+from ebm_mmdet.apis.fitting.items import read_item
 from ebm_mmdet.apis.timing import timed
 from ebm_mmdet.energy import evaluate_only
 
@@ -95,7 +96,7 @@ def make_frame_view(model: EBM3DDetector, data: FitData, index: int) -> Training
     Raises:
         ValueError: a label is not one of the detector's classes.
     """
-    item = data.train[index]
+    item = read_item(data.train, index, frame_key)
     if frame_key(item["data_samples"].metainfo | {"sample_idx": ""}) in data.held_out:
         return None
     batch = model.data_preprocessor(pseudo_collate([item]), False)

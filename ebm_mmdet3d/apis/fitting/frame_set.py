@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ebm_mmdet.apis.fitting.items import read_item
+
 __all__ = ["FrameSet", "Truth3D", "annotations", "frame_key"]
 
 
@@ -79,7 +81,7 @@ class FrameSet:
         return len(self.indices)
 
     def __getitem__(self, position: int) -> dict:
-        return self.dataset[self.indices[position]]
+        return read_item(self.dataset, self.indices[position], frame_key)
 
     def truth(self, position: int) -> Truth3D:
         """Annotations of a frame; read once, because settings are compared again and again."""

@@ -13,6 +13,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+from ebm_mmdet.apis.config_faults import building
 from ebm_mmdet.apis.fitting.data import FitData
 from ebm_mmdet.apis.fitting.detections import Detected, Method
 from ebm_mmdet.apis.inspection import inner_datasets
@@ -64,7 +65,8 @@ class Frames:
     # Data.
 
     def dataset(self, config: Mapping):
-        return DATASETS.build(copy.deepcopy(dict(config)))
+        with building("a data set"):
+            return DATASETS.build(copy.deepcopy(dict(config)))
 
     def plain_dataset(self, config: Mapping, pipeline: Sequence[Mapping]) -> dict:
         """The data set inside all wrappers, in test mode, with the steps of the test pipeline.

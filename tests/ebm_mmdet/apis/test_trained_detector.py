@@ -57,7 +57,7 @@ def test_a_checkpoint_that_does_not_fit_names_the_tensors(project, tmp_path, kin
         name = "bbox_head.extra.bias"
         state[name] = torch.zeros(7)
     else:
-        content, name = [1], "No state_dict found"
+        content, name = [1], "no state_dict"
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=rf"other\.pth does not fit the model(?s:.*){name}"):
         load_detector(project / "my_detector.py", tmp_path / "other.pth")
@@ -72,3 +72,35 @@ def test_what_is_not_there_or_cannot_be_read_is_said_as_such(project, tmp_path):
     (tmp_path / "half.pth").write_bytes((project / "epoch_12.pth").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="is not a whole checkpoint"):
         load_detector(project / "my_detector.py", tmp_path / "half.pth")
+
+
+@pytest.mark.parametrize("kind", ["bare", "module.", "_orig_mod.", "module._orig_mod.", "ema_"])
+def test_a_state_dict_may_come_from_a_wrapper_or_alone(project, tmp_path, kind):
+    state = torch.load(project / "epoch_12.pth", weights_only=True)["state_dict"]
+    if kind == "ema_":  # mmdet 2 keeps its second copy beside the weights
+        content = dict(
+            state_dict=state | {f"ema_{k.replace('.', '_')}": v for k, v in state.items()}
+        )
+    elif kind == "bare":
+        content = state
+    else:
+        content = dict(state_dict={kind + key: value for key, value in state.items()})
+    torch.save(content, tmp_path / "other.pth")
+    model = load_detector(project / "my_detector.py", tmp_path / "other.pth")
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+
+
+def test_a_misfit_is_one_line(project, tmp_path):
+    """Of hundreds of tensors some are named: of another shape, missing, and not the model's."""
+    state = torch.load(project / "epoch_12.pth", weights_only=True)["state_dict"]
+    state = {key: value[..., None] for key, value in state.items() if "layer1" not in key}
+    state["mystery"] = torch.zeros(1)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_detector(project / "my_detector.py", tmp_path / "other.pth")
+    text = str(caught.value)
+    assert "\n" not in text
+    assert len(text) < 800
+    assert "backbone.conv1.weight ([8, 3, 7, 7, 1] instead of [8, 3, 7, 7])" in text
+    assert "tensors are missing: backbone.layer1" in text
+    assert "1 tensor is not the model's: mystery" in text

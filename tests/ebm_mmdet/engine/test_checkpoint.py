@@ -379,6 +379,21 @@ def test_only_damaged_files_are_not_a_beginning(content, tmp_path):
     assert (tmp_path / "iter_1.pth").read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\n<!DOCTYPE html><title>Sign in</title>", "a web page"),
+        (b"<html lang='en'>404", "a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9", "a pointer of Git"),
+    ],
+)
+def test_what_was_saved_in_place_of_a_checkpoint_is_named(content, what, tmp_path):
+    (tmp_path / "best.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"best\.pth is no checkpoint but {what}"):
+        read_checkpoint(tmp_path / "best.pth")
+
+
 def test_a_training_that_was_saved_without_its_optimizer_is_not_begun_again(tmp_path):
     state = full_state()
     del state["optimizer"]

@@ -123,7 +123,7 @@ def assert_same(expected, found) -> None:
     ("head", "options"),
     [
         ({}, {}),
-        (dict(roi_shift=-0.5, legacy_plus_one=True), {}),
+        (dict(roi_shift=-0.5, legacy_plus_one=True, region_scale=1.5, regression={}), {}),
         (dict(strides=[8], feature_levels=[0], class_agnostic=True), dict(tolerance=1e-2)),
         (dict(standardize=True, projection_channels=2), dict(acceleration="bb")),
     ],

@@ -356,7 +356,7 @@ KERNELS = {
         + ["*i32"] * 3
         + ["*fp32"] * 2
         + ["*i64", ("fp32",) * 3, ("fp32",) * 4]
-        + ["fp32"] * 3
+        + ["fp32"] * 4
         + ["i32"],
         [
             dict(BEGIN=begin, BB=not begin, STOPS=not begin, LEVELS=4, LAST_PIXEL=begin, BLOCK=64)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_mmdet.apis.fitting.rivals import BoxRegressor, moved_by
-from ebm_mmdet.energy import RefinementResult
+from ebm_mmdet.energy import RefinementResult, RegressingLogDensityFn
 from ebm_mmdet.models.box_coding import encode_boxes
 from ebm_mmdet.models.heads import BoxLogDensity, EBMBBoxHead
 from ebm_mmdet.models.losses import KLLoss
@@ -110,6 +110,7 @@ def learned_proposal(energy_head: dict, residual_std: Sequence[float]) -> dict:
     narrow = (beta * torch.tensor(noise["sigmas"])).tolist()
     return {
         **energy_head,
+        "regression": None,
         "type": "ProposalEBMBBoxHead",
         "proposal": dict(num_components=4, hidden=128),
         "reference_noise": dict(type="GaussianMixtureNoise", sigmas=[list(residual_std)]),
@@ -148,12 +149,12 @@ class EnergyEnsemble(nn.Module):
     def log_density_fn(self, feats, reference, batch_index, labels) -> _MeanLogDensity:
         """See :meth:`EBMBBoxHead.log_density_fn`; ``feats`` is what :meth:`prepare` returned."""
         levels = len(feats) // len(self.heads)
-        return _MeanLogDensity(
-            [
-                head.log_density_fn(feats[i * levels :][:levels], reference, batch_index, labels)
-                for i, head in enumerate(self.heads)
-            ]
-        )
+        members = [
+            head.log_density_fn(feats[i * levels :][:levels], reference, batch_index, labels)
+            for i, head in enumerate(self.heads)
+        ]
+        regress = all(isinstance(member, RegressingLogDensityFn) for member in members)
+        return (_MeanRegression if regress else _MeanLogDensity)(members)
 
 
 class _MeanLogDensity:
@@ -164,4 +165,12 @@ class _MeanLogDensity:
         return torch.stack([member(y) for member in self.members]).mean(0)
 
     def select(self, index: Tensor) -> _MeanLogDensity:
-        return _MeanLogDensity([member.select(index) for member in self.members])
+        return type(self)([member.select(index) for member in self.members])
+
+
+class _MeanRegression(_MeanLogDensity):
+    """Of heads with a regression: also the mean of their steps."""
+
+    def regress(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        f, step = zip(*(member.regress(y) for member in self.members))
+        return torch.stack(f).mean(0), torch.stack(step).mean(0)

@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 from ebm_mmdet.apis import add_energy_head
 from ebm_mmdet.apis.fitting.data import _number_to_tune, split_data
 from ebm_mmdet.apis.fitting.images import Images
+from ebm_mmdet.apis.fitting.views import make_view
 from ebm_mmdet.datasets import use_checked_annotations
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
 
@@ -167,3 +168,20 @@ def test_small_objects(project):
         made = add_energy_head(cfg, "epoch_12.pth", object_size=side)
         assert made.model.get("feature_source") == source
         assert made.model.energy_head.strides == strides
+
+
+def test_an_image_that_is_absent_is_said_at_once(project):
+    (project / "data" / "im 2.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of the 3 images of the training .*im 2\.png"):
+        split()
+
+
+def test_an_image_that_is_broken_is_named(project):
+    data = split()
+    for path in (project / "data").glob("*.png"):
+        path.write_bytes(b"\x89PNG no more")
+    with pytest.raises(ValueError, match=r"im \d\.png cannot be read by the .*same command goes"):
+        data.tune[0]
+    model = None  # it is read before the model is needed
+    with pytest.raises(ValueError, match=r"im \d\.png cannot be read"):
+        make_view(model, data, data.indices[0])

@@ -89,7 +89,7 @@ def refused(project, text, match, error=ValueError, checkpoint="epoch_12.pth"):
 
 def test_what_cannot_work_is_said_before_any_work(project, capsys):
     data = "train_dataloader = dict(dataset=dict({}))\n"
-    refused(project, data.format("indices=1"), "has 1 images with boxes; at least 2")
+    refused(project, data.format("indices=1"), "has 1 image with boxes; at least 2")
     refused(project, data.format("ann_file='none.json'"), r"none\.json", FileNotFoundError)
     classes = "train_dataloader = dict(dataset=dict(metainfo=dict(classes=('ape', 'bat', 'cow'))))"
     refused(project, classes, "'cow'")
@@ -105,3 +105,25 @@ def test_what_cannot_work_is_said_before_any_work(project, capsys):
     arguments = ["fit", "my_detector.py", "epoch_12.pth", "--minutes", "1", "--device", "cpu"]
     assert commands.main(arguments) == 1
     assert "something else in it" in capsys.readouterr().err
+
+
+def test_a_folder_in_use_is_refused(project, monkeypatch):
+    """Two fits never write into one folder; a process that has died does not hold it."""
+    from ebm_mmdet.apis.fitting.folder import claim_folder, held
+
+    folder, settings = project / "my fit", dict(seed=0)
+    claim_folder(folder, settings)
+    with held(folder):
+        for again in (lambda: claim_folder(folder, settings), lambda: held(folder).__enter__()):
+            with pytest.raises(FileExistsError, match="another process works in .*my fit"):
+                again()
+    assert claim_folder(folder, settings)
+    real, quick = HeadTraining._step, {**QUICK, "max_iters": 1}
+
+    def second_fit(self, *arguments):
+        with pytest.raises(FileExistsError, match="another process works in my_detector_fit"):
+            fit("my_detector.py", "epoch_12.pth", **quick)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(HeadTraining, "_step", second_fit)
+    fit("my_detector.py", "epoch_12.pth", **quick)
