@@ -244,9 +244,9 @@ class ClimbPlan:
                 self.inputs, self._partial, self.y, self._origin, self._slope, self._size,
                 self._active, self._sound, self._moved, self._proposal, self._rois, self._levels,
                 layout.limits or (0.0,), layout.shifts, layout.margin, recipe.temperature,
-                recipe.tolerance, LONGEST, bins, step == 0, recipe.accelerated and step > 1, recipe.tolerance > 0,
-                len(layout.scales), layout.last_pixel, triton.next_power_of_2(bins), num_warps=1,
-                enable_fp_fusion=True,
+                recipe.tolerance, LONGEST, bins, step == 0, recipe.accelerated and step > 1,
+                recipe.tolerance > 0, len(layout.scales), layout.last_pixel,
+                triton.next_power_of_2(bins), num_warps=1, enable_fp_fusion=True,
             )  # fmt: skip
 
     def _accept(self, step: int) -> None:
