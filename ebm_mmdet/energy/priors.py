@@ -72,11 +72,11 @@ def _posterior(likelihood: LogDensityFn, mean: Tensor, std: Tensor, tau: float) 
         if isinstance(likelihood, RegressingLogDensityFn):
             return _RegressingPosterior(likelihood, mean, std, tau)
         return _SelectablePosterior(likelihood, mean, std, tau)
-    return _Posterior(likelihood, mean, std, tau)
+    return LogPosterior(likelihood, mean, std, tau)
 
 
 @dataclass(frozen=True, eq=False)
-class _Posterior:
+class LogPosterior:
     """τ f + log N(y; mean, std²)."""
 
     likelihood: LogDensityFn
@@ -90,7 +90,7 @@ class _Posterior:
 
 
 @dataclass(frozen=True, eq=False)
-class _SelectablePosterior(_Posterior):
+class _SelectablePosterior(LogPosterior):
     """The same, narrowed together with f."""
 
     likelihood: SelectableLogDensityFn

@@ -77,10 +77,16 @@ class GradientAscentRefiner:
         regression_steps: R, first steps by the head's regression; 0 for none.
         regression_length: share of the regression's offset that a step tries first; ``decay``
             shortens it where f would fall.
+        cuda_graph: run the climb on a GPU as one CUDA graph, where it can be
+            (:mod:`ebm_mmdet.models.fused_climb`); elsewhere the loop is used, and the log says why,
+            once. **Experimental: it has not run on a GPU yet.** What a climb of an ``EBMBBoxHead``
+            launches is tested in Triton's interpreter, the recording is not.
+        precision: of the products with the trunk's weights in that graph: ``'fp32'``, ``'tf32'``,
+            or ``'bf16x2'`` (weights and maps in bfloat16, activations as a sum of two).
 
     Raises:
         ValueError: neither a step size nor a prior is given, ``prior`` has unknown keys, or another
-            argument is outside its range.
+            argument is outside its range, or has no effect.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), Algorithm 1.
     """
@@ -90,6 +96,7 @@ class GradientAscentRefiner:
     tolerance = 0.0
     num_starts, num_modes = 1, 0
     regression_steps, regression_length = 0, 1.0
+    cuda_graph, precision = False, "fp32"
 
     def __init__(
         self,
@@ -107,6 +114,8 @@ class GradientAscentRefiner:
         seed: int = 0,
         regression_steps: int = 0,
         regression_length: float = 1.0,
+        cuda_graph: bool = False,
+        precision: str = "fp32",
     ) -> None:
         if step_size is None and prior is None and (num_steps or not regression_steps):
             raise ValueError(
@@ -144,6 +153,11 @@ class GradientAscentRefiner:
             raise ValueError(f"num_modes={num_modes} needs several starts; set num_starts")
         self.num_starts, self.start_std, self.num_modes = num_starts, start_std, num_modes
         self.num_samples, self.seed = num_samples, seed
+        if precision not in ("fp32", "tf32", "bf16x2"):
+            raise ValueError(f"precision={precision!r} is unknown; use 'fp32', 'tf32' or 'bf16x2'")
+        if precision != "fp32" and not cuda_graph:
+            raise ValueError(f"precision={precision!r} has an effect only with cuda_graph=True")
+        self.cuda_graph, self.precision = cuda_graph, precision
 
     def __call__(
         self,
@@ -204,6 +218,22 @@ class GradientAscentRefiner:
         step_size: float | Sequence[float] | Tensor | None,
     ) -> RefinementResult:
         """:func:`~ebm_mmdet.energy.gradient_ascent` with the settings of this refiner."""
+        if self.cuda_graph:
+            from ..fused_climb import fused_climb  # it needs heads, which need this package
+
+            result = fused_climb(
+                log_density_fn,
+                y0,
+                0.0 if step_size is None else step_size,
+                self.num_steps,
+                self.decay,
+                self.acceleration,
+                self.tolerance,
+                self.return_trace,
+                self.precision,
+            )
+            if result is not None:
+                return result
         return gradient_ascent(
             log_density_fn,
             y0,
