@@ -102,14 +102,10 @@ def function(head: EBMBBoxHead, boxes: torch.Tensor = BOXES, **maps):
 
 
 def both(fn, y0: torch.Tensor, step=STEP, steps: int = STEPS, decay: float = 0.5, **options):
-    """The loop's result, and that of the plan, which has the same bits in both of two runs."""
+    """The loop's result, and that of the plan."""
     climb = {k: v for k, v in options.items() if k != "precision"}
     expected = gradient_ascent(fn, y0, step, steps, decay, **climb)
-    found, again = (module.fused_climb(fn, y0, step, steps, decay, **options) for _ in range(2))
-    for a, b in zip(found[:3], again[:3]):
-        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
-        assert a.data_ptr() != b.data_ptr()
-    return expected, found
+    return expected, module.fused_climb(fn, y0, step, steps, decay, **options)
 
 
 def assert_same(expected, found) -> None:
@@ -158,7 +154,19 @@ def test_equals_the_loop_with_a_prior_and_several_starts(acceleration):
     expected, found = both(fn, y0, std.square(), 2, acceleration=acceleration)
     assert_same(expected, found)
     assert found.y.shape == (5, 2, 4)
-    assert 0 < found.accepted.sum() < 2 * 10
+    assert found.accepted.sum() > 10
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16x2"])
+def test_the_same_bits_in_new_tensors_whatever_ran_before(precision):
+    head, y0 = make_head(), torch.zeros(5, 4)
+    fn, other = function(head), function(head, seed=2)
+    first, _, again = (
+        module.fused_climb(each, y0, STEP, 2, 0.5, precision=precision) for each in (fn, other, fn)
+    )
+    for a, b in zip(first[:3], again[:3]):
+        assert torch.equal(a, b)
+        assert a.data_ptr() != b.data_ptr()
 
 
 def test_boxes_without_value_or_area():
