@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lab.demo.command import CONFIGS, demo_parser, run_command
+from lab.command_line import run_command
+from lab.demo.command import CONFIGS, demo_parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

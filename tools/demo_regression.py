@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lab.demo.command import run_command
+from lab.command_line import run_command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 
-from lab.demo.command import ROOT, demo_parser, run_command
+from lab.command_line import ROOT, run_command
+from lab.demo.command import demo_parser
 
 STUDY = ROOT / "configs" / "rock" / "rooms_study.yaml"
 

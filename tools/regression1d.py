@@ -17,10 +17,9 @@ never repeated; tables and figures show everything in the output folder.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from lab.command_line import add_page, run_command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,14 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="output folder (default: work_dirs/regression1d/{quick,paper})"
     )
-    parser.add_argument(
-        "--page",
-        type=Path,
-        nargs="?",
-        const=ROOT / "docs" / "regression1d.md",
-        metavar="FILE",
-        help="also fill in the tables of a page (default: docs/regression1d.md)",
-    )
+    add_page(parser, "regression1d.md", "also fill in the tables of a page")
     parser.add_argument(
         "--report", action="store_true", help="run nothing: tables and figures of what is finished"
     )
@@ -78,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from lab.regression1d import StudyError, run_study
 
-    try:
+    def run() -> None:
         run_study(
             preset="paper" if args.paper else "quick",
             methods=args.method,
@@ -93,10 +85,8 @@ def main(argv: list[str] | None = None) -> None:
             page=args.page,
             report_only=args.report,
         )
-    except (StudyError, ValueError) as error:
-        sys.exit(f"regression1d: {error}")
-    except KeyboardInterrupt:
-        sys.exit("regression1d: interrupted; the same command goes on from here")
+
+    run_command("regression1d", run, StudyError, ValueError)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from mmdet.evaluation import DumpDetResults, MultiDatasetsEvaluator
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import dump
 
-from ebm_mmdet.datasets import AnnotationError
-from ebm_mmdet.engine import CheckpointError
+from ebm_mmdet.apis.inspection import inner_datasets
 from ebm_mmdet.engine.command_line import (
     UsageError,
     add_common_arguments,
@@ -24,17 +23,7 @@ from ebm_mmdet.engine.command_line import (
     set_evaluation_metrics,
 )
 from ebm_mmdet.engine.stored_intervals import StoredIntervalsHook, model_digest
-from ebm_mmdet.regression.datasets import ArrayFileError, TargetError
-
-# What the user can mend: the message is all that is shown.
-USER_ERRORS = (
-    UsageError,
-    AnnotationError,
-    ArrayFileError,
-    CheckpointError,
-    FileNotFoundError,
-    TargetError,
-)
+from ebm_mmdet.engine.user_errors import USER_ERRORS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,13 +50,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if Path(args.out).exists():
             parser.error(f"--out {args.out} exists: remove it, or give another name")
     return args
-
-
-def datasets_with_images(dataset: ConfigDict) -> list[ConfigDict]:
-    """Configs of the data sets inside all wrappers and concatenations of one."""
-    if "datasets" in dataset:
-        return [inner for part in dataset.datasets for inner in datasets_with_images(part)]
-    return datasets_with_images(dataset.dataset) if "dataset" in dataset else [dataset]
 
 
 def mirrored(pipeline: Sequence[ConfigDict]) -> list[ConfigDict]:
@@ -127,7 +109,7 @@ def use_test_time_augmentation(cfg: Config) -> None:
     elif cfg.tta_model.type in ("DetTTAModel", "mmdet.DetTTAModel"):
         # Ours merges the same boxes and keeps the other fields of each box.
         cfg.tta_model.type = "EBMTTAModel"
-    for dataset in datasets_with_images(cfg.test_dataloader.dataset):
+    for dataset in inner_datasets(cfg.test_dataloader.dataset):
         dataset.pipeline = deepcopy(cfg.get("tta_pipeline")) or mirrored(dataset.pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 

@@ -10,25 +10,14 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ebm_mmdet.datasets import AnnotationError
-from ebm_mmdet.engine import CheckpointError, find_resumable_checkpoint
+from ebm_mmdet.engine import find_resumable_checkpoint
 from ebm_mmdet.engine.command_line import (
     UsageError,
     add_common_arguments,
     build_runner,
     load_config,
 )
-from ebm_mmdet.regression.datasets import ArrayFileError, TargetError
-
-# What the user can mend: the message is all that is shown.
-USER_ERRORS = (
-    UsageError,
-    AnnotationError,
-    ArrayFileError,
-    CheckpointError,
-    FileNotFoundError,
-    TargetError,
-)
+from ebm_mmdet.engine.user_errors import USER_ERRORS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -6,15 +6,7 @@
 Data and weights: README.md of this folder. Hardware: 2 CPU cores. Accuracy as measured: docs/results.md, section Fit.
 """
 
-_base_ = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
-
-custom_imports = dict(imports=['ebm_mmdet'], allow_failed_imports=False)
-# Its class layers have 80 outputs, which do not fit and start anew: the loading message says so.
-load_from = 'checkpoints/yolox_nano_coco_mmdet.pth'
-
-model = dict(
-    data_preprocessor=dict(batch_augments=None),  # the base changes the image size every ten iterations
-    bbox_head=dict(num_classes=1))
+_base_ = '../nuclei/_base_/yolox_nano_one_class.py'
 
 load = [
     dict(type='LoadImageFromFile'),
@@ -60,26 +52,11 @@ val_evaluator = dict(
     proposal_nums=(100, 300, 1000))  # the last is how many boxes of an image count, COCO's 100 are too few
 test_evaluator = val_evaluator
 
-# As for the other nuclei (configs/nuclei): AdamW, because the re-created batch norms leave gradients of
-# very different size.
-optim_wrapper = dict(
-    _delete_=True,
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
-    clip_grad=dict(max_norm=10.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
     dict(
         type='CosineAnnealingLR', eta_min=1e-5, begin=1, end=max_epochs, T_max=max_epochs - 1, by_epoch=True,
         convert_to_iter_based=True),
 ]
-custom_hooks = [
-    # The weights are the published network only with their running statistics.
-    dict(type='NormEvalHook'),
-]
-default_hooks = dict(
-    logger=dict(interval=10),
-    checkpoint=dict(interval=max_epochs, max_keep_ckpts=1, backend_args=dict(backend='atomic')))
+default_hooks = dict(checkpoint=dict(interval=max_epochs))
 auto_scale_lr = dict(_delete_=True, base_batch_size=4)
-randomness = dict(seed=0)

@@ -20,6 +20,7 @@ from ..files import read_json, write_json
 from ..models.detectors import EBMDetector
 from .box_file import BoxFile, Complaints, box_fault, read_boxes
 from .image_index import ImageFile, images_by_id, listed_images, look_at
+from .refiner_of_call import refiner_of_call
 from .trained_detector import image_pipeline, load_detector
 
 __all__ = ["refine_boxes", "refine_file"]
@@ -87,12 +88,7 @@ def refine_file(
         )
     model = load_detector(cfg, checkpoint, device)
     labels = _labels(found, listing, model)
-    refiner = model.refiner
-    if steps is not None:
-        if not hasattr(refiner, "num_steps"):
-            raise ValueError(f"{steps} steps, but {type(refiner).__name__} takes no steps")
-        refiner = copy.copy(refiner)
-        refiner.num_steps = int(steps)
+    refiner = refiner_of_call(model, True, steps) or model.refiner
     rows, summary = refine_boxes(model, cfg, found.rows, labels, index, refiner, say)
     write_json(out, {**found.content, "annotations": rows} if found.content else rows)
     return summary

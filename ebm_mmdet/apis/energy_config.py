@@ -19,6 +19,8 @@ from .whole_images import mixes_images, whole_image_dataset
 
 __all__ = [
     "add_energy_head",
+    "check_plain",
+    "put_over",
     "quieten",
     "refuse_3d",
     "settings_around",
@@ -73,9 +75,7 @@ def add_energy_head(
     if checkpoint is None:
         checkpoint = cfg.get("load_from")
     _, settings = _changes(cfg, checkpoint, max_iters, None, object_size, max_dets, residuals)
-    quieten(cfg.model)
-    cfg.merge_from_dict(plain({**settings, "model": {**settings["model"], "detector": cfg.model}}))
-    return cfg
+    return put_over(cfg, settings)
 
 
 def write_energy_config(
@@ -129,6 +129,34 @@ def refuse_3d(cfg: Config) -> None:
         )
 
 
+def put_over(cfg: Config, settings: Mapping) -> Config:
+    """The config of a detector with the settings of a wrapper over it, in place."""
+    quieten(cfg.model)
+    cfg.merge_from_dict(plain({**settings, "model": {**settings["model"], "detector": cfg.model}}))
+    return cfg
+
+
+def check_plain(cfg: Config, wrapper: str, max_iters: int) -> None:
+    """Raise ``ValueError`` unless a config is of a plain detector that has data to train on.
+
+    Args:
+        cfg: the config.
+        wrapper: class name of the wrapper of such detectors.
+        max_iters: length of the training, also checked.
+    """
+    if str(cfg.get("model", {}).get("type", "")).endswith(wrapper):
+        raise ValueError(
+            f"the config describes an {wrapper} already; give that of a plain detector"
+        )
+    if max_iters < 1:
+        raise ValueError(f"max_iters={max_iters}; give 1 or more")
+    if not cfg.get("train_dataloader"):
+        raise ValueError(
+            f"{cfg.filename or 'the config'} has no train_dataloader, so there is nothing that an "
+            "energy head could learn from; add the training data to it"
+        )
+
+
 def quieten(model: Mapping) -> list[str]:
     """Change the detector's config for a frozen detector; returns the same as lines of a config."""
     lines = []
@@ -153,23 +181,12 @@ def _changes(
 ) -> tuple[Inspection, dict]:
     """What the detector looks like, and the settings to put over its config."""
     refuse_3d(cfg)
-    if str(cfg.get("model", {}).get("type", "")).endswith("EBMDetector"):
-        raise ValueError(
-            "the config describes an EBMDetector already; give that of a plain detector"
-        )
+    check_plain(cfg, "EBMDetector", max_iters)
     spread = None if residuals is None else residual_spread(residuals)
-    if max_iters < 1:
-        raise ValueError(f"max_iters={max_iters}; give 1 or more")
-    loader = cfg.get("train_dataloader")
-    if not loader:
-        raise ValueError(
-            f"{cfg.filename or 'the config'} has no train_dataloader, so there is nothing that an "
-            "energy head could learn from; add the training data to it"
-        )
     test = cfg.get("test_dataloader") or cfg.get("val_dataloader")
     test_pipeline = (inner_datasets(test["dataset"])[0].get("pipeline") or []) if test else []
-    dataset = loader["dataset"]
-    whole = _literals(whole_image_dataset(dataset, test_pipeline))  # first: it may refuse the data
+    dataset = cfg.train_dataloader["dataset"]
+    whole = plain(whole_image_dataset(dataset, test_pipeline))  # first: it may refuse the data
     look = inspect_config(cfg, object_size)
     if look.num_classes is None:
         raise ValueError(f"{look.detector} has no head with num_classes; write the config by hand")
@@ -206,7 +223,7 @@ def settings_around(cfg: Config, max_dets: int | None = None) -> dict:
     ]
     if len(kept) < len(hooks):
         comment = "those of the detector's training are left out"
-        settings["custom_hooks"] = Noted(_literals(kept), comment)
+        settings["custom_hooks"] = Noted(plain(kept), comment)
     for split in ("val", "test"):
         metric = cfg.get(f"{split}_evaluator")
         if isinstance(metric, Mapping) and str(metric.get("type")) in (
@@ -224,12 +241,3 @@ def settings_around(cfg: Config, max_dets: int | None = None) -> dict:
     if cfg.get("work_dir"):
         settings["work_dir"] = f"{str(cfg.work_dir).rstrip('/')}_ebm"
     return settings
-
-
-def _literals(value):
-    """Plain dictionaries and lists in place of mmengine's."""
-    if isinstance(value, Mapping):
-        return {key: _literals(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_literals(each) for each in value)
-    return value

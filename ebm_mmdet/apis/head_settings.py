@@ -74,6 +74,11 @@ def small_head(look: Inspection, spread: ResidualSpread | None = None) -> dict:
         class_agnostic=Noted(True, "edges look the same in every class"),
         objective=_nce(31, SMALL, spread, "half of the papers': boxes are close already"),
     )
+    if spread is not None:
+        parts["energy_head"]["regression"] = Noted(
+            {"residual_std": [round(each, 3) for each in spread.std]},
+            "says where the object is, for detections as far from it as these are",
+        )
     step = Noted(
         _steps([1e-4], SMALL, spread)[0],
         "short, and equal in all coordinates" + _for_the_noise(spread),

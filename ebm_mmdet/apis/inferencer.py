@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,6 @@ from mmdet.apis import DetInferencer
 from mmdet.structures import DetDataSample, SampleList
 from mmengine.config import Config
 
-from ..energy import Refiner, evaluate_only
 from ..engine import usable_device
 from ..engine.stored_intervals import attach_stored_intervals, model_digest
 from ..files import write_bytes, write_json
@@ -27,21 +25,11 @@ from .coco_results import CocoIds
 from .image_list import image_name, list_images, read_image
 from .inference_run import InferenceRun
 from .inspection import classes_of
+from .plain_fields import plain_fields
+from .refiner_of_call import refiner_of_call
 from .trained_detector import dataset_meta, file_pipeline
 
 __all__ = ["EBMInferencer"]
-
-FIELDS = (
-    "detected_bboxes",
-    "log_density",
-    "accepted_steps",
-    "box_std",
-    "side_std",
-    "side_interval",
-    "ess",
-    "log_prob",
-)
-"""Further fields of ``pred_instances`` that predictions have, if the model gives them."""
 
 
 class EBMInferencer(DetInferencer):
@@ -130,7 +118,7 @@ class EBMInferencer(DetInferencer):
         """
         out_dir = os.fspath(out_dir)
         images = list_images(inputs)
-        self._refiner(refine, refine_steps)  # before any work
+        refiner_of_call(self.model, refine, refine_steps)  # before any work
         classes = self.model.dataset_meta.get("classes") or ()
         ids = None
         if ann_file is not None:
@@ -201,25 +189,6 @@ class EBMInferencer(DetInferencer):
         if chunk:
             yield chunk
 
-    def _refiner(self, refine: bool, steps: int | None) -> Refiner | None:
-        """The refiner of this call; None for the model's own."""
-        own = getattr(self.model, "refiner", None)
-        if steps is not None:
-            if not refine or not isinstance(self.model, EBMDetector):
-                raise ValueError(f"refine_steps={steps} without a refinement")
-            if hasattr(own, "num_steps"):
-                own = copy.copy(own)
-                own.num_steps = int(steps)
-            elif getattr(own, "climb", None):
-                own = copy.copy(own)
-                own.climb = {**own.climb, "num_steps": int(steps)}
-            else:
-                raise ValueError(
-                    f"refine_steps={steps}, but the refiner {type(own).__name__} takes no steps"
-                )
-            return own
-        return None if refine else evaluate_only
-
     @torch.no_grad()
     def forward(
         self, inputs: dict, refine: bool = True, refine_steps: int | None = None, **kwargs
@@ -232,7 +201,7 @@ class EBMInferencer(DetInferencer):
         feats, samples, masks = model.detect(data["inputs"], data["data_samples"], rescale=True)
         for sample in samples:
             sample.pred_instances.detected_bboxes = sample.pred_instances.bboxes.clone()
-        refiner = self._refiner(refine, refine_steps)
+        refiner = refiner_of_call(model, refine, refine_steps)
         return model.move(feats, samples, True, refiner, masks if refine else None)
 
     def visualize(
@@ -299,22 +268,7 @@ class EBMInferencer(DetInferencer):
     def pred2dict(self, data_sample: DetDataSample, pred_out_dir: str = "") -> dict:
         """As in mmdet, and with the fields of our detectors, and the scene of a ROCK model."""
         result = super().pred2dict(data_sample, pred_out_dir)
-        found = data_sample.get("pred_instances")
-        for name in FIELDS:
-            if found is not None and name in found:
-                result[name] = torch.as_tensor(getattr(found, name)).tolist()
-        if found is not None and "modes" in found:
-            exist = found.modes.isfinite().all(-1)  # JSON has no NaN: lists of different lengths
-            rows = list(zip(found.modes, found.mode_mass, exist))
-            result["modes"] = [boxes[kept].tolist() for boxes, _, kept in rows]
-            result["mode_mass"] = [
-                [None if math.isnan(value) else value for value in mass[kept].tolist()]
-                for _, mass, kept in rows
-            ]
-        scene = data_sample.get("pred_scene")
-        if scene is not None:
-            result["scene"] = {name: value.tolist() for name, value in scene.items()}
-        return result
+        return {**result, **plain_fields(data_sample)}
 
 
 def _as_item(image: str | np.ndarray) -> dict:

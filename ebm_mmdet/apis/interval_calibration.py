@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from torch import nn
 
 from ..datasets import use_checked_annotations
-from ..energy import expected_coverage, fewest_scores, grouped_quantiles, interval_scores
-from ..engine.stored_intervals import calibrated_path, model_digest, store_intervals
-from ..models.detectors.side_intervals import (
-    META_KEY,
-    SPREADS,
-    SideIntervals,
-    attach_intervals,
-)
-from .inspection import inner_datasets
+from ..energy import grouped_quantiles, interval_scores
+from ..models.detectors.side_intervals import SPREADS, SideIntervals
+from .calibration_run import CalibrationRun, coverage_lines
 from .matched_sides import IOU_THR, SCORE_THR, MatchedSides, matched_sides
-from .trained_detector import load_detector, read_config
-from .unfinished_calibration import UnfinishedCalibration
 
 __all__ = ["calibrate", "fit_intervals"]
 
@@ -92,49 +82,31 @@ def calibrate(
         ValueError: ``level`` is not in (0, 1), the annotations are those of the training, or too
             few detections match; a detection lacks what ``spread`` needs.
     """
-    needed = fewest_scores(level)
     if spread is not None and spread not in SPREADS:
         raise ValueError(f"spread={spread!r}; use one of {', '.join(SPREADS)}")
-    checkpoint = Path(checkpoint)
-    out = calibrated_path(checkpoint, out)
-    cfg = read_config(config)
-    unfinished = UnfinishedCalibration(
-        out,
-        cfg,
+    run = CalibrationRun(
+        config,
         checkpoint,
         ann_file,
-        images=None if images is None else os.path.abspath(images),
-        level=level,
-        spread=spread,
-        score_thr=score_thr,
-        iou_thr=iou_thr,
+        out,
+        level,
+        score_thr,
+        iou_thr,
+        say,
+        settings=dict(
+            images=None if images is None else os.path.abspath(images), level=level, spread=spread
+        ),
     )
-    dataset = _dataset(cfg, ann_file, images)
-    model = load_detector(cfg, checkpoint, device)
-    attach_intervals(model, None)  # those of an earlier calibration
+    use_checked_annotations()
+    dataset = run.dataset(DATASETS, images)
+    model = run.model(device, SideIntervals)
     _check_classes(model, dataset)
-    with unfinished.begin(say) as folder:
+    with run.matching() as folder:
         sides = matched_sides(model, dataset, level, spread, score_thr, iou_thr, say, folder)
-        if len(sides.residual) < needed:
-            raise ValueError(
-                f"{len(sides.residual)} detections with a score of {score_thr} or more match an "
-                f"object at IoU {iou_thr}; a level of {level} takes {needed} at least. Take more "
-                "images, or a lower level or score"
-            )
-    intervals = fit_intervals(
-        sides, len(model.dataset_meta["classes"]), level, joint, by_image, min_count
-    )
-    intervals.facts.update(
-        score_thr=score_thr,
-        iou_thr=iou_thr,
-        images=len(dataset),
-        annotations=str(ann_file or ""),
-        model=model_digest(cfg),
-    )
-    store_intervals(checkpoint, out, META_KEY, intervals.to_meta())
-    unfinished.remove()
-    say(report(intervals))
-    say(f"wrote {out}")
+        run.check_enough(len(sides.residual))
+    classes = model.dataset_meta["classes"]
+    intervals = fit_intervals(sides, len(classes), level, joint, by_image, min_count)
+    run.write(intervals, dataset, report)
     return intervals
 
 
@@ -184,16 +156,13 @@ def report(intervals: SideIntervals) -> str:
     """What a calibration was made from, and what it promises, in a few lines."""
     facts = intervals.facts
     pooled, unit = facts["counts"][-1][-1], "images" if facts["by_image"] else "detections"
-    mean, std = expected_coverage(pooled, intervals.level)
+    sides = "all four sides at once" if intervals.joint else "each side"
     own = sum(row.count(0) for row in facts["source"])
     cells = (len(facts["source"]) - 1) * (len(facts["source"][0]) - 1)
     bounds = ", ".join(f"{value:.3g}" for value in intervals.bounds[-1, -1].tolist())
-    sides = "all four sides at once" if intervals.joint else "each side"
     return "\n".join(
         [
-            f"{facts['detections']} detections match an object; bounds from {pooled} {unit}",
-            f"coverage of {sides}: {100 * mean:.1f} % in the mean over calibration sets, ± "
-            f"{100 * std:.1f} from one to the next if {unit} are independent",
+            *coverage_lines(facts["detections"], intervals.level, pooled, unit, sides),
             f"bounds of all, in units of {intervals.spread!r}: {bounds}",
             f"{own} of {cells} pairs of class and size have bounds of their own "
             f"(at least {facts['min_count']} {unit})",
@@ -201,41 +170,10 @@ def report(intervals: SideIntervals) -> str:
     )
 
 
-def _check_classes(model: nn.Module, dataset) -> None:
+def _check_classes(model: nn.Module, dataset: Sequence) -> None:
     ours, theirs = model.dataset_meta.get("classes"), dataset.metainfo.get("classes")
     if list(ours or ()) != list(theirs or ()):
         raise ValueError(
             f"the detector's classes are {ours}, and those of the data set are {theirs}; set "
             "metainfo=dict(classes=...) of test_dataloader.dataset to the detector's"
         )
-
-
-def _dataset(cfg: Config, ann_file: str | os.PathLike | None, images: str | os.PathLike | None):
-    """The test data set of a config, with other annotations and images if given.
-
-    Raises:
-        FileNotFoundError: there is no such annotation file or folder.
-        ValueError: the config has no test data, or it was trained on these annotations.
-    """
-    if not cfg.get("test_dataloader"):
-        raise ValueError("the config has no test_dataloader, whose pipeline is used")
-    use_checked_annotations()
-    init_default_scope(cfg.get("default_scope", "mmdet"))
-    outer = cfg.test_dataloader.dataset
-    inner = inner_datasets(outer)[0]
-    for name, path in (("annotation file", ann_file), ("folder", images)):
-        if path is not None and not Path(path).exists():
-            raise FileNotFoundError(f"there is no {name} {path}")
-    if ann_file is not None:
-        inner.ann_file = os.path.abspath(ann_file)
-        trained = cfg.get("train_dataloader")
-        for dataset in inner_datasets(trained["dataset"]) if trained else []:
-            name = os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or "")
-            if os.path.abspath(name) == inner.ann_file:
-                raise ValueError(
-                    f"{ann_file} is what the config trains on: intervals from these images would "
-                    "be too short; give images that the detector and its head have not seen"
-                )
-    if images is not None:
-        inner.data_prefix = dict(inner.get("data_prefix") or {}, img=os.path.abspath(images))
-    return DATASETS.build(outer)

@@ -23,6 +23,8 @@ class ResidualSpread(NamedTuple):
     """Geometric mean over the encoded coordinates, in units of the box's size."""
     boxes: int
     """Number of boxes that it was measured on."""
+    std: tuple[float, ...] = ()
+    """Of each encoded coordinate."""
 
 
 def residual_spread(residuals: Tensor) -> ResidualSpread | None:
@@ -53,4 +55,4 @@ def residual_spread(residuals: Tensor) -> ResidualSpread | None:
         return None
     # Where most boxes are those of the annotations, bit for bit, the spread would be zero.
     std = fit_residual_std(residuals.abs().clamp(min=1e-9)).clamp(LEAST, MOST)
-    return ResidualSpread(float(std.log().mean().exp()), len(residuals))
+    return ResidualSpread(float(std.log().mean().exp()), len(residuals), tuple(std.tolist()))

@@ -12,6 +12,7 @@ boxes or images.
     importance      moments and samples of p from those of a proposal
     objectives      training of f: draw points, evaluate f, apply a loss
     refinement      prediction by gradient ascent on f
+    regression_steps  first steps by a regression that f has to approve
     steps           the steps of that ascent, and how to need fewer
     modes           several modes of f, and their masses
     partial_refinement  refinement of some targets; the others stay
@@ -36,6 +37,7 @@ from .contracts import (
     RefinementResult,
     RefinementTrace,
     Refiner,
+    RegressingLogDensityFn,
     SelectableLogDensityFn,
 )
 from .derivatives import grad_log_density, hessian_trace
@@ -79,6 +81,7 @@ from .partial_refinement import RefineChosen
 from .priors import fit_residual_std, prior_step_size, with_gaussian_prior
 from .proposals import MixtureDensity, MixtureDensityHead
 from .refinement import evaluate_only, gradient_ascent
+from .regression_steps import regression_steps
 
 __all__ = [
     "DSMObjective",
@@ -100,6 +103,7 @@ __all__ = [
     "RefinementResult",
     "RefinementTrace",
     "Refiner",
+    "RegressingLogDensityFn",
     "ScoreMatchingObjective",
     "SelectableLogDensityFn",
     "best_of_groups",
@@ -129,6 +133,7 @@ __all__ = [
     "nce_loss",
     "prior_step_size",
     "proposal_kl_loss",
+    "regression_steps",
     "resample",
     "samples_around",
     "score_matching_loss",

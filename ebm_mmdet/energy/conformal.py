@@ -29,7 +29,7 @@ _ROUNDING = 1e-9
 
 
 def interval_scores(residual: Tensor, spread: Tensor) -> Tensor:
-    r"""How often its spread a truth lies from the prediction, for each coordinate:
+    r"""How many spreads the truth lies from the prediction, for each coordinate:
 
     .. math:: e = \max(-r / s^-, \; r / s^+), \qquad r = y - \hat y
 
@@ -110,7 +110,15 @@ def expected_coverage(number: int, level: float) -> tuple[float, float]:
 
     Given the calibration scores, the probability that a further score is below its bound is
     distributed as :math:`\mathrm{Beta}(k, n + 1 - k)` with :math:`k = \lceil (n + 1) \ell \rceil`,
-    if scores are independent and continuous. With (1, 0) if there are too few of them.
+    if scores are independent and continuous.
+
+    Args:
+        number: n, of calibration scores.
+        level: probability in (0, 1).
+
+    Returns:
+        Mean and standard deviation, in [0, 1]; (1, 0) if n is below :func:`fewest_scores`, where
+        the bound is infinite.
 
     Raises:
         ValueError: ``level`` is not between 0 and 1.

@@ -28,6 +28,7 @@ __all__ = [
     "RefinementResult",
     "RefinementTrace",
     "Refiner",
+    "RegressingLogDensityFn",
     "SelectableLogDensityFn",
 ]
 
@@ -58,6 +59,15 @@ class SelectableLogDensityFn(LogDensityFn, Protocol):
     def select(self, index: Tensor) -> LogDensityFn: ...
 
 
+@runtime_checkable
+class RegressingLogDensityFn(LogDensityFn, Protocol):
+    """A log-density that also says by regression where the target is."""
+
+    def regress(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate f (N, S) at y (N, S, D), and steps s (N, S, D); the target is near y + s."""
+        ...
+
+
 class Density(Protocol):
     """A distribution that can be sampled and whose log-density is known.
 
@@ -81,7 +91,10 @@ class Density(Protocol):
 
 
 class Proposal(Protocol):
-    """A density over y for each of N targets; unlike a ``Density`` it is not centred on them."""
+    """A density q(y | x_n; φ) for each of N targets, with parameters φ that may be learned.
+
+    Unlike a ``Density`` it is not centred on the targets.
+    """
 
     def draw(self, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw samples (N, S, D) without gradient."""

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .contracts import LogDensityFn, SelectableLogDensityFn
+from .contracts import LogDensityFn, RegressingLogDensityFn, SelectableLogDensityFn
 from .host_reads import records_graph
 from .log_density import at_least_float32, evaluate
 
@@ -41,7 +41,8 @@ def with_gaussian_prior(
     """The log-density  y ↦ τ f(x, y) + log N(y; mean, (scale · std)²).
 
     The result can be used wherever f can, for example in ``gradient_ascent``, and offers ``select``
-    if f does. It includes the normaliser of the Gaussian, but not that of f, which is unknown.
+    and ``regress`` if f does; the steps of ``regress`` are those of f. It includes the normaliser
+    of the Gaussian, but not that of f, which is unknown.
 
     Args:
         log_density_fn: f over N targets.
@@ -68,12 +69,14 @@ def with_gaussian_prior(
 
 def _posterior(likelihood: LogDensityFn, mean: Tensor, std: Tensor, tau: float) -> LogDensityFn:
     if isinstance(likelihood, SelectableLogDensityFn):
+        if isinstance(likelihood, RegressingLogDensityFn):
+            return _RegressingPosterior(likelihood, mean, std, tau)
         return _SelectablePosterior(likelihood, mean, std, tau)
-    return _Posterior(likelihood, mean, std, tau)
+    return LogPosterior(likelihood, mean, std, tau)
 
 
 @dataclass(frozen=True, eq=False)
-class _Posterior:
+class LogPosterior:
     """τ f + log N(y; mean, std²)."""
 
     likelihood: LogDensityFn
@@ -87,7 +90,7 @@ class _Posterior:
 
 
 @dataclass(frozen=True, eq=False)
-class _SelectablePosterior(_Posterior):
+class _SelectablePosterior(LogPosterior):
     """The same, narrowed together with f."""
 
     likelihood: SelectableLogDensityFn
@@ -95,6 +98,14 @@ class _SelectablePosterior(_Posterior):
     def select(self, index: Tensor) -> LogDensityFn:
         mean, std = (p[index] if p.dim() > 1 else p for p in (self.mean, self.std))
         return _posterior(self.likelihood.select(index), mean, std, self.tau)
+
+
+class _RegressingPosterior(_SelectablePosterior):
+    """The same, with the steps of f's regression."""
+
+    def regress(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        f, step = self.likelihood.regress(y)  # type: ignore[attr-defined]
+        return self.tau * f + gaussian_log_density(y, self.mean, self.std), step
 
 
 def gaussian_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:

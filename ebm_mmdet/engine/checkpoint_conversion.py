@@ -16,6 +16,7 @@ from .safe_loading import CheckpointError, read_checkpoint
 
 __all__ = [
     "ConversionError",
+    "check_target",
     "conversion_command",
     "read_state_dict",
     "rename_state",
@@ -68,6 +69,7 @@ def rename_state(
     expected: dict[str, Tensor],
     place: Callable[[str], str | None],
     transform: Callable[[str, Tensor], Tensor | None],
+    may_be_left_out: Callable[[str], bool] = lambda name: True,
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Rename and rearrange the tensors of a foreign state dict.
 
@@ -76,6 +78,7 @@ def rename_state(
         expected: state dict of our model, with the required names and shapes.
         place: our name of a tensor; None, or a name that ``expected`` lacks, leaves it out.
         transform: the converted tensor of a name, or None if its shape cannot be converted.
+        may_be_left_out: whether the model does without a tensor that has no place.
 
     Returns:
         A copy of ``expected`` with the converted values, metadata included, and the names of the
@@ -83,7 +86,7 @@ def rename_state(
         missing, because the first versions of PyTorch had none; they are never read.
 
     Raises:
-        ConversionError: a tensor is missing, or has another shape.
+        ConversionError: a tensor is missing, has another shape, or has an unknown name.
     """
     values, left_out, misshapen = {}, [], []
     for key, value in theirs.items():
@@ -97,11 +100,12 @@ def rename_state(
         values[ours] = value if converted is None else converted
     needed = [key for key in expected if not key.endswith("num_batches_tracked")]
     missing = [key for key in needed if key not in values]
-    if missing or misshapen:
+    unknown = [key for key in left_out if not may_be_left_out(key)]
+    if missing or misshapen or unknown:
         problems = [
             ("missing, ours", missing),
             ("of another shape or layout", misshapen),
-            ("without a place", left_out),
+            ("without a place", unknown or left_out),
         ]
         raise ConversionError(
             "not a checkpoint of the published architecture; "
@@ -126,11 +130,16 @@ def write_state(target: Path, state: dict[str, Tensor], meta: dict) -> None:
     Raises:
         ConversionError: the file exists.
     """
-    if target.exists():
-        raise ConversionError(f"{target} exists and is not overwritten")
+    check_target(target)
     content = io.BytesIO()
     torch.save(dict(state_dict=state, meta=meta), content)
     write_bytes(target, content.getvalue())
+
+
+def check_target(target: Path) -> None:
+    """Raise ``ConversionError`` if the file to write exists."""
+    if target.exists():
+        raise ConversionError(f"{target} exists and is not overwritten")
 
 
 def some_of(keys: Sequence[str], most: int = 5) -> str:
@@ -157,6 +166,7 @@ def conversion_command(
     parser.add_argument("target", type=Path, help="file to write; must not exist")
     args = parser.parse_args(argv)
     try:
+        check_target(args.target)  # before the work, and again when it is written
         run(args.source, args.target)
     except ConversionError as error:
         sys.exit(f"{tool.stem}: {error}")

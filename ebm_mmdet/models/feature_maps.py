@@ -175,7 +175,13 @@ def check_levels(
         )
 
 
-def _first_mismatch(levels, strides, in_channels, maps, input_shape) -> str:
+def _first_mismatch(
+    levels: Sequence[int],
+    strides: Sequence[float],
+    in_channels: Sequence[int],
+    maps: Sequence[FeatureMap],
+    input_shape: Sequence[int] | None,
+) -> str:
     """A clause about the first thing that does not fit; empty if everything fits."""
     for level in levels:
         if not 0 <= level < len(maps):

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from torch import Tensor
 
 from ebm_mmdet.apis.config_file import write_over
-from ebm_mmdet.apis.config_text import Inherited, Noted, plain
-from ebm_mmdet.apis.energy_config import quieten, settings_around
+from ebm_mmdet.apis.config_text import Inherited, Noted
+from ebm_mmdet.apis.energy_config import check_plain, put_over, quieten, settings_around
 from ebm_mmdet.apis.head_settings import schedule
 
 from ..inspection import Inspection3D, inspect_config_3d
@@ -50,9 +50,7 @@ def add_energy_head_3d(
     if checkpoint is None:
         checkpoint = cfg.get("load_from")
     _, settings = _changes(cfg, checkpoint, max_iters, None, residuals)
-    quieten(cfg.model)
-    cfg.merge_from_dict(plain({**settings, "model": {**settings["model"], "detector": cfg.model}}))
-    return cfg
+    return put_over(cfg, settings)
 
 
 def write_energy_config_3d(
@@ -109,17 +107,7 @@ def _changes(
 ) -> tuple[Inspection3D, dict]:
     """What the detector looks like, and the settings to put over its config."""
     refuse_2d(cfg)
-    if str(cfg.get("model", {}).get("type", "")).endswith("EBM3DDetector"):
-        raise ValueError(
-            "the config describes an EBM3DDetector already; give that of a plain detector"
-        )
-    if max_iters < 1:
-        raise ValueError(f"max_iters={max_iters}; give 1 or more")
-    if not cfg.get("train_dataloader"):
-        raise ValueError(
-            f"{cfg.filename or 'the config'} has no train_dataloader, so there is nothing that an "
-            "energy head could learn from; add the training data to it"
-        )
+    check_plain(cfg, "EBM3DDetector", max_iters)
     look = inspect_config_3d(cfg)
     if look.num_classes is None:
         raise ValueError(f"{look.detector} has no head with num_classes; write the config by hand")

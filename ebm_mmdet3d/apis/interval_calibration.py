@@ -5,20 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from mmdet3d.registry import DATASETS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from ebm_mmdet.apis.inspection import inner_datasets
-from ebm_mmdet.apis.trained_detector import load_detector, read_config
-from ebm_mmdet.apis.unfinished_calibration import UnfinishedCalibration
-from ebm_mmdet.energy import expected_coverage, fewest_scores, grouped_quantiles, interval_scores
-from ebm_mmdet.engine.stored_intervals import calibrated_path, model_digest, store_intervals
-from ebm_mmdet.models import attach_intervals
+from ebm_mmdet.apis.calibration_run import CalibrationRun, coverage_lines
+from ebm_mmdet.energy import grouped_quantiles, interval_scores
 
 from ..models.detectors.dim_intervals import DIMENSIONS, MIN_SPREAD, SPREADS_3D, DimIntervals
 from .matched_dims import MatchedDims, matched_dims
@@ -80,48 +74,30 @@ def calibrate_3d(
         ValueError: ``level`` is not in (0, 1), the annotations are those of the training, there
             are none, too few detections match, or a detection lacks what ``spread`` needs.
     """
-    needed = fewest_scores(level)
     if spread is not None and spread not in SPREADS_3D:
         raise ValueError(f"spread={spread!r}; for 3D boxes use one of {', '.join(SPREADS_3D)}")
-    checkpoint = Path(checkpoint)
-    out = calibrated_path(checkpoint, out)
-    cfg = read_config(config)
-    unfinished = UnfinishedCalibration(
-        out,
-        cfg,
+    period = math.pi if undirected else 2 * math.pi
+    run = CalibrationRun(
+        config,
         checkpoint,
         ann_file,
-        spread=spread,
-        score_thr=score_thr,
-        iou_thr=iou_thr,
-        undirected=undirected,
+        out,
+        level,
+        score_thr,
+        iou_thr,
+        say,
+        settings=dict(spread=spread, undirected=undirected),
+        unit="frames",
     )
-    dataset = _dataset(cfg, ann_file)
-    model = load_detector(cfg, checkpoint, device)
-    attach_intervals(model, None, DimIntervals)  # those of an earlier calibration
-    period = math.pi if undirected else 2 * math.pi
-    with unfinished.begin(say) as folder:
+    dataset = run.dataset(DATASETS)
+    model = run.model(device, DimIntervals)
+    with run.matching() as folder:
         dims = matched_dims(model, dataset, spread, score_thr, iou_thr, period, say, folder)
-        if len(dims.residual) < needed:
-            raise ValueError(
-                f"{len(dims.residual)} detections with a score of {score_thr} or more match an "
-                f"object at a 3D IoU of {iou_thr}; a level of {level} takes {needed} at least. "
-                "Take more frames, or a lower level, score or IoU"
-            )
+        run.check_enough(len(dims.residual))
     classes = list(dataset.metainfo["classes"])
     intervals = fit_dim_intervals(dims, len(classes), level, joint, by_image, min_count, period)
-    intervals.facts.update(
-        classes=classes,
-        score_thr=score_thr,
-        iou_thr=iou_thr,
-        images=len(dataset),
-        annotations=str(ann_file or ""),
-        model=model_digest(cfg),
-    )
-    store_intervals(checkpoint, out, DimIntervals.attribute, intervals.to_meta())
-    unfinished.remove()
-    say(report(intervals))
-    say(f"wrote {out}")
+    intervals.facts["classes"] = classes
+    run.write(intervals, dataset, report)
     return intervals
 
 
@@ -202,49 +178,18 @@ def report(intervals: DimIntervals) -> str:
     """What a calibration was made from, and what it promises, in a few lines."""
     facts = intervals.facts
     pooled, unit = facts["counts"][-1], "frames" if facts["by_image"] else "detections"
-    mean, std = expected_coverage(pooled, intervals.level)
-    unscaled = intervals.bounds[-1] * torch.tensor(intervals.scale)
-    unscaled = unscaled.tolist()
+    numbers = "all seven numbers at once" if intervals.joint else "each number"
+    reach = (intervals.bounds[-1] * torch.tensor(intervals.scale)).tolist()
     if intervals.spread == "metres":
-        unscaled[6] = min(unscaled[6], 0.5 * intervals.period)
-    bounds = ", ".join(f"{name} {value:.3g}" for name, value in zip(DIMENSIONS, unscaled))
-    what = "all seven numbers at once" if intervals.joint else "each number"
+        reach[6] = min(reach[6], 0.5 * intervals.period)
+    bounds = ", ".join(f"{name} {value:.3g}" for name, value in zip(DIMENSIONS, reach))
     units = "metres and radians" if intervals.spread == "metres" else "standard deviations"
     own = sum(source == 0 for source in facts["source"][:-1])
     return "\n".join(
         [
-            f"{facts['detections']} detections match an object; bounds from {pooled} {unit}",
-            f"coverage of {what}: {100 * mean:.1f} % in the mean over calibration sets, ± "
-            f"{100 * std:.1f} from one to the next if {unit} are independent",
+            *coverage_lines(facts["detections"], intervals.level, pooled, unit, numbers),
             f"bounds of all, in {units}: {bounds}",
             f"{own} of {len(facts['source']) - 1} classes have bounds of their own (at least "
             f"{facts['min_count']} {unit})",
         ]
     )
-
-
-def _dataset(cfg: Config, ann_file: str | os.PathLike | None):
-    """The test data set of a config, with other annotations if given.
-
-    Raises:
-        FileNotFoundError: there is no such annotation file.
-        ValueError: the config has no test data, or it was trained on these annotations.
-    """
-    if not cfg.get("test_dataloader"):
-        raise ValueError("the config has no test_dataloader, whose pipeline is used")
-    init_default_scope(cfg.get("default_scope", "mmdet3d"))
-    outer = cfg.test_dataloader.dataset
-    inner = inner_datasets(outer)[0]
-    if ann_file is not None:
-        if not Path(ann_file).is_file():
-            raise FileNotFoundError(f"there is no annotation file {ann_file}")
-        inner.ann_file = os.path.abspath(ann_file)
-        trained = cfg.get("train_dataloader")
-        for dataset in inner_datasets(trained["dataset"]) if trained else []:
-            name = os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or "")
-            if os.path.abspath(name) == inner.ann_file:
-                raise ValueError(
-                    f"{ann_file} is what the config trains on: intervals from these frames would "
-                    "be too short; give frames that the detector and its head have not seen"
-                )
-    return DATASETS.build(outer)

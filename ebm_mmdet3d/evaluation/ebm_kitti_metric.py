@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,24 +9,16 @@ from mmdet3d.evaluation import KittiMetric
 from mmdet3d.registry import METRICS
 from mmengine.fileio import load
 from mmengine.logging import MMLogger
-from terminaltables import AsciiTable
 
+from ebm_mmdet.datasets.annotation_check import check_class_names
 from ebm_mmdet.evaluation.class_check import ClassCheck
 
 from .frame_names import annotated_rows, frame_name, frame_numbers
-from .kitti_average_precision import (
-    DIFFICULTIES,
-    RECALL_POSITIONS,
-    KittiPrecision,
-    kitti_precision,
-)
+from .kitti_average_precision import RECALL_POSITIONS, kitti_precision
+from .kitti_report import Shown, overall
 
 __all__ = ["EBMKittiMetric"]
 
-LABELS = {"bbox": "2D", "bev": "BEV", "3d": "3D"}
-# IoU thresholds that mmdet3d calls strict and loose; loose ones are for BEV and 3D.
-STRICT, LOOSE = {"Car": 0.7, "Van": 0.7}, {"Car": 0.5, "Van": 0.5}
-OTHER_STRICT, OTHER_LOOSE = 0.5, 0.25
 FIELDS_3D = ("bboxes_3d", "scores_3d", "labels_3d")
 FIELDS_2D = ("bboxes", "scores", "labels")
 
@@ -89,15 +80,8 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
         if self.format_only:
             return
         known = load(self.ann_file, backend_args=self.backend_args)["metainfo"]["categories"]
-        unknown = [name for name in classes if name not in known]
-        if unknown:
-            close = difflib.get_close_matches(unknown[0], list(known), 1)
-            raise ValueError(
-                f"{len(unknown)} of the {len(classes)} classes are not among the categories of "
-                f"{self.ann_file}, the first of them is {unknown[0]!r}"
-                + (f"; did you mean {close[0]!r}? " if close else "; ")
-                + f"The file has {', '.join(map(str, known))}"
-            )
+        categories = [{"name": name} for name in known]
+        check_class_names({"categories": categories}, classes, self.ann_file)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Store the predictions of a batch, on the CPU, with the names of their frames.
@@ -264,8 +248,8 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
         """
         logger = logger or MMLogger.get_current_instance()
         classes = list(classes or self.classes)
-        wanted = {t for name in classes for t in _mmdet3d_thresholds(name).values()}
-        thresholds = sorted(wanted | set(self.iou_thresholds))
+        shown = Shown(self.iou_thresholds, self.recall_positions)
+        thresholds = shown.all_thresholds(classes)
         values: dict[str, float] = {}
         for source, found in results_dict.items():
             flat = source == "pred_instances" or metric == "img_bbox"
@@ -273,69 +257,9 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
             results = kitti_precision(gt_annos, found, classes, thresholds, metrics)
             prefix = f"{source}/KITTI"
             for name, result in results.items():
-                values |= {f"{prefix}/{name}_{k}": v for k, v in self._values(name, result).items()}
-                logger.info(f"Results of {source}, {name}:\n{self._table(name, result)}")
+                named = shown.values(name, result)
+                values |= {f"{prefix}/{name}_{key}": value for key, value in named.items()}
+                logger.info(f"Results of {source}, {name}:\n{shown.table(name, result)}")
             if len(classes) > 1:
-                values |= _overall(values, prefix, classes)
+                values |= overall(values, prefix, classes)
         return values
-
-    def _values(self, name: str, result: KittiPrecision) -> dict[str, float]:
-        """Values of one class; keys without its name."""
-        values = {}
-        for positions in sorted({11, 40, *self.recall_positions}):
-            ap = result.average_precision(positions)
-            for e, metric in enumerate(result.metrics):
-                named = []
-                if positions in (11, 40):
-                    named += [(kind, t) for kind, t in _mmdet3d_thresholds(name, metric).items()]
-                if positions in self.recall_positions and metric != "bbox":
-                    named += [(f"IoU{t:g}", t) for t in self.iou_thresholds]
-                for kind, threshold in named:
-                    t = result.iou_thresholds.index(threshold)
-                    for d, difficulty in enumerate(DIFFICULTIES):
-                        key = f"{LABELS[metric]}_AP{positions}_{difficulty}_{kind}"
-                        values[key] = float(ap[e, d, t])
-        return values
-
-    def _table(self, name: str, result: KittiPrecision) -> str:
-        """One row per metric and threshold, one column per number of recall positions."""
-        rows = [[f"AP of {name}, %", *(f"AP{p}, {' / '.join(DIFFICULTIES)}" for p in self.shown)]]
-        for e, metric in enumerate(result.metrics):
-            thresholds = self.iou_thresholds
-            if metric == "bbox":
-                thresholds = (_mmdet3d_thresholds(name, metric)["strict"],)
-            for threshold in thresholds:
-                t = result.iou_thresholds.index(threshold)
-                cells = (result.average_precision(p)[e, :, t] for p in self.shown)
-                rows.append(
-                    [
-                        f"{LABELS[metric]} at IoU {threshold:.2f}",
-                        *(" / ".join(f"{value:.2f}" for value in cell) for cell in cells),
-                    ]
-                )
-        counts = " / ".join(str(n) for n in result.num_objects)
-        return f"{AsciiTable(rows).table}\n{name} objects, {' / '.join(DIFFICULTIES)}: {counts}"
-
-    @property
-    def shown(self) -> tuple[int, ...]:
-        """Numbers of recall positions that are printed."""
-        return self.recall_positions or (40,)
-
-
-def _mmdet3d_thresholds(class_name: str, metric: str = "3d") -> dict[str, float]:
-    strict = STRICT.get(class_name, OTHER_STRICT)
-    loose = LOOSE.get(class_name, OTHER_LOOSE) if metric != "bbox" else strict
-    return {"strict": strict, "loose": loose}
-
-
-def _overall(values: Mapping[str, float], prefix: str, classes: Sequence[str]) -> dict[str, float]:
-    """Mean over the classes of the strict AP11 and AP40."""
-    first, suffix = f"{prefix}/{classes[0]}_", "_strict"
-    means = {}
-    for key in values:
-        if key.startswith(first) and key.endswith(suffix):
-            kind = key[len(first) : -len(suffix)]
-            each = np.array([values[f"{prefix}/{name}_{kind}{suffix}"] for name in classes])
-            each = each[~np.isnan(each)]
-            means[f"{prefix}/Overall_{kind}"] = float(each.mean()) if each.size else float("nan")
-    return means

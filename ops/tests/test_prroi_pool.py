@@ -201,9 +201,14 @@ class TestPrRoIPool(BackendTester):
         for levels in (1, 4):
             maps = ((real,) * levels, ("fp32",) * (2 * levels))
             boxes = (real, "*i64" if levels > 1 else real, ("i64",) * levels)
-            constants = {"LEVELS": levels, "BLOCK": 256}
+            constants = {"LEVELS": levels, "BLOCK": 256, "BINS_FIRST": False}
             yield "_forward", [*maps, *boxes, real, *["i32"] * 4], constants
             yield "_grad_rois", [real, *maps, *boxes, real, *["i32"] * 4], constants
+            if real == "*fp32":  # as for a CUDA graph
+                half = (("*bf16" if levels > 1 else "*fp16",) * levels, maps[1])
+                constants = {**constants, "BINS_FIRST": True}
+                yield "_forward", [*half, *boxes, real, *["i32"] * 4], constants
+                yield "_grad_rois", [real, *half, *boxes, real, *["i32"] * 4], constants
             constants = {"LEVELS": levels, "BLOCK": 64, "BOXES": 128}
             yield "_grad_features", [real, *maps, *boxes, *["i32"] * 5], constants
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import rational
 from ebm_ops import prroi_pool, prroi_pool_levels
 from ebm_ops.prroi_pool import by_level, dense, reference
 from test_prroi_pool import ODD, SCALE, problem
@@ -64,3 +65,32 @@ def test_a_program_keeps_none_of_our_operators():
         plain = program.run_decompositions(dense.decompositions())
     assert "ebm_ops" not in str(plain.graph)
     torch.testing.assert_close(plain.module()(*inputs), Pool()(*inputs), **TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("side", rational.THIN)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_thin_bins_keep_their_digits(side, dtype):
+    """To the precision of the dtype, however thin. Compared with fractions."""
+    g = torch.Generator().manual_seed(0)
+    rois = rational.thin_boxes(side).to(dtype)
+    features = torch.randn(1, 2, 4, 5, generator=g, dtype=dtype)
+    grad = torch.randn(len(rois), 2, 3, 7, generator=g, dtype=dtype)
+    values, slopes = rational.pool(features, rois, (3, 7), 0.25, grad)
+    for found, expected in (
+        (dense.forward(features, rois, 3, 7, 0.25), values),
+        (dense.grad_rois(grad, features, rois, 0.25), slopes),
+    ):
+        torch.testing.assert_close(found.double(), expected, **TOLERANCE[dtype])
+
+
+def test_thin_boxes_far_from_the_origin_keep_their_digits():
+    """At any scale: a box is not rounded before its sides are subtracted."""
+    g = torch.Generator().manual_seed(0)
+    starts, sides = torch.tensor([3.1, 57.3, 119.7]), torch.tensor([1e-4, 3e-3, 0.05])
+    x1, side = (t.flatten() / SCALE for t in torch.meshgrid(starts, sides, indexing="ij"))
+    rois = torch.stack([0 * x1, x1, 0 * x1 + 1, x1 + side, 0 * x1 + 9], 1)
+    features = torch.randn(1, 2, 5, 128, generator=g)
+    grad = torch.randn(len(rois), 2, 2, 7, generator=g)
+    wanted = reference.grad_rois(grad.double(), features.double(), rois.double(), SCALE)
+    found = dense.grad_rois(grad, features, rois, SCALE)
+    torch.testing.assert_close(found.double(), wanted, **TOLERANCE[torch.float32])

@@ -227,7 +227,7 @@ def test_bad_arguments_are_named(backend):
 
 TRITON_IN_INTERPRETER = """
 import torch
-from ebm_ops.prroi_pool import levels as operators, triton
+from ebm_ops.prroi_pool import levels as operators, triton, triton_into
 from tolerances import TOLERANCE
 
 sizes, scales = (9, 4, 3, 4, 0, 3), [0.9, 0.7, 1.3]
@@ -250,6 +250,19 @@ for dtype, channels in ((torch.float64, 3), (torch.float32, 1)):
         for a, b in zip(*([x] if torch.is_tensor(x) else x for x in (found, wanted)), strict=True):
             scale = b.abs().max().clamp(min=1) if b.numel() else 1
             torch.testing.assert_close(a / scale, b / scale, **TOLERANCE[dtype])
+# Into buffers, with the channels last, of maps in half precision too; `rois` are float32 by now.
+for half in (torch.bfloat16, torch.float16, torch.float32):
+    given = [x.expand(-1, 3, -1, -1).to(half) for x in maps]
+    pooled, partial = torch.full((7, 1, 2, 3), 7.0), torch.full((7, 2, 5), 7.0)
+    grad = torch.randn(pooled.shape)
+    triton_into.pool_into(pooled, given, rois, levels, scales)
+    triton_into.grad_rois_into(partial, grad, given, rois, levels, scales)
+    exact, first = [x.float() for x in given], grad.permute(0, 3, 1, 2).contiguous()
+    wanted = expected["prroi_pool_levels"](exact, rois, levels, 1, 2, scales)
+    torch.testing.assert_close(pooled, wanted.permute(0, 2, 3, 1), **TOLERANCE[torch.float32])
+    wanted = expected["prroi_pool_levels_grad_rois"](first, exact, rois, levels, scales)
+    torch.testing.assert_close(partial.sum(1), wanted, rtol=1e-5, atol=1e-5)
+grad = torch.randn(len(boxes), 1, 1, 2)
 # A box of no level has no area, and nothing is read outside of the maps.
 for level in (-1, 3, 2**40):
     nowhere = torch.full_like(levels, level)

@@ -31,7 +31,7 @@ def test_roi_shift(roi_shift, read, weights):
 
     def value_at(x: float) -> float:
         point = torch.tensor([[x - 0.01, 16.0, x + 0.01, 16.02]])
-        pooled, _ = head.pool([COLUMNS], point, torch.tensor([0]))
+        pooled = head.pool([COLUMNS], point, torch.tensor([0]))
         return pooled.item()
 
     assert value_at(10.4) == pytest.approx(read, abs=1e-3)

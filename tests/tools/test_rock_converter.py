@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import ebm_mmdet  # noqa: F401  (registers the models)
+from ebm_mmdet.engine.checkpoint_conversion import ConversionError
 
 ROOT = Path(__file__).resolve().parents[2]
 H, W = 480, 640
@@ -391,7 +392,7 @@ def test_what_does_not_fit_is_named(expected):
     def message(change):
         state = dict(official)
         change(state)
-        with pytest.raises(TOOL.ConversionError) as error:
+        with pytest.raises(ConversionError) as error:
             TOOL.convert(state, expected[()], ())
         return str(error.value)
 

@@ -24,7 +24,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ebm_mmdet.engine.checkpoint_conversion import (
-    ConversionError,
     conversion_command,
     read_state_dict,
     rename_state,
@@ -169,8 +168,6 @@ def run(source: Path, target: Path) -> int:
     Raises:
         ConversionError: see :func:`read` and :func:`convert`; or ``target`` exists.
     """
-    if target.exists():  # before the work, and again when it is written
-        raise ConversionError(f"{target} exists and is not overwritten")
     official = read(source)
     with_energy_head = any(key.removeprefix("module.").startswith("ebm_fc") for key in official)
     state, left_out = convert(official, our_state(with_energy_head), with_energy_head)

@@ -1,4 +1,4 @@
-"""Probabilities from log-ratios, calibrated on the annotations, of which an unknown part is bad."""
+"""Probabilities from evidence, calibrated on the annotations, of which an unknown part is bad."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import digamma, expit, gammaln
 
-__all__ = ["Mixture", "fit_mixture", "side_factor"]
+__all__ = ["Mixture", "evidence_against", "fit_mixture", "side_factor"]
 
 FEWEST = 20
 """Boxes below which no mixture is fitted."""
 MOST_BAD = 0.5
 """Largest share of bad annotations that is believed: otherwise they are the rule."""
 LEAST_RATIO = 3.0
-"""The mean log-ratio of bad annotations is at least so many times that of good ones."""
+"""The mean evidence against bad annotations is at least so many times that against good ones."""
 PRIOR = 20.0
 """Weight, in annotations, of the expectation that few are bad, so that twenty boxes decide
 nothing."""
+LOWEST = 0.01
+"""Quantile of the surprise that counts as none."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Log-ratios r of good annotations and of bad ones, each with a gamma distribution.
+    """Evidence r against good annotations and bad ones, each with a gamma distribution.
 
         p(r) = (1 - w) Gamma(r; a₀, θ₀) + w Gamma(r; a₁, θ₁)
 
-    If an annotator's errors are Gaussian, and f is a Gaussian around the object's true box, then r
-    is half a weighted sum of squares of four normal numbers, which a gamma distribution fits
-    whatever the spreads are. So the first part is what is usual in these annotations.
+    If an annotator's errors are Gaussian, and f is a Gaussian around the object's true box, then
+    the log-ratio is half a weighted sum of squares of four normal numbers, which a gamma
+    distribution fits whatever the spreads are; so is the surprise, but for a constant. So the first
+    part is what is usual in these annotations.
     """
 
     share: float
@@ -38,17 +41,17 @@ class Mixture:
     """Shape a₀ and scale θ₀."""
     bad: tuple[float, float]
     count: int
-    """Number of log-ratios that it is fitted to."""
+    """Number of annotations that it is fitted to."""
     enough: bool
     """False if there were too few: all probabilities are the prior's."""
 
-    def probability(self, log_ratio: np.ndarray) -> np.ndarray:
+    def probability(self, evidence: np.ndarray) -> np.ndarray:
         """(n,) that an annotation is of the second part; it never falls as r rises."""
-        r = np.asarray(log_ratio, float)
+        r = np.asarray(evidence, float)
         if not self.enough:
             return np.full(r.shape, self.share)
         # Below the typical good one, the odds of two gammas may rise again: nothing is better than
-        # a small log-ratio.
+        # little evidence.
         lowest = self.good[0] * self.good[1]
         x = np.clip(r, lowest, None)
         odds = np.log(self.share) - np.log1p(-self.share)
@@ -60,14 +63,39 @@ class Mixture:
         return asdict(self)
 
 
-def fit_mixture(log_ratio: np.ndarray, iterations: int = 300) -> Mixture:
+def evidence_against(
+    log_ratio: np.ndarray, surprise: np.ndarray | None, usual: np.ndarray
+) -> np.ndarray:
+    """The evidence r against n annotations, in nats, not negative.
+
+        r = f(m) - f(y) + max(s - s₁, 0),    s = -log N(y; μ(y), σ(y)²)
+
+    The log-ratio of f says how much likelier another box is; the surprise s of a Gaussian says how
+    unlikely this one is, its own doubt included: σ is large at a box that is not about one
+    object. They are about equally good and err at different boxes, so that their sum is better
+    than either. s₁ is the first percentile of s, since a density has no lowest value.
+
+    Args:
+        log_ratio: (n,) not negative, +inf allowed.
+        surprise: (n,) in nats, +inf allowed; None leaves it out.
+        usual: (n,) bool, the annotations by which s₁ is found.
+    """
+    r = np.asarray(log_ratio, float)
+    if surprise is None:
+        return r
+    s = np.asarray(surprise, float)
+    known = s[usual & np.isfinite(s)]
+    return r + np.maximum(s - np.quantile(known, LOWEST), 0) if known.size else r
+
+
+def fit_mixture(evidence: np.ndarray, iterations: int = 300) -> Mixture:
     """Fit by expectation maximisation, with a bad part that lies above the good one.
 
     Args:
-        log_ratio: (n,) not negative; values that are not finite are bad for certain and left out.
+        evidence: (n,) not negative; values that are not finite are bad for certain and left out.
         iterations: at most.
     """
-    r = np.asarray(log_ratio, float)
+    r = np.asarray(evidence, float)
     r = r[np.isfinite(r)]
     r = np.maximum(r, 1e-3)
     if len(r) < FEWEST:

@@ -37,10 +37,13 @@ def write_exports(
     write_json(folder / "label_studio.json", label_studio(annotations, findings, threshold))
 
 
+_NUMBERS = ("log_ratio", "surprise", "evidence", "probability", "iou", "support", "doubt")
+
+
 def _flat(each: Mapping) -> dict:
     row = {key: each[key] for key in ("row", "id", "image_id", "file_name", "category")}
     row |= _box_columns("bbox", each) | _box_columns("proposal", each)
-    row |= {key: each[key] for key in ("log_ratio", "probability", "iou", "support", "doubt")}
+    row |= {key: each[key] for key in _NUMBERS}
     for name in SIDES:
         side = each["sides"][name]
         row |= {f"{name}_{key}": side[key] for key in ("shift_px", "z", "evidence")}
@@ -54,10 +57,10 @@ def _box_columns(name: str, each: Mapping) -> dict:
 def coco(annotations: Annotations, findings: Findings) -> dict:
     """The annotation file with further keys; FiftyOne loads these as attributes.
 
-    Each audited annotation gains ``audit_proposal``, ``audit_log_ratio``, ``audit_sides``
-    (``'left +3.1 px'``), and the names of FiftyOne's Brain: ``mistakenness_loc``, the probability
-    that it is badly located, and ``possible_spurious``. Objects without annotation are a list of
-    their own, ``possible_missing``, so that no trainer takes them for annotations.
+    Each audited annotation gains ``audit_proposal``, ``audit_log_ratio``, ``audit_evidence``,
+    ``audit_sides`` (``'left +3.1 px'``), and the names of FiftyOne's Brain: ``mistakenness_loc``,
+    the probability that it is badly located, and ``possible_spurious``. Objects without annotation
+    are a list of their own, ``possible_missing``, so that no trainer takes them for annotations.
     """
     content = copy.deepcopy(annotations.content)
     spurious = {each["row"] for each in findings.superfluous}
@@ -65,6 +68,7 @@ def coco(annotations: Annotations, findings: Findings) -> dict:
         content["annotations"][each["row"]].update(
             audit_proposal=each["proposal"],
             audit_log_ratio=each["log_ratio"],
+            audit_evidence=each["evidence"],
             audit_sides=", ".join(marked_sides(each)),
             mistakenness_loc=each["probability"],
             possible_spurious=each["row"] in spurious,

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...box_iou import box_iou
 from .annotations import Annotations
-from .calibration import Mixture, fit_mixture, side_factor
+from .calibration import Mixture, evidence_against, fit_mixture, side_factor
 from .presence import certainty, relative_spread
 from .scoring import INFINITE
 
@@ -29,9 +29,9 @@ class Findings:
 
     boxes: list[dict]
     """Every audited annotation, most probably badly located first: ``row``, ``id``, ``image_id``,
-    ``file_name``, ``category``, ``bbox``, ``proposal``, ``log_ratio``, ``probability``, ``sides``
-    (of each: ``shift_px``, ``spread_px``, ``z``, ``evidence``, ``marked``), ``iou``, ``support``,
-    ``doubt``."""
+    ``file_name``, ``category``, ``bbox``, ``proposal``, ``log_ratio``, ``surprise`` (None if it was
+    not asked for), ``evidence``, ``probability``, ``sides`` (of each: ``shift_px``, ``spread_px``,
+    ``z``, ``evidence``, ``marked``), ``iou``, ``support``, ``doubt``."""
     missing: list[dict]
     """Objects without annotation: ``image_id``, ``file_name``, ``category``, ``category_id``,
     ``bbox``, ``score``, ``certainty``, ``rank``."""
@@ -66,10 +66,11 @@ def find(annotations: Annotations, results: Mapping[int, dict], classes: Sequenc
     confirmed = support >= CONFIRMED
     some = confirmed if confirmed.sum() >= 20 else np.ones_like(confirmed)
     # Where there is no object there is no mode either: such boxes do not tell what is usual.
-    mixture = fit_mixture(ratio[some])
+    against = evidence_against(ratio, _surprise(scored), some)
+    mixture = fit_mixture(against[some])
     factor = side_factor(shift[some], spread[some])
     usual = float(np.median(relative_spread(spread[some], boxes[some]))) if some.any() else 0.05
-    probability = mixture.probability(ratio)
+    probability = mixture.probability(against)
     found, missing, at = [], [], 0
     for here, each in scored:
         stop = at + len(here.rows)
@@ -88,6 +89,8 @@ def find(annotations: Annotations, results: Mapping[int, dict], classes: Sequenc
                     bbox=list(source["bbox"]),
                     proposal=_xywh(proposals[k]),
                     log_ratio=each["log_ratio"][k],
+                    surprise=None if each["surprise"] is None else each["surprise"][k],
+                    evidence=round(float(min(against[at + k], INFINITE)), 4),
                     probability=round(float(probability[at + k]), 4),
                     sides=_sides(each, k, factor),
                     iou=round(float(iou[k]), 4),
@@ -97,13 +100,22 @@ def find(annotations: Annotations, results: Mapping[int, dict], classes: Sequenc
             )
         missing += _missing(here, each["missing"], usual, annotations, classes)
         at = stop
-    found.sort(key=lambda each: (-each["probability"], -each["log_ratio"]))
+    found.sort(key=lambda each: (-each["probability"], -each["evidence"]))
     missing.sort(key=lambda each: -each["rank"])
     doubtful = [
         each for each in found if each["support"] < CONFIRMED and each["doubt"] >= LEAST_DOUBT
     ]
     doubtful.sort(key=lambda each: -each["doubt"])
     return Findings(found, missing, doubtful, mixture, factor)
+
+
+def _surprise(scored: Sequence[tuple]) -> np.ndarray | None:
+    """(n,) of all annotations, or None if one image was scored without it."""
+    parts = [each["surprise"] for _, each in scored]
+    if any(part is None for part in parts):
+        return None
+    surprise = np.concatenate([np.asarray(part, float) for part in parts])
+    return np.where(surprise >= INFINITE, np.inf, surprise)
 
 
 def _sides(each: Mapping, k: int, factor: float) -> dict:

@@ -12,14 +12,17 @@ from mmengine.config import ConfigDict
 from mmengine.runner import set_random_seed
 from torch import nn
 
+from ...energy import NCEObjective
 from ...models.detectors.trunk_init import copy_trunk_from_box_head
 from ..fitting.clock import Clock
+from ..fitting.kl_regressor import KLRegressor
+from ..fitting.rivals import rival_boxes
 from ..fitting.training import HeadTraining
 from .annotations import AnnotatedImage
 from .features import ViewCache
 from .source import Source
 
-__all__ = ["assign_folds", "new_head", "train_head"]
+__all__ = ["assign_folds", "new_gaussian", "new_head", "train_head"]
 
 OPTIMIZER = ConfigDict(
     type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.01)
@@ -63,6 +66,23 @@ def new_head(source: Source) -> nn.Module:
     head = MODELS.build(copy.deepcopy(source.cfg.model.energy_head))
     copy_trunk_from_box_head(source.model.detector, head)
     return head.to(next(source.model.parameters()).device)
+
+
+def new_gaussian(source: Source) -> dict[str, KLRegressor]:
+    """A Gaussian for each side, on the maps and of the size of the energy head, not trained.
+
+    It learns from a quarter of the boxes that the energy head learns from.
+
+    Returns:
+        It, named ``gaussian``; nothing if the objective of the energy head is not NCE's, whose
+        noise these boxes are drawn from.
+    """
+    if not isinstance(source.model.energy_head.objective, NCEObjective):
+        return {}
+    settings = source.cfg.model.energy_head
+    gaussian = KLRegressor(settings, rival_boxes(settings))
+    copy_trunk_from_box_head(source.model.detector, gaussian)
+    return {"gaussian": gaussian.to(next(source.model.parameters()).device)}
 
 
 def train_head(

@@ -102,6 +102,7 @@ def _entry(kind: str, each: Mapping, annotations: Annotations, cuts: _Pictures) 
             id=each["id"],
             value=each["probability"] if kind == "box" else each["doubt"],
             proposal=each["proposal"],
+            evidence=round(min(each["evidence"], 1e6), 2),
             ratio=round(min(each["log_ratio"], 1e6), 2),
             iou=each["iou"],
             support=each["support"],

@@ -19,12 +19,13 @@ from ...engine import usable_device
 from ...files import read_json, write_json
 from ..fitting.clock import Clock
 from ..fitting.folder import check_folder, claim_folder, describe_inputs, held
+from ..fitting.kl_regressor import KLRegressor
 from ..fitting.progress import Progress
 from .annotations import Annotations, read_annotations
 from .exports import write_exports
 from .features import AuditImages, ViewCache, flips_of
 from .findings import Findings, find
-from .folds import assign_folds, train_head
+from .folds import assign_folds, new_gaussian, train_head
 from .page import write_page
 from .scoring import Scores, score_image
 from .source import Source, image_folder, load_source, usual_size
@@ -110,6 +111,7 @@ def audit(
         folds=folds,
         max_iters=max_iters,
         seed=seed,
+        evidence="log-ratio and surprise",
     )
     wanted = describe_inputs(cfg, Path(checkpoint), settings)
     check_folder(folder, wanted, "audit", "--out")
@@ -163,7 +165,7 @@ class _Steps:
                 f"{self.annotations.count} annotations, judged by the head of the checkpoint. If "
                 "it has learned from them, it judges them too kindly: --folds 5"
             )
-            return self._score([(self.source.model.energy_head, everything)], rng)
+            return self._score([(self.source.model.energy_head, None, everything)], rng)
         groups = parts if parts is not None else [everything]
         todo = [
             k for k, part in enumerate(groups) if any(i not in self.scores.results for i in part)
@@ -186,7 +188,7 @@ class _Steps:
         for position, k in enumerate(todo):
             left_out = groups[k] if parts is not None else []
             share = functools.partial(self._share, start + rest, len(todo) - position)
-            heads.append((self._head(views, k, left_out, share), groups[k]))
+            heads.append((*self._heads(views, k, left_out, share), groups[k]))
         return self._score(heads, rng)
 
     def _share(self, until: float, parts: int) -> float:
@@ -219,13 +221,14 @@ class _Steps:
         self.say(f"{len(views.views)} views of {len(views)} images in memory to train on")
         return views
 
-    def _head(
+    def _heads(
         self,
         views: Callable[[], ViewCache],
         k: int,
         left_out: Sequence[int],
         seconds: Callable[[], float],
-    ) -> nn.Module:
+    ) -> tuple[nn.Module, KLRegressor | None]:
+        """The energy head and the Gaussian of a fold."""
         training = train_head(
             self.source,
             views,
@@ -236,17 +239,24 @@ class _Steps:
             self.clock,
             self.seed + k,
             Progress(f"training head {k + 1}", self.say, self.clock),
+            others=lambda: new_gaussian(self.source),
         )
         self.say(f"head {k + 1}: {training.iteration} iterations in {training.seconds:.0f} s")
-        return training.heads["energy"].eval()
+        heads = {name: head.eval() for name, head in training.heads.items()}
+        return heads["energy"], heads.get("gaussian")
 
-    def _score(self, heads: Sequence[tuple[nn.Module, Sequence[int]]], rng):
+    def _score(
+        self, heads: Sequence[tuple[nn.Module, KLRegressor | None, Sequence[int]]], rng
+    ) -> tuple[dict[int, dict], bool]:
         complete = True
-        for position, (head, images) in enumerate(heads):
+        for position, (head, gaussian, images) in enumerate(heads):
+            score = functools.partial(
+                score_image, self.source.model, head, self.images, gaussian=gaussian
+            )
             left = self.clock.left() / (len(heads) - position)
             complete &= self.scores.run(
                 [int(i) for i in rng.permutation(images)],
-                lambda index, head=head: score_image(self.source.model, head, self.images, index),
+                score,
                 self.clock,
                 self.clock.used() + left,
                 Progress(f"scoring {position + 1} of {len(heads)}", self.say, self.clock),

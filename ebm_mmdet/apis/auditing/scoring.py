@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...files import read_json, write_json
 from ...models.detectors import EBMDetector
 from ..fitting.clock import Clock
+from ..fitting.kl_regressor import KLRegressor
 from .evidence import NUM_STEPS, Evidence, box_evidence
 from .features import AuditImages, Seen
 from .presence import presence
@@ -19,7 +20,7 @@ from .presence import presence
 __all__ = ["Scores", "score_image"]
 
 INFINITE = 1e9
-"""Stands for an infinite log-ratio, which JSON does not have."""
+"""Stands for an infinite log-ratio or surprise, which JSON does not have."""
 IMAGES_PER_FILE, SECONDS_PER_FILE = 100, 30.0
 
 
@@ -95,6 +96,7 @@ def score_image(
     num_steps: int = NUM_STEPS,
     step_size: float | None = None,
     seen: Seen | None = None,
+    gaussian: KLRegressor | None = None,
 ) -> dict:
     """All about an image that the files and the page need; boxes in pixels of the image file.
 
@@ -106,10 +108,13 @@ def score_image(
         num_steps: of the climb.
         step_size: of the climb.
         seen: what the detector makes of the image, if that is known.
+        gaussian: head of the Gaussian that says how surprising an annotation is, if there is one;
+            it has not seen the image either.
 
     Returns:
         ``image``; for the annotations ``proposal``, ``log_ratio``, ``shift``, ``spread``,
-        ``evidence`` (see :class:`Evidence`), ``support``, ``detection`` (the matched box or None),
+        ``evidence`` (see :class:`Evidence`), ``surprise`` (nats; None without ``gaussian``),
+        ``support``, ``detection`` (the matched box or None),
         ``score``; and ``missing``: ``box``, ``score``, ``label``, ``spread``.
     """
     here = images.images[index]
@@ -124,6 +129,7 @@ def score_image(
     boxes = torch.from_numpy(here.boxes).float().to(seen.scale.device) * seen.scale
     labels = torch.from_numpy(here.labels).to(seen.scale.device)
     about = look(boxes, labels)
+    surprise = None if gaussian is None else _surprise(gaussian, seen, boxes)
     found = seen.boxes.cpu().double().numpy() / scale
     scores = seen.scores.cpu().double().numpy()
     classes = seen.labels.cpu().numpy()
@@ -138,6 +144,7 @@ def score_image(
         image=index,
         proposal=_rounded(proposal),
         log_ratio=[round(min(x, INFINITE), 4) for x in about.log_ratio.tolist()],
+        surprise=surprise,
         shift=_rounded(_pixels(about.side_shift, scale)),
         spread=_rounded(_pixels(about.side_spread, scale), 4),
         evidence=_rounded(about.side_evidence.clamp(-INFINITE, INFINITE).cpu().numpy()),
@@ -151,6 +158,14 @@ def score_image(
             spread=_rounded(_pixels(objects.side_spread, scale), 4),
         ),
     )
+
+
+def _surprise(gaussian: KLRegressor, seen: Seen, boxes: Tensor) -> list[float]:
+    """-log N(y; μ(y), σ(y)²) of the sides y of n boxes, in units of the box's size."""
+    feats = gaussian.prepare(seen.maps, input_shape=seen.input_shape)
+    images = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
+    found = gaussian.evidence(feats, boxes, images)[0].double()
+    return _rounded(found.nan_to_num(INFINITE, INFINITE, -INFINITE).cpu().numpy(), 4)
 
 
 def _pixels(values: Tensor, scale: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ...models import EBMDetector, GradientAscentRefiner, ImportanceMeanRefiner
 from ...models.box_coding import change_reference
-from ...models.heads import BoxLogDensity
 from ...models.side_uncertainty import covariance_to_side_std
 
 __all__ = ["RefinementGraph", "check_refiner"]
@@ -64,7 +63,8 @@ class RefinementGraph(nn.Module):
         self, boxes: Tensor, labels: Tensor, images: Tensor, *maps: Tensor
     ) -> tuple[Tensor, ...]:
         """Shapes as in the description of the class."""
-        fn = BoxLogDensity(self.head, self.head.prepare(maps), boxes, images, labels)
+        feats = self.head.prepare(maps)
+        fn = self.head.log_density_type(self.head, feats, boxes, images, labels)
         found = self.refiner(fn, torch.zeros_like(boxes))
         refined = self.head.decode(found.y, boxes)
         if found.covariance is None:

@@ -37,7 +37,7 @@ class BoxRegressor(EBMBBoxHead):
     num_outputs = 4
 
     def __init__(self, energy_head: dict, num_boxes: int | None = None) -> None:
-        settings = {key: value for key, value in energy_head.items() if key != "type"}
+        settings = {k: v for k, v in energy_head.items() if k not in ("type", "regression")}
         super().__init__(**{**settings, "num_classes": self.num_outputs, "class_agnostic": False})
         self.num_boxes = num_boxes
 
@@ -50,8 +50,7 @@ class BoxRegressor(EBMBBoxHead):
 
     def offsets(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
         """Offsets (R, 4) of the object relative to the boxes (R, 4)."""
-        x, unsort = self.embed(feats, boxes, batch_index)
-        return self.fc_energy(x)[unsort]
+        return self.fc_energy(self.embed(feats, boxes, batch_index))
 
     def jittered(self, gt_boxes: Tensor, batch_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (R, 4) around the annotations (N, 4), their annotations (R, 4) and images (R,)."""

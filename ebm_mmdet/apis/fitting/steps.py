@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.runner import set_random_seed
 
-from ...files import open_atomic, read_json, write_json
+from ...files import read_json, write_json
 from ...models.detectors.trunk_init import copy_trunk_from_box_head
-from ..config_text import Noted
 from ..trained_detector import load_detector
 from .clock import Clock
 from .data import FitData
@@ -25,10 +22,11 @@ from .kind import Kind
 from .page import table, write_page
 from .plan import GB, Measured, Plan, make_plan, measure
 from .progress import Progress
+from .results import circumstances, facts, save_model, tuned_settings
 from .rivals import rival_boxes
 from .training import HeadTraining
 from .tuning import Tuned, tune, tuned_methods
-from .verdict import Circumstances, verdict
+from .verdict import verdict
 from .views import Batches
 
 __all__ = ["Steps"]
@@ -202,7 +200,8 @@ class Steps:
         stem: str,
     ) -> dict:
         rows = judge_rows(judging, 0.6 * plan.end_s, self.seed)
-        found = verdict(rows, self._circumstances(judging, training.iteration, tuned))
+        about = circumstances(self.kind, self.cfg, self.data, judging, training.iteration, tuned)
+        found = verdict(rows, about)
         path, weights = self.folder / f"{stem}_ebm.py", self.folder / f"{stem}_ebm.pth"
         if not path.exists():  # else an interrupted call has written it, with the same settings
             self.kind.write_config(
@@ -210,14 +209,11 @@ class Steps:
                 checkpoint,
                 path,
                 max(training.iteration, 1),
-                _tuned_settings(tuned, self.kind.noun),
+                tuned_settings(tuned, self.kind.noun),
                 **self.about_data,
             )
         self.model.energy_head = training.heads["energy"]
-        state = {key: value.cpu() for key, value in self.model.state_dict().items()}
-        meta = dict(dataset_meta=_plain_meta(self.data.judge.dataset.metainfo))
-        with open_atomic(weights) as file:
-            torch.save(dict(state_dict=state, meta=meta), file)
+        classes = save_model(self.model, self.data.judge.dataset.metainfo, weights)
         load_detector(Config.fromfile(path), weights)  # as a user will
         method = tuned_methods(self.kind, training.heads, tuned)[-1]
         positions = [each["position"] for each in judging.results[:PICTURES]]
@@ -227,7 +223,7 @@ class Steps:
             method,
             self.data.judge,
             positions,
-            meta["dataset_meta"].get("classes", ()),
+            classes,
             self.max_dets,
         )
         result = dict(
@@ -246,7 +242,7 @@ class Steps:
             self.kind,
             rows,
             found,
-            self._facts(training, tuned, judging),
+            facts(self.kind, self.cfg, self.data, self.model, self.clock, training, tuned, judging),
             self.kind.commands(path, weights),
             pictures,
         )
@@ -256,52 +252,6 @@ class Steps:
         self.say(f"{path}, {weights} and {self.folder / 'page.md'} are written")
         return result
 
-    def _facts(self, training: HeadTraining, tuned: Tuned, judging: Judging) -> list[str]:
-        least = "all boxes are refined"
-        if tuned.min_score:
-            least = f"boxes with a score of at least {tuned.min_score} are refined"
-        noun = self.kind.noun
-        complete = "" if tuned.complete else ", for lack of time not all that there are"
-        return [
-            *self.data.notes,
-            f"{self.data.images} {noun}s with {self.data.boxes} boxes to train on, "
-            f"{training.iteration} iterations in {training.seconds / 60:.1f} min",
-            f"{tuned.images} training {noun}s to tune on, kept out of the training: {tuned.tried} "
-            f"settings{complete}; AP {100 * tuned.ap_before:.2f} before, "
-            f"{100 * tuned.ap_after:.2f} after",
-            f"{len(judging.results)} of {len(self.data.judge)} {noun}s to judge on",
-            self.kind.reads(self.model, self.cfg),
-            f"refiner: {tuned.refiner}; {least}",
-            f"{self.clock.used() / 60:.1f} min in all, {torch.get_num_threads()} CPU threads, "
-            f"{next(self.model.parameters()).device}",
-        ]
-
-    def _circumstances(self, judging: Judging, iterations: int, tuned: Tuned) -> Circumstances:
-        sides: list[float] = []
-        for each in judging.results[:50]:
-            sides += self.kind.object_cells(self.data.judge, each, self.cfg)
-        cells = float(np.median(sides)) if sides else math.inf
-        return Circumstances(
-            self.data.boxes,
-            self.data.images,
-            len(judging.results),
-            iterations,
-            cells,
-            tuning_gain=100 * (tuned.ap_after - tuned.ap_before),
-            noun=self.kind.noun,
-            headings=self.kind.headings,
-            high=self.kind.high,
-            precise_iou=self.kind.precise_iou,
-        )
-
-
-def _tuned_settings(tuned: Tuned, noun: str) -> dict:
-    where = f"tuned on {tuned.images} training {noun}s that were kept out of the training"
-    return dict(
-        refiner=Noted(tuned.refiner, where),
-        min_score=Noted(tuned.min_score, "lower boxes stay as they are; tuned likewise"),
-    )
-
 
 def _plain(value):
     if isinstance(value, Mapping):
@@ -309,11 +259,6 @@ def _plain(value):
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
     return value
-
-
-def _plain_meta(meta: Mapping) -> dict:
-    """Names and colours of the classes."""
-    return {key: meta[key] for key in ("classes", "palette") if meta.get(key)}
 
 
 def _on_cpu(image):

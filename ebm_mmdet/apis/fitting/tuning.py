@@ -24,7 +24,9 @@ STRENGTHS = (1 / 8, 1 / 2, 1 / 32, 2)
 """Of a prior, k: how much f counts against it. The likeliest come first."""
 FACTORS = (1.0, 4.0, 0.25)
 """On the step without a prior."""
-MOST_SETTINGS = 18
+FIRST_STEPS = ((1, 1.0), (1, 0.5), (2, 0.5))
+"""Number and length of steps by the regression of an energy head that has one."""
+MOST_SETTINGS = 22
 HARMLESS = 1e-4
 """Loss of AP, of 1, that is accepted for a larger min_score."""
 MIN_SCORES = (0.1, 0.2, 0.3)
@@ -115,7 +117,8 @@ def tune(
     before = score(unmoved)
     step = max((1.0, 0.5), key=lambda s: score(moved(_regression(kind, heads["l1"], s, few))))
     best, best_found, best_ap, complete = dict(base), unmoved, -1.0, True
-    for settings in _rounds(base, kind.prior(residuals) if enough else None):
+    regresses = getattr(heads["energy"], "regresses", False)
+    for settings in _rounds(base, kind.prior(residuals) if enough else None, regresses):
         for each in settings(best):
             if clock.used() > until and best_ap >= 0:
                 complete = False
@@ -158,14 +161,24 @@ def _moved_above(min_score: float, moved: Sequence[dict], unmoved: Sequence[dict
 
 
 def _rounds(
-    base: dict, prior: tuple[list[float], list[float] | None] | None
+    base: dict,
+    prior: tuple[list[float], list[float] | None] | None,
+    regresses: bool = False,
 ) -> Iterator[Callable[[dict], list[dict]]]:
     """Functions from the best setting so far to the next ones to try.
 
-    The prior comes first, because time may end: an unsuitable step loses what a prior of any usual
-    strength gains. Where the best strength or step is the last one on its side, one beyond it is
-    tried too.
+    Steps by regression come first, because they cost little and time may end, then the prior: an
+    unsuitable step loses what a prior of any usual strength gains. Where the best strength or step
+    is the last one on its side, one beyond it is tried too. At last regression and climb are tried
+    one after the other.
     """
+    if regresses:
+        kept = {key: base[key] for key in ("type", "decay") if key in base}
+        alone = {**kept, "num_steps": 0}
+        yield lambda best: [
+            {**alone, "regression_steps": steps, "regression_length": length}
+            for steps, length in FIRST_STEPS
+        ]
     if prior is not None:
         std, bias = prior
         plain = {key: value for key, value in base.items() if key != "step_size"}
@@ -188,7 +201,20 @@ def _rounds(
         },
         FACTORS,
     )
-    yield lambda best: [{**best, "num_steps": n} for n in (5, 20)]
+    yield lambda best: [{**best, "num_steps": n} for n in (5, 20) if _climbs(best)]
+    if regresses:
+        yield lambda best: [
+            {**best, "regression_steps": 1} if _climbs(best) else {**base, **_first(best)}
+        ]
+
+
+def _climbs(refiner: dict) -> bool:
+    return refiner.get("num_steps") != 0
+
+
+def _first(refiner: dict) -> dict:
+    """The settings of a refiner that belong to its steps by regression."""
+    return {key: value for key, value in refiner.items() if key.startswith("regression_")}
 
 
 def _around(

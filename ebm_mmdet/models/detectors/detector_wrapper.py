@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ from mmdet.utils import reduce_mean
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ...energy import RefinementResult, Refiner, evaluate_only
+from ...energy import RefineChosen, RefinementResult, Refiner, evaluate_only
 from ..heads import BoxLogDensity
 from .dry_run import dry_run
 from .loading import CheckpointOfChild
@@ -19,6 +20,7 @@ from .output_capture import captured_outputs
 
 __all__ = [
     "DetectorWrapper",
+    "check_regression",
     "detector_covariance",
     "refuse_unread_configs",
     "split_result",
@@ -36,6 +38,8 @@ class DetectorWrapper(CheckpointOfChild):
     """
 
     child = "detector"
+    min_score: float = 0.0
+    """Detections with a lower score are evaluated, but not moved."""
 
     def wrap(
         self,
@@ -44,6 +48,7 @@ class DetectorWrapper(CheckpointOfChild):
         freeze_detector: bool = True,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
+        min_score: float = 0.0,
     ) -> None:
         """Store ``detector`` and its hooks; called once, in ``__init__`` after ``nn.Module``'s own.
 
@@ -54,12 +59,19 @@ class DetectorWrapper(CheckpointOfChild):
             freeze_detector: whether the detector gets no gradients and stays in eval mode.
             train_cfg: must be empty, because the wrapper reads none.
             test_cfg: likewise.
+            min_score: see the attribute.
 
         Raises:
-            ValueError: the detector has no module of a name in ``feature_source``, or ``train_cfg``
-                or ``test_cfg`` is given, which nothing would read.
+            ValueError: the detector has no module of a name in ``feature_source``, ``min_score`` is
+                negative or not finite, or ``train_cfg`` or ``test_cfg`` is given, which nothing
+                would read.
         """
         refuse_unread_configs(self, train_cfg=train_cfg, test_cfg=test_cfg)
+        if not 0 <= min_score < math.inf:
+            raise ValueError(
+                f"min_score={min_score}; give the lowest score of a box to refine, 0 for all"
+            )
+        self.min_score = float(min_score)
         self.detector = detector
         self.detector.data_preprocessor = self.data_preprocessor
         self.feature_sources = (
@@ -177,8 +189,9 @@ class DetectorWrapper(CheckpointOfChild):
         refiner: Refiner | None,
         covariances: Sequence[Tensor | None] = (),
         first_image: int = 0,
+        scores: Sequence[Tensor] | None = None,
     ) -> tuple[list[Tensor], list[RefinementResult]]:
-        """Refine all boxes of a batch in one call of the refiner.
+        """Refine the boxes of a batch in one call of the refiner.
 
         Args:
             feats: what ``energy_head.prepare`` returned.
@@ -188,10 +201,17 @@ class DetectorWrapper(CheckpointOfChild):
             covariances: (n, D, D) of each image in encoded coordinates, or None for an image for
                 which the detector gives none.
             first_image: index in ``feats`` of the image that ``boxes[0]`` belongs to.
+            scores: (n,) of each image, of which those below ``min_score`` leave their boxes where
+                they are; None refines all.
 
         Returns:
             The reference boxes (n, D) float32 and the results, image by image.
+
+        Raises:
+            ValueError: ``min_score`` leaves boxes out, and the refiner samples.
         """
+        if refiner is not None and scores is not None and self.min_score > 0:
+            refiner = RefineChosen(refiner, torch.cat(list(scores)) >= self.min_score)
         counts = [len(box) for box in boxes]
         everything = torch.cat([box.float() for box in boxes])
         # Not repeat_interleave of a tensor of counts, which would wait for a GPU.
@@ -245,6 +265,16 @@ def detector_covariance(instances: InstanceData) -> Tensor | None:
     if "box_std" in instances:
         return torch.diag_embed(instances.box_std.square())
     return None
+
+
+def check_regression(head: nn.Module, refiner: object) -> None:
+    """Raise ``ValueError`` if a refiner needs a regression that the head does not have."""
+    steps = getattr(refiner, "regression_steps", 0)
+    if steps and not getattr(head, "regresses", False):
+        raise ValueError(
+            f"refiner.regression_steps={steps}, but {type(head).__name__} has no regression; set "
+            "energy_head.regression=dict() and train it, or regression_steps=0"
+        )
 
 
 def refuse_unread_configs(wrapper: nn.Module, **configs: dict | None) -> None:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from mmdet.models.data_preprocessors import MultiBranchDataPreprocessor
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS, TASK_UTILS
-from mmdet.structures import SampleList
+from mmdet.structures import DetDataSample, SampleList
 from mmengine.config import ConfigDict
-from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...energy import RefineChosen, Refiner, evaluate_only
-from ..inclusive_boxes import rescale_inclusive
+from ...energy import Refiner, evaluate_only
 from ..masks import check_masks_from, masks_can_wait, predict_masks, recording_features
 from ..pixels import box_scale, clip_to_image
-from .detector_wrapper import DetectorWrapper, detector_covariance
+from .detector_wrapper import DetectorWrapper, check_regression, detector_covariance
 from .dry_run import default_source, dry_run
 from .head_levels import complete_levels, leaves_out_levels
-from .peculiarities import predict_boxes, refuse_without_boxes, warn_without_boxes
-from .refined_boxes import write_refined_boxes
+from .peculiarities import (
+    predict_boxes,
+    refuse_without_boxes,
+    single_image_preprocessor,
+    warn_without_boxes,
+)
+from .refined_boxes import add_last_pixel, write_refined_boxes
 from .side_intervals import SideIntervals
 from .trunk_init import copy_trunk_from_box_head
 
@@ -112,8 +113,9 @@ class EBMDetector(DetectorWrapper, BaseDetector):
     Raises:
         ValueError: the detector has no module of a name in ``feature_source``, it does not predict
             boxes (PanopticFPN, MaskFormer), values of ``energy_head`` do not fit its maps,
-            ``masks_from='refined'`` is not possible with it, ``min_score`` is negative or not
-            finite, or ``train_cfg`` or ``test_cfg`` is given.
+            ``masks_from='refined'`` is not possible with it, the refiner has ``regression_steps``
+            and the head no ``regression``, ``min_score`` is negative or not finite, or
+            ``train_cfg`` or ``test_cfg`` is given.
         RuntimeError: values of ``energy_head`` are left out, and the detector cannot run here.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), sec. 4.1, algorithm 1.
@@ -147,29 +149,25 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             raise ValueError(f"init_trunk_from={init_trunk_from!r}; use 'auto' or None")
         if clip_boxes not in (True, False, "all"):
             raise ValueError(f"clip_boxes={clip_boxes!r}; use True, False or 'all'")
-        if not 0 <= min_score < math.inf:
-            raise ValueError(
-                f"min_score={min_score}; give the lowest score of a box to refine, 0 for all"
-            )
         # Built, and not its config: a detector may have a preprocessor that its config lacks.
         inner = MODELS.build(ConfigDict(detector))
         refuse_without_boxes(inner)
         warn_without_boxes(inner)
         check_masks_from(masks_from, inner)
-        super().__init__(data_preprocessor or _single_branch(inner), init_cfg)
+        super().__init__(data_preprocessor or single_image_preprocessor(inner), init_cfg)
         feature_source = feature_source or default_source(inner)
         incomplete = leaves_out_levels(energy_head)
         run = dry_run(inner) if feature_source is None or incomplete else None
         feature_source = feature_source or default_source(inner, run)
-        self.wrap(inner, feature_source or "neck", freeze_detector, train_cfg, test_cfg)
+        self.wrap(inner, feature_source or "neck", freeze_detector, train_cfg, test_cfg, min_score)
         if incomplete:
             energy_head = complete_levels(energy_head, inner, self.feature_sources, run)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
+        check_regression(self.energy_head, self.refiner)
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
         self.clip_boxes, self.masks_from = clip_boxes, masks_from
         self.legacy_plus_one = legacy_plus_one
-        self.min_score = float(min_score)
         self.init_trunk_from = init_trunk_from
         self._trunk_is_loaded = False
 
@@ -324,16 +322,13 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         """
         scales = [box_scale(sample, rescale) for sample in samples]
         found = [sample.pred_instances for sample in samples]
-        own, refiner = refiner is None, refiner or self.refiner
-        if self.min_score > 0 and refiner is not None:
-            scores = torch.cat([each.scores for each in found])
-            refiner = RefineChosen(refiner, scores >= self.min_score)
         references, results = self.find_modes(
             feats,
             [each.bboxes.float() * scale for each, scale in zip(found, scales)],
             [each.labels for each in found],
-            refiner,
+            refiner or self.refiner,
             [detector_covariance(each) for each in found],
+            scores=[each.scores for each in found],
         )
         for sample, scale, reference, result in zip(samples, scales, references, results):
             write_refined_boxes(sample, scale, reference, result, self.clip_boxes)
@@ -341,8 +336,9 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             predict_masks(self.detector, masks, samples, rescale, replace=True)
         if self.legacy_plus_one and rescale:
             for sample, scale in zip(samples, scales):
-                _add_last_pixel(sample.pred_instances, scale)
-        if own and self.side_intervals is not None:  # last: they belong to the boxes as they are
+                add_last_pixel(sample.pred_instances, scale)
+        # Last: intervals belong to the boxes as they are, of the model's own refiner.
+        if refiner is None and self.side_intervals is not None:
             for sample in samples:
                 self.side_intervals.add_to(sample, rescale)
         return samples
@@ -367,22 +363,8 @@ class EBMDetector(DetectorWrapper, BaseDetector):
 _TENSOR_MODE_BOXES = 100
 
 
-def _annotation(sample, device: torch.device) -> tuple[Tensor, Tensor]:
+def _annotation(sample: DetDataSample, device: torch.device) -> tuple[Tensor, Tensor]:
     """Boxes (n, 4) float32 and labels (n,) of an image."""
     truth = sample.gt_instances
     boxes = getattr(truth.bboxes, "tensor", truth.bboxes)
     return boxes.to(device).float().reshape(-1, 4), truth.labels.to(device)
-
-
-def _add_last_pixel(instances: InstanceData, scale: Tensor) -> None:
-    for name in ("bboxes", "box_samples", "modes"):
-        if name in instances:
-            instances.set_field(rescale_inclusive(instances.get(name), scale), name)
-
-
-def _single_branch(detector: nn.Module) -> nn.Module:
-    """The detector's preprocessor, for single images: the energy head learns from these."""
-    preprocessor = detector.data_preprocessor
-    if isinstance(preprocessor, MultiBranchDataPreprocessor):
-        return preprocessor.data_preprocessor
-    return preprocessor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+from mmdet.models.data_preprocessors import MultiBranchDataPreprocessor
 from mmdet.models.mot import BaseMOTModel
 from mmdet.structures import SampleList
 from mmengine.logging import print_log
@@ -12,7 +13,13 @@ from torch import Tensor, nn
 from ..masks import innermost
 from ..pixels import network_pixels
 
-__all__ = ["predict_boxes", "refuse_trackers", "refuse_without_boxes", "warn_without_boxes"]
+__all__ = [
+    "predict_boxes",
+    "refuse_trackers",
+    "refuse_without_boxes",
+    "single_image_preprocessor",
+    "warn_without_boxes",
+]
 
 
 def refuse_without_boxes(detector: nn.Module) -> None:
@@ -57,6 +64,14 @@ def warn_without_boxes(detector: nn.Module) -> None:
             logger="current",
             level=30,  # logging.WARNING
         )
+
+
+def single_image_preprocessor(detector: nn.Module) -> nn.Module:
+    """The detector's preprocessor; of a semi-supervised detector, the one for single images."""
+    preprocessor = detector.data_preprocessor
+    if isinstance(preprocessor, MultiBranchDataPreprocessor):
+        return preprocessor.data_preprocessor
+    return preprocessor
 
 
 def predict_boxes(

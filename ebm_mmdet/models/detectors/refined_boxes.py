@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ...energy import RefinementResult
 from ..box_coding import change_reference, decode_boxes
+from ..inclusive_boxes import rescale_inclusive
 from ..pixels import clip_to_image
 from ..uncertain_instances import UncertainInstances
 from .detector_wrapper import detector_covariance
 
-__all__ = ["write_refined_boxes"]
+__all__ = ["add_last_pixel", "write_refined_boxes"]
 
 
 def write_refined_boxes(
@@ -72,3 +74,15 @@ def write_refined_boxes(
         instances.box_cov = covariance
         instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
         sample.pred_instances = UncertainInstances.of(instances)
+
+
+def add_last_pixel(instances: InstanceData, scale: Tensor) -> None:
+    """Replace boxes (..., 4) in pixels of the file by those that maskrcnn-benchmark would give.
+
+    Args:
+        instances: of an image; all its boxes are replaced.
+        scale: (4,) network-input pixels per pixel of its boxes.
+    """
+    for name in ("bboxes", "box_samples", "modes"):
+        if name in instances:
+            instances.set_field(rescale_inclusive(instances.get(name), scale), name)

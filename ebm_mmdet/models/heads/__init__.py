@@ -1,6 +1,7 @@
 """Heads, registered in mmdet's ``MODELS``."""
 
 from .box_log_density import BoxLogDensity
+from .box_regression import BoxRegression, RegressingBoxLogDensity
 from .ebm_bbox_head import EBMBBoxHead
 from .energy_head import EnergyHead
 from .feature_standardizer import FeatureStandardizer
@@ -10,6 +11,7 @@ from .proposal_ebm_bbox_head import ProposalBoxLogDensity, ProposalEBMBBoxHead
 
 __all__ = [
     "BoxLogDensity",
+    "BoxRegression",
     "EBMBBoxHead",
     "EnergyHead",
     "FeatureStandardizer",
@@ -17,4 +19,5 @@ __all__ = [
     "KLRetinaHead",
     "ProposalBoxLogDensity",
     "ProposalEBMBBoxHead",
+    "RegressingBoxLogDensity",
 ]

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from ebm_ops import prroi_pool, prroi_pool_levels
 
-from ...energy.float32_linear import Float32Linear, GradientPrecision
+from ...energy.float32_linear import Float32Linear
 from ...energy.old_names import refuse
 from ..box_coding import decode_boxes
 from ..feature_maps import check_levels, measure_maps
 from ..inclusive_boxes import to_last_pixels
+from .box_log_density import BoxLogDensity
+from .box_regression import BoxRegression, RegressingBoxLogDensity, TrainingBoxLogDensity
 from .energy_head import EnergyHead
 from .feature_standardizer import FeatureStandardizer
 
@@ -42,6 +44,7 @@ class EBMBBoxHead(EnergyHead):
 
     Args:
         num_classes: number of foreground classes.
+        objective: how f is trained, config of a registered objective (``NCEObjective``).
         in_channels: channels of every level that is used: one number for all of them, or, with
             ``level_rule='concat'``, one for each.
         strides: stride in pixels of every level that is used, fine to coarse. ``'assign'`` needs
@@ -55,6 +58,8 @@ class EBMBBoxHead(EnergyHead):
             every box from all levels and concatenates the results, which suits small detectors.
         finest_scale: boxes below twice this size (px) go to the finest level.
         pool_size: bins per axis; a box is pooled to ``pool_size x pool_size`` bins.
+        region_scale: side of the pooled region in those of the box, about the same centre. Above 1
+            the head also sees what lies just outside the box, where the object may go on.
         roi_shift: shift of the RoIs, in cells of each level: a side at x (px) is read at the
             coordinate ``c = x / stride + roi_shift``, where PrRoIPool has cell i at c = i. So cell
             i stands for the position ``(i - roi_shift) * stride``. A side at x = 10.4 px on stride
@@ -76,21 +81,19 @@ class EBMBBoxHead(EnergyHead):
             ``projection_channels / in_channels``. Pooling is linear, so f is that of a first layer
             of low rank. None: maps are pooled as they are.
         fc_channels: widths of the trunk.
-        act_cfg: activation of the trunk. Score matching differentiates f twice with respect to the
-            box, so it needs a smooth one (``dict(type='SiLU')``).
-        class_agnostic: one output for all classes instead of one per class.
-        objective: how f is trained, a registered objective (``NCEObjective``).
-        min_box_size: annotated boxes with a side below this many pixels are not trained on.
-        loss_weight: factor on the loss.
-        gradient_precision: ``'fp32'``, or ``'bf16'`` for faster climbs on processors that have such
-            products; see :class:`~ebm_mmdet.models.heads.energy_head.EnergyHead`.
-        init_cfg: mmengine's. Default: Kaiming-uniform trunk, output N(0, 0.001), biases 0; rows of
-            a projection are orthonormal.
+        regression: None, or ``dict(loss_weight=1.0, residual_std=None)`` for a second
+            output of the trunk, the offsets from a box to its object
+            (:class:`~ebm_mmdet.models.heads.BoxRegression`), with which a refiner may take its
+            first steps (``regression_steps`` of ``GradientAscentRefiner``).
+        **kwargs: ``act_cfg``, ``class_agnostic``, ``loss_weight``, ``gradient_precision`` and
+            ``init_cfg`` of :class:`~ebm_mmdet.models.EnergyHead`, and ``min_box_size``: annotated
+            boxes with a side below so many pixels (1 by default) are not trained on. Rows of a
+            projection are orthonormal at first.
 
     Raises:
         ValueError: ``level_rule`` is unknown, the lengths of ``strides``, ``feature_levels`` and
             ``in_channels`` do not match, strides are not ascending with ``'assign'``, or
-            ``projection_channels`` is not positive.
+            ``projection_channels`` or ``region_scale`` is not positive.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297) and BMVC 2020 (2005.01698).
     """
@@ -98,6 +101,8 @@ class EBMBBoxHead(EnergyHead):
     dim = 4
     # Of the class: heads that were pickled before have no such attribute.
     projection_channels: int | None = None
+    region_scale = 1.0
+    regresses = False
 
     def __init__(
         self,
@@ -114,23 +119,11 @@ class EBMBBoxHead(EnergyHead):
         standardize: bool = False,
         projection_channels: int | None = None,
         fc_channels: Sequence[int] = (1024, 1024),
-        act_cfg: dict | None = None,
-        class_agnostic: bool = False,
-        min_box_size: float = 1.0,
-        loss_weight: float = 1.0,
-        init_cfg: dict | None = None,
-        gradient_precision: GradientPrecision = "fp32",
+        regression: dict | None = None,
+        region_scale: float = 1.0,
+        **kwargs,
     ) -> None:
-        super().__init__(
-            num_classes,
-            objective,
-            act_cfg,
-            class_agnostic,
-            min_box_size,
-            loss_weight,
-            init_cfg,
-            gradient_precision,
-        )
+        super().__init__(num_classes, objective, **kwargs)
         if level_rule not in ("assign", "concat"):
             raise ValueError(f"level_rule={level_rule!r} is unknown; use 'assign' or 'concat'")
         levels = tuple(range(len(strides)) if feature_levels is None else feature_levels)
@@ -160,6 +153,9 @@ class EBMBBoxHead(EnergyHead):
         self.strides, self.feature_levels = tuple(strides), levels
         self.level_rule, self.finest_scale = level_rule, float(finest_scale)
         self.pool_size, self.roi_shift = pool_size, float(roi_shift)
+        if not 0 < region_scale < float("inf"):
+            raise ValueError(f"region_scale={region_scale}; give a positive number, such as 1.3")
+        self.region_scale = float(region_scale)
         # Of each level but the finest, rounded to float32, in which areas are computed.
         sides = [self.finest_scale * (2**k - 1e-6) for k in range(1, len(levels))]
         areas = torch.tensor(sides, dtype=torch.float32, device="cpu").square()
@@ -174,6 +170,10 @@ class EBMBBoxHead(EnergyHead):
             read = self._build_projections(read, projection_channels)
         channels = sum(read)
         self.build_trunk(channels * pool_size**2, fc_channels)
+        self.regresses = regression is not None
+        if self.regresses:
+            width, outputs = self.fc_energy.in_features, self.fc_energy.out_features
+            self.regression = BoxRegression(width, outputs, self.objective, **regression)
 
     def _build_projections(self, in_channels: Sequence[int], out_channels: int) -> Sequence[int]:
         """Make the projections; returns the channels of each."""
@@ -243,11 +243,13 @@ class EBMBBoxHead(EnergyHead):
             levels.masked_fill_(area < limit, level)
         return levels
 
-    def pool(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
-    ) -> tuple[Tensor, slice]:
-        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features, in their order."""
+    def pool(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
+        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features."""
         corners = to_last_pixels(boxes) if self.legacy_plus_one else boxes
+        if self.region_scale != 1:
+            side = (corners[:, 2:] - corners[:, :2]).clamp(min=0)
+            margin = 0.5 * (self.region_scale - 1) * side
+            corners = torch.cat([corners[:, :2] - margin, corners[:, 2:] + margin], dim=1)
         images = batch_index.unsqueeze(1).to(boxes)
         scales = [1 / stride for stride in self.strides]
         shifts = [self.roi_shift * stride for stride in self.strides]
@@ -262,14 +264,60 @@ class EBMBBoxHead(EnergyHead):
                 corners = corners + shift
             rois = torch.cat((images, corners), dim=1)
             pooled = prroi_pool_levels(feats, rois, levels, spatial_scales=scales, **options)
-            return pooled.flatten(1), slice(None)
+            return pooled.flatten(1)
         rois = torch.cat((images, corners), dim=1)
         parts = []
         for feat, scale, shift in zip(feats, scales, shifts):
             if shift:
                 rois = torch.cat((images, corners + shift), dim=1)
             parts.append(prroi_pool(feat, rois, spatial_scale=scale, **options).flatten(1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1), slice(None)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    @property
+    def log_density_type(self) -> type[BoxLogDensity]:
+        """With a regression, a log-density that also has ``regress``."""
+        return RegressingBoxLogDensity if self.regresses else super().log_density_type
+
+    def regress(
+        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Evaluate f and where the regression says that the objects are, in one pass of the trunk.
+
+        Args:
+            feats: what :meth:`prepare` returned.
+            boxes: (N, S, 4).
+            batch_index: (N,) int64.
+            labels: (N,) int64.
+
+        Returns:
+            f (N, S) of :meth:`evaluate`, and the objects' offsets (N, S, 4) from the boxes; zeros
+            where a box is not finite.
+        """
+        layers = [self.fc_energy, self.regression]
+        (energies, found), broken = self.outputs(layers, feats, boxes, batch_index)
+        f = self.of_class(energies, labels).masked_fill(broken, float("-inf"))
+        return f, self.of_class(found, labels).masked_fill(broken.unsqueeze(-1), 0)
+
+    def training_problem(
+        self, feats: Sequence[Tensor], gt_boxes: Tensor, batch_index: Tensor, labels: Tensor
+    ) -> tuple[BoxLogDensity, Tensor]:
+        """See :meth:`.EnergyHead.training_problem`; with a regression, f notes what it says."""
+        fn, targets = super().training_problem(feats, gt_boxes, batch_index, labels)
+        if self.regresses:
+            fn = TrainingBoxLogDensity(self, fn.feats, fn.reference, fn.batch_index, fn.labels)
+            fn.seen = []
+        return fn, targets
+
+    def further_losses(
+        self, fn: BoxLogDensity, avg_factor: float | Tensor | None
+    ) -> dict[str, Tensor]:
+        """``loss_regression``, if there is one."""
+        if not isinstance(fn, TrainingBoxLogDensity):
+            return {}
+        if avg_factor is None:
+            avg_factor = len(fn.reference)
+        parts = [self.regression.loss(*each, avg_factor=avg_factor) for each in fn.seen]
+        return {"loss_regression": torch.stack(parts).sum()}
 
     def is_trainable_box(self, boxes: Tensor) -> Tensor:
         """(N, 4) -> (N,) bool: finite, and both sides at least ``min_box_size`` pixels."""

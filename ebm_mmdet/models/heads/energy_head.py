@@ -21,6 +21,7 @@ from ...energy.float32_linear import (
 )
 from ...energy.host_reads import records_graph
 from ...energy.log_density import is_finite
+from .base_arguments import full_signature, refuse_unknown
 from .box_log_density import BoxLogDensity
 
 __all__ = ["EnergyHead"]
@@ -46,6 +47,9 @@ class EnergyHead(BaseModule):
     Weights in half precision (``model.half()``, ``model.bfloat16()``) are multiplied in float32,
     because refinement compares values of f whose differences half precision cannot resolve.
 
+    A subclass has arguments of its own and hands the others on as ``**kwargs``;
+    ``inspect.signature`` shows both.
+
     Args:
         num_classes: number of foreground classes.
         objective: how f is trained, config of a registered :class:`~ebm_mmdet.energy.Objective`.
@@ -59,6 +63,9 @@ class EnergyHead(BaseModule):
             (:class:`~ebm_mmdet.energy.float32_linear.Float32Linear`). f itself stays in float32, so
             that a climb keeps its promise: f never falls.
         init_cfg: mmengine's. Default: Kaiming-uniform trunk with biases 0, output N(0, 0.001).
+
+    Raises:
+        TypeError: there is no argument of this name.
 
     Source: Gustafsson et al., ECCV 2020 (arXiv:1909.12297).
     """
@@ -80,7 +87,9 @@ class EnergyHead(BaseModule):
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
         gradient_precision: GradientPrecision = "fp32",
+        **unknown: object,
     ) -> None:
+        refuse_unknown(type(self), unknown)
         super().__init__(init_cfg)
         self.gradient_precision = check_gradient_precision(gradient_precision)
         self.num_classes, self.class_agnostic = num_classes, class_agnostic
@@ -90,6 +99,10 @@ class EnergyHead(BaseModule):
         if isinstance(objective.get("noise"), dict):
             objective["noise"] = self.task_utils.build(objective["noise"])
         self.objective: Objective = self.task_utils.build(objective)
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = full_signature(cls, EnergyHead)
 
     def build_trunk(self, in_features: int, fc_channels: Sequence[int]) -> None:
         """Make the trunk and the output layer for boxes with ``in_features`` pooled features."""
@@ -111,6 +124,9 @@ class EnergyHead(BaseModule):
             maps: feature maps (B, C, H, W) of the detector.
             detach: cut the graph to the detector (frozen features).
             **kwargs: further values with which the subclass checks the maps.
+
+        Returns:
+            Maps (B, C', H, W), float32, of the levels that are used.
         """
 
     @abstractmethod
@@ -118,9 +134,7 @@ class EnergyHead(BaseModule):
         """Boxes at encoded offsets (..., D) from reference boxes (..., D)."""
 
     @abstractmethod
-    def pool(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
-    ) -> tuple[Tensor, Tensor | slice]:
+    def pool(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
         """Features of R boxes.
 
         Args:
@@ -129,18 +143,15 @@ class EnergyHead(BaseModule):
             batch_index: (R,) image of each box, int64.
 
         Returns:
-            (R, C) float32, in an order of the head's choice, and the index that restores the order
-            of the boxes. It is applied after the trunk, where a box has one number, not thousands.
+            (R, C) float32, as many features C as :meth:`build_trunk` was given.
         """
 
-    def embed(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
-    ) -> tuple[Tensor, Tensor | slice]:
-        """Pool and apply the trunk: features (R, fc_channels[-1]) and the index of :meth:`pool`."""
-        x, restore = self.pool(feats, boxes, batch_index)
+    def embed(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
+        """Pool and apply the trunk: features (R, fc_channels[-1]); arguments of :meth:`pool`."""
+        x = self.pool(feats, boxes, batch_index)
         for layer in self.trunk:
             x = self.activation(layer(x))
-        return x, restore
+        return x
 
     @abstractmethod
     def is_trainable_box(self, boxes: Tensor) -> Tensor:
@@ -170,6 +181,28 @@ class EnergyHead(BaseModule):
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
     ) -> Tensor:
         """:meth:`log_density` without :meth:`check_targets`, which reads from the device."""
+        (energies,), broken = self.outputs([self.fc_energy], feats, boxes, batch_index)
+        return self.of_class(energies, labels).masked_fill(broken, float("-inf"))
+
+    def outputs(
+        self,
+        layers: Sequence[nn.Module],
+        feats: Sequence[Tensor],
+        boxes: Tensor,
+        batch_index: Tensor,
+    ) -> tuple[list[Tensor], Tensor]:
+        """What output layers make of the trunk's features, at S boxes for each of N objects.
+
+        Args:
+            layers: each takes (R, fc_channels[-1]) to (R, ...).
+            feats: what :meth:`prepare` returned.
+            boxes: (N, S, D).
+            batch_index: (N,) int64.
+
+        Returns:
+            (N, S, ...) float32 of each layer, and (N, S) bool: boxes that are not finite, whose
+            values belong to a box without area.
+        """
         num, samples = boxes.shape[:2]
         flat = boxes.float().reshape(num * samples, self.dim)
         broken = ~is_finite(flat).all(dim=1, keepdim=True)
@@ -182,14 +215,16 @@ class EnergyHead(BaseModule):
             if self.always_float32
             else contextlib.nullcontext()
         ):
-            x, restore = self.embed(feats, flat, images)
-            energies = self.fc_energy(x).float()[restore].unflatten(0, (num, samples))
+            x = self.embed(feats, flat, images)
+            values = [layer(x).float().unflatten(0, (num, samples)) for layer in layers]
+        return values, broken.view(num, samples)
+
+    def of_class(self, values: Tensor, labels: Tensor) -> Tensor:
+        """(N, S, K, ...) values of K classes -> (N, S, ...), those of ``labels`` (N,) int64."""
         if self.class_agnostic:
-            f = energies[..., 0]
-        else:
-            column = labels.long().view(num, 1, 1).expand(-1, samples, 1)
-            f = energies.gather(2, column).squeeze(2)
-        return f.masked_fill(broken.view(num, samples), float("-inf"))
+            return values[:, :, 0]
+        index = labels.long().view(-1, *[1] * (values.dim() - 1))
+        return values.take_along_dim(index, 2).squeeze(2)
 
     def check_targets(self, feats: Sequence[Tensor], batch_index: Tensor, labels: Tensor) -> None:
         """Check everything that pooling and the choice of a class do not check for each evaluation.
@@ -239,7 +274,12 @@ class EnergyHead(BaseModule):
             ValueError: a label or a batch index is out of range.
         """
         self.check_targets(feats, batch_index, labels)
-        return BoxLogDensity.recordable(self, feats, reference, batch_index, labels)
+        return self.log_density_type.recordable(self, feats, reference, batch_index, labels)
+
+    @property
+    def log_density_type(self) -> type[BoxLogDensity]:
+        """The class of what :meth:`log_density_fn` returns."""
+        return BoxLogDensity
 
     def loss(
         self,
@@ -270,7 +310,14 @@ class EnergyHead(BaseModule):
         else:
             out = self.objective(fn, targets, avg_factor=avg_factor)
         losses = {f"energy_{name}": value for name, value in out.items() if name != "loss"}
+        losses |= self.further_losses(fn, avg_factor)
         return {"loss_energy": self.loss_weight * out["loss"], **losses}
+
+    def further_losses(
+        self, fn: BoxLogDensity, avg_factor: float | Tensor | None
+    ) -> dict[str, Tensor]:
+        """Losses of a subclass beside the objective, which has evaluated ``fn`` before; none."""
+        return {}
 
     def training_problem(
         self, feats: Sequence[Tensor], gt_boxes: Tensor, batch_index: Tensor, labels: Tensor
@@ -299,3 +346,6 @@ class EnergyHead(BaseModule):
                 share = value if name == "loss" else value * (len(rows) / total)
                 sums[name] = sums[name] + share if name in sums else share
         return sums
+
+
+EnergyHead.__signature__ = full_signature(EnergyHead, EnergyHead)

@@ -101,7 +101,8 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
         **kwargs: those of ``EBMBBoxHead``.
 
     Raises:
-        ValueError: ``num_references`` is below 1, or ``residual`` with another objective.
+        ValueError: ``num_references`` is below 1, ``residual`` with another objective, or a
+            ``regression`` is given.
 
     Source: Gustafsson et al., "Learning Proposals for Practical Energy-Based Regression", AISTATS
     2022 (arXiv:2110.11948), for boxes (which the paper does not do); energies as corrections of a
@@ -121,6 +122,11 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
         **kwargs,
     ) -> None:
         super().__init__(objective=objective, **kwargs)
+        if self.regresses:
+            raise ValueError(
+                f"regression={kwargs['regression']}: ProposalEBMBBoxHead has a proposal, whose "
+                "mean is a regression; leave it out, or use EBMBBoxHead"
+            )
         if num_references < 1:
             raise ValueError(f"num_references={num_references}; give 1 or more")
         if residual:
@@ -154,16 +160,13 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
             N mixtures over R^4, differentiable only with respect to the parameters of ``proposal``.
         """
         with torch.no_grad():
-            x, restore = self.pool(feats, reference.nan_to_num(0, 0, 0), batch_index)
-        return self.proposal(x[restore].unflatten(1, (-1, self.pool_size, self.pool_size)))
+            x = self.pool(feats, reference.nan_to_num(0, 0, 0), batch_index)
+        return self.proposal(x.unflatten(1, (-1, self.pool_size, self.pool_size)))
 
-    def log_density_fn(
-        self, feats: Sequence[Tensor], reference: Tensor, batch_index: Tensor, labels: Tensor
-    ) -> ProposalBoxLogDensity:
-        """As in ``EBMBBoxHead``; the function also has a ``proposal()``."""
-        self.check_targets(feats, batch_index, labels)
-        kind = ResidualBoxLogDensity if self.residual else ProposalBoxLogDensity
-        return kind.recordable(self, feats, reference, batch_index, labels)
+    @property
+    def log_density_type(self) -> type[ProposalBoxLogDensity]:
+        """A log-density that also has a ``proposal()``."""
+        return ResidualBoxLogDensity if self.residual else ProposalBoxLogDensity
 
     def training_problem(
         self, feats: Sequence[Tensor], gt_boxes: Tensor, batch_index: Tensor, labels: Tensor

@@ -56,6 +56,7 @@ def kl_loss(
         pred: predicted coordinates in normalised units, any shape.
         target: coordinates of the annotation, the same shape.
         alpha: log-variances of the coordinates, the same shape, finite.
+        form: ``"smooth"`` (eq. 9 and 10) or ``"gaussian"``.
 
     Returns:
         Losses of the coordinates, the same shape, float32 or better, also under autocast.

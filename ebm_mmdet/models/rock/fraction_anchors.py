@@ -87,6 +87,9 @@ class FractionSSDAnchorGenerator(SSDAnchorGenerator):
 
         Returns:
             For each level (h * w * priors, 4) ``(x1, y1, x2, y2)``.
+
+        Raises:
+            ValueError: there are more or fewer maps than levels.
         """
         if len(featmap_sizes) != self.num_levels:
             raise ValueError(

@@ -54,6 +54,13 @@ class ROCKSSDHead(SSDHead):
         kwargs: those of ``SSDHead``. ``train_cfg.assigner`` and ``train_cfg.smoothl1_beta`` are
             read, and of ``test_cfg``: ``score_thr``, ``max_per_class``, ``nms``, ``max_per_img``
             and ``min_bbox_size``.
+
+    Raises:
+        ValueError: ``reg_decoded_bbox`` is set, or the anchor generator has another number of
+            levels than ``in_channels``.
+
+    Source: Mordan et al., NeurIPS 2018 (Revisiting Multi-Task Learning with ROCK), on SSD: Liu et
+    al., ECCV 2016 (arXiv:1512.02325).
     """
 
     def __init__(

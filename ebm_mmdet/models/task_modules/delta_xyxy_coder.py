@@ -32,6 +32,9 @@ class DeltaXYXYBBoxCoder(BaseBBoxCoder):
         max_shift: larger shifts (in units of the proposal's size) are clamped to this.
         use_box_type: mmdet's.
 
+    Raises:
+        ValueError: a standard deviation is not positive.
+
     Source: He et al., CVPR 2019 (arXiv:1809.08545), sec. 3.1; stds of 0.1 as in its code.
     """
 

@@ -11,16 +11,19 @@ from torch import Tensor
 from ...energy import (
     LogDensityFn,
     RefinementResult,
+    RefinementTrace,
     best_of_groups,
     distinct_modes,
     gradient_ascent,
     highest_end,
     mass_around,
     prior_step_size,
+    regression_steps,
     with_gaussian_prior,
 )
 from ...energy.log_density import evaluate_finite
 from ...energy.priors import gaussian_offsets
+from ...energy.regression_steps import check_regression_steps
 from ...energy.steps import Acceleration, check_climb
 from .detection_prior import DetectionPrior, are_positive, fitting
 from .importance_refiner import antithetic_normal
@@ -34,6 +37,11 @@ class GradientAscentRefiner:
 
     With ``std='per_box'`` the prior is ``N(ŷ + bias, scale² Σ)`` with the covariance Σ that the
     detector predicts for each box, correlations included.
+
+    With ``regression_steps=R`` and a head with a ``regression``, the climb begins where R steps of
+    that regression lead (:func:`~ebm_mmdet.energy.regression_steps`). f, or the posterior, approves
+    each of them, so it never falls. One such step without a climb (``num_steps=0``) costs two
+    evaluations of f and no gradient.
 
     With ``num_starts=S`` it climbs from S points and keeps the end with the greatest log-density
     (of the posterior, if there is a prior). The first start is the detection. For the others,
@@ -50,8 +58,8 @@ class GradientAscentRefiner:
         mass_k = Σ_m w_m 1[mode k is the nearest to y_m],    w = softmax_m(f(y_m) - log q(y_m))
 
     Args:
-        step_size: step lengths of the encoded coordinates, a number or (D,). Required without a
-            prior; with one, the default is derived from it and needs no tuning.
+        step_size: step lengths of the encoded coordinates, a number or (D,). Required for a climb
+            without a prior; with one, the default is derived from it and needs no tuning.
         num_steps: number of steps T of Algorithm 1.
         decay: factor on a box's step lengths after a rejected step.
         acceleration: None; or ``'bb'``, which goes to the top in few steps, as is wanted with a
@@ -66,10 +74,19 @@ class GradientAscentRefiner:
         num_modes: K, at most S; 0 to return none.
         num_samples: points among which the starts are chosen, even and at least 2 D.
         seed: of ε.
+        regression_steps: R, first steps by the head's regression; 0 for none.
+        regression_length: share of the regression's offset that a step tries first; ``decay``
+            shortens it where f would fall.
+        cuda_graph: run the climb on a GPU as one CUDA graph, where it can be
+            (:mod:`ebm_mmdet.models.fused_climb`); elsewhere the loop is used, and the log says why,
+            once. **Experimental: it has not run on a GPU yet.** What a climb of an ``EBMBBoxHead``
+            launches is tested in Triton's interpreter, the recording is not.
+        precision: of the products with the trunk's weights in that graph: ``'fp32'``, ``'tf32'``,
+            or ``'bf16x2'`` (weights and maps in bfloat16, activations as a sum of two).
 
     Raises:
         ValueError: neither a step size nor a prior is given, ``prior`` has unknown keys, or another
-            argument is outside its range.
+            argument is outside its range, or has no effect.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), Algorithm 1.
     """
@@ -78,6 +95,8 @@ class GradientAscentRefiner:
     acceleration: Acceleration | None = None
     tolerance = 0.0
     num_starts, num_modes = 1, 0
+    regression_steps, regression_length = 0, 1.0
+    cuda_graph, precision = False, "fp32"
 
     def __init__(
         self,
@@ -93,13 +112,19 @@ class GradientAscentRefiner:
         num_modes: int = 0,
         num_samples: int = 64,
         seed: int = 0,
+        regression_steps: int = 0,
+        regression_length: float = 1.0,
+        cuda_graph: bool = False,
+        precision: str = "fp32",
     ) -> None:
-        if step_size is None and prior is None:
+        if step_size is None and prior is None and (num_steps or not regression_steps):
             raise ValueError(
                 "GradientAscentRefiner needs step_size, such as (8e-4, 8e-4, 3.2e-3, 3.2e-3) of "
                 "the papers, or a prior from which it follows"
             )
         check_climb(num_steps, decay, acceleration, tolerance)
+        check_regression_steps(regression_steps, regression_length)
+        self.regression_steps, self.regression_length = regression_steps, regression_length
         self.step_size, self.num_steps, self.decay = step_size, num_steps, decay
         self.prior = None if prior is None else DetectionPrior.from_config(prior)
         self.return_trace = return_trace
@@ -128,6 +153,11 @@ class GradientAscentRefiner:
             raise ValueError(f"num_modes={num_modes} needs several starts; set num_starts")
         self.num_starts, self.start_std, self.num_modes = num_starts, start_std, num_modes
         self.num_samples, self.seed = num_samples, seed
+        if precision not in ("fp32", "tf32", "bf16x2"):
+            raise ValueError(f"precision={precision!r} is unknown; use 'fp32', 'tf32' or 'bf16x2'")
+        if precision != "fp32" and not cuda_graph:
+            raise ValueError(f"precision={precision!r} has an effect only with cuda_graph=True")
+        self.cuda_graph, self.precision = cuda_graph, precision
 
     def __call__(
         self,
@@ -157,10 +187,25 @@ class GradientAscentRefiner:
             )
             if step_size is None:
                 step_size = prior_step_size(std)
-        if self.num_starts == 1:
-            result = self.climb(climbed, y0, step_size)
+        first, start = None, y0
+        if self.regression_steps:
+            first = regression_steps(
+                climbed,
+                y0,
+                self.regression_steps,
+                self.regression_length,
+                self.decay,
+                self.return_trace,
+            )
+            start = first.y
+        if self.num_starts > 1:
+            result = self._highest(climbed, start, centre, std, step_size)
+        elif first is None or self.num_steps:
+            result = self.climb(climbed, start, step_size)
         else:
-            result = self._highest(climbed, y0, centre, std, step_size)
+            result, first = first, None
+        if first is not None:
+            result = _joined(first, result, y0, one_path=self.num_starts == 1)
         if self.prior is not None:
             f = evaluate_finite(log_density_fn, result.y.unsqueeze(1)).squeeze(1)
             result = result._replace(log_density=f)
@@ -170,13 +215,29 @@ class GradientAscentRefiner:
         self,
         log_density_fn: LogDensityFn,
         y0: Tensor,
-        step_size: float | Sequence[float] | Tensor,
+        step_size: float | Sequence[float] | Tensor | None,
     ) -> RefinementResult:
         """:func:`~ebm_mmdet.energy.gradient_ascent` with the settings of this refiner."""
+        if self.cuda_graph:
+            from ..fused_climb import fused_climb  # it needs heads, which need this package
+
+            result = fused_climb(
+                log_density_fn,
+                y0,
+                0.0 if step_size is None else step_size,
+                self.num_steps,
+                self.decay,
+                self.acceleration,
+                self.tolerance,
+                self.return_trace,
+                self.precision,
+            )
+            if result is not None:
+                return result
         return gradient_ascent(
             log_density_fn,
             y0,
-            step_size,
+            0.0 if step_size is None else step_size,  # no climb has none
             self.num_steps,
             self.decay,
             return_trace=self.return_trace,
@@ -190,7 +251,7 @@ class GradientAscentRefiner:
         y0: Tensor,
         centre: Tensor,
         std: Tensor | None,
-        step_size: float | Sequence[float] | Tensor,
+        step_size: float | Sequence[float] | Tensor | None,
     ) -> RefinementResult:
         """The highest end of climbs from ``num_starts`` points, and the modes, if asked for."""
         if self.start_std is not None:
@@ -208,3 +269,25 @@ class GradientAscentRefiner:
         modes = distinct_modes(climbed, ends.y, ends.log_density, self.num_modes)
         mass = mass_around(climbed, modes, std, noise)
         return result._replace(modes=modes, mode_mass=mass)
+
+
+def _joined(
+    first: RefinementResult, then: RefinementResult, y0: Tensor, one_path: bool
+) -> RefinementResult:
+    """The result of a climb from where first steps have led, with the moves and states of both.
+
+    Where the climb has chosen among several starts, it need not go on where they ended, and the
+    states are those of the climb alone.
+    """
+    if not one_path:
+        moved = (then.y != y0).any(1).long()
+        return then._replace(accepted=then.accepted.clamp(min=moved))
+    accepted = first.accepted + then.accepted
+    trace = None
+    if first.trace is not None and then.trace is not None:
+        trace = RefinementTrace(
+            torch.cat([first.trace.y, then.trace.y[1:]]),
+            torch.cat([first.trace.log_density, then.trace.log_density[1:]]),
+            torch.cat([first.trace.accepted, then.trace.accepted]),
+        )
+    return then._replace(accepted=accepted, trace=trace)

@@ -17,7 +17,7 @@ from ...energy import (
     importance_weights,
 )
 from ...energy.log_density import evaluate_finite
-from ...energy.priors import gaussian_log_density
+from ...energy.priors import gaussian_log_density, gaussian_offsets
 from .detection_prior import DetectionPrior
 
 __all__ = ["ImportanceMeanRefiner"]
@@ -85,8 +85,7 @@ class ImportanceMeanRefiner:
         """
         std, centre = self.prior.scaled_std(y0, covariance), self.prior.mean(y0)
         noise = antithetic_normal(self.num_samples, y0.shape[1], self.seed).to(y0)
-        offsets = noise @ std.mT if std.dim() == 3 else std.expand_as(y0).unsqueeze(1) * noise
-        samples = centre.unsqueeze(1) + offsets
+        samples = centre.unsqueeze(1) + gaussian_offsets(noise, std)
         tau = self.prior.temperature
 
         f = evaluate_finite(log_density_fn, samples)

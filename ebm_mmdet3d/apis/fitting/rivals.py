@@ -64,8 +64,7 @@ class BoxRegressor3D(EBM3DRefineHead):
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
     ) -> Tensor:
         """Offsets (R, 7) of the object relative to the boxes (R, 7), along the sensor's axes."""
-        x, unsort = self.embed(feats, boxes, batch_index)
-        found = self.fc_energy(x)[unsort].unflatten(1, (-1, 7))
+        found = self.fc_energy(self.embed(feats, boxes, batch_index)).unflatten(1, (-1, 7))
         found = found[torch.arange(len(boxes), device=boxes.device), labels]
         return turned(self.unit * found, boxes[:, 6])
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
 
 import torch
 from mmdet3d.models.detectors import Base3DDetector
 from mmdet3d.registry import MODELS, TASK_UTILS
 from mmdet3d.structures import Det3DDataSample
-from mmdet3d.structures.bbox_3d import limit_period
 from mmdet3d.structures.det3d_data_sample import SampleList
 from mmengine.config import ConfigDict
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ebm_mmdet.energy import RefineChosen, RefinementResult, Refiner
-from ebm_mmdet.models.detectors.detector_wrapper import DetectorWrapper, detector_covariance
+from ebm_mmdet.energy import Refiner
+from ebm_mmdet.models.detectors.detector_wrapper import (
+    DetectorWrapper,
+    check_regression,
+    detector_covariance,
+)
 
 from ..connected_zero import connected_zero
 from .dim_intervals import DimIntervals
-from .frames import occupied_frames, select_frames
+from .frames import one_point_frame, with_points
+from .refined_boxes import write_refined_boxes
 
 __all__ = ["EBM3DDetector"]
 
@@ -101,16 +104,13 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
                 "bn_train_mode=True is for a frozen detector; with freeze_detector=False its "
                 "batch normalisations are in training mode anyway"
             )
-        if not 0 <= min_score < math.inf:
-            raise ValueError(
-                f"min_score={min_score}; give the lowest score of a box to refine, 0 for all"
-            )
         inner = MODELS.build(ConfigDict(detector))
         super().__init__(data_preprocessor or inner.data_preprocessor, init_cfg)
-        self.bn_train_mode, self.min_score = bn_train_mode, float(min_score)
-        self.wrap(inner, feature_source, freeze_detector, train_cfg, test_cfg)
+        self.bn_train_mode = bn_train_mode
+        self.wrap(inner, feature_source, freeze_detector, train_cfg, test_cfg, min_score)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
+        check_regression(self.energy_head, self.refiner)
 
     def train(self, mode: bool = True) -> EBM3DDetector:
         """Set the training mode; a frozen detector stays in eval mode, see ``bn_train_mode``."""
@@ -143,7 +143,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         batch without any point a zero connected to all trained parameters, so that distributed
         training continues.
         """
-        inputs, samples, _ = _with_points(batch_inputs_dict, batch_data_samples)
+        inputs, samples, _ = with_points(batch_inputs_dict, batch_data_samples)
         # First, because mmdet3d's heads replace the boxes in the samples by plain tensors.
         annotated = [self._annotation(sample) for sample in samples]
         losses: dict[str, Tensor] = {}
@@ -199,43 +199,33 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
             refiner: the refiner of this call, see :meth:`refine`.
             **kwargs: further arguments of the detector's ``predict``.
         """
-        inputs, samples, occupied = _with_points(batch_inputs_dict, batch_data_samples)
+        inputs, samples, occupied = with_points(batch_inputs_dict, batch_data_samples)
         if samples:
             with self.capture_features() as features:
                 samples = self.detector.predict(inputs, samples, **kwargs)
             self.refine(self.prepare(features(), samples), samples, refiner)
-
+        if len(occupied) == len(batch_data_samples):
+            return samples
         results = list(batch_data_samples)
-        if len(occupied) < len(results):
-            usual = samples or [self._predict_one_point(batch_inputs_dict, results[0], **kwargs)]
-            nothing = usual[0].pred_instances_3d[:0]
-            for i, sample in enumerate(results):
-                if i in occupied:
-                    results[i] = samples[occupied.index(i)]
-                else:
-                    self.add_pred_to_datasample([sample], [nothing.clone()])
-        else:
-            results = samples
+        usual = samples or [self._predict_one_point(batch_inputs_dict, results[0], **kwargs)]
+        nothing = usual[0].pred_instances_3d[:0]
+        for i, sample in enumerate(results):
+            if i in occupied:
+                results[i] = samples[occupied.index(i)]
+            else:
+                self.add_pred_to_datasample([sample], [nothing.clone()])
         return results
 
     def _predict_one_point(
         self, batch_inputs_dict: dict, sample: Det3DDataSample, **kwargs
     ) -> Det3DDataSample:
-        """A prediction for one point in the middle of the range, in a copy of ``sample``.
+        """A prediction for one point, in a copy of ``sample``.
 
         If no frame has a point, this shows the form of a result, because the detector determines
         its fields, their types and the columns of its boxes.
         """
-        inputs = select_frames(batch_inputs_dict, [0])
-        point = inputs["points"][0].new_zeros(1, inputs["points"][0].shape[1])
-        voxels = getattr(self.data_preprocessor, "voxel_layer", None)
-        if voxels is not None:
-            place = point.new_tensor(voxels.point_cloud_range)
-            point[0, :3] = (place[:3] + place[3:]) / 2
         sample = sample.clone()
-        inputs["points"] = [point]
-        if "voxels" in inputs:
-            inputs["voxels"] = self.data_preprocessor.voxelize([point], [sample])
+        inputs = one_point_frame(batch_inputs_dict, self.data_preprocessor, sample)
         return self.predict(inputs, [sample], **kwargs)[0]
 
     def refine(
@@ -255,48 +245,20 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         if not samples:
             return samples
         found = [sample.pred_instances_3d for sample in samples]
-        own, refiner = refiner is None, refiner or self.refiner
-        if self.min_score > 0 and refiner is not None:
-            scores = torch.cat([each.scores_3d for each in found])
-            refiner = RefineChosen(refiner, scores >= self.min_score)
         references, results = self.find_modes(
             feats,
             [each.bboxes_3d.tensor[:, :7] for each in found],
             [each.labels_3d for each in found],
-            refiner,
+            refiner or self.refiner,
             [detector_covariance(each) for each in found],
+            scores=[each.scores_3d for each in found],
         )
         for sample, reference, result in zip(samples, references, results):
-            self._write(sample, reference, result)
-        if own and self.dim_intervals is not None:  # they belong to its own boxes
+            write_refined_boxes(sample, reference, result, self.energy_head.min_box_size)
+        if refiner is None and self.dim_intervals is not None:  # they belong to the own boxes
             for sample in samples:
                 self.dim_intervals.add_to(sample)
         return samples
-
-    def _write(self, sample: Det3DDataSample, reference: Tensor, result: RefinementResult) -> None:
-        """Write the results of a frame, offsets from ``reference`` (n, 7), into its sample."""
-        instances = sample.pred_instances_3d
-        boxes = instances.bboxes_3d.tensor
-        moved = (result.y != 0).any(dim=1, keepdim=True)
-        seven = torch.where(moved, self._export(reference + result.y).to(boxes), boxes[:, :7])
-        instances.bboxes_3d = instances.bboxes_3d.new_box(torch.cat((seven, boxes[:, 7:]), dim=1))
-        instances.log_density = result.log_density
-        instances.accepted_steps = result.accepted.long()
-        if result.modes is not None:
-            others = self._export((reference.unsqueeze(1) + result.modes[:, 1:]).flatten(0, 1))
-            others = others.view(len(seven), -1, 7).to(seven)
-            instances.modes = torch.cat((seven.unsqueeze(1), others), dim=1)
-            instances.mode_mass = result.mode_mass
-        if result.covariance is not None:
-            instances.box_cov = result.covariance
-            instances.box_std = result.covariance.diagonal(dim1=1, dim2=2).sqrt()
-            instances.ess, instances.log_prob = result.ess, result.log_prob
-
-    def _export(self, boxes: Tensor) -> Tensor:
-        """(N, 7) boxes with their smallest sizes raised to the limit and yaw in [-π, π)."""
-        sizes = boxes[:, 3:6].clamp(min=self.energy_head.min_box_size)
-        yaw = limit_period(boxes[:, 6:], offset=0.5, period=2 * torch.pi)
-        return torch.cat((boxes[:, :3], sizes, yaw), dim=1)
 
     def _forward(self, batch_inputs_dict: dict, batch_data_samples=None, **kwargs):
         """Outputs of the networks, for ``mode='tensor'`` and for counters of operations.
@@ -318,12 +280,3 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
 
 
 _TENSOR_MODE_BOXES = 50
-
-
-def _with_points(batch_inputs_dict: dict, samples: SampleList) -> tuple[dict, list, list[int]]:
-    """The frames with points: their inputs, their samples and their indices."""
-    occupied = occupied_frames(batch_inputs_dict, len(samples))
-    if len(occupied) == len(samples):
-        return batch_inputs_dict, list(samples), occupied
-    inputs = select_frames(batch_inputs_dict, occupied)
-    return inputs, [samples[i] for i in occupied], occupied

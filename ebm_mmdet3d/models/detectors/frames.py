@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from mmdet3d.structures import Det3DDataSample
+from torch import Tensor, nn
 
-__all__ = ["occupied_frames", "select_frames"]
+__all__ = ["occupied_frames", "one_point_frame", "select_frames", "with_points"]
 
 
 def occupied_frames(batch_inputs: dict, num_frames: int) -> list[int]:
@@ -42,6 +43,36 @@ def select_frames(batch_inputs: dict, frames: Sequence[int]) -> dict:
         else:
             selected[name] = value
     return selected
+
+
+def with_points(
+    batch_inputs: dict, samples: Sequence[Det3DDataSample]
+) -> tuple[dict, list[Det3DDataSample], list[int]]:
+    """The frames with points: their inputs, their samples and their indices."""
+    occupied = occupied_frames(batch_inputs, len(samples))
+    if len(occupied) == len(samples):
+        return batch_inputs, list(samples), occupied
+    return select_frames(batch_inputs, occupied), [samples[i] for i in occupied], occupied
+
+
+def one_point_frame(batch_inputs: dict, preprocessor: nn.Module, sample: Det3DDataSample) -> dict:
+    """Inputs of one frame with one point, in the middle of the range if the detector has one.
+
+    Args:
+        batch_inputs: of frames without points, whose form the result has.
+        preprocessor: the detector's.
+        sample: of the frame; voxelisation may write into it.
+    """
+    inputs = select_frames(batch_inputs, [0])
+    point = inputs["points"][0].new_zeros(1, inputs["points"][0].shape[1])
+    voxels = getattr(preprocessor, "voxel_layer", None)
+    if voxels is not None:
+        place = point.new_tensor(voxels.point_cloud_range)
+        point[0, :3] = (place[:3] + place[3:]) / 2
+    inputs["points"] = [point]
+    if "voxels" in inputs:
+        inputs["voxels"] = preprocessor.voxelize([point], [sample])
+    return inputs
 
 
 def _renumber(coors: Tensor, frames: Sequence[int]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from mmdet3d.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
-from ebm_mmdet.energy.float32_linear import Float32Linear, GradientPrecision
+from ebm_mmdet.energy.float32_linear import Float32Linear
 from ebm_mmdet.energy.old_names import refuse
 from ebm_mmdet.models.heads import EnergyHead, FeatureStandardizer
 from ebm_ops import rotated_grid_pool
@@ -62,15 +62,10 @@ class EBM3DRefineHead(EnergyHead):
             may have any scale, whereas a fresh trunk learns best on unit scale.
         fc_channels: widths of the trunk.
         branch_channels: width of the two layers of each of the MLPs of z and h.
-        act_cfg: activation. Score matching differentiates f twice with respect to the box, so it
-            needs a smooth one (``dict(type='SiLU')``).
-        class_agnostic: one output for all classes instead of one per class.
         min_box_size: lower limit of l, w and h in metres when a box is scored.
-        loss_weight: factor on the loss.
-        gradient_precision: ``'fp32'``, or ``'bf16'`` for faster climbs on processors that have such
-            products; see :class:`~ebm_mmdet.models.heads.energy_head.EnergyHead`.
-        init_cfg: mmengine's. Default: Kaiming-uniform trunk with biases 0, output N(0, 0.001),
-            PyTorch's own for the MLPs of z and h.
+        **kwargs: ``act_cfg``, which is also that of the MLPs of z and h, ``class_agnostic``,
+            ``loss_weight``, ``gradient_precision`` and ``init_cfg`` of
+            :class:`~ebm_mmdet.models.EnergyHead`. The MLPs of z and h start as PyTorch's own.
 
     The released code draws the noise once per frame, for all boxes in it, instead of once per box:
     ``objective.noise.shared=True``.
@@ -97,23 +92,10 @@ class EBM3DRefineHead(EnergyHead):
         standardize: bool = False,
         fc_channels: Sequence[int] = (1024, 1024),
         branch_channels: int = 16,
-        act_cfg: dict | None = None,
-        class_agnostic: bool = False,
         min_box_size: float = 0.05,
-        loss_weight: float = 1.0,
-        init_cfg: dict | None = None,
-        gradient_precision: GradientPrecision = "fp32",
+        **kwargs,
     ) -> None:
-        super().__init__(
-            num_classes,
-            objective,
-            act_cfg,
-            class_agnostic,
-            min_box_size,
-            loss_weight,
-            init_cfg,
-            gradient_precision,
-        )
+        super().__init__(num_classes, objective, min_box_size=min_box_size, **kwargs)
         self.in_channels, self.feature_level = in_channels, feature_level
         self.origin = (float(origin[0]), float(origin[1]))
         self.cell_size, self.pixel_offset = float(cell_size), float(pixel_offset)
@@ -193,10 +175,8 @@ class EBM3DRefineHead(EnergyHead):
         """The sum: encoded coordinates are plain differences, without limits and wrapping."""
         return reference + offsets
 
-    def pool(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor
-    ) -> tuple[Tensor, slice]:
-        """Features of (R, 7) boxes, in their order: samples of the grid, and MLPs of z and h."""
+    def pool(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
+        """Features (R, C) of (R, 7) boxes: samples of the grid, and the MLPs of z and h."""
         x, y, z, length, width, height, yaw = boxes.unbind(dim=1)
         length, width, height = (
             size.clamp(min=self.min_box_size) for size in (length, width, height)
@@ -213,7 +193,7 @@ class EBM3DRefineHead(EnergyHead):
             validate=False,  # the index has been checked for all evaluations
         )
         branches = self.fc_z(z.unsqueeze(1)), self.fc_h(height.unsqueeze(1))
-        return torch.cat((pooled.flatten(1), *branches), dim=1), slice(None)
+        return torch.cat((pooled.flatten(1), *branches), dim=1)
 
     def is_trainable_box(self, boxes: Tensor) -> Tensor:
         """(N, 7) -> (N,) bool: finite, and every size at least ``min_box_size``."""

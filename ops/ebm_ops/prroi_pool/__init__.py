@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_ops import backends
+from ebm_ops.double_backward import double_backward
 from ebm_ops.prroi_pool import reference
 
 _LIBRARY = torch.library.Library("ebm_ops", "FRAGMENT")
@@ -219,25 +220,19 @@ def _save_grad_rois(ctx, inputs, output):
 
 
 def _backward_grad_rois(ctx, upstream):
-    """Derivatives of the box gradient, to any order: autograd on the reference computes them."""
-    further = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Aliases, where the graph continues: `grad` may itself depend on the boxes, and derivatives
-        # by the tensors themselves would count that path twice, here and outside.
-        inputs = [
-            t.view_as(t) if further and t.requires_grad else t.detach().requires_grad_()
-            for t in ctx.saved_tensors
-        ]
-        wanted = [t for t, need in zip(inputs, ctx.needs_input_grad) if need]
-        grad, features, rois = inputs
-        pooled = reference.forward_gathered(features, rois, tuple(grad.shape[2:]), ctx.scale)
-        (by_rois,) = torch.autograd.grad(pooled, rois, grad, create_graph=True)
-        found = iter(
-            torch.autograd.grad(
-                by_rois, wanted, upstream, create_graph=further, materialize_grads=True
-            )
-        )
-    return *(next(found) if need else None for need in ctx.needs_input_grad[:3]), None
+    """The reference computes the derivatives of the box gradient, to any order."""
+    grad, features, rois = ctx.saved_tensors
+    size, scale = tuple(grad.shape[2:]), ctx.scale
+    of_grad, of_features, of_rois, _ = ctx.needs_input_grad
+    by_grad, by_rois, by_features = double_backward(
+        lambda rois, features: reference.forward_gathered(features, rois, size, scale),
+        grad,
+        rois,
+        [features],
+        upstream,
+        [of_grad, of_rois, of_features],
+    )
+    return by_grad, by_features, by_rois, None
 
 
 torch.library.register_autograd(

@@ -5,8 +5,8 @@ box, which needs the values of the boxes, this multiplies with the weights of al
 most of them zero. So it is a fixed graph of operations that every runtime knows (ONNX too), and
 costs `N h_bins H W C` multiplications, whatever the size of the boxes.
 
-Integrals of the hat are differences of two nearly equal numbers for thin bins. Here each linear
-piece of the hat is integrated by its width times its value in the middle, so that float32 does.
+Weights and their derivatives are the closed form that keeps its digits where bins are thin
+(:func:`~ebm_ops.prroi_pool.reference.mean_of_hat`), because not every runtime has float64.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebm_ops.prroi_pool.reference import MIN_SIDE
+from ebm_ops.prroi_pool.reference import MIN_SIDE, by_sides, mean_of_hat
 
 __all__ = [
     "contract",
@@ -175,35 +175,26 @@ def _axes(
     rois: Tensor, features: Tensor, bins: tuple[int, int], scale: float
 ) -> tuple[_Axis, _Axis]:
     (rows, columns), (h, w) = features.shape[2:], bins
-    x1, y1, x2, y2 = (rois[:, 1:].to(features.dtype) * scale).unbind(1)
+    boxes = rois[:, 1:].to(features.dtype)
+    lower, upper = boxes[:, :2], boxes[:, 2:]
+    # Before the product with the scale, whose rounding is as large as a thin side.
+    sides, lower = (upper - lower) * scale, lower * scale
     # Comparisons with NaN are false, and the side of an infinite box is infinite or NaN.
-    wide, high = x2 - x1, y2 - y1
-    usable = (wide >= MIN_SIDE) & (high >= MIN_SIDE) & (wide < torch.inf) & (high < torch.inf)
-    return _axis(x1, x2, w, columns, scale, usable), _axis(y1, y2, h, rows, scale, usable)
+    usable = ((sides >= MIN_SIDE) & (sides < torch.inf) & (lower.abs() < torch.inf)).all(1)
+    (x, y), (wide, high) = lower.unbind(1), sides.unbind(1)
+    return _axis(x, wide, w, columns, scale, usable), _axis(y, high, h, rows, scale, usable)
 
 
-def _axis(lo: Tensor, hi: Tensor, bins: int, nodes: int, scale: float, usable: Tensor) -> _Axis:
-    lo, width = lo.where(usable, 0)[:, None], ((hi - lo) / bins).where(usable, 1)[:, None, None]
-    number = torch.arange(bins, dtype=lo.dtype, device=lo.device)
-    at = torch.arange(nodes, dtype=lo.dtype, device=lo.device)
-    start = (lo + width[:, :, 0] * number)[:, :, None] - at
-    end = start + width
-    value = _hat_integral(start, end) / width
-    by_start, by_end = (value - _hat(start)) / width, (_hat(end) - value) / width
-    share = (number / bins)[:, None]
-    lower = scale * ((1 - share) * by_start + (1 - share - 1 / bins) * by_end)
-    upper = scale * (share * by_start + (share + 1 / bins) * by_end)
+def _axis(lo: Tensor, side: Tensor, bins: int, nodes: int, scale: float, usable: Tensor) -> _Axis:
+    lo = lo.where(usable, 0)[:, None, None]
+    width = (side / bins).where(usable, 1)[:, None, None]
+    # Distances are taken from the integer below `lo`: small numbers keep their digits.
+    origin = lo.floor()
+    offset, at = lo - origin, torch.arange(nodes, dtype=lo.dtype, device=lo.device) - origin
+    left, middle, right = offset - (at - 1), offset - at, (at + 1) - offset
+    number = torch.arange(bins, dtype=lo.dtype, device=lo.device)[:, None]
+    edges = number * width, (number + 1) * width
+    a, b = ((left + edge, middle + edge, right - edge) for edge in edges)
+    value, by_a, by_b = mean_of_hat(a, b, width)
     mask = usable.to(lo.dtype)[:, None, None]
-    return _Axis(value * mask, lower * mask, upper * mask)
-
-
-def _hat(t: Tensor) -> Tensor:
-    return (1 - t.abs()).clamp(min=0)
-
-
-def _hat_integral(start: Tensor, end: Tensor) -> Tensor:
-    """The integral of the hat from `start` to `end`."""
-    left, right = (start.clamp(-1, 0), end.clamp(-1, 0)), (start.clamp(0, 1), end.clamp(0, 1))
-    rising = (left[1] - left[0]) * (1 + 0.5 * (left[0] + left[1]))
-    falling = (right[1] - right[0]) * (1 - 0.5 * (right[0] + right[1]))
-    return rising + falling
+    return _Axis(*(each * mask for each in (value, *by_sides(by_a, by_b, scale))))

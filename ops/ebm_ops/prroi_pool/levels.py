@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ebm_ops import backends
+from ebm_ops.double_backward import double_backward
 from ebm_ops.prroi_pool import _check as check_one_map
 from ebm_ops.prroi_pool import by_level, reference
 
@@ -183,29 +184,17 @@ def _save_grad_rois(ctx, inputs, output):
 
 
 def _backward_grad_rois(ctx, upstream):
-    """Derivatives of the box gradient, to any order: autograd on the reference computes them."""
-    further = torch.is_grad_enabled()
-    levels, *saved = ctx.saved_tensors
-    needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[2], *ctx.needs_input_grad[1]]
-    with torch.enable_grad():
-        # Aliases, where the graph continues; see `prroi_pool`.
-        inputs = [
-            t.view_as(t) if further and t.requires_grad else t.detach().requires_grad_()
-            for t in saved
-        ]
-        wanted = [t for t, need in zip(inputs, needed) if need]
-        grad, rois, *features = inputs
-        size = tuple(grad.shape[2:])
-        pooled = by_level.forward(
-            features, rois, levels, size, ctx.scales, reference.forward_gathered
-        )
-        (by_rois,) = torch.autograd.grad(pooled, rois, grad, create_graph=True)
-        found = iter(
-            torch.autograd.grad(
-                by_rois, wanted, upstream, create_graph=further, materialize_grads=True
-            )
-        )
-    by_grad, by_rois, *by_features = (next(found) if need else None for need in needed)
+    """The reference computes the derivatives of the box gradient, to any order."""
+    levels, grad, rois, *features = ctx.saved_tensors
+    size, scales = tuple(grad.shape[2:]), ctx.scales
+    of_grad, of_features, of_rois, *_ = ctx.needs_input_grad
+
+    def pool(rois, *features):
+        return by_level.forward(features, rois, levels, size, scales, reference.forward_gathered)
+
+    by_grad, by_rois, *by_features = double_backward(
+        pool, grad, rois, features, upstream, [of_grad, of_rois, *of_features]
+    )
     return by_grad, by_features, by_rois, None, None
 
 

@@ -15,7 +15,7 @@ a weight, so each box is computed on its own window of the map.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -182,10 +182,6 @@ def _axes(rois: Tensor, scale: float) -> tuple[tuple[Tensor, Tensor], tuple[Tens
     return (x1, x2), (y1, y2)
 
 
-def _hat(t: Tensor) -> Tensor:
-    return (1 - t.abs()).clamp(min=0)
-
-
 def _hat_integral(t: Tensor) -> Tensor:
     u = t.clamp(-1, 1)
     return 0.5 + u - 0.5 * u * u.abs()
@@ -219,30 +215,59 @@ def _weights_at(lo: Tensor, hi: Tensor, bins: int, nodes: Tensor) -> Tensor:
 def _weights_and_derivatives(
     lo: Tensor, hi: Tensor, bins: int, nodes: slice, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """V and its derivatives by the lower and the upper box side (image units), (n, bins, nodes).
-
-    Those by the edges of the bin are `(V - h(a)) / w` and `(h(b) - V) / w`. To keep the digits of
-    thin bins they are sums of the bin's parts, relative to its width: under the rising and the
-    falling half of the hat, before it and beyond it.
-    """
+    """V and its derivatives by the lower and the upper box side (image units), (n, bins, nodes)."""
     distance, width = _edges(lo, hi, bins, nodes)
-    a, b = distance[:, :-1], distance[:, 1:]
+    a, b = ((1 + t, t, 1 - t) for t in (distance[:, :-1], distance[:, 1:]))
+    value, by_a, by_b = mean_of_hat(a, b, width)
+    return value, *by_sides(by_a, by_b, scale)
+
+
+def mean_of_hat(
+    a: Sequence[Tensor], b: Sequence[Tensor], width: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean V of the hat over a bin from `a` to `b`, and its derivatives by both ends.
+
+    These are `(V - h(a)) / w` and `(h(b) - V) / w`, and V itself the difference of two integrals:
+    all of them lose digits where bins are thin. So they are sums of the bin's parts, relative to
+    its width: under the rising and the falling half of the hat, before it and beyond it.
+
+    Args:
+        a: the start of the bin in cells, seen from three points: to the right of the hat's left
+            foot, to the right of the node, and to the left of the right foot.
+        b: the end of the bin, likewise.
+        width: of the bin in cells; all broadcast.
+
+    Returns:
+        V, dV/da and dV/db.
+    """
+    (a_left, a_middle, a_right), (b_left, b_middle, b_right) = a, b
 
     def part(*lengths: Tensor) -> Tensor:
-        return (functools.reduce(torch.minimum, lengths, width).clamp(min=0)) / width
+        return functools.reduce(torch.minimum, lengths, width).clamp(min=0) / width
 
     one = torch.ones_like(width)
-    rising, falling = part(1 + b, -a, one), part(1 - a, b, one)
-    before, beyond = part(-1 - a), part(b - 1)
-    heights = [(1 + t).clamp(0, 1) for t in (a, b, -a, -b)]
+    rising, falling = part(b_left, -a_middle, one), part(a_right, b_middle, one)
+    before, beyond = part(-a_left), part(-b_right)
+    heights = [t.clamp(0, 1) for t in (a_left, b_left, a_right, b_right)]
     value = 0.5 * (rising * (heights[0] + heights[1]) + falling * (heights[2] + heights[3]))
+    at_a, at_b = (torch.minimum(t[0], t[2]).clamp(min=0) / width for t in (a, b))
     half = 0.5 * (rising + falling).square()
-    by_a = half - falling.square() - beyond * (_hat(a) / width)
-    by_b = rising.square() - half + before * (_hat(b) / width)
-    t = (torch.arange(bins + 1, dtype=lo.dtype, device=lo.device) / bins)[:, None]
+    return value, half - falling.square() - beyond * at_a, rising.square() - half + before * at_b
+
+
+def by_sides(by_a: Tensor, by_b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Derivatives by the ends of each bin (cells) -> by the lower and the upper side of the box.
+
+    Args:
+        by_a: (n, bins, nodes), by the start of each bin.
+        by_b: (n, bins, nodes), by its end.
+        scale: feature cells per image unit.
+    """
+    bins = by_a.shape[1]
+    t = (torch.arange(bins + 1, dtype=by_a.dtype, device=by_a.device) / bins)[:, None]
     lower = scale * ((1 - t[:-1]) * by_a + (1 - t[1:]) * by_b)
     upper = scale * (t[:-1] * by_a + t[1:] * by_b)
-    return value, lower, upper
+    return lower, upper
 
 
 def _contract(window: Tensor, wx: Tensor, wy: Tensor) -> Tensor:

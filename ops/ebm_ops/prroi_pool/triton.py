@@ -28,6 +28,7 @@ from ebm_ops.prroi_pool.triton_boxes import (
     level_of,
     map_of_level,
     nodes_between,
+    pooled_at,
     slopes,
     weight,
 )
@@ -157,9 +158,9 @@ def _bins_first(grad: Tensor) -> Tensor:
 @_for_any_count
 def _forward(
     maps, sizes, rois, levels, scales, pooled, batch, channels, height, width,
-    LEVELS: tl.constexpr, BLOCK: tl.constexpr,
+    LEVELS: tl.constexpr, BLOCK: tl.constexpr, BINS_FIRST: tl.constexpr = False,
 ):  # fmt: skip
-    """One program: one bin of one box, BLOCK channels."""
+    """One program: one bin of one box, BLOCK channels; sums have the precision of the boxes."""
     pid = tl.program_id(0)
     n, p, q = (pid // (height * width)).to(tl.int64), pid // width % height, pid % width
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -170,24 +171,26 @@ def _forward(
     j0, j1 = bin_nodes(ox, dx, wx, q, columns)
     i0, i1 = bin_nodes(oy, dy, wy, p, rows)
     i1 = tl.where(usable & (level >= 0) & (level < LEVELS), i1, i0)
-    zeros = tl.zeros((BLOCK,), features.dtype.element_ty)
+    zeros = tl.zeros((BLOCK,), ox.dtype)
     total = zeros
     for i in range(i0, i1, 2):  # two rows at a time share the weights of their nodes
         row, next_row, both = zeros, zeros, here & (i + 1 < i1)
         for j in range(j0, j1):
             at = features + ((image * rows + i) * columns + j) * channels + c
             vx = weight(ox, dx, wx, q, j)
-            row += vx * tl.load(at, mask=here, other=0.0)
-            next_row += vx * tl.load(at + columns * channels, mask=both, other=0.0)
+            row += vx * tl.load(at, mask=here, other=0.0).to(ox.dtype)
+            at += columns * channels
+            next_row += vx * tl.load(at, mask=both, other=0.0).to(ox.dtype)
         total += weight(oy, dy, wy, p, i) * row
         total += weight(oy, dy, wy, p, i + 1) * next_row
-    tl.store(pooled + (n * channels + c) * (height * width) + p * width + q, total, mask=here)
+    out = pooled_at(n, c, p * width + q, channels, height * width, BINS_FIRST)
+    tl.store(pooled + out, total, mask=here)
 
 
 @_for_any_count
 def _grad_rois(
     grad, maps, sizes, rois, levels, scales, partial, batch, channels, height, width,
-    LEVELS: tl.constexpr, BLOCK: tl.constexpr,
+    LEVELS: tl.constexpr, BLOCK: tl.constexpr, BINS_FIRST: tl.constexpr = False,
 ):  # fmt: skip
     """One program: the share of one bin in the gradient of one box, all channels."""
     pid = tl.program_id(0)
@@ -198,13 +201,13 @@ def _grad_rois(
     j0, j1 = bin_nodes(ox, dx, wx, q, columns)
     i0, i1 = bin_nodes(oy, dy, wy, p, rows)
     i1 = tl.where(usable & (level >= 0) & (level < LEVELS), i1, i0)
-    zeros = tl.zeros((BLOCK,), features.dtype.element_ty)
+    zeros = tl.zeros((BLOCK,), ox.dtype)
     x1, y1, x2, y2 = zeros, zeros, zeros, zeros
     for block in range(0, channels, BLOCK):
         c = block + tl.arange(0, BLOCK)
         here = c < channels
-        out = grad + (n * channels + c) * (height * width) + p * width + q
-        g = tl.load(out, mask=here, other=0.0)
+        out = pooled_at(n, c, p * width + q, channels, height * width, BINS_FIRST)
+        g = tl.load(grad + out, mask=here, other=0.0)
         for i in range(i0, i1, 2):
             t, lower, upper, both = zeros, zeros, zeros, here & (i + 1 < i1)
             next_t, next_lower, next_upper = zeros, zeros, zeros
@@ -212,11 +215,11 @@ def _grad_rois(
                 at = features + ((image * rows + i) * columns + j) * channels + c
                 vx = weight(ox, dx, wx, q, j)
                 x_lower, x_upper = slopes(ox, dx, wx, q, j, width)
-                f = tl.load(at, mask=here, other=0.0)
+                f = tl.load(at, mask=here, other=0.0).to(ox.dtype)
                 t += vx * f
                 lower += x_lower * f
                 upper += x_upper * f
-                f = tl.load(at + columns * channels, mask=both, other=0.0)
+                f = tl.load(at + columns * channels, mask=both, other=0.0).to(ox.dtype)
                 next_t += vx * f
                 next_lower += x_lower * f
                 next_upper += x_upper * f

@@ -137,3 +137,12 @@ def box(rois, n, scale, batch, height, width):
     ox, dx, wx = tl.where(usable, ox, 0.0), tl.where(usable, dx, 0.0), tl.where(usable, wx, 1.0)
     oy, dy, wy = tl.where(usable, oy, 0.0), tl.where(usable, dy, 0.0), tl.where(usable, wy, 1.0)
     return tl.where(usable, index, 0.0).to(tl.int64), ox, dx, wx, oy, dy, wy, usable
+
+
+@triton.jit
+def pooled_at(n, c, k, channels, bins, BINS_FIRST: tl.constexpr):
+    """Where channel c of bin k of box n lies in (N, C, bins), or else in (N, bins, C)."""
+    if BINS_FIRST:
+        return (n * bins + k) * channels + c
+    else:
+        return (n * channels + c) * bins + k

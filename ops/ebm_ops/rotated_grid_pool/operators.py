@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ebm_ops import backends
+from ebm_ops.double_backward import double_backward
 from ebm_ops.rotated_grid_pool import reference
 from ebm_ops.rotated_grid_pool.reference import Grid
 
@@ -123,28 +124,18 @@ def _backward_grad_boxes(ctx, upstream):
 
 
 def _third_derivatives(ctx, upstream):
-    """By grad, bev, boxes and tangent, to any order: autograd on the reference computes them."""
-    further = torch.is_grad_enabled()
-    needed = [ctx.needs_input_grad[k] for k in (0, 1, 2, 4)]
-    with torch.enable_grad():
-        grad, bev, boxes, index, tangent = ctx.saved_tensors
-        # Aliases, where the graph continues: `grad` may itself depend on the boxes, and derivatives
-        # by the tensors themselves would count that path twice, here and outside.
-        inputs = [
-            t.view_as(t) if further and t.requires_grad else t.detach().requires_grad_()
-            for t in (grad, bev, boxes, tangent)
-        ]
-        wanted = [t for t, need in zip(inputs, needed) if need]
-        grad, bev, boxes, tangent = inputs
-        grid = Grid(*grad.shape[2:], *ctx.where)
-        pooled = reference.forward(bev, boxes, index, tangent, grid)
-        (by_boxes,) = torch.autograd.grad(pooled, boxes, grad, create_graph=True)
-        found = iter(
-            torch.autograd.grad(
-                by_boxes, wanted, upstream, create_graph=further, materialize_grads=True
-            )
-        )
-    return [next(found) if need else None for need in needed]
+    """By grad, bev, boxes and tangent, to any order: the reference computes them."""
+    grad, bev, boxes, index, tangent = ctx.saved_tensors
+    grid = Grid(*grad.shape[2:], *ctx.where)
+    by_grad, by_boxes, by_bev, by_tangent = double_backward(
+        lambda boxes, bev, tangent: reference.forward(bev, boxes, index, tangent, grid),
+        grad,
+        boxes,
+        [bev, tangent],
+        upstream,
+        [ctx.needs_input_grad[k] for k in (0, 2, 1, 4)],
+    )
+    return by_grad, by_bev, by_boxes, by_tangent
 
 
 for _name, _backward, _save in (

@@ -21,6 +21,7 @@ from ebm_mmdet import diagnosis
 from ebm_mmdet.apis import EBMInferencer, add_energy_head
 from ebm_mmdet.apis.coco_results import CocoIds
 from ebm_mmdet.apis.image_list import list_images
+from ebm_mmdet.apis.refiner_of_call import refiner_of_call
 from ebm_mmdet.commands import main
 from ebm_mmdet.energy import evaluate_only
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
@@ -105,7 +106,7 @@ def test_more_steps_by_an_argument(infer, project):
     assert own.num_steps == 3
     with pytest.raises(ValueError, match="refine_steps=2 without a refinement"):
         infer(images(project), refine=False, refine_steps=2)
-    assert infer._refiner(False, None) is evaluate_only
+    assert refiner_of_call(infer.model, False, None) is evaluate_only
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
@@ -184,7 +185,7 @@ def test_the_spread_is_drawn_and_returned(project, tmp_path):
         bars.shape != without["visualization"][0].shape
         or (bars != without["visualization"][0]).any()
     )
-    with pytest.raises(ValueError, match="ImportanceMeanRefiner takes no steps"):
+    with pytest.raises(ValueError, match="ImportanceMeanRefiner takes none"):
         sampled(images(project)[0], refine_steps=2)
 
 

@@ -78,12 +78,12 @@ def test_boxes_are_pooled_from_their_levels_in_their_order(roi_shift):
     assert len(levels.unique()) == len(STRIDES)
     assert levels[3] == levels[5] == 0
     assert levels[7] == 3
-    pooled, order = head.pool(feats, boxes, images)
+    pooled = head.pool(feats, boxes, images)
     for n in range(40):
         stride = STRIDES[levels[n]]
         roi = torch.cat((images[n : n + 1], boxes[n] + roi_shift * stride))[None]
         alone = prroi_pool(feats[levels[n]], roi, 7, 1 / stride)
-        assert torch.equal(pooled[order][n], alone.flatten())
+        assert torch.equal(pooled[n], alone.flatten())
 
 
 def test_concat_pools_every_level():
@@ -109,7 +109,7 @@ def test_roi_shift_reads_where_the_docstring_says(roi_shift, c):
         return torch.tensor([[x - 0.01, 16 - 0.01, x + 0.01, 16 + 0.01]])
 
     def read(x, feature_map=columns):
-        return head.pool([feature_map], box(x), torch.tensor([0]))[0].item()
+        return head.pool([feature_map], box(x), torch.tensor([0])).item()
 
     assert read(10.4) == pytest.approx(c, abs=1e-4)
     cells = [read((i - roi_shift) * 8 + 0.02) for i in (0, 1)]  # +0.02: the ramp has a kink at 0
@@ -287,10 +287,8 @@ def test_levels_may_differ_in_channels_where_all_are_pooled():
         make_head(in_channels=c, strides=[s], level_rule="concat") for c, s in ((3, 4), (5, 8))
     ]
     boxes = torch.tensor([[4.0, 5, 40, 50]])
-    pooled, _ = head.pool(maps, boxes, torch.zeros(1, dtype=torch.long))
-    expected = [
-        h.pool([m], boxes, torch.zeros(1, dtype=torch.long))[0] for h, m in zip(apart, maps)
-    ]
+    pooled = head.pool(maps, boxes, torch.zeros(1, dtype=torch.long))
+    expected = [h.pool([m], boxes, torch.zeros(1, dtype=torch.long)) for h, m in zip(apart, maps)]
     assert torch.equal(pooled, torch.cat(expected, dim=1))
     label = torch.zeros(1, dtype=torch.long)
     assert head.log_density(head.prepare(maps), boxes[None], label, label).shape == (1, 1)

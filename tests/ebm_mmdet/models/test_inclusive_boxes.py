@@ -85,11 +85,11 @@ def test_energy_of_a_box_is_that_of_its_shorter_one(level_rule):
 
 
 def test_samples_move_with_their_boxes():
-    from ebm_mmdet.models.detectors.ebm_detector import _add_last_pixel
+    from ebm_mmdet.models.detectors.refined_boxes import add_last_pixel
 
     scale = torch.full((4,), 2.0)
     instances = InstanceData(bboxes=HALF_OPEN.clone(), box_samples=HALF_OPEN[:, None].clone())
-    _add_last_pixel(instances, scale)
+    add_last_pixel(instances, scale)
     moved = HALF_OPEN + torch.tensor([0.0, 0.0, 0.5, 0.5])
     assert torch.equal(instances.bboxes, moved)
     assert torch.equal(instances.box_samples, moved[:, None])

@@ -284,7 +284,7 @@ def _inputs(data: dict) -> dict:
 def test_the_command_from_scenes_to_predictions(oracle, scenes, monkeypatch, capsys):
     monkeypatch.chdir(oracle)
     monkeypatch.setattr(
-        "ebm_mmdet3d.apis.interval_calibration._dataset", lambda cfg, ann_file: scenes[1]
+        "ebm_mmdet.apis.calibration_run.CalibrationRun.dataset", lambda *_: scenes[1]
     )
     call = ["calibrate", "lidar.py", "best.pth", "--device", "cpu"]
     before = (oracle / "best.pth").read_bytes()
@@ -345,7 +345,7 @@ def test_an_interrupted_calibration_goes_on(oracle, scenes, tmp_path, monkeypatc
     """Killed three times; the bounds are those of a call in one piece."""
     config, weights, out = oracle / "lidar.py", oracle / "best.pth", tmp_path / "a b.pth"
     monkeypatch.setattr(
-        "ebm_mmdet3d.apis.interval_calibration._dataset", lambda cfg, ann_file: scenes[1]
+        "ebm_mmdet.apis.calibration_run.CalibrationRun.dataset", lambda *_: scenes[1]
     )
     whole = calibrate_3d(config, weights, out=tmp_path / "whole.pth", joint=True)
     real, frames, stops = dims_module.match_boxes_3d, [], []

@@ -18,6 +18,7 @@ pytest.importorskip("mmdet3d", reason="3D needs mmdet3d: pip install 'ebm-mmdet[
 
 from mmengine.runner import load_checkpoint
 
+from ebm_mmdet.engine.checkpoint_conversion import ConversionError
 from ebm_mmdet3d.models import EBM3DRefineHead, SASSDHead
 from ebm_ops import rotated_grid_pool
 from tests.ebm_mmdet3d.models.sassd_toys import sassd_cfg
@@ -139,7 +140,7 @@ def test_what_does_not_fit_is_named(expected):
     def message(change):
         state = dict(official)
         change(state)
-        with pytest.raises(TOOL.ConversionError) as error:
+        with pytest.raises(ConversionError) as error:
             TOOL.convert(state, expected[False], False)
         return str(error.value)
 
@@ -316,7 +317,7 @@ def test_other_objects_are_still_refused(tmp_path):
     }
     for name, guest in guests.items():
         torch.save(dict(model_state={"a": torch.zeros(1)}, optimizer_state=guest), source)
-        with pytest.raises(TOOL.ConversionError, match=rf"was not read: values of .*{name}"):
+        with pytest.raises(ConversionError, match=rf"was not read: values of .*{name}"):
             TOOL.read(source)
 
 

@@ -34,7 +34,7 @@ def test_a_study_has_a_row_for_each_rival_and_goes_on(tmp_path, monkeypatch):
     )
     report = run_audit_study(*given, val, tmp_path / "out", modes=("unseen",), **options)
     page = audit_page(report)
-    for name in ("f, unseen", *RIVALS, "detector", "random"):
+    for name in ("audit, unseen", "f, unseen", *RIVALS, "detector", "random"):
         assert f"| {name} |" in page
         values = np.array([run["ranking"][name]["side"] for run in report["runs"]])
         assert ((values >= 0) & (values <= 1)).all()

@@ -43,3 +43,21 @@ def test_a_refiner_with_a_prior_is_a_row_as_it_is(std, name):
     fitted = found["energy and prior, k = 0.125"].refiner(None).prior
     assert fitted.std == STD.tolist()
     assert not any("λ" in each for each in found)
+
+
+def test_a_head_with_a_regression_has_rows_of_its_own():
+    refiner = ConfigDict(
+        type="GradientAscentRefiner", num_steps=10, step_size=1e-4, regression_steps=1
+    )
+    found = {
+        row.name: row
+        for row in study_methods(refiner, STD, SHIFT, 0.125, ensemble=True, regresses=True)
+    }
+    half = found["regression and f, two half steps"].refiner(None)
+    assert (half.num_steps, half.regression_steps, half.regression_length) == (0, 2, 0.5)
+    then = found["regression and f, full step, then the climb"].refiner(None)
+    assert (then.num_steps, then.regression_steps, then.step_size) == (10, 1, 1e-4)
+    assert "energy, 1 x regression, T = 10, λ = 0.0001" in found
+    assert "mean of heads: regression and f, half step" in found
+    assert not found["energy and prior, k = 0.125"].refiner(None).regression_steps
+    assert not any("regression and f" in name for name in rows(step_size=1e-4))

@@ -10,6 +10,7 @@ pytest.importorskip("mmdet", reason="needs mmdet, which `make test` installs")
 from mmdet.registry import MODELS
 
 import ebm_mmdet  # noqa: F401
+from ebm_mmdet.apis.fitting.kl_regressor import KLRegressor
 from ebm_mmdet.apis.fitting.rivals import BoxRegressor, FixedOffset, RegressionStep, rival_boxes
 from ebm_mmdet.energy import RefineChosen
 from ebm_mmdet.models import covariance_to_side_std
@@ -18,7 +19,6 @@ from ebm_mmdet.models.heads import EBMBBoxHead
 from lab.studies.rivals import (
     EnergyEnsemble,
     GaussianStep,
-    KLRegressor,
     RandomNudge,
     learned_proposal,
 )
@@ -160,3 +160,23 @@ def test_boxes_to_learn_from_are_drawn_where_the_annotations_are() -> None:
     regressor = BoxRegressor(HEAD).to("meta")
     for drawn in regressor.jittered(GT.to("meta"), IMAGE.to("meta")):
         assert drawn.device.type == "meta"
+
+
+def test_an_ensemble_regresses_by_the_mean_step_if_all_do(neck) -> None:
+    torch.manual_seed(0)
+    heads = [EBMBBoxHead(**HEAD, regression=dict()).eval() for _ in range(2)]
+    for head in heads:
+        torch.nn.init.normal_(head.regression.fc.weight, std=0.5)
+    y = 0.1 * torch.randn(2, 3, 4)
+
+    def fn(heads):
+        ensemble = EnergyEnsemble(heads)
+        return ensemble.log_density_fn(ensemble.prepare(neck), GT, IMAGE, LABELS)
+
+    f, step = fn(heads).regress(y)
+    alone = [fn([head]).regress(y) for head in heads]
+    torch.testing.assert_close(f, (alone[0][0] + alone[1][0]) / 2)
+    torch.testing.assert_close(step, (alone[0][1] + alone[1][1]) / 2)
+    some = torch.tensor([1])
+    torch.testing.assert_close(fn(heads).select(some).regress(y[some])[1], step[some])
+    assert not hasattr(fn([heads[0], EBMBBoxHead(**HEAD)]), "regress")

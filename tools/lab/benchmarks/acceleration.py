@@ -3,7 +3,8 @@ r"""Refinement beside the detector: time, evaluations of f, and the share of the
     make demo
     python tools/lab/benchmarks/acceleration.py configs/demo/shapes_ebm.py \
         work_dirs/demo/seed0/energy_head/iter_600.pth \
-        [--prior 0.03 0.03 0.06 0.06] [--projected CHECKPOINT] [--images 150]
+        [--prior 0.03 0.03 0.06 0.06] [--projected CHECKPOINT] [--regression CHECKPOINT] \
+        [--images 150]
 
 All rows refine the same detections, one after another on each image, so that other work on the
 machine affects them equally. Times are medians of processor time: of the detector alone, and of
@@ -11,7 +12,8 @@ everything that refinement adds (maps prepared, boxes moved, fields written). Th
 the config's own refiner over the detections, in AP of all images; rows of another head or with a
 prior refer to it too. The standard deviations of a prior are those that
 `tools/analysis_tools/fit_residual_prior.py` prints; a projected head is one of the same config with
-`--cfg-options model.energy_head.projection_channels=...`.
+`--cfg-options model.energy_head.projection_channels=...`, and one with a regression has
+`model.energy_head.regression.loss_weight=1.0`.
 """
 
 from __future__ import annotations
@@ -56,10 +58,12 @@ class Row(NamedTuple):
 
     @property
     def evaluations(self) -> int:
-        """Of f and its gradient, with the last of f alone."""
+        """Of f, with its gradient or without."""
         if self.refiner is evaluate_only:
             return 1
-        return 1 + self.refiner.num_steps
+        first = self.refiner.regression_steps
+        climb = self.refiner.num_steps
+        return 1 + first + (climb + 1 if first and climb else climb)
 
     def refine(self, maps: Sequence[Tensor], found: SampleList, size: Sequence[int]) -> None:
         """Move detections in place, in maps of an input of this (height, width)."""
@@ -73,6 +77,7 @@ def make_rows(
     projected: EBMDetector | None,
     min_score: float,
     prior_std: Sequence[float] | None = None,
+    regressing: EBMDetector | None = None,
 ) -> list[Row]:
     """The rows of the table, the first without refinement and the second as configured."""
     own = model.refiner
@@ -109,13 +114,33 @@ def make_rows(
             Row("projected, T = 3, steps x 1", projected, three(1)),
             Row(f"projected, T = {steps}, min_score {min_score:g}", projected, own, min_score),
         ]
+    if regressing is not None:
+        rows += regression_rows(regressing, own, min_score)
+    return rows
+
+
+def regression_rows(model: EBMDetector, own: GradientAscentRefiner, min_score: float) -> list[Row]:
+    """Rows of a head with a regression: its f alone, then first steps by regression."""
+    steps = own.num_steps
+    rows = [Row(f"head with a regression, T = {steps}", model, own)]
+    for first, then, length, score in [
+        *((1, then, 1.0, score) for score in (0.0, min_score) for then in (0, 1, 3, steps)),
+        *((first, 0, length, min_score) for first, length in ((1, 0.5), (2, 1.0), (2, 0.5))),
+    ]:
+        refiner = changed(own, num_steps=then, regression_steps=first, regression_length=length)
+        name = f"{first} x regression" + (f" of {length:g}" if length != 1 else "")
+        name += f", T = {then}" + (f", min_score {score:g}" if score else "")
+        rows.append(Row(name, model, refiner, score))
     return rows
 
 
 def load(cfg: Config, checkpoint: str) -> EBMDetector:
-    """The model of a config, with the projection that the checkpoint has."""
-    weight = read_checkpoint(checkpoint)["state_dict"].get("energy_head.projections.0.weight")
+    """The model of a config, with the projection and the regression that the checkpoint has."""
+    state = read_checkpoint(checkpoint)["state_dict"]
+    weight = state.get("energy_head.projections.0.weight")
     cfg = copy.deepcopy(cfg)
+    if "energy_head.regression.fc.weight" in state:
+        cfg.model.energy_head.regression = dict()
     if weight is not None:
         cfg.model.energy_head.projection_channels = len(weight)
     return load_model(cfg, checkpoint)
@@ -159,6 +184,10 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("--prior", type=float, nargs=4, metavar="STD", help="encoded (x, y, w, h)")
     parser.add_argument("--projected", metavar="CHECKPOINT")
+    parser.add_argument("--regression", metavar="CHECKPOINT")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="TEXT", help="the first two rows, and those with such a text"
+    )
     parser.add_argument("--images", type=int, help="of the validation set; default: all")
     parser.add_argument("--min-score", type=float, default=0.05)
     parser.add_argument("--threads", type=int, default=1)
@@ -169,7 +198,12 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
     projected = load(cfg, args.projected) if args.projected else None
-    rows = make_rows(load(cfg, args.checkpoint), projected, args.min_score, args.prior)
+    regressing = load(cfg, args.regression) if args.regression else None
+    model = load(cfg, args.checkpoint)
+    rows = make_rows(model, projected, args.min_score, args.prior, regressing)
+    if args.rows:
+        wanted = [row for row in rows[2:] if any(text in row.name for text in args.rows)]
+        rows = [*rows[:2], *wanted]
     milliseconds, values, detector = measure(rows, cfg, args.images)
     before, after = (values[k][SHOWN["AP"]] for k in (0, 1))
 

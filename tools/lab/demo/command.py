@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["CONFIGS", "demo_parser", "run_command"]
+from ..command_line import ROOT, add_page
 
-ROOT = Path(__file__).resolve().parents[3]
+__all__ = ["CONFIGS", "demo_parser"]
+
 CONFIGS = ROOT / "configs" / "demo"
 
 
@@ -37,22 +36,5 @@ def demo_parser(name: str, description: str) -> argparse.ArgumentParser:
         help=f"output folder (default: work_dirs/{name}); a finished run in it is kept, and the "
         "new one goes to a numbered folder beside it",
     )
-    parser.add_argument(
-        "--page",
-        type=Path,
-        nargs="?",
-        const=ROOT / "docs" / "results.md",
-        metavar="FILE",
-        help="also fill in the table of a page (default: docs/results.md); with several seeds",
-    )
+    add_page(parser, "results.md", "also fill in the table of a page", "; with several seeds")
     return parser
-
-
-def run_command(name: str, run: Callable[[], object], *mended_by_user: type[Exception]) -> None:
-    """Run a demo; errors that the user can fix, and Ctrl-C, end it with one line."""
-    try:
-        run()
-    except mended_by_user as error:
-        sys.exit(f"{name}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"{name}: interrupted; the same command goes on from here")

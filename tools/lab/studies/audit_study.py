@@ -11,12 +11,13 @@ import torch
 from mmengine.config import Config
 
 from ebm_mmdet.apis.auditing.annotations import Annotations, read_annotations
-from ebm_mmdet.apis.auditing.calibration import fit_mixture
+from ebm_mmdet.apis.auditing.calibration import evidence_against, fit_mixture
 from ebm_mmdet.apis.auditing.features import AuditImages, Seen, ViewCache, flips_of
-from ebm_mmdet.apis.auditing.folds import assign_folds, train_head
+from ebm_mmdet.apis.auditing.folds import assign_folds, new_gaussian, train_head
 from ebm_mmdet.apis.auditing.scoring import score_image
 from ebm_mmdet.apis.auditing.source import Source, image_folder, load_source
 from ebm_mmdet.apis.fitting.clock import Clock
+from ebm_mmdet.apis.fitting.kl_regressor import KLRegressor
 from ebm_mmdet.apis.fitting.rivals import BoxRegressor
 from ebm_mmdet.box_iou import box_iou
 from ebm_mmdet.files import read_json, write_json
@@ -25,7 +26,6 @@ from ebm_mmdet.models.box_coding import decode_boxes
 from .audit_table import measure_scores
 from .cleanlab_scores import badloc_scores
 from .planted_errors import KINDS, plant
-from .rivals import KLRegressor
 
 __all__ = ["run_audit_study"]
 
@@ -109,7 +109,7 @@ def run_audit_study(
         study = _Seed(source, annotations, truth, folder / f"seed{seed}", seed, cache_gb, say)
         found["kind"] = [planted.get(row, "") for row in study.rows]
         for mode in modes:
-            if f"f, {mode}" not in found["scores"]:
+            if f"audit, {mode}" not in found["scores"]:
                 groups = study.groups(mode, folds)
                 other = read_annotations(train_ann, place, source.classes)
                 heads = out / "unseen" / str(seed) if mode == "unseen" else study.folder / mode
@@ -190,14 +190,22 @@ class _Seed:
                 lambda: 1e9,
                 self.clock,
                 self.seed + k,
-                others=lambda: {name: build(settings) for name, build in rivals.items()},
+                others=lambda: {
+                    **new_gaussian(self.source),
+                    **{name: build(settings) for name, build in rivals.items()},
+                },
             )
             self.say(f"  head {k}: {training.iteration} iterations in {training.seconds:.0f} s")
             heads = {name: head.eval() for name, head in training.heads.items()}
             for index in group:
                 seen = self.see(index)
                 results[index] = score_image(
-                    self.source.model, heads["energy"], self.images, index, seen=seen
+                    self.source.model,
+                    heads["energy"],
+                    self.images,
+                    index,
+                    seen=seen,
+                    gaussian=heads.get("gaussian"),
                 )
                 if rivals:
                     here = self.annotations.images[index].boxes
@@ -206,10 +214,14 @@ class _Seed:
         boxes = np.concatenate([self.annotations.images[i].boxes for i in order])
         proposal = _joined(results[i]["proposal"] for i in order)
         ratio = np.concatenate([results[i]["log_ratio"] for i in order])
-        probability = fit_mixture(ratio).probability(ratio)
+        surprise = [results[i]["surprise"] for i in order]
+        known = None if None in surprise else np.concatenate(surprise)
+        evidence = evidence_against(ratio, known, np.ones(len(ratio), bool))
+        probability = fit_mixture(evidence).probability(evidence)
         before, after = box_iou(boxes, self.truth), box_iou(proposal, self.truth)
         self.fixed = dict(before=np.round(before, 4).tolist(), after=np.round(after, 4).tolist())
         scores = {
+            f"audit, {mode}": evidence.tolist(),
             f"f, {mode}": ratio.tolist(),
             f"probability, {mode}": probability.tolist(),
             f"IoU with the mode, {mode}": (1 - box_iou(boxes, proposal)).tolist(),

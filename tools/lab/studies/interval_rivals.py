@@ -18,12 +18,13 @@ from ebm_mmdet.apis.auditing.features import AuditImages, ViewCache, flips_of
 from ebm_mmdet.apis.auditing.folds import train_head
 from ebm_mmdet.apis.auditing.source import Source, image_folder, load_source
 from ebm_mmdet.apis.fitting.clock import Clock
+from ebm_mmdet.apis.fitting.kl_regressor import KLRegressor
 from ebm_mmdet.apis.residuals import matched_residuals
 from ebm_mmdet.datasets import CheckedCOCO
 from ebm_mmdet.energy import fit_residual_std
 from ebm_mmdet.files import read_json, write_json
 
-from .rivals import GaussianStep, KLRegressor, learned_proposal
+from .rivals import GaussianStep, learned_proposal
 
 __all__ = ["Rivals", "models_with_heads"]
 
@@ -54,7 +55,7 @@ def models_with_heads(
     - ``detector``: its own boxes.
     - ``energy head``: the config's head and refiner, and the head with 32 samples around the
       detection (``ImportanceMeanRefiner``).
-    - ``KL-Loss head``: the mean of a Gaussian of each side (:class:`.rivals.KLRegressor`).
+    - ``KL-Loss head``: the mean of a Gaussian of each side (:class:`.KLRegressor`).
     - ``learned proposal``: :func:`.rivals.learned_proposal` and 64 samples of it.
 
     Args:

@@ -27,6 +27,7 @@ __all__ = ["ENERGY", "L1", "Method", "apply", "energy_methods", "study_methods"]
 ENERGY, L1 = "energy", "l1"
 NUDGE = 0.01
 MEAN_SAMPLES, MEAN_SCALE = 32, 0.5
+NOT_OF_A_PRIOR = ("step_size", "regression_steps", "regression_length")
 PAPERS_STEPS = [8e-4, 8e-4, 3.2e-3, 3.2e-3]
 
 
@@ -50,7 +51,12 @@ class Method:
 
 
 def study_methods(
-    refiner: ConfigDict, std: Tensor, shift: Tensor, k: float, ensemble: bool
+    refiner: ConfigDict,
+    std: Tensor,
+    shift: Tensor,
+    k: float,
+    ensemble: bool,
+    regresses: bool = False,
 ) -> list[Method]:
     """All rows; the others are compared with the first one.
 
@@ -60,7 +66,9 @@ def study_methods(
         shift: (4,) median residual, for the constant correction and as the bias of a prior.
         k: strength of f relative to the prior, ``temperature * scale^2``.
         ensemble: add the rows that use all heads at once.
+        regresses: add the rows of an energy head with a regression.
     """
+    first = regression_methods(refiner) if regresses else []
     rows = [
         Method("detector, clipped", lambda head: None),
         Method("detector, not clipped", lambda head: None, clip=False),
@@ -68,6 +76,7 @@ def study_methods(
         Method(f"random nudge, σ = {NUDGE}", lambda head: RandomNudge(NUDGE, seed=0)),
         Method("L1 head, full step", lambda head: RegressionStep(head, 1.0), L1),
         Method("L1 head, half step", lambda head: RegressionStep(head, 0.5), L1),
+        *first,
         *(climbs := energy_methods(refiner, std, shift, k)),
     ]
     if refiner.get("step_size") not in (None, PAPERS_STEPS):
@@ -77,9 +86,26 @@ def study_methods(
     if ensemble:
         rows += [
             replace(method, name=f"mean of heads: {method.name}", ensemble=True)
-            for method in climbs[:3]
+            for method in [*first, *climbs[:3]]
         ]
     return rows
+
+
+def regression_methods(refiner: ConfigDict) -> list[Method]:
+    """First steps by the regression of an energy head, alone and before the configured climb."""
+    alone = dict(type=refiner.type, num_steps=0, decay=refiner.get("decay", 0.5))
+    rows = {
+        "regression and f, full step": dict(alone, regression_steps=1),
+        "regression and f, half step": dict(alone, regression_steps=1, regression_length=0.5),
+        "regression and f, two full steps": dict(alone, regression_steps=2),
+        "regression and f, two half steps": dict(alone, regression_steps=2, regression_length=0.5),
+        "regression and f, full step, then the climb": {**refiner, "regression_steps": 1},
+    }
+    built = {name: TASK_UTILS.build(settings) for name, settings in rows.items()}
+    return [
+        Method(name, lambda head, each=each: each, ENERGY, own_candidates=True)
+        for name, each in built.items()
+    ]
 
 
 def energy_methods(refiner: ConfigDict, std: Tensor, shift: Tensor, k: float) -> list[Method]:
@@ -88,7 +114,7 @@ def energy_methods(refiner: ConfigDict, std: Tensor, shift: Tensor, k: float) ->
     The arguments are those of :func:`study_methods`.
     """
     climb = TASK_UTILS.build(refiner)
-    settings = {key: value for key, value in refiner.items() if key != "step_size"}
+    settings = {key: value for key, value in refiner.items() if key not in NOT_OF_A_PRIOR}
     prior = dict(std=std.tolist(), scale=k**0.5)
     posterior = TASK_UTILS.build({**settings, "prior": prior})
     centred = TASK_UTILS.build({**settings, "prior": {**prior, "bias": shift.tolist()}})
@@ -113,8 +139,9 @@ def energy_methods(refiner: ConfigDict, std: Tensor, shift: Tensor, k: float) ->
 
 def _own_name(refiner: ConfigDict) -> str:
     prior = refiner.get("prior")
+    first = f"{refiner.regression_steps} x regression, " if refiner.get("regression_steps") else ""
     if prior is None:
-        return f"energy, T = {refiner.num_steps}, λ = {refiner.step_size}"
+        return f"energy, {first}T = {refiner.num_steps}, λ = {refiner.get('step_size')}"
     return f"energy, the {'detector' if prior['std'] == 'per_box' else 'recipe'}'s own prior"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ __all__ = [
     "StudySettings",
     "claim",
     "claim_folder",
+    "detections_per_image",
     "hash_recipe",
     "load_frozen_detector",
     "make_row",
@@ -82,11 +83,17 @@ def run_study(
     say("detecting on the test images")
     test_set = DATASETS.build(cfg.val_dataloader.dataset)
     truth = CheckedCOCO(test_set.ann_file)
-    images = cache_test_images(detector, test_set)
+    most = detections_per_image(cfg)
+    images = cache_test_images(detector, test_set, most)
     views = training_views(cfg, detector, settings.rounds, say)
     heads = TrainedHeads(cfg, detector, out / "heads", views, settings.boxes_per_iteration, say)
     methods = study_methods(
-        cfg.model.refiner, std, shift, settings.prior_k, len(settings.seeds) > 1
+        cfg.model.refiner,
+        std,
+        shift,
+        settings.prior_k,
+        len(settings.seeds) > 1,
+        regresses=cfg.model.energy_head.get("regression") is not None,
     )
     # Before the first row, so that an interrupted study keeps all training.
     for seed in settings.seeds:
@@ -105,7 +112,7 @@ def run_study(
                 method, detector, images, [trained.head for trained in chosen], test_set.cat_ids
             )
             times.append(seconds)
-            runs.append(MatchedDetections(truth, records))
+            runs.append(MatchedDetections(truth, records, most))
         base = base or runs
         rows.append(make_row(method, base, runs, weights, training, times))
         say("  ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None))
@@ -113,6 +120,7 @@ def run_study(
         settings=asdict(settings),
         residual_std=std.tolist(),
         residual_median=shift.tolist(),
+        max_dets=most,
         detection_ms_per_image=round(1e3 * float(np.median([i.seconds for i in images])), 1),
         threads=torch.get_num_threads(),
         rows=rows,
@@ -120,6 +128,12 @@ def run_study(
     write_json(out / "results.json", report)
     write_csv(out / "results.csv", rows)
     return report
+
+
+def detections_per_image(cfg: Config) -> int:
+    """How many detections of an image count: ``max_dets`` of the config's metric, or COCO's 100."""
+    evaluator = cfg.get("val_evaluator") or {}
+    return (evaluator.get("max_dets") if isinstance(evaluator, Mapping) else None) or 100
 
 
 def residual_prior(

@@ -61,6 +61,7 @@ def some_results(annotations: Annotations, bad: int = 7) -> dict[int, dict]:
             image=index,
             proposal=(each.boxes + shift).round(3).tolist(),
             log_ratio=evidence.sum(1).round(4).tolist(),
+            surprise=(evidence.sum(1) - 9).round(4).tolist(),
             shift=shift.round(3).tolist(),
             spread=spread.round(4).tolist(),
             evidence=evidence.round(3).tolist(),

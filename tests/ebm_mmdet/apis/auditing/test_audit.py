@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -11,6 +13,8 @@ from mmengine.config import Config
 from ebm_mmdet import commands
 from ebm_mmdet.apis import audit, write_energy_config
 from ebm_mmdet.apis.auditing import run
+from ebm_mmdet.apis.auditing.calibration import evidence_against
+from ebm_mmdet.apis.auditing.folds import new_gaussian
 from ebm_mmdet.apis.auditing.source import load_source
 from ebm_mmdet.apis.fitting.training import HeadTraining
 from ebm_mmdet.files import read_json
@@ -111,6 +115,35 @@ def test_the_head_of_a_checkpoint_judges_without_folds(project):
     # A plain checkpoint loads into the same config, and has no head that could judge.
     audit(path, "epoch_12.pth", FILES[2], "plain", **{**QUICK, "folds": 0})
     assert (project / "plain" / "heads" / "0.pth").is_file()
+
+
+def test_the_evidence_is_the_log_ratio_of_f_and_the_surprise_of_a_gaussian(project):
+    audit(*FILES, "out", **QUICK)
+    with open("out/audit.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    ratio, surprise, evidence = (
+        np.array([float(row[key]) for row in rows]) for key in ("log_ratio", "surprise", "evidence")
+    )
+    # Few of three boxes are confirmed by this detector, so that all tell what is usual.
+    expected = evidence_against(ratio, surprise, np.ones(len(rows), bool))
+    np.testing.assert_allclose(evidence, expected, atol=1e-3)
+    assert len(set(surprise)) == len(rows)
+    content = read_json(project / "out" / "audit_coco.json")
+    against = sorted(each["audit_evidence"] for each in content["annotations"])
+    np.testing.assert_allclose(against, np.sort(evidence), atol=1e-3)
+
+
+def test_heads_without_noise_are_audited_by_f_alone(project):
+    path = write_energy_config("my_detector.py", "epoch_12.pth", "mine_ebm.py")
+    cfg = Config.fromfile(path)
+    cfg.model.energy_head.objective = dict(type="DSMObjective", sigma=0.075, num_samples=4)
+    cfg.dump("other_ebm.py")
+    source = load_source(Config.fromfile("other_ebm.py"), "epoch_12.pth", "cpu")
+    assert new_gaussian(source) == {}
+    assert audit("other_ebm.py", *FILES[1:], "out", **QUICK)["audited"] == 3
+    with open("out/audit.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["surprise"] == "" and row["evidence"] == row["log_ratio"] for row in rows)
 
 
 def test_what_cannot_work_is_said_before_any_work(project, capsys):

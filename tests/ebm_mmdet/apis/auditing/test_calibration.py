@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ebm_mmdet.apis.auditing.calibration import fit_mixture, side_factor
+from ebm_mmdet.apis.auditing.calibration import evidence_against, fit_mixture, side_factor
 
 
 def some(rng, good, bad):
@@ -78,3 +78,33 @@ def test_the_side_factor_is_not_moved_by_a_third_of_bad_sides():
     assert clean == pytest.approx(1.7, rel=0.03)
     assert side_factor(shift, spread) == pytest.approx(1.7, rel=0.6)
     assert side_factor(np.zeros((0, 4)), np.zeros((0, 4))) == 1
+
+
+def test_evidence_is_the_log_ratio_and_the_surprise_above_the_usual_least():
+    ratio = np.array([0.0, 1.0, 2.0, np.inf])
+    assert evidence_against(ratio, None, np.ones(4, bool)) is not None
+    np.testing.assert_array_equal(evidence_against(ratio, None, np.ones(4, bool)), ratio)
+    surprise = np.array([-7.0, -5.0, np.inf, -6.0])
+    usual = np.array([True, True, True, False])
+    least = -7 + 0.01 * 2  # first percentile of -7 and -5
+    expected = [0.0, 1 - 5 - least, np.inf, np.inf]
+    np.testing.assert_allclose(evidence_against(ratio, surprise, usual), expected)
+    # Where nothing is known of the surprise, the log-ratio decides.
+    nowhere = evidence_against(ratio, np.full(4, np.inf), usual)
+    np.testing.assert_array_equal(nowhere, ratio)
+
+
+def test_two_witnesses_that_err_at_different_boxes_are_better_than_one():
+    """Good and bad boxes whose log-ratio and surprise overlap, each by itself."""
+    rng = np.random.default_rng(0)
+    bad = np.arange(2000) < 400
+    f = rng.gamma(2, 1, 2000) * np.where(bad, 4, 1)
+    s = rng.gamma(2, 1, 2000) * np.where(bad, 4, 1) - 12
+    both = evidence_against(f, s, np.ones(2000, bool))
+    alone, together = fit_mixture(f), fit_mixture(both)
+
+    def error(mixture, values):
+        return np.abs((mixture.probability(values) > 0.5) != bad).mean()
+
+    assert error(together, both) < 0.8 * error(alone, f)
+    assert abs(together.share - 0.2) < 0.05

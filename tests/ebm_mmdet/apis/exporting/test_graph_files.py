@@ -105,6 +105,24 @@ def test_refinement_keeps_our_operators_if_asked(tmp_path):
     torch.testing.assert_close(found[1], wanted[1])
 
 
+def test_first_steps_by_regression_are_recorded(tmp_path):
+    cfg = small_fcos_cfg()
+    cfg["energy_head"]["regression"] = dict()
+    cfg["refiner"] = dict(cfg["refiner"], regression_steps=1)
+    model = build_separated(cfg)
+    torch.nn.init.normal_(model.energy_head.regression.fc.weight, std=0.05)
+    graph = RefinementGraph(model).eval()
+    inputs = graph.example(model, SIZE, batch=1, count=5)
+    recorded = record(graph, inputs, (*graph.input_names, "map0"), graph.output_names)
+    write_graph(recorded, tmp_path / "graph.pt2", NOTES)
+    boxes, *rest = inputs
+    other = (boxes.flip(0) * 0.7 + 3, *rest)
+    found, wanted = open_graph(tmp_path / "graph.pt2")(*other), graph(*other)
+    assert (wanted[0] - other[0]).abs().max() > 0.1, "nothing moves"
+    torch.testing.assert_close(found[0], wanted[0], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[1], wanted[1])
+
+
 def test_names_of_files_are_checked_first(monkeypatch):
     with pytest.raises(ValueError, match="give a file .pt2 or .onnx"):
         check_suffix(Path("graph.pth"))

@@ -318,10 +318,10 @@ def test_tuning_takes_what_the_training_has_left(model, tmp_path, left, complete
 PRIOR = ([0.04, 0.04, 0.1, 0.1], [0.01, 0.0, 0.0, 0.0])
 
 
-def tried(base, prior, ap):
+def tried(base, prior, ap, regresses=False):
     """The settings that are tried, in order, where ``ap`` says how good each is."""
     best, best_ap, every = dict(base), -1.0, []
-    for settings in tuning._rounds(base, prior):
+    for settings in tuning._rounds(base, prior, regresses):
         for each in settings(best):
             every.append(each)
             if ap(each) > best_ap:
@@ -335,6 +335,28 @@ def test_a_prior_is_tried_before_steps():
     assert ["prior" in each for each in every].index(False) == 5  # four strengths, and the bias
     assert every[0]["prior"]["scale"] == pytest.approx((1 / 8) ** 0.5, abs=1e-3)
     assert "step_size" not in every[0]
+
+
+@pytest.mark.parametrize(
+    ("wins", "last"),
+    [
+        # The best regression, then the base's climb from there.
+        (lambda each: each.get("regression_length") == 0.5, dict(BASE, regression_length=0.5)),
+        # The best climb, from where the regression has led.
+        (lambda each: "prior" in each, dict(regression_steps=1, num_steps=10)),
+    ],
+)
+def test_regression_is_tried_first_and_then_with_the_best_climb(wins, last):
+    every, best = tried(BASE, PRIOR, lambda each: float(wins(each)), regresses=True)
+    assert [each["num_steps"] for each in every[:3]] == [0, 0, 0]
+    assert "prior" in every[3]
+    assert not any("regression_steps" in each for each in every[3:-1])
+    assert last.items() <= every[-1].items()
+    assert every[-1]["regression_steps"] == 1
+    assert len(every) <= tuning.MOST_SETTINGS
+    assert wins(best)
+    for each in every:
+        TASK_UTILS.build(dict(each))
 
 
 def strength(setting):

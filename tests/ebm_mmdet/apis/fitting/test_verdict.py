@@ -46,6 +46,20 @@ def test_a_gain_that_the_images_to_tune_on_do_not_have_is_not_believed():
     assert verdict(table(1.0), replace(GOOD, tuning_gain=0.01)).pays
 
 
+def test_a_gain_in_ap_without_closer_boxes_is_not_believed():
+    """Chance moves AP where rare classes have few boxes; tighter boxes show in the mean IoU."""
+    for closer, error, said in ((-0.06, 0.09, "-0.06 ± 0.09"), (0.1, 0.06, "+0.10 ± 0.06")):
+        rows = table(1.0)
+        rows[-1] |= dict(change_IoU_TP=closer, error_IoU_TP=error)
+        found = verdict(rows, GOOD)
+        assert not found.pays
+        assert f"not closer to the objects that they match (mean IoU {said})" in found.sentence
+    rows[-1] |= dict(change_IoU_TP=0.13, error_IoU_TP=0.06)
+    assert verdict(rows, GOOD).pays
+    rows[-1] |= dict(change_IoU_TP=None, error_IoU_TP=None)
+    assert "(mean IoU unknown)" in verdict(rows, GOOD).sentence
+
+
 def test_a_rival_that_does_as_well_is_named():
     found = verdict(table(1.0, regression=1.2), GOOD)
     assert found.pays

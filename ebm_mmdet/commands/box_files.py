@@ -1,8 +1,10 @@
-"""The commands `audit` and `refine` of `python -m ebm_mmdet`, which take boxes from files."""
+"""The commands `refine` and `audit`, which take boxes from files."""
 
 from __future__ import annotations
 
 import argparse
+
+from .shared import kept_on_interruption, say
 
 __all__ = ["COMMANDS", "add_parsers"]
 
@@ -65,12 +67,8 @@ def add_parsers(commands) -> None:
     audit.add_argument("--apply", metavar="FILE", help="decisions that the page has saved")
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _refine(args: argparse.Namespace) -> None:
-    from .apis import refine_file
+    from ..apis import refine_file
 
     done = refine_file(
         args.config,
@@ -81,14 +79,14 @@ def _refine(args: argparse.Namespace) -> None:
         args.ann,
         args.steps,
         args.device,
-        _say,
+        say,
     )
     about = f", mean IoU with the boxes before {done['mean_iou']:.3f}" if done["refined"] else ""
     print(f"{done['refined']} of {done['boxes']} boxes refined{about}: {args.out}")
 
 
 def _audit(args: argparse.Namespace) -> None:
-    from .apis import apply_decisions, audit
+    from ..apis import apply_decisions, audit
 
     if args.apply is not None:
         done = apply_decisions(args.apply, args.ann, args.out)
@@ -101,7 +99,7 @@ def _audit(args: argparse.Namespace) -> None:
         return
     if args.config is None or args.checkpoint is None:
         raise ValueError("give CONFIG and CHECKPOINT, or --apply with a file of decisions")
-    try:
+    with kept_on_interruption():
         audit(
             args.config,
             args.checkpoint,
@@ -115,11 +113,8 @@ def _audit(args: argparse.Namespace) -> None:
             args.max_iters,
             args.device,
             args.seed,
-            _say,
+            say,
         )
-    except KeyboardInterrupt:
-        _say("what is done is kept; the same command goes on from there")
-        raise
 
 
 COMMANDS = {"audit": _audit, "refine": _refine}

@@ -1,0 +1,178 @@
+"""The steps that calibrations in 2D and in 3D share, from a checkpoint to one with intervals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import Registry, init_default_scope
+from torch import nn
+
+from ..energy import expected_coverage, fewest_scores
+from ..engine.stored_intervals import calibrated_path, model_digest, store_intervals
+from ..models.detectors.side_intervals import attach_intervals
+from .inspection import inner_datasets
+from .trained_detector import load_detector, read_config
+from .unfinished_calibration import UnfinishedCalibration
+
+__all__ = ["CalibrationRun", "coverage_lines"]
+
+
+class CalibrationRun:
+    """A calibration: what it is given is checked at once, then its steps are called in this order.
+
+    - :meth:`dataset` and :meth:`model`;
+    - :meth:`matching`, in which the detections are matched, and :meth:`check_enough` of them;
+    - :meth:`write` the intervals that follow from them.
+
+    Args:
+        config: of a detector.
+        checkpoint: its checkpoint; it does not change.
+        ann_file: annotations, if they are not those of the config.
+        out: checkpoint to write; by default ``NAME_intervals.pth`` beside ``checkpoint``.
+        level: probability of an interval.
+        score_thr: lowest score of a detection.
+        iou_thr: smallest IoU with its object.
+        say: gets lines about the progress and the result.
+        settings: what else decides which detections are kept, see :class:`UnfinishedCalibration`.
+        unit: what the data set has, for messages.
+
+    Raises:
+        FileExistsError: ``out`` exists, or an interrupted call to it had other settings.
+        FileNotFoundError: there is no such config or checkpoint.
+        ValueError: ``level`` is not in (0, 1).
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike | Config,
+        checkpoint: str | os.PathLike,
+        ann_file: str | os.PathLike | None,
+        out: str | os.PathLike | None,
+        level: float,
+        score_thr: float,
+        iou_thr: float,
+        say: Callable[[str], None],
+        settings: Mapping[str, object],
+        unit: str = "images",
+    ) -> None:
+        self.level, self.needed = level, fewest_scores(level)
+        self.ann_file, self.say, self.unit = ann_file, say, unit
+        self.limits = dict(score_thr=score_thr, iou_thr=iou_thr)
+        self.checkpoint = Path(checkpoint)
+        self.out = calibrated_path(self.checkpoint, out)
+        self.cfg = read_config(config)
+        # Both before the model and the data set are built, which write into their config.
+        self.unfinished = UnfinishedCalibration(
+            self.out, self.cfg, self.checkpoint, ann_file, **settings, **self.limits
+        )
+        self.digest = model_digest(self.cfg)
+
+    def dataset(self, datasets: Registry, images: str | os.PathLike | None = None) -> Sequence:
+        """The test data set of the config, with the other annotations and images if given.
+
+        Args:
+            datasets: the registry of its data sets, whose scope a config has that names none.
+            images: folder of the images.
+
+        Raises:
+            FileNotFoundError: there is no such annotation file or folder.
+            ValueError: the config has no test data, or it was trained on these annotations.
+        """
+        if not self.cfg.get("test_dataloader"):
+            raise ValueError("the config has no test_dataloader, whose pipeline is used")
+        init_default_scope(self.cfg.get("default_scope", datasets.scope))
+        outer = self.cfg.test_dataloader.dataset
+        inner = inner_datasets(outer)[0]
+        if self.ann_file is not None:
+            if not Path(self.ann_file).is_file():
+                raise FileNotFoundError(f"there is no annotation file {self.ann_file}")
+            inner.ann_file = os.path.abspath(self.ann_file)
+            self._refuse_training_data(inner.ann_file)
+        if images is not None:
+            if not Path(images).is_dir():
+                raise FileNotFoundError(f"there is no folder {images}")
+            inner.data_prefix = dict(inner.get("data_prefix") or {}, img=os.path.abspath(images))
+        return datasets.build(outer)
+
+    def _refuse_training_data(self, ann_file: str) -> None:
+        trained = self.cfg.get("train_dataloader")
+        for dataset in inner_datasets(trained["dataset"]) if trained else []:
+            name = os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or "")
+            if os.path.abspath(name) == ann_file:
+                raise ValueError(
+                    f"{self.ann_file} is what the config trains on: intervals from these "
+                    f"{self.unit} would be too short; give {self.unit} that the detector and its "
+                    "head have not seen"
+                )
+
+    def model(self, device: str, kind: type) -> nn.Module:
+        """The model with its weights, and without intervals of an earlier calibration.
+
+        Args:
+            device: of the model.
+            kind: of the intervals.
+
+        Raises:
+            CheckpointError: the checkpoint does not fit.
+        """
+        model = load_detector(self.cfg, self.checkpoint, device)
+        attach_intervals(model, None, kind)
+        return model
+
+    @contextmanager
+    def matching(self) -> Iterator[Path]:
+        """The folder that keeps what is known of the detections, if the work is interrupted."""
+        with self.unfinished.begin(self.say) as folder:
+            yield folder
+
+    def check_enough(self, matched: int) -> None:
+        """Raise ``ValueError`` if there are too few matched detections for the level."""
+        if matched < self.needed:
+            raise ValueError(
+                f"{matched} detections with a score of {self.limits['score_thr']} or more match an "
+                f"object at an IoU of {self.limits['iou_thr']}; a level of {self.level} takes "
+                f"{self.needed} at least. Take more {self.unit}, or a lower level, score or IoU"
+            )
+
+    def write(self, intervals, dataset: Sequence, report: Callable[..., str]) -> None:
+        """Write the checkpoint with its intervals, to whose facts those of this call are added.
+
+        Args:
+            intervals: such as :class:`~ebm_mmdet.models.SideIntervals`.
+            dataset: of the calibration.
+            report: says what the intervals promise.
+        """
+        intervals.facts.update(
+            self.limits,
+            images=len(dataset),
+            annotations=str(self.ann_file or ""),
+            model=self.digest,
+        )
+        store_intervals(self.checkpoint, self.out, intervals.attribute, intervals.to_meta())
+        self.unfinished.remove()
+        self.say(report(intervals))
+        self.say(f"wrote {self.out}")
+
+
+def coverage_lines(
+    detections: int, level: float, pooled: int, unit: str, numbers: str
+) -> list[str]:
+    """What the bounds of all classes were made from, and what they promise.
+
+    Args:
+        detections: that match an object.
+        level: probability that was asked for.
+        pooled: how many independent scores the bounds come from.
+        unit: what these are, such as ``'detections'``.
+        numbers: what is covered, such as ``'each side'``.
+    """
+    mean, std = expected_coverage(pooled, level)
+    return [
+        f"{detections} detections match an object; bounds from {pooled} {unit}",
+        f"coverage of {numbers}: {100 * mean:.1f} % in the mean over calibration sets, ± "
+        f"{100 * std:.1f} from one to the next if {unit} are independent",
+    ]

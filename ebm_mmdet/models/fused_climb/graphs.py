@@ -1,0 +1,176 @@
+"""Recorded climbs: made when they are first needed, the least recently used forgotten."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ..heads import EBMBBoxHead
+from .plan import ClimbPlan, Layout, MapBuffers, Recipe, Weights
+from .products import products_in
+
+__all__ = ["BUCKETS", "Graphs", "graphs_of", "record"]
+
+BUCKETS = (16, 32, 64, 128, 256, 512)
+"""Numbers of boxes for which there are graphs; fewer are filled up with boxes without area."""
+
+
+def record(plan: ClimbPlan) -> Callable[[], None]:
+    """Record a plan as a CUDA graph; returns what runs it on the current stream."""
+    with torch.cuda.device(plan.y.device), products_in(plan.recipe.precision):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            # Compiles the kernels; and cuBLAS makes its workspace, which it cannot while recording.
+            for _ in range(2):
+                plan.run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the GPU meanwhile.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            plan.run()
+    return graph.replay
+
+
+class _Recorded(NamedTuple):
+    plan: ClimbPlan
+    replay: Callable[[], None]
+
+
+class Graphs:
+    """The recorded climbs of one head on one device, and the buffers that they share.
+
+    Any number of threads and streams may call it: one climb runs after another, on the host and on
+    the device, because all use the same buffers.
+
+    Args:
+        make: makes what repeats a plan, :func:`record`.
+    """
+
+    MOST = 8
+    """So many graphs are kept, each for a number of boxes, steps, a precision, ..."""
+
+    def __init__(self, make: Callable[[ClimbPlan], Callable[[], None]] = record) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._recorded: OrderedDict[tuple, _Recorded] = OrderedDict()
+        self._maps: dict[torch.dtype, MapBuffers] = {}
+        self._last_run: torch.cuda.Event | None = None
+        self.failure: str | None = None
+        """Why a climb could not be recorded. It is not tried again."""
+
+    def __len__(self) -> int:
+        return len(self._recorded)
+
+    def climb(
+        self, head: EBMBBoxHead, recipe: Recipe, feats: Sequence[Tensor], inputs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Run the climb of n boxes.
+
+        Args:
+            head: one that ``why_not_this`` accepts.
+            recipe: with ``rows`` of at least n.
+            feats: what the head's ``prepare`` returned.
+            inputs: (n, COLUMNS) float32, see ``kernels.py``.
+
+        Returns:
+            New tensors: points (n, 4), log-density (n,) float32, accepted steps (n,) int64. None if
+            the climb could not be recorded, see :attr:`failure`.
+        """
+        with self._lock, torch.cuda.device_of(inputs):
+            if self.failure is not None:
+                return None
+            self._order_streams()
+            try:
+                found = self._find(head, recipe, feats)
+            except Exception as error:
+                # A compiler, a driver, memory: a prediction must not fail for what only saves time.
+                self.failure = f"{type(error).__name__}: {error}".partition("\n")[0]
+                self._forget_all()
+                return None
+            found.plan.maps.load(feats)
+            found.plan.load(inputs)
+            found.replay()
+            n, plan = len(inputs), found.plan
+            result = plan.y[:n].clone(), plan.f[:n].clone(), plan.accepted[:n].clone()
+            if inputs.is_cuda:
+                self._last_run = torch.cuda.current_stream().record_event()
+            return result
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # Python, or the driver, may be shutting down
+            self._wait()
+
+    def _find(self, head: EBMBBoxHead, recipe: Recipe, feats: Sequence[Tensor]) -> _Recorded:
+        dtype = torch.bfloat16 if recipe.precision == "bf16x2" else torch.float32
+        maps, layout = self._maps.get(dtype), Layout.of(head)
+        if maps is None or maps.channels != feats[0].shape[1] or not maps.fits(feats):
+            # Larger buffers lie elsewhere: what was recorded with the others is of no use.
+            self._forget(lambda kept: kept.maps.flat.dtype == dtype)
+            least = () if maps is None or maps.channels != feats[0].shape[1] else maps.sizes
+            maps = self._maps[dtype] = MapBuffers(feats, dtype, least)
+        key = (recipe, layout, _addresses(head))
+        found = self._recorded.get(key)
+        if found is None:
+            plan = ClimbPlan(recipe, layout, self._weights(head, recipe), maps)
+            found = _Recorded(plan, self._make(plan))
+            while len(self._recorded) >= self.MOST:
+                self._wait()
+                self._recorded.popitem(last=False)
+            self._recorded[key] = found
+        self._recorded.move_to_end(key)
+        return found
+
+    def _weights(self, head: EBMBBoxHead, recipe: Recipe) -> Weights:
+        """Those of another plan, if it has the same."""
+        for (other, _, addresses), found in self._recorded.items():
+            if other.precision == recipe.precision and addresses == _addresses(head):
+                return found.plan.weights
+        return Weights(head, recipe.precision)
+
+    def _order_streams(self) -> None:
+        """Let the current stream begin after the last run, which may be of another stream."""
+        if self._last_run is not None:
+            self._last_run.wait()
+
+    def _wait(self) -> None:
+        """Wait until the device no longer uses what is about to be freed."""
+        if self._last_run is not None:
+            self._last_run.synchronize()
+
+    def _forget(self, chosen: Callable[[ClimbPlan], bool]) -> None:
+        self._wait()
+        for key in [key for key, found in self._recorded.items() if chosen(found.plan)]:
+            del self._recorded[key]
+
+    def _forget_all(self) -> None:
+        self._forget(lambda plan: True)
+        self._maps.clear()
+
+
+def _addresses(head: EBMBBoxHead) -> tuple[Any, ...]:
+    """Where the head's weights are, and their layout, all of which a graph records."""
+    return tuple(
+        (weight.data_ptr(), weight.dtype, tuple(weight.shape), weight.stride())
+        for layer in (*head.trunk, head.fc_energy)
+        for weight in (layer.weight, layer.bias)
+    )
+
+
+_lock = threading.Lock()
+# Not an attribute of the head: copies of a model, and files, have no graphs.
+_of_heads: WeakKeyDictionary[EBMBBoxHead, dict[torch.device, Graphs]] = WeakKeyDictionary()
+
+
+def graphs_of(head: EBMBBoxHead, device: torch.device) -> Graphs:
+    """The graphs of a head on a device, for as long as the head lives."""
+    with _lock:
+        found = _of_heads.setdefault(head, {})
+        return found.setdefault(device, Graphs())
