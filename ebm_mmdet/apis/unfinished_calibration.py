@@ -14,8 +14,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from ..engine import read_checkpoint
-from ..files import open_atomic
+from ..engine import read_checkpoint, write_checkpoint
 from .fitting.folder import check_folder, claim_folder, describe_inputs
 
 __all__ = ["KeptMatches", "UnfinishedCalibration"]
@@ -136,8 +135,8 @@ class KeptMatches:
     def _save(self) -> None:
         if self._folder is not None and self._new:
             part = dict(first=self.images - len(self._new), images=self.images, spread=self.spread)
-            with open_atomic(self._path()) as file:
-                torch.save({**part, "rows": [row for row in self._new if row]}, file)
+            rows = [row for row in self._new if row]
+            write_checkpoint(self._path(), {**part, "rows": rows})
             self._files, self._new = self._files + 1, []
         self._saved = time.monotonic()
 

@@ -1,7 +1,7 @@
 """Checkpoints, loading, and training hooks."""
 
 from .channels_last_hook import ChannelsLastHook
-from .checkpoint import AtomicLocalBackend, find_resumable_checkpoint
+from .checkpoint import AtomicLocalBackend, find_resumable_checkpoint, write_checkpoint
 from .devices import usable_device
 from .norm_eval_hook import NormEvalHook
 from .readable_checkpoint_hook import ReadableCheckpointHook
@@ -17,4 +17,5 @@ __all__ = [
     "find_resumable_checkpoint",
     "read_checkpoint",
     "usable_device",
+    "write_checkpoint",
 ]

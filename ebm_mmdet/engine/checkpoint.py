@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
+import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
 
 from ..files import PARTIAL, write_bytes
 from .safe_loading import CheckpointError, is_cut_off, read_checkpoint
 
-__all__ = ["AtomicLocalBackend", "find_resumable_checkpoint"]
+__all__ = ["AtomicLocalBackend", "find_resumable_checkpoint", "write_checkpoint"]
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -27,6 +29,19 @@ class AtomicLocalBackend(LocalBackend):
     def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
         """Write text atomically."""
         self.put(obj.encode(encoding), filepath)
+
+
+def write_checkpoint(path: str | Path, content: object) -> None:
+    """``torch.save`` into a file, atomically, through memory.
+
+    ``torch.save`` into a file itself hides the reason when the disk is full.
+
+    Raises:
+        OSError: the file cannot be written; its old content stays.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def find_resumable_checkpoint(work_dir: str | Path) -> str | None:

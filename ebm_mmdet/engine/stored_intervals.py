@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from ..files import open_atomic
 from ..models.detectors.side_intervals import INTERVAL_KINDS, attach_intervals
+from .checkpoint import write_checkpoint
 from .safe_loading import read_checkpoint
 
 __all__ = [
@@ -52,8 +51,7 @@ def store_intervals(checkpoint: Path, out: Path, key: str, content: Mapping[str,
     """Write a checkpoint's weights again, with intervals under ``key`` of the meta, atomically."""
     stored = read_checkpoint(checkpoint)
     meta = {**stored.get("meta", {}), key: content}
-    with open_atomic(out) as file:
-        torch.save(dict(meta=meta, state_dict=stored.get("state_dict", stored)), file)
+    write_checkpoint(out, dict(meta=meta, state_dict=stored.get("state_dict", stored)))
 
 
 def attach_stored_intervals(model: nn.Module, checkpoint: Mapping, digest: str) -> None:

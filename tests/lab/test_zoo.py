@@ -159,6 +159,13 @@ def test_mmcvs_operators_are_replaced_for_a_while():
     assert substitutes.CARAFE.carafe is before
 
 
+def test_norms_of_several_processes_become_plain_ones():
+    config = dict(backbone=dict(norm_cfg=dict(type="BN")), heads=[dict(norm=dict(type="MMSyncBN"))])
+    assert len(substitutes.plain_norms(config)) == 1
+    assert config["heads"][0]["norm"]["type"] == "BN"
+    assert substitutes.plain_norms(config) == []
+
+
 def test_the_teachers_config_is_found_in_the_zoo(tmp_path):
     teacher = dict(teacher_config="configs/gfl/gfl_r50_fpn_1x_coco.py")
     trial._find_teacher(teacher)

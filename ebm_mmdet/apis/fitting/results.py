@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ...files import open_atomic
+from ...engine import write_checkpoint
 from ..config_text import Noted
 from .clock import Clock
 from .data import FitData
@@ -40,8 +40,7 @@ def save_model(model: nn.Module, meta: Mapping, path: Path) -> tuple[str, ...]:
     """
     state = {key: value.cpu() for key, value in model.state_dict().items()}
     known = {key: meta[key] for key in ("classes", "palette") if meta.get(key)}
-    with open_atomic(path) as file:
-        torch.save(dict(state_dict=state, meta=dict(dataset_meta=known)), file)
+    write_checkpoint(path, dict(state_dict=state, meta=dict(dataset_meta=known)))
     return known.get("classes", ())
 
 

@@ -11,8 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from ...engine import read_checkpoint
-from ...files import open_atomic
+from ...engine import read_checkpoint, write_checkpoint
 from ..head_settings import FINAL_RATE
 from .clock import Clock
 from .views import Batch
@@ -158,8 +157,7 @@ class HeadTraining:
             losses=self.losses,
             finished=self.finished,
         )
-        with open_atomic(self.path) as file:
-            torch.save(state, file)
+        write_checkpoint(self.path, state)
         clock.save()
 
     def _load(self) -> None:

@@ -70,6 +70,13 @@ def test_equal_strides_and_a_detector_without_a_neck():
     assert found.rows[0].why == "map 1 has the same stride and comes later"
 
 
+def test_a_tracker_is_refused_before_it_is_built():
+    """Trackers want packages that need not be there; their class is enough to tell."""
+    cfg = Config(dict(model=dict(type="ByteTrack", detector=dict(type="YOLOX"), tracker=dict())))
+    with pytest.raises(ValueError, match=r"ByteTrack tracks objects in videos; refine a detector"):
+        inspect_config(cfg)
+
+
 @pytest.mark.parametrize("cfg", [{}, {"model": {}}, {"model": {"backbone": {}}}])
 def test_a_config_without_a_model(cfg):
     with pytest.raises(ValueError, match="has no model"):

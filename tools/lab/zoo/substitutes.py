@@ -6,7 +6,7 @@ PyTorch; a result names those that were used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from unittest import mock
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["carafe", "complete", "masked_conv2d", "on_cpu"]
+__all__ = ["carafe", "complete", "masked_conv2d", "on_cpu", "plain_norms"]
 
 # As attributes of mmcv.ops these names are functions.
 CARAFE, MASKED_CONV = (import_module(f"mmcv.ops.{name}") for name in ("carafe", "masked_conv"))
@@ -77,6 +77,25 @@ def on_cpu() -> Iterator[set[str]]:
         mock.patch.object(MASKED_CONV, "masked_conv2d", noted(masked_conv2d)),
     ):
         yield used
+
+
+def plain_norms(config) -> list[str]:
+    """Put ``BN`` for ``MMSyncBN`` in a model's config; returns a clause if there was one.
+
+    The latter cannot be built outside of a distributed training. Parameters, and what it computes
+    in eval mode, are the same.
+    """
+    found = []
+    if isinstance(config, Mapping):
+        if config.get("type") == "MMSyncBN":
+            config["type"] = "BN"
+            found = ["with BN for MMSyncBN, which needs several processes"]
+        for value in config.values():
+            found = plain_norms(value) or found
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            found = plain_norms(value) or found
+    return found
 
 
 def complete(detector: nn.Module) -> list[str]:

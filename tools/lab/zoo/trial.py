@@ -50,6 +50,7 @@ def try_config(cfg: Config) -> dict:
     _without_weights(cfg.model)
     _find_teacher(cfg.model)
     _few_boxes(cfg.model.get("test_cfg"))
+    remarks = substitutes.plain_norms(cfg.model)
     if cfg.get("train_dataloader") and not cfg.get("test_dataloader"):
         cfg.test_dataloader = copy.deepcopy(cfg.train_dataloader)
     cfg = add_energy_head(cfg)
@@ -59,11 +60,12 @@ def try_config(cfg: Config) -> dict:
     )
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
+    model.detector.init_weights()  # proposals that a detector learns begin as whole images
     head = model.energy_head
     classes = cfg.model.energy_head.num_classes
     torch.nn.init.normal_(head.fc_energy.weight, std=1.0)  # else f is flat and no box moves
     _tame(model.detector)
-    remarks = substitutes.complete(model.detector)
+    remarks += substitutes.complete(model.detector)
     size = dry_run(model.detector).size  # not every backbone takes any size
     if _has_deformable_head(model.detector):
         size = max(size, SMALLEST_FOR_DEFORMABLE)
