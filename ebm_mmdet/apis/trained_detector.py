@@ -21,6 +21,7 @@ from torch import nn
 from ..engine import CheckpointError, usable_device
 from ..engine.stored_intervals import attach_stored_intervals, model_digest
 from ..models.detectors import EBMDetector
+from .config_faults import building
 
 __all__ = [
     "dataset_meta",
@@ -57,15 +58,18 @@ def load_detector(
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
-        ValueError: there is no such device.
+        ValueError: there is no such device, or the config's model cannot be built.
         CheckpointError: the checkpoint cannot be read, lacks weights of the model, or has others.
     """
     device = usable_device(device)
     cfg = read_config(config)
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
+    if "model" not in cfg:
+        raise ValueError(f"{cfg.filename or 'the config'} has no model; give a detector's config")
     init_default_scope(cfg.get("default_scope", "mmdet"))
-    model = MODELS.build(copy.deepcopy(cfg.model))  # mmdet's detectors write into their config
+    with building("model"):
+        model = MODELS.build(copy.deepcopy(cfg.model))  # mmdet's detectors write into their config
     meta = dataset_meta(cfg)
     if checkpoint is not None:
         loaded = load_weights(model, checkpoint)
