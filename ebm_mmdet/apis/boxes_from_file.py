@@ -21,7 +21,7 @@ from ..models.detectors import EBMDetector
 from .box_file import BoxFile, Complaints, box_fault, read_boxes
 from .image_index import ImageFile, images_by_id, listed_images, look_at
 from .refiner_of_call import refiner_of_call
-from .trained_detector import image_pipeline, load_detector
+from .trained_detector import image_pipeline, load_detector, read_config
 
 __all__ = ["refine_boxes", "refine_file"]
 
@@ -80,8 +80,10 @@ def refine_file(
         index = images_by_id((row["image_id"] for row in found.rows), images)
     else:
         index = listed_images(listing, images)
-    cfg = config if isinstance(config, Config) else Config.fromfile(config)
-    if not str(cfg.model.type).endswith("EBMDetector"):
+    cfg = read_config(config)
+    if str(cfg.get("default_scope")) == "mmdet3d":
+        raise ValueError("this is the config of a 3D detector; refine moves boxes in images")
+    if not str(cfg.get("model", {}).get("type")).endswith("EBMDetector"):
         raise ValueError(
             f"{cfg.filename or 'the config'} has no energy head; `python -m ebm_mmdet fit` trains "
             "one"

@@ -59,7 +59,11 @@ class EBMInferencer(DetInferencer):
         super().__init__(model, weights, usable_device(device), **kwargs)
 
     def _init_model(self, cfg, weights, device="cpu"):
-        self._digest = model_digest(cfg) if "model" in cfg else ""
+        if "model" not in cfg:
+            raise ValueError(
+                f"{cfg.filename or 'the config'} has no model; give a detector's config"
+            )
+        self._digest = model_digest(cfg)
         return super()._init_model(cfg, weights, device)
 
     def _load_weights_to_model(self, model, checkpoint, cfg) -> None:

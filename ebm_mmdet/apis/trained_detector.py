@@ -21,6 +21,7 @@ from torch import nn
 from ..engine import CheckpointError, usable_device
 from ..engine.stored_intervals import attach_stored_intervals, model_digest
 from ..models.detectors import EBMDetector
+from .config_faults import building
 
 __all__ = [
     "dataset_meta",
@@ -57,7 +58,7 @@ def load_detector(
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
-        ValueError: there is no such device.
+        ValueError: there is no such device, or the config's model is absent or cannot be built.
         CheckpointError: the checkpoint cannot be read, lacks weights of the model, or has others.
     """
     device = usable_device(device)
@@ -65,7 +66,8 @@ def load_detector(
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
     init_default_scope(cfg.get("default_scope", "mmdet"))
-    model = MODELS.build(copy.deepcopy(cfg.model))  # mmdet's detectors write into their config
+    with building("model"):
+        model = MODELS.build(copy.deepcopy(cfg.model))  # mmdet's detectors write into their config
     meta = dataset_meta(cfg)
     if checkpoint is not None:
         loaded = load_weights(model, checkpoint)
@@ -188,11 +190,20 @@ def file_pipeline(cfg: Config) -> list[dict]:
 
 
 def read_config(config: str | os.PathLike | Config) -> Config:
-    """A copy of a config, or that of a file or of a packaged name (``mmdet::NAME``)."""
+    """A copy of a config, or that of a file or of a packaged name (``mmdet::NAME``).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no model.
+    """
     if isinstance(config, Config):
-        return copy.deepcopy(config)
-    name = os.fspath(config)
-    return get_config(name) if "::" in name else Config.fromfile(name)
+        cfg = copy.deepcopy(config)
+    else:
+        name = os.fspath(config)
+        cfg = get_config(name) if "::" in name else Config.fromfile(name)
+    if "model" not in cfg:
+        raise ValueError(f"{cfg.filename or 'the config'} has no model; give a detector's config")
+    return cfg
 
 
 def _test_dataset(cfg: Config) -> dict:

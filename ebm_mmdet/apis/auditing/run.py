@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
-from mmengine.hub import get_config
 from torch import nn
 
 from ...engine import usable_device
@@ -21,6 +19,7 @@ from ..fitting.clock import Clock
 from ..fitting.folder import check_folder, claim_folder, describe_inputs, held
 from ..fitting.kl_regressor import KLRegressor
 from ..fitting.progress import Progress
+from ..trained_detector import read_config
 from .annotations import Annotations, read_annotations
 from .exports import write_exports
 from .features import AuditImages, ViewCache, flips_of
@@ -103,7 +102,7 @@ def audit(
         raise ValueError(f"threshold={threshold}; give a probability between 0 and 1")
     usable_device(device)
     config, ann_file, folder = os.fspath(config), Path(ann_file), Path(out_dir)
-    cfg = get_config(config) if "::" in config else Config.fromfile(config)
+    cfg = read_config(config)
     if not ann_file.is_file():
         raise FileNotFoundError(f"there is no annotation file {ann_file}")
     settings = dict(

@@ -69,7 +69,8 @@ def load_source(
     meta = loaded.dataset_meta
     # A plain checkpoint loads into an EBMDetector too, and leaves its head untrained.
     state = read_checkpoint(checkpoint)
-    has_head = wrapped and any(key.startswith("energy_head.") for key in state["state_dict"])
+    names = state.get("state_dict", state)
+    has_head = wrapped and any("energy_head." in name for name in names)
     if not wrapped:
         cfg = add_energy_head(cfg, checkpoint, object_size=object_size)
         plain, loaded = loaded, MODELS.build(copy.deepcopy(cfg.model)).to(device).eval()

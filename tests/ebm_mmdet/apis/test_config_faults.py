@@ -35,3 +35,22 @@ def test_a_wrong_config_is_one_line_and_no_folder_is_made(tmp_path, monkeypatch,
 def test_other_errors_pass():
     with pytest.raises(ZeroDivisionError), building("model"):
         1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize("command", ["predict", "inspect", "refine", "audit", "calibrate", "fit"])
+def test_a_config_without_a_model_is_named(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nothing.py").write_text("a = 1")
+    (tmp_path / "x.pth").write_bytes(b"")
+    (tmp_path / "boxes.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    arguments = {
+        "predict": ["x.pth", "images", "--out-dir", "out"],
+        "refine": ["x.pth", "--images", ".", "--boxes", "boxes.json", "--out", "new.json"],
+        "audit": ["x.pth", "--ann", "boxes.json", "--out", "out", "--images", "."],
+        "calibrate": ["x.pth"],
+        "fit": ["x.pth"],
+    }.get(command, [])
+    assert commands.main([command, "nothing.py", *arguments]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"python -m ebm_mmdet {command}: ")
+    assert "nothing.py" in error

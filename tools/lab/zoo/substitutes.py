@@ -99,12 +99,17 @@ def plain_norms(config) -> list[str]:
 
 
 def complete(detector: nn.Module) -> list[str]:
-    """Give a detector what mmdet 3.3 forgot; returns a clause for each.
+    """Give a detector what mmdet 3.3 forgot, or takes from torchvision; returns a clause for each.
 
-    ``SSDHead`` predicts with ``loss_cls``, which it has not; None means the usual one.
+    ``SSDHead`` predicts with ``loss_cls``, which it has not; None means the usual one. mmcv's
+    ``RoIAlign`` computes the same as torchvision's.
     """
+    pooled = [each for each in detector.modules() if getattr(each, "use_torchvision", False)]
+    for each in pooled:
+        each.use_torchvision = False
+    done = ["with mmcv's RoIAlign for torchvision's"] if pooled else []
     head = getattr(detector, "bbox_head", None)
     if type(head).__name__ == "SSDHead" and not hasattr(head, "loss_cls"):
         head.loss_cls = None
-        return ["with bbox_head.loss_cls = None, which mmdet's SSD lacks"]
-    return []
+        done.append("with bbox_head.loss_cls = None, which mmdet's SSD lacks")
+    return done
