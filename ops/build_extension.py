@@ -13,6 +13,7 @@ _OPERATORS = ("prroi_pool", "rotated_grid_pool")
 _SOURCES = ("module.cpp", *(f"{name}/cpu.cpp" for name in _OPERATORS))
 _HEADERS = (
     "each_isa.h",
+    "transpose.h",
     "vector.h",
     *(f"{name}/{header}.h" for name in _OPERATORS for header in ("kernel", "simd")),
 )

@@ -40,8 +40,7 @@ double nasty_coordinate(double extent) {
 // Values of all three functions, one array each of exactly the right size.
 template <typename T>
 struct Result {
-  std::unique_ptr<T[]> pooled, by_features;
-  std::unique_ptr<double[]> by_rois;
+  std::unique_ptr<T[]> pooled, by_features, by_rois;
 };
 
 struct Case {
@@ -111,19 +110,16 @@ Result<T> run(const Case& c, const Kernels<T>& k) {
                       c.channels,     c.height,   c.width,    c.pooled_h,
                       c.pooled_w,     c.scale,    c.all ? nullptr : rows.get()};
   const int64_t groups = k.groups(c.channels), bands = integer(1, std::max<int64_t>(c.height, 1));
+  const int64_t parts = integer(1, groups + 1);
   Result<T> r{std::make_unique<T[]>(size_t(c.pooled_size())),
               std::make_unique<T[]>(size_t(c.map_size())),
-              std::make_unique<double[]>(size_t(c.count * 4))};
-  auto partial = std::make_unique<double[]>(size_t(groups * count * 4));
-  in_pieces(groups * count, [&](int64_t b, int64_t e) { k.forward(pr, r.pooled.get(), b, e); });
-  in_pieces(groups * count,
-            [&](int64_t b, int64_t e) { k.grad_rois(pr, grad.get(), partial.get(), b, e); });
-  in_pieces(c.batch * groups * bands, [&](int64_t b, int64_t e) {
-    k.grad_features(pr, grad.get(), r.by_features.get(), bands, b, e);
+              std::make_unique<T[]>(size_t(c.count * 5))};
+  in_pieces(count, [&](int64_t b, int64_t e) { k.forward(pr, r.pooled.get(), b, e); });
+  in_pieces(count,
+            [&](int64_t b, int64_t e) { k.grad_rois(pr, grad.get(), r.by_rois.get(), b, e); });
+  in_pieces(c.batch * parts * bands, [&](int64_t b, int64_t e) {
+    k.grad_features(pr, grad.get(), r.by_features.get(), parts, bands, b, e);
   });
-  for (int64_t i = 0; i < groups * count * 4; ++i) {
-    r.by_rois[4 * pr.row(i / 4 % count) + i % 4] += partial[i];
-  }
   return r;
 }
 
@@ -146,7 +142,7 @@ void check(const Case& c, int64_t number, const Result<double>& expected, double
     compare("pooled", number, c.pooled_size(), r.pooled.get(), expected.pooled.get(), tolerance);
     compare("grad_features", number, c.map_size(), r.by_features.get(),
             expected.by_features.get(), tolerance);
-    compare("grad_rois", number, c.count * 4, r.by_rois.get(), expected.by_rois.get(),
+    compare("grad_rois", number, c.count * 5, r.by_rois.get(), expected.by_rois.get(),
             tolerance * 100);
   }
 }

@@ -4,6 +4,8 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <array>
+
 #include "kernel.h"
 
 namespace ebm_ops {
@@ -57,6 +59,30 @@ Rows rows_of_levels(const at::Tensor& levels_, const at::Tensor& rois, size_t ma
   return rows;
 }
 
+// The RoIs on each map (`rows` null: all on the only one) in bands of map rows, and in a band from
+// left to right: boxes that follow each other share pixels, which are then in the cache.
+template <typename T>
+Rows by_place(const at::Tensor& rois, const Rows* rows, at::ArrayRef<double> scales) {
+  constexpr double band = 8, most = 1e9;  // feature cells
+  const auto cell = [=](double x) {  // NaN goes with the smallest
+    return x > -most ? int64_t(std::floor(x < most ? x : most)) : -int64_t(most);
+  };
+  Rows order(scales.size());
+  for (size_t l = 0; l < scales.size(); ++l) {
+    const int64_t count = rows ? int64_t((*rows)[l].size()) : rois.size(0);
+    std::vector<std::array<int64_t, 4>> places;
+    for (int64_t n = 0; n < count; ++n) {
+      const int64_t row = rows ? (*rows)[l][size_t(n)] : n;
+      const T* r = rois.const_data_ptr<T>() + 5 * row;
+      places.push_back({int64_t(r[0]), cell(double(r[2]) * scales[l] / band),
+                        cell(double(r[1]) * scales[l]), row});
+    }
+    std::sort(places.begin(), places.end());
+    for (const auto& place : places) order[l].push_back(place[3]);
+  }
+  return order;
+}
+
 // A map and its RoIs; `rows` may be null. The tensors have to outlive the problem.
 template <typename T>
 Problem<T> problem(const T* features, const at::Tensor& rois, at::IntArrayRef shape,
@@ -102,12 +128,13 @@ at::Tensor pool(at::TensorList features, const at::Tensor& rois_, const Rows* ro
   AT_DISPATCH_FLOATING_TYPES(rois.scalar_type(), "prroi_pool", [&] {
     check_batch_index(rois.const_data_ptr<scalar_t>(), rois.size(0), maps[0].size(0));
     const auto& k = best_kernels<scalar_t>();
+    const Rows order = by_place<scalar_t>(rois, rows, scales);
     std::vector<Problem<scalar_t>> problems;
     std::vector<int64_t> counts;
     for (size_t l = 0; l < maps.size(); ++l) {
       problems.push_back(problem(maps[l].const_data_ptr<scalar_t>(), rois, maps[l].sizes(), bins,
-                                 scales[l], rows ? &(*rows)[l] : nullptr));
-      counts.push_back(k.groups(channels) * problems[l].num_rois);
+                                 scales[l], &order[l]));
+      counts.push_back(problems[l].num_rois);
     }
     auto* out = pooled.mutable_data_ptr<scalar_t>();
     for_all(counts, [&](size_t l, int64_t b, int64_t e) { k.forward(problems[l], out, b, e); });
@@ -126,32 +153,18 @@ at::Tensor slopes(const at::Tensor& grad_, at::TensorList features, const at::Te
   AT_DISPATCH_FLOATING_TYPES(rois.scalar_type(), "prroi_pool_grad_rois", [&] {
     check_batch_index(rois.const_data_ptr<scalar_t>(), rois.size(0), maps[0].size(0));
     const auto& k = best_kernels<scalar_t>();
-    const int64_t groups = k.groups(maps[0].size(1));
+    const Rows order = by_place<scalar_t>(rois, rows, scales);
     std::vector<Problem<scalar_t>> problems;
     std::vector<int64_t> counts;
-    std::vector<std::vector<double>> partial;
     for (size_t l = 0; l < maps.size(); ++l) {
       problems.push_back(problem(maps[l].const_data_ptr<scalar_t>(), rois, maps[l].sizes(),
-                                 grad.sizes().slice(2), scales[l], rows ? &(*rows)[l] : nullptr));
-      counts.push_back(groups * problems[l].num_rois);
-      partial.emplace_back(size_t(4 * counts[l]));
+                                 grad.sizes().slice(2), scales[l], &order[l]));
+      counts.push_back(problems[l].num_rois);
     }
     const auto* g = grad.const_data_ptr<scalar_t>();
-    for_all(counts, [&](size_t l, int64_t b, int64_t e) {
-      k.grad_rois(problems[l], g, partial[l].data(), b, e);
-    });
     auto* out = result.mutable_data_ptr<scalar_t>();
-    for (size_t l = 0; l < maps.size(); ++l) {
-      for (int64_t n = 0; n < problems[l].num_rois; ++n) {
-        for (int64_t d = 0; d < 4; ++d) {
-          double sum = 0;
-          for (int64_t group = 0; group < groups; ++group) {
-            sum += partial[l][size_t(4 * (group * problems[l].num_rois + n) + d)];
-          }
-          out[5 * problems[l].row(n) + 1 + d] = scalar_t(sum);
-        }
-      }
-    }
+    for_all(counts,
+            [&](size_t l, int64_t b, int64_t e) { k.grad_rois(problems[l], g, out, b, e); });
   });
   return result;
 }
@@ -170,7 +183,8 @@ std::vector<at::Tensor> spread(const at::Tensor& grad_, const at::Tensor& rois_,
   AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "prroi_pool_grad_features", [&] {
     check_batch_index(rois.const_data_ptr<scalar_t>(), rois.size(0), batch);
     const auto& k = best_kernels<scalar_t>();
-    const int64_t blocks = batch * k.groups(grad.size(1));
+    const int64_t threads = at::get_num_threads();
+    const int64_t parts = std::min(k.groups(grad.size(1)), threads), blocks = batch * parts;
     if (blocks == 0) return;
     std::vector<Problem<scalar_t>> problems;
     std::vector<int64_t> bands, counts;
@@ -178,15 +192,16 @@ std::vector<at::Tensor> spread(const at::Tensor& grad_, const at::Tensor& rois_,
       const int64_t height = sizes[2 * l];
       problems.push_back(problem<scalar_t>(nullptr, rois, result[l].sizes(), grad.sizes().slice(2),
                                            scales[l], rows ? &(*rows)[l] : nullptr));
-      // Row bands only if images and channels are too few for the threads. Each element is summed
-      // over the boxes in their order for any bands, so the bits do not depend on the bands.
+      // Parts of the channels for the threads, and row bands only if images and channels are too few.
+      // Each element is summed over the boxes in their order, for any parts and bands.
       const int64_t most = std::max<int64_t>(height, 1);
-      bands.push_back(std::clamp<int64_t>((2 * at::get_num_threads() - 1) / blocks, 1, most));
+      bands.push_back(std::clamp<int64_t>((2 * threads - 1) / blocks, 1, most));
       counts.push_back(height ? blocks * bands[l] : 0);
     }
     const auto* g = grad.const_data_ptr<scalar_t>();
     for_all(counts, [&](size_t l, int64_t b, int64_t e) {
-      k.grad_features(problems[l], g, result[l].mutable_data_ptr<scalar_t>(), bands[l], b, e);
+      auto* out = result[l].mutable_data_ptr<scalar_t>();
+      k.grad_features(problems[l], g, out, parts, bands[l], b, e);
     });
   });
   return result;

@@ -124,17 +124,16 @@ struct Box {
 // order; every number is computed by one item in a fixed order, so its bits are always the same.
 template <typename T>
 struct Kernels {
-  // Number of channel groups. One item handles one group, whose slice of the map stays in cache
-  // from box to box.
+  // Number of channel groups, the largest number of parts of `grad_features`.
   int64_t (*groups)(int64_t channels);
-  // Items group * N + n. `pooled` (rows, C, P, Q) is written in the rows of this map.
+  // Items are boxes. `pooled` (rows, C, P, Q) is written in the rows of this map.
   void (*forward)(const Problem<T>&, T* pooled, int64_t begin, int64_t end);
-  // Items group * N + n. `partial` (groups, N, 4) is written; their sum over groups is dL/d box.
-  void (*grad_rois)(const Problem<T>&, const T* grad, double* partial, int64_t begin, int64_t end);
-  // Items (b * groups + group) * bands + band; band k owns the rows H k / bands .. H (k+1) / bands.
-  // `grad_features` (B, H, W, C) is added to.
-  void (*grad_features)(const Problem<T>&, const T* grad, T* grad_features, int64_t bands,
-                        int64_t begin, int64_t end);
+  // Items are boxes. `grad_rois` (rows, 5) is written in the rows of this map.
+  void (*grad_rois)(const Problem<T>&, const T* grad, T* grad_rois, int64_t begin, int64_t end);
+  // Items (b * parts + part) * bands + band; a part is some of the channels, and band k owns the rows
+  // H k / bands .. H (k+1) / bands. `grad_features` (B, H, W, C) is added to.
+  void (*grad_features)(const Problem<T>&, const T* grad, T* grad_features, int64_t parts,
+                        int64_t bands, int64_t begin, int64_t end);
 };
 
 }  // namespace prroi_pool

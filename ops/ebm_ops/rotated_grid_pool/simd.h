@@ -6,6 +6,8 @@ namespace EBM_ISA {
 
 #include "../vector.h"
 
+#include "../transpose.h"
+
 // Vectors of channels that are processed together.
 constexpr int64_t kVectors = 4;
 
@@ -38,14 +40,6 @@ struct Scratch {
     if (c_ < (count)) f<T, 1, true>(c_, (count) - c_, __VA_ARGS__);            \
   } while (0)
 
-// (rows, columns) to (columns, rows).
-template <typename T>
-inline void transpose(const T* in, int64_t rows, int64_t columns, T* out) {
-  for (int64_t c = 0; c < columns; ++c) {
-    for (int64_t r = 0; r < rows; ++r) out[c * rows + r] = in[r * columns + c];
-  }
-}
-
 template <typename T, int NV, bool PARTIAL>
 EBM_FN void gather(int64_t c, int64_t used, const T* image, const Tap<T>* tap, const Tap<T>* end,
                    T* out) {
@@ -76,7 +70,7 @@ EBM_TARGET void forward(const Problem<T>& pr, T* pooled, int64_t begin, int64_t 
       const Tap<T>*first = s.taps.data() + s.first[b], *last = s.taps.data() + s.first[b + 1];
       EBM_FOR_CHANNELS(T, channels, gather, image, first, last, s.bins.data() + b * channels);
     }
-    transpose(s.bins.data(), bins, channels, out);
+    transpose(s.bins.data(), channels, bins, channels, out, bins);
   }
 }
 
@@ -114,7 +108,7 @@ EBM_TARGET void grad_boxes(const Problem<T>& pr, const T* grad, T* grad_boxes, i
     double out[5] = {};
     s.box.build(pr, n);
     if (!s.box.samples.empty()) {
-      transpose(grad + n * channels * bins, channels, bins, s.bins.data());
+      transpose(grad + n * channels * bins, bins, channels, bins, s.bins.data(), channels);
     }
     const T* image = pr.bev + pr.images[n] * pr.height * pr.width * channels;
     const auto pixel = [&](int64_t i, int64_t j) {
@@ -162,7 +156,8 @@ EBM_TARGET void grad_bev(const Problem<T>& pr, const T* grad, T* grad_bev, int64
       s.box.build(pr, n);
       if (s.box.samples.empty()) continue;
       s.box.taps(pr, s.taps, s.first);
-      transpose(grad + (n * pr.channels + channel) * bins, channels, bins, s.bins.data());
+      transpose(grad + (n * pr.channels + channel) * bins, bins, channels, bins, s.bins.data(),
+                channels);
       for (int64_t b = 0; b < bins; ++b) {
         const T* g = s.bins.data() + b * channels;
         for (int64_t t = s.first[b]; t < s.first[b + 1]; ++t) {
