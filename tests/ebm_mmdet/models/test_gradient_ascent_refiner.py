@@ -96,7 +96,8 @@ def test_the_prior_per_box_is_the_whole_covariance_of_the_detector(scale, temper
     pull = temperature / WIDTH**2 * torch.eye(4).double()
     precision = torch.linalg.inv(scale**2 * covariance.double())
     expected = torch.linalg.solve(pull + precision, pull @ MODE.double()[:, :, None])[..., 0]
-    torch.testing.assert_close(result.y.double(), expected, atol=1e-4, rtol=0)
+    # Nearer to the top, float32 cannot tell two values of the posterior apart.
+    torch.testing.assert_close(result.y.double(), expected, atol=5e-4, rtol=0)
     # Without the correlations it would be elsewhere.
     assert (result.y - posterior_mode(std, scale, temperature)).abs().max() > 0.01
 
