@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("zoo: interrupted; the same command goes on from here")
     results = sorted([*records, *results], key=lambda each: each["family"])
-    text = f"{summary(results, len(known))}\n\n{table(results)}"
+    text = f"{summary(results, known)}\n\n{table(results)}"
     print(text)
     if args.page:
         fill_section(args.page, "zoo", text)

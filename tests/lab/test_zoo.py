@@ -107,7 +107,7 @@ def test_results_from_elsewhere_are_kept_and_not_repeated(tmp_path, monkeypatch,
     assert kept[1] == works
     assert "trace" not in kept[0]
     text = page.read_text()
-    assert "2 of 3 families: 1 work, 1 fail." in text
+    assert "2 of 3 families: 1 work, 1 fail. Not tried yet: c." in text
     row = "| b | b.py | works | neck: strides [8], 16 | masks kept; with random proposals |"
     assert row in text
     command.main(arguments)

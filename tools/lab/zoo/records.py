@@ -8,7 +8,7 @@ file; remove a line to try its family again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ebm_mmdet.files import markdown_table, write_text
@@ -56,11 +56,14 @@ def add_records(path: Path, records: Sequence[Mapping], results: Sequence[Mappin
     return kept
 
 
-def summary(results: Sequence[Mapping], number: int) -> str:
-    """A sentence that counts the results, of ``number`` families that there are."""
+def summary(results: Sequence[Mapping], known: Collection[str]) -> str:
+    """Sentences that count the results, and name the known families without one."""
     counts = {kind: sum(each["result"] == kind for each in results) for kind in RESULTS}
     said = ", ".join(f"{count} {RESULTS[kind]}" for kind, count in counts.items() if count)
-    return f"{len(results)} of {number} families: {said}."
+    tried = {each["family"] for each in results}
+    rest = ", ".join(family for family in known if family not in tried)
+    todo = f" Not tried yet: {rest}." if rest else ""
+    return f"{len(results)} of {len(known)} families: {said}.{todo}"
 
 
 def table(results: Sequence[Mapping]) -> str:
