@@ -94,7 +94,12 @@ def test_what_cannot_work_is_said_before_any_work(project, capsys):
     classes = "train_dataloader = dict(dataset=dict(metainfo=dict(classes=('ape', 'bat', 'cow'))))"
     refused(project, classes, "'cow'")
     few = "model = dict(bbox_head=dict(num_classes=2))"
-    refused(project, few, "label 2, but the detector has 2 classes")
+    refused(project, few, "does not fit the detector", CheckpointError)
+    state = torch.load("epoch_12.pth", weights_only=True)["state_dict"]
+    for name in ("bbox_head.retina_cls.weight", "bbox_head.retina_cls.bias"):
+        state[name] = state[name][:18]  # nine anchors of two classes
+    torch.save(state, "two.pth")
+    refused(project, few, "label 2, but the detector has 2 classes", checkpoint="two.pth")
     five = "model = dict(bbox_head=dict(num_classes=5))"
     refused(project, five, "does not fit the detector", CheckpointError)
     refused(project, "", "no checkpoint absent.pth", FileNotFoundError, "absent.pth")
