@@ -328,7 +328,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             [each.labels for each in found],
             refiner or self.refiner,
             [detector_covariance(each) for each in found],
-            scores=[each.scores for each in found],
+            scores=[each.scores for each in found] if self.min_score > 0 else None,
         )
         for sample, scale, reference, result in zip(samples, scales, references, results):
             write_refined_boxes(sample, scale, reference, result, self.clip_boxes)

@@ -251,7 +251,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
             [each.labels_3d for each in found],
             refiner or self.refiner,
             [detector_covariance(each) for each in found],
-            scores=[each.scores_3d for each in found],
+            scores=[each.scores_3d for each in found] if self.min_score > 0 else None,
         )
         for sample, reference, result in zip(samples, references, results):
             write_refined_boxes(sample, reference, result, self.energy_head.min_box_size)
