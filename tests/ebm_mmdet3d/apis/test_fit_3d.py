@@ -116,7 +116,7 @@ def test_what_cannot_work_is_said_before_any_work(project, capsys):
     (project / "few.py").write_text(
         "_base_ = './my_lidar.py'\ntrain_dataloader = dict(dataset=dict(indices=1))\n"
     )
-    with pytest.raises(ValueError, match="has 1 frames with boxes; at least 2"):
+    with pytest.raises(ValueError, match="has 1 frame with boxes; at least 2"):
         fit_3d("few.py", "epoch_40.pth", **QUICK)
     assert not (project / "few_fit").exists()
     (project / "other.py").write_text("default_scope = 'mmdet'\nmodel = dict(type='FCOS')\n")
