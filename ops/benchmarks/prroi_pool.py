@@ -6,7 +6,7 @@
 channels last as the head keeps it. Box sizes are those of the level rule: the square root of the
 area is uniform in 14..28 cells, the sides within 1 : 2, positions uniform inside the map, seeded.
 
-Targets of the project: forward <= 0.25, forward and box gradient <= 0.5 of `roi_align` forward
+Targets of the project: forward <= 0.035, forward and box gradient <= 0.075 of `roi_align` forward
 (sampling_ratio=2), which gives no box gradient on a CPU. mmcv's time depends on the flags that
 it was compiled with: without optimisation it is several times slower than it should be.
 
