@@ -49,7 +49,9 @@ def try_config(cfg: Config) -> dict:
     """
     _without_weights(cfg.model)
     _find_teacher(cfg.model)
-    _few_boxes(cfg.model.get("test_cfg"))
+    # QueryInst's masks are those of all its queries, whatever it keeps.
+    queries = cfg.model.get("rpn_head", {}).get("num_proposals")
+    _few_boxes(cfg.model.get("test_cfg"), queries or BOXES)
     remarks = substitutes.plain_norms(cfg.model)
     if cfg.get("train_dataloader") and not cfg.get("test_dataloader"):
         cfg.test_dataloader = copy.deepcopy(cfg.train_dataloader)
@@ -173,18 +175,18 @@ def _has_deformable_head(detector: torch.nn.Module) -> bool:
     return head is not None and any("Deform" in type(each).__name__ for each in head.modules())
 
 
-def _few_boxes(config) -> None:
-    """Keep the best 20 boxes whatever their score: random weights give low ones."""
+def _few_boxes(config, boxes: int) -> None:
+    """Keep the best ``boxes`` whatever their score: random weights give low ones."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             if key == "score_thr" and isinstance(value, (int, float)):
                 config[key] = 0.0
             elif key == "max_per_img" and isinstance(value, int):
-                config[key] = BOXES
+                config[key] = boxes
             elif key == "nms_pre" and isinstance(value, int):
                 config[key] = min(value, 100)
             else:
-                _few_boxes(value)
+                _few_boxes(value, boxes)
     elif isinstance(config, (list, tuple)):
         for value in config:
-            _few_boxes(value)
+            _few_boxes(value, boxes)
