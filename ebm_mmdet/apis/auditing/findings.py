@@ -11,7 +11,7 @@ from ...box_iou import box_iou
 from .annotations import Annotations
 from .calibration import Mixture, evidence_against, fit_mixture, side_factor
 from .presence import certainty, relative_spread
-from .scoring import INFINITE
+from .scoring import INFINITE, joined_surprise
 
 __all__ = ["SIDES", "Findings", "find"]
 
@@ -66,7 +66,7 @@ def find(annotations: Annotations, results: Mapping[int, dict], classes: Sequenc
     confirmed = support >= CONFIRMED
     some = confirmed if confirmed.sum() >= 20 else np.ones_like(confirmed)
     # Where there is no object there is no mode either: such boxes do not tell what is usual.
-    against = evidence_against(ratio, _surprise(scored), some)
+    against = evidence_against(ratio, joined_surprise([each for _, each in scored]), some)
     mixture = fit_mixture(against[some])
     factor = side_factor(shift[some], spread[some])
     usual = float(np.median(relative_spread(spread[some], boxes[some]))) if some.any() else 0.05
@@ -107,15 +107,6 @@ def find(annotations: Annotations, results: Mapping[int, dict], classes: Sequenc
     ]
     doubtful.sort(key=lambda each: -each["doubt"])
     return Findings(found, missing, doubtful, mixture, factor)
-
-
-def _surprise(scored: Sequence[tuple]) -> np.ndarray | None:
-    """(n,) of all annotations, or None if one image was scored without it."""
-    parts = [each["surprise"] for _, each in scored]
-    if any(part is None for part in parts):
-        return None
-    surprise = np.concatenate([np.asarray(part, float) for part in parts])
-    return np.where(surprise >= INFINITE, np.inf, surprise)
 
 
 def _sides(each: Mapping, k: int, factor: float) -> dict:

@@ -17,7 +17,7 @@ from .evidence import NUM_STEPS, Evidence, box_evidence
 from .features import AuditImages, Seen
 from .presence import presence
 
-__all__ = ["Scores", "score_image"]
+__all__ = ["Scores", "joined_surprise", "score_image"]
 
 INFINITE = 1e9
 """Stands for an infinite log-ratio or surprise, which JSON does not have."""
@@ -158,6 +158,15 @@ def score_image(
             spread=_rounded(_pixels(objects.side_spread, scale), 4),
         ),
     )
+
+
+def joined_surprise(results: Sequence[dict]) -> np.ndarray | None:
+    """(n,) of the annotations of several results, or None if one was made without ``gaussian``."""
+    parts = [each["surprise"] for each in results]
+    if any(part is None for part in parts):
+        return None
+    surprise = np.concatenate([np.asarray(part, float) for part in parts])
+    return np.where(surprise >= INFINITE, np.inf, surprise)
 
 
 def _surprise(gaussian: KLRegressor, seen: Seen, boxes: Tensor) -> list[float]:

@@ -14,7 +14,7 @@ from ebm_mmdet.apis.auditing.annotations import Annotations, read_annotations
 from ebm_mmdet.apis.auditing.calibration import evidence_against, fit_mixture
 from ebm_mmdet.apis.auditing.features import AuditImages, Seen, ViewCache, flips_of
 from ebm_mmdet.apis.auditing.folds import assign_folds, new_gaussian, train_head
-from ebm_mmdet.apis.auditing.scoring import score_image
+from ebm_mmdet.apis.auditing.scoring import joined_surprise, score_image
 from ebm_mmdet.apis.auditing.source import Source, image_folder, load_source
 from ebm_mmdet.apis.fitting.clock import Clock
 from ebm_mmdet.apis.fitting.kl_regressor import KLRegressor
@@ -214,9 +214,8 @@ class _Seed:
         boxes = np.concatenate([self.annotations.images[i].boxes for i in order])
         proposal = _joined(results[i]["proposal"] for i in order)
         ratio = np.concatenate([results[i]["log_ratio"] for i in order])
-        surprise = [results[i]["surprise"] for i in order]
-        known = None if None in surprise else np.concatenate(surprise)
-        evidence = evidence_against(ratio, known, np.ones(len(ratio), bool))
+        surprise = joined_surprise([results[i] for i in order])
+        evidence = evidence_against(ratio, surprise, np.ones(len(ratio), bool))
         probability = fit_mixture(evidence).probability(evidence)
         before, after = box_iou(boxes, self.truth), box_iou(proposal, self.truth)
         self.fixed = dict(before=np.round(before, 4).tolist(), after=np.round(after, 4).tolist())
