@@ -153,10 +153,12 @@ class GradientAscentRefiner:
             raise ValueError(f"num_modes={num_modes} needs several starts; set num_starts")
         self.num_starts, self.start_std, self.num_modes = num_starts, start_std, num_modes
         self.num_samples, self.seed = num_samples, seed
-        if precision not in ("fp32", "tf32", "bf16x2"):
-            raise ValueError(f"precision={precision!r} is unknown; use 'fp32', 'tf32' or 'bf16x2'")
-        if precision != "fp32" and not cuda_graph:
-            raise ValueError(f"precision={precision!r} has an effect only with cuda_graph=True")
+        if precision != "fp32":
+            from ..fused_climb import check_precision  # late, as in `climb`
+
+            check_precision(precision)
+            if not cuda_graph:
+                raise ValueError(f"precision={precision!r} has an effect only with cuda_graph=True")
         self.cuda_graph, self.precision = cuda_graph, precision
 
     def __call__(
