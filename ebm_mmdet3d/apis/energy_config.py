@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -26,6 +26,7 @@ def add_energy_head_3d(
     checkpoint: str | os.PathLike | None = None,
     max_iters: int = 10000,
     residuals: Tensor | None = None,
+    bottom_and_height: Sequence[float] | None = None,
 ) -> Config:
     """The config of the same detector, frozen, with an energy head that is trained.
 
@@ -38,8 +39,11 @@ def add_energy_head_3d(
         checkpoint: its checkpoint, which becomes ``load_from``.
         max_iters: length of the training.
         residuals: (n, 7) of the detector's boxes, along, across, z, l, w, h, yaw in metres and
-            radians. Noise and steps are scaled to their spread; without them, or with fewer than
-            20, they are the paper's, which are for cars.
+            radians. Noise and steps are scaled to their spread, and the head learns a regression;
+            without them, or with fewer than 20, noise and steps are the paper's, which are for
+            cars.
+        bottom_and_height: usual z at the bottom and height of the objects in metres, which the head
+            then sees in units of the noise.
 
     Raises:
         ValueError: the config is not one of mmdet3d, the detector gives no map seen from above, is
@@ -49,7 +53,7 @@ def add_energy_head_3d(
     cfg = copy.deepcopy(cfg)
     if checkpoint is None:
         checkpoint = cfg.get("load_from")
-    _, settings = _changes(cfg, checkpoint, max_iters, None, residuals)
+    _, settings = _changes(cfg, checkpoint, max_iters, None, residuals, bottom_and_height)
     return put_over(cfg, settings)
 
 
@@ -60,6 +64,7 @@ def write_energy_config_3d(
     max_iters: int = 10000,
     tuned: Mapping | None = None,
     residuals: Tensor | None = None,
+    bottom_and_height: Sequence[float] | None = None,
 ) -> Path:
     """Write the config of :func:`add_energy_head_3d`, inheriting from the detector's, as a file.
 
@@ -71,6 +76,7 @@ def write_energy_config_3d(
         max_iters: length of the training.
         tuned: settings of the ``EBM3DDetector`` in place of the usual ones, such as ``refiner``.
         residuals: see :func:`add_energy_head_3d`.
+        bottom_and_height: likewise.
 
     Returns:
         The path of the file.
@@ -82,7 +88,8 @@ def write_energy_config_3d(
     """
 
     def changes(cfg: Config):
-        look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned, residuals)
+        about = residuals, bottom_and_height
+        look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned, *about)
         prelude = ["detector = _base_.model", *quieten(copy.deepcopy(cfg.model))]
         return look.detector, prelude, settings
 
@@ -104,6 +111,7 @@ def _changes(
     max_iters: int,
     tuned: Mapping | None,
     residuals: Tensor | None,
+    bottom_and_height: Sequence[float] | None,
 ) -> tuple[Inspection3D, dict]:
     """What the detector looks like, and the settings to put over its config."""
     refuse_2d(cfg)
@@ -117,7 +125,7 @@ def _changes(
             "_delete_": True,
             "type": "EBM3DDetector",
             "detector": Inherited(cfg.model, "detector"),
-            **bev_head(look, residuals),
+            **bev_head(look, residuals, bottom_and_height),
             **(tuned or {}),
         },
         **schedule(look, max_iters),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -52,12 +54,19 @@ def spread_3d(residuals: Tensor) -> list[float] | None:
     return std.clamp(torch.tensor(LEAST), torch.tensor(MOST)).tolist()
 
 
-def bev_head(look: Inspection3D, residuals: Tensor | None = None) -> dict:
+def bev_head(
+    look: Inspection3D,
+    residuals: Tensor | None = None,
+    bottom_and_height: Sequence[float] | None = None,
+) -> dict:
     """``feature_source``, ``energy_head`` and ``refiner`` of an ``EBM3DDetector``.
 
     Args:
         look: what the detector looks like.
-        residuals: (n, 7) of its boxes, for noise and steps; the paper's without them.
+        residuals: (n, 7) of its boxes, for noise, steps and a regression; the paper's noise and
+            steps, and no regression, without them.
+        bottom_and_height: usual z at the bottom and height of an object, metres; where they are
+            known, the head sees both in units of the noise.
     """
     spread = None if residuals is None else spread_3d(residuals)
     if spread is None:
@@ -92,6 +101,20 @@ def bev_head(look: Inspection3D, residuals: Tensor | None = None) -> dict:
             "noise": {"type": "GaussianMixtureNoise", "sigmas": Noted(sigmas, where)},
         },
     }
+    if bottom_and_height is not None:
+        head["branch_center"] = Noted(
+            [round(each, 2) for each in bottom_and_height],
+            "usual bottom and height of the objects, metres",
+        )
+        head["branch_scale"] = Noted(
+            [sigmas[-1][2], sigmas[-1][5]],
+            "the widest noise of both; in metres f would hardly see it",
+        )
+    if spread is not None:
+        head["regression"] = Noted(
+            {"residual_std": [_two(each) for each in spread]},
+            "says where the object is, for detections as far from it as these are",
+        )
     return {
         "feature_source": Noted(chosen.module, "the module that gives the map"),
         "energy_head": head,

@@ -1,4 +1,4 @@
-"""Time of precise RoI pooling beside mmcv's `roi_align` and the matrix product that follows it.
+"""Time of precise RoI pooling beside `roi_align` and the matrix product that follows it.
 
     python ops/benchmarks/prroi_pool.py [--threads 2] [--repeats 30]
 
@@ -7,8 +7,9 @@ channels last as the head keeps it. Box sizes are those of the level rule: the s
 area is uniform in 14..28 cells, the sides within 1 : 2, positions uniform inside the map, seeded.
 
 Targets of the project: forward <= 0.035, forward and box gradient <= 0.075 of `roi_align` forward
-(sampling_ratio=2), which gives no box gradient on a CPU. mmcv's time depends on the flags that
-it was compiled with: without optimisation it is several times slower than it should be.
+(sampling_ratio=2), which gives no box gradient on a CPU. That is mmcv's, whose time depends on the
+flags that it was compiled with: without optimisation it is several times slower than it should be.
+torchvision's stands beside it, where it is installed; its wheels are built with optimisation.
 
 All candidates run in turns and the minimum of each counts, so that other load on the machine
 affects them equally.
@@ -90,6 +91,14 @@ def measure(threads: int, count: int, repeats: int) -> dict[str, float]:
         candidates["mmcv roi_align forward"] = lambda: roi_align(
             planes, rois, (BINS, BINS), scale, 2, "avg", True
         )
+    try:
+        from torchvision.ops import roi_align as torchvision_roi_align
+    except ImportError:
+        print("torchvision is not installed: no comparison with its roi_align")
+    else:
+        candidates["torchvision roi_align forward"] = lambda: torchvision_roi_align(
+            planes, rois, BINS, scale, 2, aligned=True
+        )
     with torch.no_grad():
         size, least = floor(features, rois, repeats)
     found = take_turns(candidates, repeats)
@@ -111,7 +120,7 @@ def main() -> None:
     many = measure(args.threads, args.boxes, args.repeats)
     align, product = many.get("mmcv roi_align forward"), many["matrix product"]
     print(f"{'':42}{'1 thread':>10}{f'{args.threads} threads':>11}{'speed-up':>10}", end="")
-    print(f"{'/ roi_align':>13}{'/ product':>11}")
+    print(f"{'/ mmcv':>13}{'/ product':>11}")
     for name, ms in many.items():
         print(f"{name:42}{one[name]:8.2f}ms{ms:9.2f}ms{one[name] / ms:9.2f}x", end="")
         print(f"{ms / align:13.3f}" if align else f"{'':13}", end="")

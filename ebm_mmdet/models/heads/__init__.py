@@ -8,6 +8,7 @@ from .feature_standardizer import FeatureStandardizer
 from .kl_bbox_head import KLBBoxHead
 from .kl_retina_head import KLRetinaHead
 from .proposal_ebm_bbox_head import ProposalBoxLogDensity, ProposalEBMBBoxHead
+from .regressing_head import RegressingHead
 
 __all__ = [
     "BoxLogDensity",
@@ -20,4 +21,5 @@ __all__ = [
     "ProposalBoxLogDensity",
     "ProposalEBMBBoxHead",
     "RegressingBoxLogDensity",
+    "RegressingHead",
 ]

@@ -23,12 +23,13 @@ USUAL_STD = 0.1
 
 
 class BoxRegression(nn.Module):
-    r"""δ(x, y, c) ∈ R^4, a linear output of the trunk: offsets of the object from the box y.
+    r"""δ(x, y, c) ∈ R^D, a linear output of the trunk: offsets of the object from the box y.
 
-    Offsets are encoded as in :mod:`ebm_mmdet.models.box_coding`, so the object is at
-    ``decode(δ(x, y, c), y)``. δ has one row for each output of f. It learns from the boxes y_k at
-    which the objective evaluates f, whose residuals r_k = encode(y*, y_k) to the annotation y* are
-    known, at the cost of one small product:
+    In images, offsets are encoded as in :mod:`ebm_mmdet.models.box_coding`, so the object is at
+    ``decode(δ(x, y, c), y)``; a subclass for other boxes defines :attr:`dim`, :meth:`residual`,
+    :meth:`encode`, :meth:`is_near` and :meth:`step`. δ has one row for each output of f. It learns
+    from the boxes y_k at which the objective evaluates f, whose residuals r_k = encode(y*, y_k) to
+    the annotation y* are known, at the cost of one small product:
 
         L = Σ_k w_k Σ_d |δ_d(x, y_k, c) - r_kd| / σ_d,   w_k ∝ N(r_k; 0, σ²) / q(y_k)
 
@@ -44,7 +45,7 @@ class BoxRegression(nn.Module):
         num_outputs: K, number of outputs of f.
         objective: that of the head.
         loss_weight: factor on L.
-        residual_std: σ (4,), as ``tools/analysis_tools/fit_residual_prior.py`` prints it. None: all
+        residual_std: σ (D,), as ``tools/analysis_tools/fit_residual_prior.py`` prints it. None: all
             w_k are equal, and σ is the spread of the noise, or 0.1 if there is none. δ is σ times
             the output of the layer, and σ is stored with the weights, whose unit it is.
 
@@ -53,6 +54,8 @@ class BoxRegression(nn.Module):
             differentiating it there, or it has no noise, which ``residual_std`` needs.
     """
 
+    dim = 4
+    """D, number of coordinates of a box."""
     std: Tensor
 
     def __init__(
@@ -79,24 +82,24 @@ class BoxRegression(nn.Module):
             )
         std = residual_std
         if std is None:
-            std = [USUAL_STD] * 4 if noise is None else noise.sigmas.square().mean(0).sqrt()
+            std = [USUAL_STD] * self.dim if noise is None else noise.sigmas.square().mean(0).sqrt()
         std = torch.as_tensor(std, dtype=torch.float32, device="cpu")
-        if std.shape != (4,) or not ((std > 0) & std.isfinite()).all():
+        if std.shape != (self.dim,) or not ((std > 0) & std.isfinite()).all():
             raise ValueError(
-                f"regression with residual_std={residual_std}; expected 4 positive numbers, which "
-                "tools/analysis_tools/fit_residual_prior.py prints"
+                f"regression with residual_std={residual_std}; expected {self.dim} positive "
+                "numbers, which tools/analysis_tools/fit_residual_prior.py prints for images"
             )
         self.loss_weight = loss_weight
         # Of residuals like the detector's, or None: all boxes count equally.
         self.noise = None if residual_std is None else noise
-        self.fc = Float32Linear(in_features, 4 * num_outputs)
+        self.fc = Float32Linear(in_features, self.dim * num_outputs)
         self.register_buffer("std", std.clone())
         nn.init.normal_(self.fc.weight, std=0.001)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (R, C) of the trunk -> offsets (R, K, 4), float32 also under autocast."""
-        return self.fc(x).float().unflatten(1, (-1, 4)) * self.std.float()
+        """Features (R, C) of the trunk -> offsets (R, K, D), float32 also under autocast."""
+        return self.fc(x).float().unflatten(1, (-1, self.dim)) * self.std.float()
 
     def loss(
         self,
@@ -108,29 +111,52 @@ class BoxRegression(nn.Module):
         """L, averaged over the objects.
 
         Args:
-            found: (N, S, 4) offsets that the head has found at S boxes around each of N objects.
-            boxes: (N, S, 4) these boxes.
-            truth: (N, 4) annotations.
+            found: (N, S, D) offsets that the head has found at S boxes around each of N objects.
+            boxes: (N, S, D) these boxes.
+            truth: (N, D) annotations.
             avg_factor: divisor in place of N.
 
         Returns:
             A scalar.
         """
-        residual = encode_boxes(truth.unsqueeze(1), boxes)
+        residual = self.residual(truth.unsqueeze(1), boxes)
         error = ((found - residual).abs() / self.std.float()).sum(-1)
         error = (self.weights(boxes, truth.unsqueeze(1), residual) * error).sum(1)
         return self.loss_weight * reduce_loss(error, avg_factor=avg_factor)
 
     def weights(self, boxes: Tensor, truth: Tensor, residual: Tensor) -> Tensor:
-        """(N, S) w of boxes (N, S, 4) around truth (N, 1, 4); zeros if none is near."""
-        near = paired_iou(boxes, truth) >= NEAR
+        """(N, S) w of boxes (N, S, D) around truth (N, 1, D); zeros if none is near."""
+        near = self.is_near(boxes, truth)
         ratio = torch.zeros_like(residual[..., 0])
         if self.noise is not None:
             log_p = -0.5 * (residual / self.std.float()).square().sum(-1)
-            ratio = log_p - self.noise.log_prob(encode_boxes(boxes, truth))
+            ratio = log_p - self.noise.log_prob(self.encode(boxes, truth))
         # Filled with a finite number, whose exponential is 0 beside any other one.
         ratio = ratio.masked_fill(~near, torch.finfo(ratio.dtype).min)
         return ratio.softmax(1) * near
+
+    def residual(self, truth: Tensor, boxes: Tensor) -> Tensor:
+        """Offsets (..., D) of annotations (..., D) from boxes (..., D), as δ gives them."""
+        return encode_boxes(truth, boxes)
+
+    def encode(self, boxes: Tensor, truth: Tensor) -> Tensor:
+        """Offsets (..., D) of boxes from annotations, as the objective's noise draws them."""
+        return encode_boxes(boxes, truth)
+
+    def is_near(self, boxes: Tensor, truth: Tensor) -> Tensor:
+        """(...) bool: boxes (..., D) that count for their annotation (..., D)."""
+        return paired_iou(boxes, truth) >= NEAR
+
+    def step(self, found: Tensor, y: Tensor, boxes: Tensor) -> Tensor:
+        """The direction s in the coordinates of f for which y + η s is at η δ from the box at y.
+
+        Args:
+            found: (N, S, D) δ.
+            y: (N, S, D) encoded offsets of the boxes from their references.
+            boxes: (N, S, D) the boxes themselves.
+        """
+        # Centres move in units of the box at y, which is exp(y_size) times the reference.
+        return torch.cat([found[..., :2] * y[..., 2:].exp(), found[..., 2:]], dim=-1)
 
 
 class RegressingBoxLogDensity(BoxLogDensity):
@@ -140,16 +166,15 @@ class RegressingBoxLogDensity(BoxLogDensity):
         """Evaluate f, and the regression's step, at encoded offsets.
 
         Args:
-            y: (N, S, 4) offsets from ``reference``.
+            y: (N, S, D) offsets from ``reference``.
 
         Returns:
-            f (N, S) float32, and steps (N, S, 4): the box at ``y + η step`` is the one at offsets
+            f (N, S) float32, and steps (N, S, D): the box at ``y + η step`` is the one at offsets
             ``η δ`` from the box at ``y``.
         """
         boxes = self.head.decode(y, self.reference[:, None, :])
         f, found = self.head.regress(self.feats, boxes, self.batch_index, self.labels)
-        # Centres move in units of the box at y, which is exp(y_size) times the reference.
-        return f, torch.cat([found[..., :2] * y[..., 2:].exp(), found[..., 2:]], dim=-1)
+        return f, self.head.regression.step(found, y, boxes)
 
 
 class TrainingBoxLogDensity(RegressingBoxLogDensity):
@@ -159,7 +184,7 @@ class TrainingBoxLogDensity(RegressingBoxLogDensity):
     """
 
     seen: list[tuple[Tensor, Tensor, Tensor]]
-    """Offsets (n, S, 4), boxes (n, S, 4) and annotations (n, 4) of each call."""
+    """Offsets (n, S, D), boxes (n, S, D) and annotations (n, D) of each call."""
 
     def __call__(self, offsets: Tensor) -> Tensor:
         if offsets.requires_grad or not torch.is_grad_enabled():

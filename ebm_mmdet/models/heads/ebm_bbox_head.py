@@ -16,17 +16,15 @@ from ...energy.old_names import refuse
 from ..box_coding import decode_boxes
 from ..feature_maps import check_levels, measure_maps
 from ..inclusive_boxes import to_last_pixels
-from .box_log_density import BoxLogDensity
-from .box_regression import BoxRegression, RegressingBoxLogDensity, TrainingBoxLogDensity
-from .energy_head import EnergyHead
 from .feature_standardizer import FeatureStandardizer
+from .regressing_head import RegressingHead
 
 __all__ = ["EBMBBoxHead"]
 
 
 @MODELS.register_module()
 @refuse("min_gt_size", lambda value: f"min_gt_size is called min_box_size={value} now")
-class EBMBBoxHead(EnergyHead):
+class EBMBBoxHead(RegressingHead):
     r"""Energy head on Precise-RoI-pooled neck features.
 
     ``f(x, y, c) = MLP(PrRoIPool(x, y))_c``: pooling, a shared fully connected trunk, and one
@@ -102,7 +100,6 @@ class EBMBBoxHead(EnergyHead):
     # Of the class: heads that were pickled before have no such attribute.
     projection_channels: int | None = None
     region_scale = 1.0
-    regresses = False
 
     def __init__(
         self,
@@ -170,10 +167,7 @@ class EBMBBoxHead(EnergyHead):
             read = self._build_projections(read, projection_channels)
         channels = sum(read)
         self.build_trunk(channels * pool_size**2, fc_channels)
-        self.regresses = regression is not None
-        if self.regresses:
-            width, outputs = self.fc_energy.in_features, self.fc_energy.out_features
-            self.regression = BoxRegression(width, outputs, self.objective, **regression)
+        self.build_regression(regression)
 
     def _build_projections(self, in_channels: Sequence[int], out_channels: int) -> Sequence[int]:
         """Make the projections; returns the channels of each."""
@@ -272,52 +266,6 @@ class EBMBBoxHead(EnergyHead):
                 rois = torch.cat((images, corners + shift), dim=1)
             parts.append(prroi_pool(feat, rois, spatial_scale=scale, **options).flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-    @property
-    def log_density_type(self) -> type[BoxLogDensity]:
-        """With a regression, a log-density that also has ``regress``."""
-        return RegressingBoxLogDensity if self.regresses else super().log_density_type
-
-    def regress(
-        self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Evaluate f and where the regression says that the objects are, in one pass of the trunk.
-
-        Args:
-            feats: what :meth:`prepare` returned.
-            boxes: (N, S, 4).
-            batch_index: (N,) int64.
-            labels: (N,) int64.
-
-        Returns:
-            f (N, S) of :meth:`evaluate`, and the objects' offsets (N, S, 4) from the boxes; zeros
-            where a box is not finite.
-        """
-        layers = [self.fc_energy, self.regression]
-        (energies, found), broken = self.outputs(layers, feats, boxes, batch_index)
-        f = self.of_class(energies, labels).masked_fill(broken, float("-inf"))
-        return f, self.of_class(found, labels).masked_fill(broken.unsqueeze(-1), 0)
-
-    def training_problem(
-        self, feats: Sequence[Tensor], gt_boxes: Tensor, batch_index: Tensor, labels: Tensor
-    ) -> tuple[BoxLogDensity, Tensor]:
-        """See :meth:`.EnergyHead.training_problem`; with a regression, f notes what it says."""
-        fn, targets = super().training_problem(feats, gt_boxes, batch_index, labels)
-        if self.regresses:
-            fn = TrainingBoxLogDensity(self, fn.feats, fn.reference, fn.batch_index, fn.labels)
-            fn.seen = []
-        return fn, targets
-
-    def further_losses(
-        self, fn: BoxLogDensity, avg_factor: float | Tensor | None
-    ) -> dict[str, Tensor]:
-        """``loss_regression``, if there is one."""
-        if not isinstance(fn, TrainingBoxLogDensity):
-            return {}
-        if avg_factor is None:
-            avg_factor = len(fn.reference)
-        parts = [self.regression.loss(*each, avg_factor=avg_factor) for each in fn.seen]
-        return {"loss_regression": torch.stack(parts).sum()}
 
     def is_trainable_box(self, boxes: Tensor) -> Tensor:
         """(N, 4) -> (N,) bool: finite, and both sides at least ``min_box_size`` pixels."""

@@ -30,6 +30,9 @@ from .rivals import BoxRegressor3D, FixedOffset3D, RegressionStep3D
 
 __all__ = ["Frames"]
 
+FEW_FRAMES = 50
+"""Enough for the median bottom and height of objects."""
+
 
 class Frames:
     """See :class:`~ebm_mmdet.apis.fitting.kind.Kind`."""
@@ -57,7 +60,12 @@ class Frames:
         return write_energy_config_3d(config, checkpoint, out, max_iters, tuned, **about)
 
     def about_data(self, data: FitData) -> dict:
-        return {}
+        """Usual bottom and height of the objects in the frames to tune on, 50 at most."""
+        seen = [data.tune.truth(position) for position in range(min(len(data.tune), FEW_FRAMES))]
+        boxes = np.concatenate([each.boxes[~each.neutral] for each in seen])
+        if not len(boxes):
+            return {}
+        return dict(bottom_and_height=np.median(boxes[:, [2, 5]], axis=0).tolist())
 
     def regressor(self, energy_head: Mapping, num_boxes: int) -> nn.Module:
         return BoxRegressor3D(energy_head, num_boxes)

@@ -17,19 +17,9 @@ from ebm_mmdet.energy import RefinementResult
 from ebm_mmdet.models.heads import BoxLogDensity
 
 from ...models import EBM3DRefineHead
+from ...models.box_frame import turned
 
-__all__ = ["BoxRegressor3D", "FixedOffset3D", "RegressionStep3D", "turned"]
-
-
-def turned(offsets: Tensor, yaw: Tensor) -> Tensor:
-    """Offsets (..., 7) whose x and y are turned by yaw (...): from a box's frame to the sensor's.
-
-    With -yaw it is the way back.
-    """
-    cos, sin = yaw.cos(), yaw.sin()
-    x, y = offsets[..., 0], offsets[..., 1]
-    place = torch.stack((cos * x - sin * y, sin * x + cos * y), dim=-1)
-    return torch.cat((place, offsets[..., 2:]), dim=-1)
+__all__ = ["BoxRegressor3D", "FixedOffset3D", "RegressionStep3D"]
 
 
 class BoxRegressor3D(EBM3DRefineHead):
@@ -46,7 +36,7 @@ class BoxRegressor3D(EBM3DRefineHead):
     """
 
     def __init__(self, energy_head: dict, num_boxes: int | None = None) -> None:
-        settings = {key: value for key, value in energy_head.items() if key != "type"}
+        settings = {k: v for k, v in energy_head.items() if k not in ("type", "regression")}
         outputs = 7 * energy_head["num_classes"]
         super().__init__(**{**settings, "num_classes": outputs, "class_agnostic": False})
         self.num_boxes = num_boxes

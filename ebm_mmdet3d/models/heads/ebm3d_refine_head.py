@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from ebm_mmdet.energy.float32_linear import Float32Linear
 from ebm_mmdet.energy.old_names import refuse
-from ebm_mmdet.models.heads import EnergyHead, FeatureStandardizer
+from ebm_mmdet.models.heads import FeatureStandardizer, RegressingHead
 from ebm_ops import rotated_grid_pool
+
+from .box_regression_3d import BoxRegression3D
 
 __all__ = ["EBM3DRefineHead"]
 
@@ -20,19 +23,31 @@ def _shared_noise(value: bool) -> str:
     return f"shared_noise belongs to the noise distribution: objective.noise.shared={value}"
 
 
+def _pair(name: str, value: Sequence[float]) -> tuple[float, float]:
+    """Settings of z and of h.
+
+    Raises:
+        ValueError: they are not two finite numbers.
+    """
+    pair = tuple(float(each) for each in value)
+    if len(pair) != 2 or not all(map(math.isfinite, pair)):
+        raise ValueError(f"{name}={value}; give two finite numbers, of z and of h, in metres")
+    return pair
+
+
 @MODELS.register_module()
 @refuse("shared_noise", _shared_noise)
-class EBM3DRefineHead(EnergyHead):
+class EBM3DRefineHead(RegressingHead):
     r"""Energy head on bird's-eye-view features sampled on a grid that rotates with the box.
 
         f(x, y, c) = MLP([grid(x; x, y, l, w, yaw), MLP_z(z), MLP_h(h)])_c
 
     ``grid`` are 4 x 7 bilinear samples, box edges included (:func:`ebm_ops.rotated_grid_pool`).
-    Sampling a map seen from above does not depend on bottom and height, so these enter in metres
-    through MLPs of their own. ``f`` is an unnormalised log-density over (x, y, z, l, w, h, yaw), z
-    at the bottom as in mmdet3d, defined up to a constant per object, and 2π-periodic in yaw. Sizes
-    below ``min_box_size`` count as that size (gradient 0). Features outside the map are zero; a box
-    with a coordinate that is not finite has ``f = -inf``.
+    Sampling a map seen from above does not depend on bottom and height, so these enter through MLPs
+    of their own, as ``(z - branch_center) / branch_scale``. ``f`` is an unnormalised log-density
+    over (x, y, z, l, w, h, yaw), z at the bottom as in mmdet3d, defined up to a constant per
+    object, and 2π-periodic in yaw. Sizes below ``min_box_size`` count as that size (gradient 0).
+    Features outside the map are zero; a box with a coordinate that is not finite has ``f = -inf``.
 
     Everything is computed in float32, also under autocast, because half precision is too coarse for
     metres.
@@ -62,7 +77,16 @@ class EBM3DRefineHead(EnergyHead):
             may have any scale, whereas a fresh trunk learns best on unit scale.
         fc_channels: widths of the trunk.
         branch_channels: width of the two layers of each of the MLPs of z and h.
+        branch_center: usual bottom and height of an object in metres, which the MLPs of z and h see
+            as 0. The paper has (0, 0).
+        branch_scale: metres of z and of h that these MLPs see as 1. The paper has (1, 1), with
+            which some centimetres, the errors of detectors, hardly change what a fresh layer gives:
+            z and h then stay where they are. Errors of the detector are a good scale.
         min_box_size: lower limit of l, w and h in metres when a box is scored.
+        regression: None, or ``dict(loss_weight=1.0, residual_std=None)`` for a second output of the
+            trunk, the offsets from a box to its object
+            (:class:`~ebm_mmdet3d.models.heads.BoxRegression3D`), with which a refiner may take its
+            first steps (``regression_steps`` of ``GradientAscentRefiner``).
         **kwargs: ``act_cfg``, which is also that of the MLPs of z and h, ``class_agnostic``,
             ``loss_weight``, ``gradient_precision`` and ``init_cfg`` of
             :class:`~ebm_mmdet.models.EnergyHead`. The MLPs of z and h start as PyTorch's own.
@@ -76,6 +100,9 @@ class EBM3DRefineHead(EnergyHead):
 
     dim = 7
     task_utils = TASK_UTILS
+    regression_type = BoxRegression3D
+    # Of the class: heads that were pickled before have no such attributes.
+    branch_center, branch_scale = (0.0, 0.0), (1.0, 1.0)
     always_float32 = True
 
     def __init__(
@@ -92,7 +119,10 @@ class EBM3DRefineHead(EnergyHead):
         standardize: bool = False,
         fc_channels: Sequence[int] = (1024, 1024),
         branch_channels: int = 16,
+        branch_center: Sequence[float] = (0.0, 0.0),
+        branch_scale: Sequence[float] = (1.0, 1.0),
         min_box_size: float = 0.05,
+        regression: dict | None = None,
         **kwargs,
     ) -> None:
         super().__init__(num_classes, objective, min_box_size=min_box_size, **kwargs)
@@ -103,10 +133,15 @@ class EBM3DRefineHead(EnergyHead):
         self.samples_per_bin = samples_per_bin
 
         self.standardizer = FeatureStandardizer(in_channels) if standardize else None
+        self.branch_center = _pair("branch_center", branch_center)
+        self.branch_scale = _pair("branch_scale", branch_scale)
+        if min(self.branch_scale) <= 0:
+            raise ValueError(f"branch_scale={branch_scale}; give two positive numbers, in metres")
         self.fc_z = self._branch(branch_channels)
         self.fc_h = self._branch(branch_channels)
         pooled = in_channels * self.grid_size[0] * self.grid_size[1]
         self.build_trunk(pooled + 2 * branch_channels, fc_channels)
+        self.build_regression(regression)
 
     def _branch(self, channels: int) -> nn.Sequential:
         return nn.Sequential(
@@ -192,7 +227,11 @@ class EBM3DRefineHead(EnergyHead):
             samples_per_bin=self.samples_per_bin,
             validate=False,  # the index has been checked for all evaluations
         )
-        branches = self.fc_z(z.unsqueeze(1)), self.fc_h(height.unsqueeze(1))
+        scaled = [
+            ((value - center) / scale).unsqueeze(1)
+            for value, center, scale in zip((z, height), self.branch_center, self.branch_scale)
+        ]
+        branches = self.fc_z(scaled[0]), self.fc_h(scaled[1])
         return torch.cat((pooled.flatten(1), *branches), dim=1)
 
     def is_trainable_box(self, boxes: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ if not find_spec("mmdet3d"):
 
 from ebm_mmdet3d.apis.fitting.frame_set import FrameSet, Truth3D
 from ebm_mmdet3d.apis.fitting.matching import HEADINGS, MatchedFrames, matched_residuals_3d
-from ebm_mmdet3d.apis.fitting.rivals import FixedOffset3D, turned
+from ebm_mmdet3d.apis.fitting.rivals import FixedOffset3D
+from ebm_mmdet3d.models.box_frame import turned
 
 CAR = np.array([10.0, 2.0, -1.7, 4.0, 2.0, 1.5, 0.4])
 NAMES = list(HEADINGS)

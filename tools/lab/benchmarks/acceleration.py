@@ -12,8 +12,8 @@ everything that refinement adds (maps prepared, boxes moved, fields written). Th
 the config's own refiner over the detections, in AP of all images; rows of another head or with a
 prior refer to it too. The standard deviations of a prior are those that
 `tools/analysis_tools/fit_residual_prior.py` prints; a projected head is one of the same config with
-`--cfg-options model.energy_head.projection_channels=...`, and one with a regression has
-`model.energy_head.regression.loss_weight=1.0`.
+`--cfg-options model.energy_head.projection_channels=...`, and one without a regression has
+`model.energy_head.regression=None`.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def load(cfg: Config, checkpoint: str) -> EBMDetector:
     state = read_checkpoint(checkpoint)["state_dict"]
     weight = state.get("energy_head.projections.0.weight")
     cfg = copy.deepcopy(cfg)
-    if "energy_head.regression.fc.weight" in state:
-        cfg.model.energy_head.regression = dict()
+    regresses = "energy_head.regression.fc.weight" in state
+    cfg.model.energy_head.regression = dict() if regresses else None  # its scale is a weight
     if weight is not None:
         cfg.model.energy_head.projection_channels = len(weight)
     return load_model(cfg, checkpoint)
