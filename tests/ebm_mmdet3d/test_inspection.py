@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 if not find_spec("mmdet3d"):
     pytest.skip("3D needs mmdet3d", allow_module_level=True)
@@ -49,6 +50,28 @@ def test_the_written_head_fits_each_family_of_detectors(name):
     assert head["pixel_offset"] == pytest.approx(0.5 / stride, abs=1e-4)
     cfg = dict(type="EBM3DDetector", detector=model, **parts)
     assert build(cfg).energy_head.cell_size == expected["cell_size"]
+
+
+def test_what_is_measured_sets_noise_regression_and_the_scale_of_bottom_and_height():
+    look = inspect_config_3d(Config(dict(model=real_detector_cfg("pointpillars"))))
+    spread = torch.tensor([0.2, 0.2, 0.06, 0.3, 0.1, 0.05, 0.08])
+    residuals = spread * torch.randn(2000, 7, generator=torch.Generator().manual_seed(0))
+    parts = plain(bev_head(look, residuals, (-1.7312, 1.5489)))
+    head = parts["energy_head"]
+    sigmas = torch.tensor(head["objective"]["noise"]["sigmas"])
+    torch.testing.assert_close(
+        sigmas, torch.tensor([[0.4], [0.8], [1.6]]) * spread, rtol=0.1, atol=0
+    )
+    torch.testing.assert_close(
+        torch.tensor(head["regression"]["residual_std"]), spread, rtol=0.1, atol=0
+    )
+    assert head["branch_center"] == [-1.73, 1.55]
+    assert head["branch_scale"] == pytest.approx(sigmas[-1][[2, 5]].tolist())
+    assert build(dict(type="EBM3DDetector", detector=real_detector_cfg("pointpillars"), **parts))
+    # Without what was measured, the head is the paper's.
+    for few in (None, residuals[:19]):
+        head = plain(bev_head(look, few))["energy_head"]
+        assert not {"regression", "branch_center", "branch_scale"} & set(head)
 
 
 def test_a_detector_inside_ours_and_a_range_beside_the_model():

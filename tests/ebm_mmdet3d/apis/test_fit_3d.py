@@ -148,6 +148,9 @@ def test_data_that_is_made_when_it_is_read_and_other_classes(project):
     data = split_data(cfg, 0, Frames())
     assert (data.images, len(data.tune), len(data.rest), len(data.judge)) == (5, 1, 5, 3)
     assert not {*data.tune.indices} & {*data.indices}
+    bottom, height = Frames().about_data(data)["bottom_and_height"]
+    assert -2.2 < bottom < -1.3
+    assert 1.3 < height < 2.2
     truth = data.tune.truth(0)
     assert len(truth.boxes) == len(truth.labels) == len(truth.neutral) > 0
     assert data.tune[0]["inputs"]["points"].shape[1] == 4
