@@ -45,7 +45,12 @@ def test_string_ids_and_blanks(tmp_path):
         ("bbox", None, "bbox is not a list"),
         ("bbox", [500, 5, 9, 9], "outside the image"),
         ("category_id", 7, "the detector does not have the category"),
+        ("category_id", None, "the detector does not have the category"),
+        ("category_id", [1], "the detector does not have the category"),
         ("image_id", 99, "the image id is not known"),
+        ("image_id", "1", "the image id is not known"),
+        ("image_id", [1], "the image id is not known"),
+        ("image_id", {}, "the image id is not known"),
     ],
 )
 def test_what_is_not_audited_is_counted_by_reason(tmp_path, key, value, reason):
@@ -102,6 +107,10 @@ def test_files_that_cannot_be_audited(tmp_path):
         read_annotations(path, tmp_path, ["cow"])
     with pytest.raises(ValueError, match="not in the folder"):
         read_annotations(path, tmp_path / "elsewhere", CLASSES)
+    edit(path, lambda content: content["categories"].append(dict(id=3)))
+    with pytest.raises(ValueError, match=r"categories\[2\] is \{'id': 3\}; expected"):
+        read_annotations(path, tmp_path, CLASSES)
+    edit(path, lambda content: content["categories"].pop())
     edit(path, lambda content: content["images"][1].update(id=1))
     with pytest.raises(ValueError, match="which another one has too"):
         read_annotations(path, tmp_path, CLASSES)
