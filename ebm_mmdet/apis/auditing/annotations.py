@@ -10,7 +10,7 @@ import numpy as np
 
 from ...files import read_json
 from ..box_file import Complaints, box_fault
-from ..image_index import ImageFile, listed_images, look_at
+from ..image_index import ImageFile, is_id, listed_images, look_at
 
 __all__ = ["AnnotatedImage", "Annotations", "read_annotations"]
 
@@ -91,7 +91,7 @@ def read_annotations(
             usable[row["image_id"]].append(number)
             continue
         found.complaints(reason, f"annotations[{number}]")
-        known = isinstance(row, Mapping) and _is_id(row.get("image_id"))
+        known = isinstance(row, Mapping) and is_id(row.get("image_id"))
         if known and row["image_id"] in others and box_fault(row.get("bbox")) is None:
             others[row["image_id"]].append(number)
     rows = content["annotations"]
@@ -116,7 +116,7 @@ def _reason(row, labels: Mapping, faults: Mapping) -> str | None:
     """Why an annotation is not audited."""
     if not isinstance(row, Mapping) or not {"image_id", "category_id", "bbox"} <= row.keys():
         return "image_id, category_id or bbox is missing"
-    if not _is_id(row["image_id"]) or row["image_id"] not in faults:
+    if not is_id(row["image_id"]) or row["image_id"] not in faults:
         return f"the image id is not known: {row['image_id']!r}"
     if faults[row["image_id"]] is not None:
         return faults[row["image_id"]]
@@ -125,14 +125,9 @@ def _reason(row, labels: Mapping, faults: Mapping) -> str | None:
     fault = box_fault(row["bbox"])
     if fault is not None:
         return fault
-    if not _is_id(row["category_id"]) or labels.get(row["category_id"]) is None:
+    if not is_id(row["category_id"]) or labels.get(row["category_id"]) is None:
         return "the detector does not have the category"
     return None
-
-
-def _is_id(value) -> bool:
-    """Whether it can be an id: a list, as some tools write it, cannot even be looked up."""
-    return isinstance(value, (int, str))
 
 
 def _drop_outside(found: Annotations) -> None:

@@ -89,6 +89,26 @@ def test_images_that_are_absent_broken_or_of_another_size(tmp_path):
         assert reason in text
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif"])
+@pytest.mark.parametrize("kept", [0.95, 0.5])
+def test_images_that_are_cut_off(tmp_path, ending, kept):
+    path = write_data(tmp_path, images=2)
+    for k in (1, 2):
+        Image.open(tmp_path / f"im {k}.png").save(tmp_path / f"im {k}.{ending}")
+    whole = (tmp_path / f"im 1.{ending}").read_bytes()
+    (tmp_path / f"im 1.{ending}").write_bytes(whole[: int(kept * len(whole))])
+
+    def change(content):
+        for image in content["images"]:
+            image["file_name"] = image["file_name"].replace("png", ending)
+
+    edit(path, change)
+    found = read_annotations(path, tmp_path, CLASSES)
+    assert [each.image.id for each in found.images] == [2]
+    (line,) = found.complaints.lines()
+    assert line.startswith("5 boxes: the image cannot be read")
+
+
 def test_the_cameras_orientation_counts(tmp_path):
     path = write_data(tmp_path, images=1)
     picture = Image.open(tmp_path / "im 1.png").transpose(Image.Transpose.ROTATE_90)
@@ -111,6 +131,9 @@ def test_files_that_cannot_be_audited(tmp_path):
     with pytest.raises(ValueError, match=r"categories\[2\] is \{'id': 3\}; expected"):
         read_annotations(path, tmp_path, CLASSES)
     edit(path, lambda content: content["categories"].pop())
+    edit(path, lambda content: content["images"][1].update(id=[2]))
+    with pytest.raises(ValueError, match=r"images\[1\] has id \[2\]; expected a number"):
+        read_annotations(path, tmp_path, CLASSES)
     edit(path, lambda content: content["images"][1].update(id=1))
     with pytest.raises(ValueError, match="which another one has too"):
         read_annotations(path, tmp_path, CLASSES)
