@@ -106,6 +106,7 @@ def _audit(args: argparse.Namespace) -> dict:
         folds=args.folds,
         cache_gb=args.cache_gb,
         cleanlab=args.cleanlab,
+        rivals=not args.no_rivals,
     )
     print(audit_page(report))
     return report

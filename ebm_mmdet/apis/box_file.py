@@ -13,6 +13,7 @@ import numpy as np
 from mmengine.structures import InstanceData
 
 from ..files import read_json
+from .image_index import is_id
 
 __all__ = ["BoxFile", "Complaints", "box_fault", "read_boxes"]
 
@@ -96,6 +97,14 @@ def read_boxes(path: str | os.PathLike) -> BoxFile:
                 f"{path}: entry {number} has no {'bbox' if 'image_id' in row else 'image_id'}; "
                 "expected image_id, category_id, bbox and, for results, score"
             )
+        score = row.get("score")
+        if not is_id(row["image_id"]):
+            raise ValueError(
+                f"{path}: entry {number} has image_id {row['image_id']!r}; expected a number or a "
+                "string"
+            )
+        if not (score is None or isinstance(score, (int, float))):
+            raise ValueError(f"{path}: entry {number} has score {score!r}; expected a number")
     return box_file
 
 

@@ -19,7 +19,8 @@ from ..energy import Refiner
 from ..files import read_json, write_json
 from ..models.detectors import EBMDetector
 from .box_file import BoxFile, Complaints, box_fault, read_boxes
-from .image_index import ImageFile, images_by_id, listed_images, look_at
+from .fitting.folder import writable_place
+from .image_index import ImageFile, images_by_id, is_id, listed_images, look_at
 from .refiner_of_call import refiner_of_call
 from .trained_detector import image_pipeline, load_detector, read_config
 
@@ -43,7 +44,7 @@ def refine_file(
 
     Scores, order, ids and all other keys stay, and a box that does not move keeps its numbers.
     Each refined box gains ``log_density`` and ``accepted_steps``, and ``side_std`` if the refiner
-    samples. Boxes that cannot be refined stay as they are; a line says how many and why.
+    samples. Crowds and boxes that cannot be refined stay as they are; a line says how many and why.
 
     Args:
         config: of an ``EBMDetector``, such as ``fit`` leaves.
@@ -63,11 +64,13 @@ def refine_file(
     Raises:
         FileNotFoundError: there is no such file or folder.
         FileExistsError: ``out`` exists.
+        PermissionError, NotADirectoryError: ``out`` cannot be written there.
         ValueError: there is no such device, a file has another format, the config has no energy
             head, or the classes of the boxes are not known and the head needs them.
     """
     if Path(out).exists():
         raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
+    writable_place(Path(out), "--out")
     found = read_boxes(boxes)
     listing = found.content
     if ann_file is not None:
@@ -123,6 +126,8 @@ def refine_boxes(
     by_image: dict[int | str, list[int]] = {}
     for number, row in enumerate(rows):
         fault = box_fault(row["bbox"])
+        if row.get("iscrowd") or row.get("ignore"):
+            fault = "a crowd, or marked as ignored"
         if fault is None and row["image_id"] not in images:
             fault = "the image id is not known"
         if fault is None and labels[number] is None:
@@ -186,13 +191,19 @@ def _refine_image(
         found = InstanceData(
             bboxes=old.float().to(inputs.device),
             labels=torch.tensor([labels[i] for i in part], device=inputs.device),
-            scores=torch.tensor([float(rows[i].get("score", 1.0)) for i in part]).to(inputs.device),
+            scores=torch.tensor([_score(rows[i]) for i in part]).to(inputs.device),
         )
         here = copy.copy(sample)
         here.pred_instances = found
         (here,) = model.move(feats, [here], True, refiner)
         result = here.pred_instances.cpu()
         yield from zip(part, *_changes(rows, part, old, result))
+
+
+def _score(row: Mapping) -> float:
+    """The score of a result; 1 for an annotation, which has none."""
+    score = row.get("score")
+    return 1.0 if score is None else float(score)
 
 
 def _changes(
@@ -241,8 +252,9 @@ def _labels(found: BoxFile, listing: Mapping | None, model: EBMDetector) -> list
         )
     classes = list(model.dataset_meta.get("classes") or ())
     label = {name: number for number, name in enumerate(classes)}
-    ids = {each["id"]: label.get(each["name"]) for each in listing["categories"]}
-    return [ids.get(row.get("category_id")) for row in found.rows]
+    ids = {each.get("id"): label.get(each.get("name")) for each in listing["categories"]}
+    given = (row.get("category_id") for row in found.rows)
+    return [ids.get(each) if is_id(each) else None for each in given]
 
 
 def _example(number: int, row: Mapping) -> str:

@@ -11,10 +11,12 @@ from PIL import Image
 
 from .image_list import IMAGE_ENDINGS
 
-__all__ = ["ImageFile", "images_by_id", "listed_images", "look_at"]
+__all__ = ["ImageFile", "images_by_id", "is_id", "listed_images", "look_at"]
 
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 """The EXIF tag of the camera's orientation, and its values that swap width and height."""
+_ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+"""What is in the last bytes of a complete file."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class ImageFile:
     """None if there is no such image in the folder."""
     size: tuple[int, int] | None = None
     """(width, height) that the file states, or None."""
+
+
+def is_id(value) -> bool:
+    """Whether it can be an id: a list, as some tools write it, cannot even be looked up."""
+    return isinstance(value, (int, float, str))
 
 
 def listed_images(content: Mapping, folder: str | os.PathLike) -> dict[int | str, ImageFile]:
@@ -46,6 +53,10 @@ def listed_images(content: Mapping, folder: str | os.PathLike) -> dict[int | str
     for number, image in enumerate(content["images"]):
         if not isinstance(image, Mapping) or not {"id", "file_name"} <= image.keys():
             raise ValueError(f"images[{number}] is {image!r}; expected 'id' and 'file_name'")
+        if not is_id(image["id"]):
+            raise ValueError(
+                f"images[{number}] has id {image['id']!r}; expected a number or a string"
+            )
         if image["id"] in found:
             raise ValueError(f"images[{number}] has id {image['id']!r}, which another one has too")
         name = str(image["file_name"])
@@ -90,11 +101,22 @@ def images_by_id(ids: Iterable[int | str], folder: str | os.PathLike) -> dict[in
     return found
 
 
+def _has_its_end(path: Path, kind: str | None) -> bool:
+    """Whether the file ends as complete files of its format do; False if that is not known."""
+    mark = _ENDS.get(kind or "")
+    if mark is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(-min(file.seek(0, os.SEEK_END), 64), os.SEEK_END)
+        return mark in file.read()
+
+
 def look_at(image: ImageFile) -> tuple[ImageFile, str | None]:
     """The image with the size that it has, and why its boxes cannot be used, or None.
 
-    It may be absent, broken, or of another size than the file states. The header alone is read,
-    with the camera's orientation, as images are loaded. The reason is ``'kind: detail'``.
+    It may be absent, broken, cut off (a copy that was interrupted), or of another size than the
+    file states. Of most images header and end alone are read, with the camera's orientation, as
+    images are loaded. The reason is ``'kind: detail'``.
     """
     if image.path is None:
         return image, f"the image is not in the folder: {image.name}"
@@ -103,6 +125,8 @@ def look_at(image: ImageFile) -> tuple[ImageFile, str | None]:
             width, height = opened.size
             if opened.getexif().get(_ORIENTATION) in _TURNED:
                 width, height = height, width
+            if not _has_its_end(image.path, opened.format):
+                opened.load()  # raises if it is cut off
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
         return image, f"the image cannot be read: {error}"
     fault = None

@@ -166,6 +166,9 @@ def _add_audit(commands) -> None:
     audit.add_argument("--folds", type=int, default=5)
     audit.add_argument("--cache-gb", type=float, default=2.0, help="memory for features")
     audit.add_argument("--cleanlab", metavar="PYTHON", help="a Python that has cleanlab")
+    audit.add_argument(
+        "--no-rivals", action="store_true", help="no heads with L1 and KL-Loss: a third of the time"
+    )
 
 
 def _add_config(commands) -> None:

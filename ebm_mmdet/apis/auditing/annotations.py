@@ -10,7 +10,7 @@ import numpy as np
 
 from ...files import read_json
 from ..box_file import Complaints, box_fault
-from ..image_index import ImageFile, listed_images, look_at
+from ..image_index import ImageFile, is_id, listed_images, look_at
 
 __all__ = ["AnnotatedImage", "Annotations", "read_annotations"]
 
@@ -91,8 +91,8 @@ def read_annotations(
             usable[row["image_id"]].append(number)
             continue
         found.complaints(reason, f"annotations[{number}]")
-        known = isinstance(row, Mapping) and row.get("image_id") in others
-        if known and box_fault(row.get("bbox")) is None:
+        known = isinstance(row, Mapping) and is_id(row.get("image_id"))
+        if known and row["image_id"] in others and box_fault(row.get("bbox")) is None:
             others[row["image_id"]].append(number)
     rows = content["annotations"]
     for key, numbers in usable.items():
@@ -116,8 +116,8 @@ def _reason(row, labels: Mapping, faults: Mapping) -> str | None:
     """Why an annotation is not audited."""
     if not isinstance(row, Mapping) or not {"image_id", "category_id", "bbox"} <= row.keys():
         return "image_id, category_id or bbox is missing"
-    if row["image_id"] not in faults:
-        return "the image id is not known"
+    if not is_id(row["image_id"]) or row["image_id"] not in faults:
+        return f"the image id is not known: {row['image_id']!r}"
     if faults[row["image_id"]] is not None:
         return faults[row["image_id"]]
     if row.get("iscrowd") or row.get("ignore"):
@@ -125,7 +125,7 @@ def _reason(row, labels: Mapping, faults: Mapping) -> str | None:
     fault = box_fault(row["bbox"])
     if fault is not None:
         return fault
-    if labels.get(row["category_id"]) is None:
+    if not is_id(row["category_id"]) or labels.get(row["category_id"]) is None:
         return "the detector does not have the category"
     return None
 
@@ -148,6 +148,9 @@ def _labels(content: Mapping, classes: Sequence[str], ann_file) -> dict:
         ValueError: it has none of them.
     """
     number = {name: label for label, name in enumerate(classes)}
+    for k, each in enumerate(content["categories"]):
+        if not isinstance(each, Mapping) or not {"id", "name"} <= each.keys():
+            raise ValueError(f"{ann_file}: categories[{k}] is {each!r}; expected 'id' and 'name'")
     labels = {each["id"]: number.get(each["name"]) for each in content["categories"]}
     if all(label is None for label in labels.values()):
         names = [str(each["name"]) for each in content["categories"]]

@@ -57,15 +57,17 @@ def write_page(
         missing=findings.missing,
         superfluous=findings.superfluous,
     )
+    left_out = {}
     for name, entries in lists.items():
         if len(entries) > MOST_SHOWN:
             say(f"the page shows the first {MOST_SHOWN} of {len(entries)} entries of {name}")
+            left_out[name] = len(entries) - MOST_SHOWN
             lists[name] = entries[:MOST_SHOWN]
     cuts = _Pictures(folder / "pictures", annotations)
     data = dict(
         key=key,
         file=ann_file.name,
-        summary=dict(summary),
+        summary=dict(summary, left_out=left_out),
         lists={
             kind: [_entry(kind, each, annotations, cuts) for each in entries]
             for kind, entries in lists.items()

@@ -17,7 +17,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["check_folder", "claim_folder", "describe_inputs", "held"]
+__all__ = ["check_folder", "claim_folder", "describe_inputs", "held", "writable_place"]
 
 SETTINGS = "settings.json"
 
@@ -74,9 +74,7 @@ def check_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "-
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; give another {option}")
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"{there} cannot be written; give another {option} than {folder}")
+    writable_place(folder, option)
     stored = read_json(folder / SETTINGS)
     if stored is None:
         if folder.exists() and any(folder.iterdir()):
@@ -93,6 +91,20 @@ def check_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "-
     with held(folder, option):  # said now rather than after the data has been read
         pass
     return True
+
+
+def writable_place(path: Path, option: str = "--out-dir") -> None:
+    """Check that a file or folder can be made; to be called before the work that fills it.
+
+    Raises:
+        NotADirectoryError: it is to be inside a file.
+        PermissionError: the folder that it is to be in cannot be written.
+    """
+    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is a file; give another {option} than {path}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{there} cannot be written; give another {option} than {path}")
 
 
 @contextmanager

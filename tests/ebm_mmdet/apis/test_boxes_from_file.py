@@ -117,6 +117,8 @@ def test_an_annotation_file_stays_one(project):
         (dict(bbox=[10, 10, 30, 20, 0.4]), "a rotated box"),
         (dict(bbox=[10, 10, float("inf"), 20]), "a coordinate is not finite"),
         (dict(bbox=[500, 10, 30, 20]), "outside the image"),
+        (dict(iscrowd=1), "a crowd"),
+        (dict(ignore=1), "a crowd"),
     ],
 )
 def test_what_cannot_be_refined_stays_and_is_said(project, change, reason):
@@ -140,6 +142,27 @@ def test_an_image_of_another_size_is_not_used(project):
     more = dict(ann_file=ann, device="cpu", say=lines.append)
     assert refine_file(*REFINE, boxes, project / "out.json", **more)["refined"] == 1
     assert "90 x 66, not 45 x 66" in lines[0]
+
+
+def test_annotations_may_have_an_empty_score_and_images_may_be_cut_off(project):
+    whole = Path("data/im 1.png").read_bytes()
+    images = project / "pictures"
+    images.mkdir()
+    (images / "im 1.png").write_bytes(whole[: len(whole) // 2])
+    (images / "im 3.png").write_bytes(Path("data/im 3.png").read_bytes())
+    boxes = write(project / "in.json", [dict(row, score=None) for row in results()])
+    lines = []
+    more = dict(ann_file="data/boxes.json", device="cpu", say=lines.append)
+    done = refine_file(*REFINE[:2], images, boxes, project / "out.json", **more)
+    assert done["refined"] == 1
+    assert len(lines) == 1
+    assert "2 boxes: the image cannot be read" in lines[0]
+
+
+def test_where_the_result_cannot_be_written_is_said_before_any_work(project):
+    boxes = write(project / "in.json", results())
+    with pytest.raises(NotADirectoryError, match=r"in\.json is a file; give another --out"):
+        refine_file(*REFINE, boxes, boxes / "out.json", **QUIET)
 
 
 def test_proposals_of_mmdet(project):
@@ -174,6 +197,8 @@ def test_files_that_cannot_be_read(project):
     for content, match in (
         ({"boxes": []}, "neither a list"),
         ([dict(image_id=1)], "entry 0 has no bbox"),
+        (results(image_id=[1]), r"entry 0 has image_id \[1\]; expected a number or a string"),
+        (results(score="high"), "entry 0 has score 'high'; expected a number"),
         ([3], "neither a list"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -45,3 +45,9 @@ def test_a_study_has_a_row_for_each_rival_and_goes_on(tmp_path, monkeypatch):
     assert json.dumps(again) == json.dumps(report)  # NaN is not equal to itself
     with pytest.raises(FileExistsError, match="a study with other settings"):
         run_audit_study(*given, val, tmp_path / "out", **{**options, "iterations": 3})
+    alone = run_audit_study(
+        *given, val, tmp_path / "alone", modes=("unseen",), rivals=False, **options
+    )
+    names = alone["runs"][0]["ranking"].keys()
+    assert "audit, unseen" in names
+    assert not names & set(RIVALS)

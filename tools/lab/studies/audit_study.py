@@ -15,7 +15,7 @@ from ebm_mmdet.apis.auditing.calibration import evidence_against, fit_mixture
 from ebm_mmdet.apis.auditing.features import AuditImages, Seen, ViewCache, flips_of
 from ebm_mmdet.apis.auditing.folds import assign_folds, new_gaussian, train_head
 from ebm_mmdet.apis.auditing.scoring import joined_surprise, score_image
-from ebm_mmdet.apis.auditing.source import Source, image_folder, load_source
+from ebm_mmdet.apis.auditing.source import Source, image_folder, load_source, usual_size
 from ebm_mmdet.apis.fitting.clock import Clock
 from ebm_mmdet.apis.fitting.kl_regressor import KLRegressor
 from ebm_mmdet.apis.fitting.rivals import BoxRegressor
@@ -52,6 +52,7 @@ def run_audit_study(
     folds: int = 5,
     cache_gb: float = 2.0,
     cleanlab: str | None = None,
+    rivals: bool = True,
     say: Callable[[str], None] = print,
 ) -> dict:
     """Plant errors with every seed and rank the annotations by each score.
@@ -74,6 +75,7 @@ def run_audit_study(
         folds: of the mode ``folds``.
         cache_gb: memory for features.
         cleanlab: a Python in which cleanlab is installed, or None to leave it out.
+        rivals: whether an L1 head and one with KL-Loss learn too, in the mode ``unseen``.
         say: receives lines.
 
     Returns:
@@ -88,7 +90,7 @@ def run_audit_study(
         share=share,
         iterations=iterations,
         folds=folds,
-        rivals=list(RIVALS),
+        rivals=list(RIVALS) if rivals else [],
     )
     stored = read_json(out / "settings.json")
     if stored not in (None, settings):
@@ -97,7 +99,8 @@ def run_audit_study(
     cfg = Config.fromfile(config)
     true = read_json(ann)
     place = images or image_folder(cfg, [image["file_name"] for image in true["images"]])
-    source = load_source(cfg, checkpoint, "cpu")
+    # A detector without a head gets the one that `audit` would give it.
+    source = load_source(cfg, checkpoint, "cpu", usual_size(cfg, true, place))
     runs, folder = [], out / "_".join(kinds)
     for seed in seeds:
         path = folder / f"seed{seed}.json"
@@ -113,7 +116,7 @@ def run_audit_study(
                 groups = study.groups(mode, folds)
                 other = read_annotations(train_ann, place, source.classes)
                 heads = out / "unseen" / str(seed) if mode == "unseen" else study.folder / mode
-                found["scores"] |= study.judge(mode, groups, other, iterations, heads)
+                found["scores"] |= study.judge(mode, groups, other, iterations, heads, rivals)
                 found["fixed"] = {**found.get("fixed", {}), mode: study.fixed}
                 write_json(path, found)
         if "detector" not in found["scores"]:
@@ -171,13 +174,15 @@ class _Seed:
         train: Annotations,
         iterations: int,
         folder: Path,
+        with_rivals: bool = True,
     ) -> dict[str, list[float]]:
         """Train the heads of a mode in a folder, and score all annotations by them."""
         views = functools.cache(
             lambda: self._views(train if mode == "unseen" else self.annotations, mode)
         )
         settings = self.source.cfg.model.energy_head
-        rivals = {"l1": BoxRegressor, "kl": KLRegressor} if mode == "unseen" else {}
+        compared = with_rivals and mode == "unseen"
+        rivals = {"l1": BoxRegressor, "kl": KLRegressor} if compared else {}
         results: dict[int, dict] = {}
         others: dict[int, list[np.ndarray]] = {}
         for k, group in enumerate(groups):

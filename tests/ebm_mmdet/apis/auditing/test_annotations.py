@@ -45,7 +45,12 @@ def test_string_ids_and_blanks(tmp_path):
         ("bbox", None, "bbox is not a list"),
         ("bbox", [500, 5, 9, 9], "outside the image"),
         ("category_id", 7, "the detector does not have the category"),
+        ("category_id", None, "the detector does not have the category"),
+        ("category_id", [1], "the detector does not have the category"),
         ("image_id", 99, "the image id is not known"),
+        ("image_id", "1", "the image id is not known"),
+        ("image_id", [1], "the image id is not known"),
+        ("image_id", {}, "the image id is not known"),
     ],
 )
 def test_what_is_not_audited_is_counted_by_reason(tmp_path, key, value, reason):
@@ -84,6 +89,26 @@ def test_images_that_are_absent_broken_or_of_another_size(tmp_path):
         assert reason in text
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif"])
+@pytest.mark.parametrize("kept", [0.95, 0.5])
+def test_images_that_are_cut_off(tmp_path, ending, kept):
+    path = write_data(tmp_path, images=2)
+    for k in (1, 2):
+        Image.open(tmp_path / f"im {k}.png").save(tmp_path / f"im {k}.{ending}")
+    whole = (tmp_path / f"im 1.{ending}").read_bytes()
+    (tmp_path / f"im 1.{ending}").write_bytes(whole[: int(kept * len(whole))])
+
+    def change(content):
+        for image in content["images"]:
+            image["file_name"] = image["file_name"].replace("png", ending)
+
+    edit(path, change)
+    found = read_annotations(path, tmp_path, CLASSES)
+    assert [each.image.id for each in found.images] == [2]
+    (line,) = found.complaints.lines()
+    assert line.startswith("5 boxes: the image cannot be read")
+
+
 def test_the_cameras_orientation_counts(tmp_path):
     path = write_data(tmp_path, images=1)
     picture = Image.open(tmp_path / "im 1.png").transpose(Image.Transpose.ROTATE_90)
@@ -102,6 +127,13 @@ def test_files_that_cannot_be_audited(tmp_path):
         read_annotations(path, tmp_path, ["cow"])
     with pytest.raises(ValueError, match="not in the folder"):
         read_annotations(path, tmp_path / "elsewhere", CLASSES)
+    edit(path, lambda content: content["categories"].append(dict(id=3)))
+    with pytest.raises(ValueError, match=r"categories\[2\] is \{'id': 3\}; expected"):
+        read_annotations(path, tmp_path, CLASSES)
+    edit(path, lambda content: content["categories"].pop())
+    edit(path, lambda content: content["images"][1].update(id=[2]))
+    with pytest.raises(ValueError, match=r"images\[1\] has id \[2\]; expected a number"):
+        read_annotations(path, tmp_path, CLASSES)
     edit(path, lambda content: content["images"][1].update(id=1))
     with pytest.raises(ValueError, match="which another one has too"):
         read_annotations(path, tmp_path, CLASSES)

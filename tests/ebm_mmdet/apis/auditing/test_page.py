@@ -27,7 +27,7 @@ def folder(tmp_path):
     return out
 
 
-def in_browser(folder, script: str) -> dict:
+def in_browser(folder, script: str, size: str = "1400,900") -> dict:
     """Run a script on the page and return what it puts into ``result``."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
@@ -55,7 +55,7 @@ def in_browser(folder, script: str) -> dict:
         "--no-sandbox",
         "--disable-gpu",
         "--disable-dev-shm-usage",
-        "--window-size=1400,900",
+        f"--window-size={size}",
         "--virtual-time-budget=8000",
         f"--user-data-dir={folder / 'profile'}",
         "--dump-dom",
@@ -188,3 +188,67 @@ def test_five_thousand_entries_make_few_rows(folder):
     assert result["after"] < 40
     assert result["far"]
     assert result["lazy"]
+
+
+@pytest.mark.parametrize("size", ["1400,900", "900,700", "560,900"])
+def test_everything_is_seen_at_any_width(folder, size):
+    result = in_browser(
+        folder,
+        """
+        const place = selector => document.querySelector(selector).getBoundingClientRect();
+        await document.querySelector('#frame img').decode();
+        result.width = innerWidth;
+        result.across = document.documentElement.scrollWidth;
+        result.sides = $$('#right tbody tr').length;
+        result.evidence = place('#right tbody').width;
+        result.accept = place('#accept').bottom - innerHeight;
+        const stage = place('#stage'), tag = place('.tag');
+        result.tag = [tag.top - stage.top, stage.bottom - tag.bottom];
+        result.legend = place('#legend').top - place('#frame').bottom;
+        """,
+        size,
+    )
+    assert result["across"] <= result["width"]
+    assert result["sides"] == 4
+    assert result["evidence"] > 100
+    assert result["accept"] <= 0
+    assert min(result["tag"]) >= 0
+    assert result["legend"] >= 0
+
+
+def test_what_has_the_focus_keeps_its_keys(folder):
+    result = in_browser(
+        folder,
+        """
+        const at = () => $$('.row').findIndex(row => row.getAttribute('aria-selected') === 'true');
+        const on = (id, key) => {
+          const event = new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true});
+          return document.getElementById(id).dispatchEvent(event);  // false: the page took the key
+        };
+        result.before = at();
+        result.slider = on('least', 'ArrowRight'); result.button = on('accept', ' ');
+        result.search = on('search', 'a');
+        result.after = at();
+        result.decided = document.getElementById('reviewed').textContent;
+        result.list = on('list', 'ArrowDown');
+        result.moved = at();
+        """,
+    )
+    assert all(result[name] for name in ("slider", "button", "search"))
+    assert result["before"] == result["after"] == 0
+    assert result["decided"] == "0 decided"
+    assert not result["list"]
+    assert result["moved"] == 1
+
+
+def test_the_page_says_what_it_does_not_show(tmp_path, monkeypatch):
+    monkeypatch.setattr("ebm_mmdet.apis.auditing.page.MOST_SHOWN", 10)
+    path, annotations, findings = some_findings(tmp_path / "data")
+    summary = dict(audited=len(findings.boxes), folds=5, complete=True, threshold=0.5)
+    lines: list[str] = []
+    write_page(tmp_path / "out", annotations, findings, summary, path, "a key", lines.append)
+    result = in_browser(
+        tmp_path / "out", "result.count = document.querySelector('#count span').textContent;"
+    )
+    assert len(lines) == 1
+    assert "19 more in the files" in result["count"]
