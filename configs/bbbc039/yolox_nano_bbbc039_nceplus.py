@@ -10,7 +10,7 @@ AP, +2.2 AP90 (docs/results.md, section Fit). For a third of the time and +0.5 A
     --cfg-options model.refiner.regression_steps=1 model.refiner.num_steps=0
 """
 
-_base_ = './yolox_nano_bbbc039.py'
+_base_ = ['./yolox_nano_bbbc039.py', './_base_/bbbc039_dataset.py']
 
 data_root = 'data/bbbc039/'
 load_from = 'work_dirs/yolox_nano_bbbc039/epoch_12.pth'
@@ -66,7 +66,5 @@ custom_hooks = []  # nothing of the detector is trained
 val_evaluator = dict(type='HighIoUCocoMetric', max_dets=300)  # an image has up to 230 nuclei
 test_evaluator = val_evaluator
 # Training images prepared as in the test, from which the prior is fitted; read by fit_residual_prior.py and study.py.
-fit_dataset = dict(
-    _base_.images, ann_file='annotations/train.json', test_mode=True,
-    pipeline=_base_.val_dataloader.dataset.pipeline)
-fit_dataset.pop('_delete_')
+fit_dataset = _base_.bbbc039.fit_dataset
+_base_.pop('bbbc039')

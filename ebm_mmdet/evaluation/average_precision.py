@@ -25,8 +25,8 @@ __all__ = [
 ]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-METRICS = ("AP", "AP50", "AP75", "AP90", "IoU_TP")
-_COLUMN = {"AP50": 0, "AP75": 5, "AP90": 8}
+METRICS = ("AP", "AP50", "AP75", "AP90", "AP95", "IoU_TP")
+_COLUMN = {"AP50": 0, "AP75": 5, "AP90": 8, "AP95": 9}
 
 
 class ClassMatches(NamedTuple):
@@ -88,13 +88,13 @@ class MatchedDetections:
         ]
 
     def metrics(self, image_weights: np.ndarray | None = None) -> np.ndarray:
-        """AP, AP50, AP75, AP90 and the mean IoU of true positives at 0.5, each in [0, 1].
+        """AP, AP50, AP75, AP90, AP95 and the mean IoU of true positives at 0.5, in [0, 1].
 
         Args:
             image_weights: (I,) not negative, in the order of ``image_ids``; by default ones.
 
         Returns:
-            (5,) in the order of ``METRICS``; NaN if nothing is annotated.
+            (6,) in the order of ``METRICS``; NaN if nothing is annotated.
         """
         weights = np.ones(len(self.image_ids)) if image_weights is None else image_weights
         ap = precision_by_threshold(self._classes, weights)

@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Difference", "bootstrap_weights", "paired_bootstrap"]
+__all__ = [
+    "Difference",
+    "Resamples",
+    "bootstrap_weights",
+    "difference",
+    "paired_bootstrap",
+    "resample",
+]
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -45,6 +52,28 @@ def paired_bootstrap(before: Statistic, after: Statistic, weights: np.ndarray) -
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 8.
     """
+    return difference(resample(before, weights), resample(after, weights))
+
+
+class Resamples(NamedTuple):
+    """A statistic on the original images, and on every resampled set."""
+
+    value: np.ndarray
+    """(K,)."""
+    resampled: np.ndarray
+    """(B, K)."""
+
+
+def resample(statistic: Statistic, weights: np.ndarray) -> Resamples:
+    """Evaluate a statistic once, to be compared with several others by :func:`difference`.
+
+    The arguments are those of :func:`paired_bootstrap`.
+    """
     ones = np.ones(weights.shape[1])
-    resampled = np.array([after(w) - before(w) for w in weights])
-    return Difference(after(ones) - before(ones), np.nanstd(resampled, axis=0, ddof=1))
+    return Resamples(statistic(ones), np.array([statistic(w) for w in weights]))
+
+
+def difference(before: Resamples, after: Resamples) -> Difference:
+    """What :func:`paired_bootstrap` returns; both have to be from the same weights."""
+    change = after.resampled - before.resampled
+    return Difference(after.value - before.value, np.nanstd(change, axis=0, ddof=1))

@@ -23,6 +23,7 @@ from .conventions import (
     best_convention_iou,
     check_conventions,
 )
+from .crowded_images import crowded_images
 
 __all__ = ["HighIoUCocoMetric", "true_positive_ious"]
 
@@ -129,6 +130,8 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
                 "An annotation has id 0, which pycocotools reads as 'not matched': a detection "
                 "of that object counts as a false positive. Number annotations from 1."
             )
+        if warning := crowded_images(self._coco_api, self.max_dets or 100):
+            logger.warning(warning)
         evaluation = self._evaluate([prediction for _, prediction in results])
         for item in self.box_items:
             values[f"bbox_{item}"] = self._value(evaluation, item)

@@ -83,15 +83,29 @@ def moved_by(offsets: Tensor) -> RefinementResult:
 
 
 class RegressionStep:
-    """Move a box by the regressor's offset, or by a fraction of it."""
+    """Move a box by the regressor's offset, or by a fraction of it, once or several times.
 
-    def __init__(self, regressor: BoxRegressor, length: float) -> None:
-        self.regressor, self.length = regressor, length
+    Args:
+        regressor: the trained regressor.
+        length: share of the offset that a step goes.
+        rounds: number of steps; each asks the regressor from where the one before ended.
+    """
+
+    def __init__(self, regressor: BoxRegressor, length: float, rounds: int = 1) -> None:
+        self.regressor, self.length, self.rounds = regressor, length, rounds
 
     @torch.no_grad()
     def __call__(self, fn: BoxLogDensity, y0: Tensor, **_) -> RefinementResult:
-        offsets = self.regressor.offsets(fn.feats, fn.reference, fn.batch_index)
-        return moved_by(self.length * offsets)
+        boxes = fn.reference
+        for _ in range(self.rounds - 1):
+            boxes = decode_boxes(self._step(fn, boxes), boxes)
+        step = self._step(fn, boxes)
+        if self.rounds > 1:
+            step = encode_boxes(decode_boxes(step, boxes), fn.reference)
+        return moved_by(step)
+
+    def _step(self, fn: BoxLogDensity, boxes: Tensor) -> Tensor:
+        return self.length * self.regressor.offsets(fn.feats, boxes, fn.batch_index)
 
 
 class FixedOffset:

@@ -84,21 +84,21 @@ def reference(truth: COCO, records: list[dict]) -> np.ndarray:
     def mean(values: np.ndarray) -> float:
         return values[values > -1].mean()
 
-    return np.array([mean(precision), *(mean(precision[i]) for i in (0, 5, 8))])
+    return np.array([mean(precision), *(mean(precision[i]) for i in (0, 5, 8, 9))])
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_equals_coco_on_repeated_images(seed: int) -> None:
     truth, records = make_world(seed)
     matched = MatchedDetections(truth, records)
-    np.testing.assert_allclose(matched.metrics()[:4], reference(truth, records), rtol=1e-12)
+    np.testing.assert_allclose(matched.metrics()[:5], reference(truth, records), rtol=1e-12)
 
     counts = np.random.default_rng(seed + 100).integers(0, 4, NUM_IMAGES)
     counts[0] = 2
     again = MatchedDetections(*repeated(truth, records, counts)).metrics()
     np.testing.assert_allclose(matched.metrics(counts.astype(float)), again, rtol=1e-12)
     expected = reference(*repeated(truth, records, counts))
-    np.testing.assert_allclose(matched.metrics(counts.astype(float))[:4], expected, rtol=1e-12)
+    np.testing.assert_allclose(matched.metrics(counts.astype(float))[:5], expected, rtol=1e-12)
 
 
 def test_mean_iou_of_true_positives() -> None:
@@ -118,5 +118,5 @@ def test_mean_iou_of_true_positives() -> None:
 def test_no_detection_gives_zero() -> None:
     truth, _ = make_world(0)
     metrics = MatchedDetections(truth, []).metrics()
-    assert metrics[:4].tolist() == [0, 0, 0, 0]
-    assert np.isnan(metrics[4])
+    assert metrics[:5].tolist() == [0, 0, 0, 0, 0]
+    assert np.isnan(metrics[5])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ebm_mmdet.evaluation import bootstrap_weights, paired_bootstrap
+from ebm_mmdet.evaluation.bootstrap import difference, resample
 
 NUM_IMAGES, NUM_RESAMPLES = 40, 4000
 
@@ -34,6 +35,16 @@ def test_a_gain_common_to_all_images_is_certain() -> None:
     difference = paired_bootstrap(weighted_mean(values), weighted_mean(values + 3), weights)
     assert difference.value[0] == pytest.approx(3)
     assert difference.std[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_statistic_that_is_kept_gives_the_same_difference() -> None:
+    rng = np.random.default_rng(0)
+    before, after = (weighted_mean(rng.normal(0, 1, NUM_IMAGES)) for _ in range(2))
+    weights = bootstrap_weights(NUM_IMAGES, 50, seed=1)
+    kept = difference(resample(before, weights), resample(after, weights))
+    asked = paired_bootstrap(before, after, weights)
+    assert (kept.value, kept.std) == (asked.value, asked.std)
+    assert asked.std[0] > 0
 
 
 def test_weights_are_draws_of_the_images() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import METRICS
+from mmengine.logging import MMLogger
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -239,3 +240,35 @@ def test_more_than_100_boxes_of_an_image(tmp_path):
     assert fewer["bbox_mAP"] == pytest.approx(0.8, abs=0.01)
     with pytest.raises(ValueError, match="max_dets=30; give 100 or more"):
         evaluate(tmp_path, coco, found, max_dets=30)
+
+
+@pytest.mark.parametrize(("objects", "max_dets", "warned"), [(101, None, 1), (100, None, 0)])
+@pytest.mark.parametrize("crowds", [0, 5])
+def test_more_objects_than_detections_count(tmp_path, caplog, objects, max_dets, warned, crowds):
+    boxes = [(i, 0, 20, 20, 1) for i in range(objects)] + [(0, 0, 9, 9, 1, True)] * crowds
+    found = evaluated_lines(tmp_path, caplog, ground_truth([boxes, [(0, 0, 9, 9, 1)]]), max_dets)
+    assert len(found) == warned
+    if warned:
+        assert "1 of 2 images have more than 100 objects of a class (up to 101)" in found[0]
+
+
+@pytest.mark.parametrize(("max_dets", "warned"), [(None, 1), (120, 1), (150, 0)])
+def test_the_warning_is_about_the_detections_that_count(tmp_path, caplog, max_dets, warned):
+    """Of one class: 130 objects of each of two classes in an image are found by 150 of each."""
+    boxes = [(i, 0, 20, 20, 1 + i % 2) for i in range(260)]
+    found = evaluated_lines(tmp_path, caplog, ground_truth([boxes]), max_dets)
+    assert len(found) == warned
+
+
+def evaluated_lines(tmp_path, caplog, coco, max_dets):
+    """What an evaluation of one detection says about too many objects."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        predictions = [
+            prediction(image["id"], [(0, 0, 20, 20, 1, 0.9)]) for image in coco["images"]
+        ]
+        evaluate(tmp_path, coco, predictions, max_dets=max_dets)
+    finally:
+        logger.removeHandler(caplog.handler)
+    return [each.getMessage() for each in caplog.records if "objects of a class" in each.msg]

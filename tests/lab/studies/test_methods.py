@@ -10,7 +10,7 @@ pytest.importorskip("mmdet", reason="needs mmdet, which `make test` installs")
 from mmengine.config import ConfigDict
 
 import ebm_mmdet  # noqa: F401
-from lab.studies.methods import PAPERS_STEPS, study_methods
+from lab.studies.methods import KL, L1, PAPERS_STEPS, study_methods
 
 STD, SHIFT = torch.full((4,), 0.1), torch.tensor([0.01, 0.0, 0.02, 0.0])
 
@@ -43,6 +43,20 @@ def test_a_refiner_with_a_prior_is_a_row_as_it_is(std, name):
     fitted = found["energy and prior, k = 0.125"].refiner(None).prior
     assert fitted.std == STD.tolist()
     assert not any("λ" in each for each in found)
+
+
+def test_regressors_go_one_and_two_rounds():
+    found, head = rows(step_size=1e-4), object()
+    for name, kind, how in (
+        ("L1 head, full step", L1, (1.0, 1)),
+        ("L1 head, half step", L1, (0.5, 1)),
+        ("L1 head, two full steps", L1, (1.0, 2)),
+        ("L1 head, two half steps", L1, (0.5, 2)),
+        ("KL-Loss head, half step", KL, (0.5, 1)),
+    ):
+        step = found[name].refiner(head)
+        assert (found[name].head, step.regressor) == (kind, head)
+        assert (step.length, step.rounds) == how
 
 
 def test_a_head_with_a_regression_has_rows_of_its_own():

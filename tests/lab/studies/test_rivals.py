@@ -64,6 +64,13 @@ def test_regressor_targets_lead_back_to_the_object(neck, monkeypatch) -> None:
     torch.testing.assert_close(decode_boxes(full, wrong), GT, **TOLERANCE[torch.float32])
     half = RegressionStep(regressor, 0.5)(fn, torch.zeros(2, 4)).y
     torch.testing.assert_close(2 * half, full)
+    # The second of two half steps asks from where the first one ended.
+    first = decode_boxes(half, wrong)
+    second = decode_boxes(0.5 * encode_boxes(GT, first), first)
+    twice = RegressionStep(regressor, 0.5, rounds=2)(fn, torch.zeros(2, 4)).y
+    torch.testing.assert_close(decode_boxes(twice, wrong), second, **TOLERANCE[torch.float32])
+    again = RegressionStep(regressor, 1.0, rounds=2)(fn, torch.zeros(2, 4)).y
+    torch.testing.assert_close(decode_boxes(again, wrong), GT, **TOLERANCE[torch.float32])
 
 
 def test_the_regressor_of_kl_loss_states_sides_and_their_spread(neck, monkeypatch) -> None:

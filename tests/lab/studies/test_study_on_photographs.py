@@ -29,6 +29,7 @@ from lab.studies import (
     compare_recipes,
     run_study,
 )
+from lab.studies.tables import refinement_page
 from tests.lab.real_data import needs, on_real_data
 
 pytestmark = [needs("coco_open"), pytest.mark.slow]
@@ -86,17 +87,33 @@ def product_metrics(cfg: Config, head: dict | None, refiner) -> np.ndarray:
 
 def test_rows_are_what_the_product_does(cfg: Config, study) -> None:
     out, rows = study
-    assert [row["runs"] for row in rows] == [1, 1, 1, 1, *[2] * 7, *[1] * 3]
+    assert [row["runs"] for row in rows] == [1, 1, 1, 1, *[2] * 11, *[1] * 3]
+    climb = next(row for row in rows if row["method"].startswith("energy, T = 3"))
     base = product_metrics(cfg, None, None)
     np.testing.assert_allclose([rows[0][name] for name in METRICS], base, atol=0.006)
 
     refiner = TASK_UTILS.build(cfg.model.refiner)
     heads = [torch.load(out / "heads" / f"energy_{seed}.pth", weights_only=True) for seed in (0, 1)]
     refined = np.mean([product_metrics(cfg, h["state_dict"], refiner) for h in heads], axis=0)
-    np.testing.assert_allclose([rows[6][name] for name in METRICS], refined, atol=0.006)
+    np.testing.assert_allclose([climb[name] for name in METRICS], refined, atol=0.006)
     np.testing.assert_allclose(
-        [rows[6][f"change_{name}"] for name in METRICS], refined - base, atol=0.006
+        [climb[f"change_{name}"] for name in METRICS], refined - base, atol=0.006
     )
+
+
+def test_rows_of_energy_are_compared_with_the_best_l1_row(study) -> None:
+    _, rows = study
+    l1 = [row for row in rows if row["method"].startswith("L1")]
+    assert len(l1) == 4
+    compared = [row for row in rows if "over_l1_AP90" in row]
+    assert len(compared) == 8
+    assert all("energy" in row["method"] for row in compared)
+    for row in compared:
+        for name in METRICS:
+            best = max(each[name] for each in l1)
+            assert row[f"over_l1_{name}"] == pytest.approx(row[name] - best, abs=0.011)
+    page = refinement_page(json.loads((study[0] / "results.json").read_text()))
+    assert "| over L1, AP90 |" in page
 
 
 def test_second_call_uses_what_is_there(cfg: Config, study) -> None:

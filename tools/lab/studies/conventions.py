@@ -17,7 +17,7 @@ from ebm_mmdet.apis.trained_detector import load_frozen_detector
 from ebm_mmdet.box_iou import box_iou
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations, write_coco
 from ebm_mmdet.evaluation.average_precision import MatchedDetections
-from ebm_mmdet.evaluation.bootstrap import bootstrap_weights
+from ebm_mmdet.evaluation.bootstrap import bootstrap_weights, resample
 from ebm_mmdet.files import markdown_table, write_csv, write_json
 from ebm_mmdet.visualization import save_figure
 
@@ -26,7 +26,7 @@ from ..pictures import draw_two_hills
 from .convention_objects import SeenObject, likelihoods, mode_shares, seen_objects
 from .heads import TrainedHeads, training_views
 from .methods import ENERGY, L1, Method, apply
-from .study import StudySettings, claim_folder, make_row, metric_cell
+from .study import StudySettings, claim_folder, make_row, metric_cell, statistic
 
 __all__ = ["conventions_page", "run_conventions_study"]
 
@@ -92,8 +92,9 @@ def run_conventions_study(
             records, seconds = apply(method, detector, images, chosen, test_set.cat_ids)
             runs.append(MatchedDetections(truth, records, conventions=True))
             times.append(seconds)
-        base = base or runs
-        rows.append(make_row(method, base, runs, weights, [], times))
+        measured = resample(statistic(runs), weights)
+        base = base or measured
+        rows.append(make_row(method, base, measured, runs, [], times))
         say("  ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None))
 
     refiner, objects = TASK_UTILS.build(cfg.model.refiner), []

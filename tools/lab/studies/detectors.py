@@ -21,7 +21,8 @@ from ebm_mmdet.apis.trained_detector import load_detector, load_frozen_detector
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.evaluation.average_precision import MatchedDetections, coco_results
-from ebm_mmdet.evaluation.bootstrap import bootstrap_weights
+from ebm_mmdet.evaluation.bootstrap import bootstrap_weights, resample
+from ebm_mmdet.evaluation.crowded_images import crowded_images
 from ebm_mmdet.files import read_json, write_csv, write_json
 
 from ..demo.train import train_stage
@@ -29,7 +30,14 @@ from ..processes import in_processes
 from .auxiliary import annotations_of, auxiliary_metrics, auxiliary_values, mean_and_spread
 from .heads import TrainedHeads, training_views
 from .methods import ENERGY, Method
-from .study import StudySettings, claim, hash_recipe, make_row
+from .study import (
+    StudySettings,
+    claim,
+    detections_per_image,
+    hash_recipe,
+    make_row,
+    statistic,
+)
 from .study_file import Row, folder_name
 
 __all__ = ["UNCERTAINTY", "compare_detectors"]
@@ -121,6 +129,9 @@ class _Study:
         self.test_set = DATASETS.build(images)
         self.ann_file = annotations_of(self.test_set, out)
         self.truth = CheckedCOCO(self.ann_file)
+        self.most = detections_per_image(cfgs[rows[0].name])
+        if warning := crowded_images(self.truth, self.most):
+            say(warning)
         self.cat_ids = self.truth.get_cat_ids(cat_names=self.test_set.metainfo["classes"])
 
     def missing(self) -> list[tuple[list[Row], int]]:
@@ -144,11 +155,15 @@ class _Study:
         milliseconds = self._times()
         base, lines = None, []
         for row in self.rows:
-            runs = [MatchedDetections(self.truth, run["detections"]) for run in tested[row]]
-            base = base or runs
+            runs = [
+                MatchedDetections(self.truth, run["detections"], self.most) for run in tested[row]
+            ]
+            measured = resample(statistic(runs), weights)
+            base = base or measured
             training = [run["training_s"] for run in tested[row]]
             method = Method(row.name, lambda head: None)
-            line = make_row(method, base, runs, weights, training, [milliseconds[row.name] / 1e3])
+            seconds = [milliseconds[row.name] / 1e3]
+            line = make_row(method, base, measured, runs, training, seconds)
             line["params"] = tested[row][0]["params"]
             for key in UNCERTAINTY:
                 values = [run["uncertainty"].get(key, np.nan) for run in tested[row]]
@@ -161,6 +176,7 @@ class _Study:
         report = dict(
             settings=asdict(self.settings),
             images=len(self.truth.imgs),
+            max_dets=self.most,
             threads=torch.get_num_threads(),
             rows=lines,
         )

@@ -12,16 +12,19 @@ from mmengine.config import Config
 from torch import nn
 
 from ebm_mmdet.apis.feature_cache import TrainingView, cache_training_views
+from ebm_mmdet.apis.fitting.kl_regressor import KLRegressor
 from ebm_mmdet.apis.fitting.rivals import BoxRegressor
 from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.files import open_atomic
 from ebm_mmdet.models.detectors import EBMDetector
 from ebm_mmdet.models.detectors.trunk_init import copy_trunk_from_box_head
 
-from .methods import ENERGY
+from .methods import ENERGY, KL, L1
 from .training import Trained, train_head
 
 __all__ = ["TrainedHeads", "training_views"]
+
+REGRESSORS = {L1: BoxRegressor, KL: KLRegressor}
 
 
 def training_views(
@@ -83,7 +86,7 @@ class TrainedHeads:
 
     def _build(self, kind: str) -> nn.Module:
         settings = self.cfg.model.energy_head
-        head = MODELS.build(settings) if kind == ENERGY else BoxRegressor(settings)
+        head = MODELS.build(settings) if kind == ENERGY else REGRESSORS[kind](settings)
         if self.cfg.model.get("init_trunk_from", "auto") == "auto":
             copy_trunk_from_box_head(self.detector.detector, head)
         return head

@@ -22,9 +22,9 @@ from ebm_mmdet.models.detectors import EBMDetector
 
 from .rivals import EnergyEnsemble, RandomNudge
 
-__all__ = ["ENERGY", "L1", "Method", "apply", "energy_methods", "study_methods"]
+__all__ = ["ENERGY", "KL", "L1", "Method", "apply", "energy_methods", "study_methods"]
 
-ENERGY, L1 = "energy", "l1"
+ENERGY, L1, KL = "energy", "l1", "kl"
 NUDGE = 0.01
 MEAN_SAMPLES, MEAN_SCALE = 32, 0.5
 NOT_OF_A_PRIOR = ("step_size", "regression_steps", "regression_length")
@@ -74,8 +74,8 @@ def study_methods(
         Method("detector, not clipped", lambda head: None, clip=False),
         Method("constant correction", lambda head: FixedOffset(shift)),
         Method(f"random nudge, σ = {NUDGE}", lambda head: RandomNudge(NUDGE, seed=0)),
-        Method("L1 head, full step", lambda head: RegressionStep(head, 1.0), L1),
-        Method("L1 head, half step", lambda head: RegressionStep(head, 0.5), L1),
+        *regressor_methods("L1", L1),
+        *regressor_methods("KL-Loss", KL)[:2],
         *first,
         *(climbs := energy_methods(refiner, std, shift, k)),
     ]
@@ -89,6 +89,16 @@ def study_methods(
             for method in [*first, *climbs[:3]]
         ]
     return rows
+
+
+def regressor_methods(name: str, kind: str) -> list[Method]:
+    """One and two rounds of a regressor beside the energy head, by the whole offset and by half."""
+    steps = {"full step": (1.0, 1), "half step": (0.5, 1)}
+    steps |= {"two full steps": (1.0, 2), "two half steps": (0.5, 2)}
+    return [
+        Method(f"{name} head, {step}", lambda head, how=how: RegressionStep(head, *how), kind)
+        for step, how in steps.items()
+    ]
 
 
 def regression_methods(refiner: ConfigDict) -> list[Method]:

@@ -15,12 +15,20 @@ from ebm_mmdet.apis.feature_cache import cache_test_images
 from ebm_mmdet.apis.trained_detector import load_frozen_detector
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.evaluation.average_precision import MatchedDetections
-from ebm_mmdet.evaluation.bootstrap import bootstrap_weights
+from ebm_mmdet.evaluation.bootstrap import bootstrap_weights, resample
+from ebm_mmdet.evaluation.crowded_images import crowded_images
 from ebm_mmdet.files import write_csv, write_json
 
 from .heads import TrainedHeads, training_views
 from .methods import ENERGY, Method, apply, energy_methods
-from .study import StudySettings, claim_folder, make_row, residual_prior
+from .study import (
+    StudySettings,
+    claim_folder,
+    detections_per_image,
+    make_row,
+    residual_prior,
+    statistic,
+)
 from .study_file import folder_name
 
 __all__ = ["compare_recipes"]
@@ -65,7 +73,10 @@ def compare_recipes(
     detector = load_frozen_detector(first)
     std, shift = residual_prior(first, detector, out / "prior.json", say)
     test_set = DATASETS.build(first.val_dataloader.dataset)
-    truth, images = CheckedCOCO(test_set.ann_file), cache_test_images(detector, test_set)
+    truth, most = CheckedCOCO(test_set.ann_file), detections_per_image(first)
+    if warning := crowded_images(truth, most):
+        say(warning)
+    images = cache_test_images(detector, test_set, most)
     weights = bootstrap_weights(len(truth.imgs), settings.resamples)
     views = training_views(first, detector, settings.rounds, say)
 
@@ -73,13 +84,14 @@ def compare_recipes(
         runs, times = [], []
         for head in heads:
             records, seconds = apply(method, detector, images, head, test_set.cat_ids)
-            runs.append(MatchedDetections(truth, records))
+            runs.append(MatchedDetections(truth, records, most))
             times.append(seconds)
         return runs, times
 
     unrefined = Method("detector, clipped", lambda head: None)
     base, times = evaluate(unrefined, [[]])
-    row = make_row(unrefined, base, base, weights, [], times)
+    first_row = resample(statistic(base), weights)
+    row = make_row(unrefined, first_row, first_row, base, [], times)
     rows = [dict(recipe="", **row, first_loss=None, last_loss=None, cost=None)]
     reference = None
     for name, cfg in cfgs.items():
@@ -92,7 +104,8 @@ def compare_recipes(
         climbs = energy_methods(cfg.model.refiner, std, shift, settings.prior_k)[:3]
         for method in climbs:
             runs, times = evaluate(method, [[each.head] for each in trained])
-            row = make_row(method, base, runs, weights, seconds, times)
+            measured = resample(statistic(runs), weights)
+            row = make_row(method, first_row, measured, runs, seconds, times)
             rows.append(
                 dict(
                     recipe=name,

@@ -20,12 +20,13 @@ from ebm_mmdet.apis.trained_detector import load_frozen_detector
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.energy import fit_residual_std
 from ebm_mmdet.evaluation.average_precision import METRICS, MatchedDetections
-from ebm_mmdet.evaluation.bootstrap import bootstrap_weights, paired_bootstrap
+from ebm_mmdet.evaluation.bootstrap import Resamples, bootstrap_weights, difference, resample
+from ebm_mmdet.evaluation.crowded_images import crowded_images
 from ebm_mmdet.files import read_json, write_csv, write_json
 from ebm_mmdet.models.detectors import EBMDetector
 
 from .heads import TrainedHeads, training_views
-from .methods import ENERGY, L1, Method, apply, study_methods
+from .methods import ENERGY, KL, L1, Method, apply, study_methods
 
 __all__ = [
     "StudySettings",
@@ -36,9 +37,14 @@ __all__ = [
     "load_frozen_detector",
     "make_row",
     "metric_cell",
+    "over_best",
     "residual_prior",
     "run_study",
+    "statistic",
 ]
+
+RIVALS = (L1, KL)
+"""Kinds of heads that an energy head is compared with, on the same features."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class StudySettings:
     prior_k: float = 0.125
     resamples: int = 1000
     rivals: bool = True
-    """Also train and evaluate the L1 heads."""
+    """Also train and evaluate the heads of L1 and KL-Loss."""
 
 
 def run_study(
@@ -84,6 +90,8 @@ def run_study(
     test_set = DATASETS.build(cfg.val_dataloader.dataset)
     truth = CheckedCOCO(test_set.ann_file)
     most = detections_per_image(cfg)
+    if warning := crowded_images(truth, most):
+        say(warning)
     images = cache_test_images(detector, test_set, most)
     views = training_views(cfg, detector, settings.rounds, say)
     heads = TrainedHeads(cfg, detector, out / "heads", views, settings.boxes_per_iteration, say)
@@ -97,12 +105,12 @@ def run_study(
     )
     # Before the first row, so that an interrupted study keeps all training.
     for seed in settings.seeds:
-        for kind in (ENERGY, L1) if settings.rivals else (ENERGY,):
+        for kind in (ENERGY, *RIVALS) if settings.rivals else (ENERGY,):
             heads.get(kind, seed)
     weights = bootstrap_weights(len(truth.imgs), settings.resamples)
-    rows, base = [], None
+    rows, l1_rows, base = [], [], None
     for method in methods:
-        if method.head == L1 and not settings.rivals:
+        if method.head in RIVALS and not settings.rivals:
             continue
         runs, times, training = [], [], []
         for group in _groups(method, settings.seeds):
@@ -113,8 +121,13 @@ def run_study(
             )
             times.append(seconds)
             runs.append(MatchedDetections(truth, records, most))
-        base = base or runs
-        rows.append(make_row(method, base, runs, weights, training, times))
+        measured = resample(statistic(runs), weights)
+        base = base or measured
+        rows.append(make_row(method, base, measured, runs, training, times))
+        if method.head == L1:
+            l1_rows.append(measured)
+        elif method.head == ENERGY and l1_rows:
+            rows[-1] |= over_best(l1_rows, measured)
         say("  ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None))
     report = dict(
         settings=asdict(settings),
@@ -158,11 +171,16 @@ def _groups(method: Method, seeds: Sequence[int]) -> list[Sequence[int]]:
     return [seeds] if method.ensemble else [(seed,) for seed in seeds]
 
 
+def statistic(runs: Sequence[MatchedDetections]) -> Callable[[np.ndarray], np.ndarray]:
+    """Metrics in percent, the mean over runs, as a function of the weights of the images."""
+    return lambda weights: 100 * np.mean([run.metrics(weights) for run in runs], axis=0)
+
+
 def make_row(
     method: Method,
-    base: Sequence[MatchedDetections],
+    base: Resamples,
+    measured: Resamples,
     runs: Sequence[MatchedDetections],
-    weights: np.ndarray,
     training: Sequence[float],
     times: Sequence[float],
 ) -> dict:
@@ -170,33 +188,40 @@ def make_row(
 
     Args:
         method: the method of the row.
-        base: runs of the first row; the same object for that row itself.
+        base: `statistic` of the first row; the same object for that row itself.
+        measured: `statistic` of this row.
         runs: one run per seed.
-        weights: (B, I) from ``bootstrap_weights``.
         training: duration of each training in seconds.
         times: seconds per image of each run.
     """
-
-    def statistic(members: list[MatchedDetections]):
-        return lambda w: 100 * np.mean([member.metrics(w) for member in members], axis=0)
-
-    ones = np.ones(weights.shape[1])
-    values = statistic(runs)(ones)
     spread = (
         np.std([100 * run.metrics() for run in runs], axis=0, ddof=1) if len(runs) > 1 else None
     )
-    change = None
-    if runs is not base:
-        change = paired_bootstrap(statistic(base), statistic(runs), weights)
+    change = None if measured is base else difference(base, measured)
     row = dict(method=method.name, runs=len(runs))
     for i, name in enumerate(METRICS):
-        row[name] = round(float(values[i]), 2)
+        row[name] = round(float(measured.value[i]), 2)
         row[f"change_{name}"] = None if change is None else round(float(change.value[i]), 2)
         row[f"error_{name}"] = None if change is None else round(float(change.std[i]), 2)
         row[f"seed_std_{name}"] = None if spread is None else round(float(spread[i]), 2)
     row["training_s"] = round(float(np.mean(training)), 1) if training else None
     row["ms_per_image"] = round(1e3 * min(times), 1)
     return row
+
+
+def over_best(rivals: Sequence[Resamples], measured: Resamples) -> dict[str, float]:
+    """``over_l1_M`` and ``over_l1_error_M``: a row minus the best L1 row, for each metric M.
+
+    The best of the rows that are compared is chosen for each metric, on the same images, which
+    favours the rival. The error is that of the paired difference.
+    """
+    entries = {}
+    for i, name in enumerate(METRICS):
+        best = max(rivals, key=lambda rival: rival.value[i])
+        over = difference(best, measured)
+        entries[f"over_l1_{name}"] = round(float(over.value[i]), 2)
+        entries[f"over_l1_error_{name}"] = round(float(over.std[i]), 2)
+    return entries
 
 
 def metric_cell(row: dict, metric: str) -> str:

@@ -46,13 +46,28 @@ def refinement_page(report: dict) -> str:
         f"(median), to which the last column adds. {_changes(report['settings'])} Residuals on "
         f"the training images, for the prior: std ({std})."
     )
-    header = ["", "heads", *METRICS, "training, s", "refining, ms per image"]
+    over_l1 = any("over_l1_AP" in row for row in report["rows"])
+    if over_l1:
+        described += (
+            " Over L1: the change of AP90 against the best L1 row in it ± its bootstrap error, "
+            "paired."
+        )
+    header = ["", "heads", *METRICS, *["over L1, AP90"] * over_l1]
+    header += ["training, s", "refining, ms per image"]
     lines = []
     for row in report["rows"]:
         values = [metric_cell(row, metric) for metric in METRICS]
+        if over_l1:
+            values.append(_over_l1(row, "AP90"))
         times = [_text(row["training_s"], ".0f"), f"{row['ms_per_image']:.0f}"]
         lines.append([row["method"], str(row["runs"]), *values, *times])
     return f"{described}\n\n{markdown_table(header, lines)}"
+
+
+def _over_l1(row: dict, metric: str) -> str:
+    if f"over_l1_{metric}" not in row:
+        return ""
+    return f"{row[f'over_l1_{metric}']:+.2f} ± {row[f'over_l1_error_{metric}']:.2f}"
 
 
 def objectives_page(report: dict) -> str:
@@ -89,10 +104,10 @@ def detectors_page(report: dict) -> str:
             "over detections that match an object, for rows that predict an uncertainty."
         )
     spread = ["NLL", "ECE"] if uncertain else []
-    header = ["", *_PRECISION, "ms per image", "parameters, M", *spread, "training, s"]
+    header = ["", *METRICS, "ms per image", "parameters, M", *spread, "training, s"]
     lines = []
     for row in report["rows"]:
-        cells = [metric_cell(row, metric) for metric in _PRECISION]
+        cells = [metric_cell(row, metric) for metric in METRICS]
         cells += [f"{row['ms_per_image']:.0f}", f"{row['params'] / 1e6:.2f}"]
         if uncertain:
             cells += [_text(row["nll"], ".2f"), _text(row["ece"], ".3f")]

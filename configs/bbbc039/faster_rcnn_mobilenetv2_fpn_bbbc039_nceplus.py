@@ -1,0 +1,57 @@
+"""Energy head on the frozen detector of faster_rcnn_mobilenetv2_fpn_bbbc039.py, the papers' head with a regression.
+
+    python tools/train.py configs/bbbc039/faster_rcnn_mobilenetv2_fpn_bbbc039.py      # first, the detector
+    python tools/train.py configs/bbbc039/faster_rcnn_mobilenetv2_fpn_bbbc039_nceplus.py
+
+Hardware: 2 CPU cores. Rivals and error bars: refinement_study.yaml. Results: docs/results.md, section Nuclei of U2OS cells.
+"""
+
+_base_ = ['./faster_rcnn_mobilenetv2_fpn_bbbc039.py', './_base_/bbbc039_dataset.py']
+
+data_root = 'data/bbbc039/'
+load_from = 'work_dirs/faster_rcnn_mobilenetv2_fpn_bbbc039/iter_450.pth'
+detector = _base_.model
+detector.backbone.init_cfg = None  # load_from holds the backbone too
+
+model = dict(
+    _delete_=True,
+    type='EBMDetector',
+    backbone=dict(),  # not read; mmdet's init_detector looks for it
+    detector=detector,
+    init_trunk_from='auto',  # the layers of the box head, as in the papers
+    energy_head=dict(
+        type='EBMBBoxHead',
+        num_classes=1,  # class-specific as in the papers, which with one class is one output
+        in_channels=64,
+        strides=[8, 16, 32],
+        feature_levels=[0, 1, 2],
+        level_rule='assign',
+        finest_scale=56,
+        roi_shift=-0.5,  # what the layers copied from the box head were trained with
+        fc_channels=[256, 256],  # as the box head, whose layers are copied
+        # Robust standard deviations of the detector's residuals.
+        regression=dict(residual_std=[0.03, 0.03, 0.06, 0.06]),
+        objective=dict(
+            type='NCEObjective',
+            num_noise=31,
+            beta=0.1,
+            # 0.75, 1.5 and 3 times the spread of the detector's residuals.
+            noise=dict(type='GaussianMixtureNoise', sigmas=[0.03, 0.06, 0.12], dim=4))),
+    refiner=dict(type='GradientAscentRefiner', step_size=1.6e-4, num_steps=10, decay=0.5))
+
+# About 40 nuclei per crop.
+train_dataloader = dict(batch_size=1, num_workers=2)
+max_iters = 500
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.01))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1 / 3, by_epoch=False, begin=0, end=30),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=30, end=max_iters, T_max=max_iters - 30, eta_min_ratio=0.01),
+]
+default_hooks = dict(
+    logger=dict(interval=50),
+    checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=False, interval=max_iters, max_keep_ckpts=1,
+                    backend_args=dict(backend='atomic')))
+# Training images prepared as in the test, from which the prior is fitted; read by fit_residual_prior.py and study.py.
+fit_dataset = _base_.bbbc039.fit_dataset
+_base_.pop('bbbc039')
