@@ -58,7 +58,7 @@ def add_energy_head(
         checkpoint: its checkpoint, which becomes ``load_from``.
         max_iters: length of the training.
         object_size: usual side of an object in pixels of the network's input; small ones are read
-            on a finer map of the backbone as well.
+            on finer maps of the backbone as well.
         max_dets: boxes of an image and class that count in the evaluation, if not COCO's 100.
         residuals: (n, 4) of the detector's boxes on annotated images, from
             :func:`~ebm_mmdet.apis.detector_residuals`. Noise and steps are scaled to their spread

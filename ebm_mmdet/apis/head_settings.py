@@ -33,7 +33,7 @@ def _levels(look: Inspection) -> dict:
     if source in ("neck", "backbone"):
         return {"energy_head": head}
     if not isinstance(source, str):
-        source = Noted(source, "objects are small: a finer map is read as well")
+        source = Noted(source, "objects are small: finer maps are read as well")
     return {"feature_source": source, "energy_head": head}
 
 
@@ -69,6 +69,7 @@ def small_head(look: Inspection, spread: ResidualSpread | None = None) -> dict:
     parts = _levels(look)
     parts["energy_head"].update(
         level_rule=Noted("concat", "each box is read on all maps at once"),
+        region_scale=Noted(1.3, "a box that is too small sees how far its object goes on"),
         standardize=Noted(True, "frozen features may have any scale"),
         fc_channels=Noted([256, 256], "wider ones learn small data by heart"),
         class_agnostic=Noted(True, "edges look the same in every class"),

@@ -15,7 +15,7 @@ from ..models.detectors.peculiarities import refuse_trackers, refuse_without_box
 from ..models.detectors.trunk_init import shared_fcs
 from ..models.feature_maps import fill_in_levels
 from .config_faults import building
-from .map_choice import MapRow, finer_module, levels_for, map_rows, order_of
+from .map_choice import MapRow, finer_modules, levels_for, map_rows, order_of, size_rule
 
 __all__ = ["Inspection", "classes_of", "inner_datasets", "inspect_config", "roi_shift_of"]
 
@@ -30,7 +30,7 @@ class Inspection:
     detector: str
     """Class name."""
     feature_source: str | list[str]
-    """Dotted name of the module whose maps are used; or two, the second with a finer map."""
+    """Dotted name of the module whose maps are used; or several, the others with finer maps."""
     rows: list[MapRow]
     """Maps of that module, then of the backbone and of its stages."""
     order: str
@@ -38,6 +38,8 @@ class Inspection:
     levels: dict
     """``in_channels``, ``strides``, ``feature_levels`` and, where they differ from the head's
     defaults, ``finest_scale`` and ``level_rule``."""
+    objects: str
+    """What their size has to do with this choice."""
     num_classes: int | None
     """Of the detector's head, or None if it has none."""
     classes: tuple[str, ...] | None
@@ -83,6 +85,7 @@ class Inspection:
         facts = {
             "detector": self.detector,
             "features": f"{_joined(self.feature_source)}, {self.order}",
+            "objects": self.objects,
             "classes": f"{self.num_classes}{names if self.classes else ''}",
             "trunk": self.trunk_source,
             "roi_shift": f"{self.roi_shift:g}: {self.roi_shift_reason}",
@@ -103,9 +106,9 @@ class Inspection:
 def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
     """Build the detector of a config and run it on a blank image; nothing is loaded or trained.
 
-    Where objects have less than four cells of the finest map, a finer one of the backbone is read
-    as well, and maps on which they have less than two cells are not; unless the trunk starts from a
-    box head, which needs the maps of that head.
+    Where objects have less than four cells of the finest map, finer ones of the backbone are read
+    as well, until one gives them eight, and maps on which they have less than two cells are not;
+    unless the trunk starts from a box head, which needs the maps of that head.
 
     Args:
         cfg: config of an mmdet detector; of an ``EBMDetector``, the detector inside is looked at.
@@ -138,11 +141,12 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
     maps = run.outputs[source]
     levels = fill_in_levels({}, maps)
     trunk, trunk_source = _trunk(detector, levels)
-    finer = None
+    objects = size_rule(object_size, min(levels["strides"]), bool(trunk))
+    finer = []
     if object_size is not None and not trunk:
-        finer = finer_module(run, source, object_size, levels["strides"])
+        finer = finer_modules(run, source, object_size, levels["strides"])
     if finer:
-        levels = levels_for(object_size, maps, run.outputs[finer], levels)
+        levels = levels_for(object_size, maps, [run.outputs[name][0] for name in finer], levels)
     shift, reason = (
         (-0.5, "where mmdet's box head reads, from which the trunk starts")
         if trunk
@@ -151,10 +155,11 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
     pipeline = _test_pipeline(cfg)
     return Inspection(
         detector=type(detector).__name__,
-        feature_source=[source, finer] if finer else source,
+        feature_source=[source, *finer] if finer else source,
         rows=map_rows(run, source, finer, levels["feature_levels"]),
         order=order_of([each.stride for each in maps]),
         levels=levels,
+        objects=objects,
         num_classes=_num_classes(detector),
         classes=classes_of(cfg),
         trunk=trunk,

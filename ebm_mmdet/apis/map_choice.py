@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from ..models.detectors.dry_run import DryRun
 from ..models.feature_maps import COARSEST_STRIDE, FeatureMap, fill_in_levels
 
-__all__ = ["MapRow", "finer_module", "levels_for", "map_rows", "order_of"]
+__all__ = ["MapRow", "finer_modules", "levels_for", "map_rows", "order_of", "size_rule"]
 
-ENOUGH_CELLS, FEWEST_CELLS = 4, 2
-"""Sides of an object in cells: below the first on the finest map, a finer one is read too; maps on
-which it is below the second are then not read."""
+ENOUGH_CELLS, WANTED_CELLS, FEWEST_CELLS = 4, 8, 2
+"""Sides of an object in cells. Below the first on the finest map, finer maps are read too, until
+one gives it the second, more than a cell to each of the 7 bins that it is pooled to
+(docs/trials.md); maps on which it is below the third are then not read."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class MapRow:
     """Why it is chosen or not."""
 
 
-def _finer_modules(run: DryRun, source: str) -> list[str]:
+def _stages(run: DryRun, source: str) -> list[str]:
     """The backbone and its stages, as far as they come before the source."""
     parent = source.rpartition(".")[0]
     backbone = f"{parent}.backbone" if parent else "backbone"
@@ -37,20 +38,44 @@ def _finer_modules(run: DryRun, source: str) -> list[str]:
     return outside + [name for name in run.candidates() if name.startswith(f"{backbone}.")]
 
 
-def finer_module(
+def finer_modules(
     run: DryRun, source: str, object_size: float, strides: Sequence[int]
-) -> str | None:
-    """The stage whose map gives an object four cells, or the finest; None if none is needed."""
+) -> list[str]:
+    """The stages whose maps small objects need, coarse to fine; none where they have four cells."""
     finest = min(strides)
     if object_size >= ENOUGH_CELLS * finest:
-        return None
+        return []
     found = {}
-    for name in _finer_modules(run, source):
+    for name in _stages(run, source):
         maps = run.outputs[name]
         if len(maps) == 1 and 1 < maps[0].stride < finest:
             found[maps[0].stride] = name  # of equal strides the last
-    enough = [stride for stride in found if stride * ENOUGH_CELLS <= object_size]
-    return found[max(enough, default=min(found))] if found else None
+    chosen = []
+    for stride in sorted(found, reverse=True):
+        chosen.append(found[stride])
+        if object_size >= WANTED_CELLS * stride:
+            break
+    return chosen
+
+
+def size_rule(object_size: float | None, finest: int, trunk: bool) -> str:
+    """What the size of the objects has to do with the choice of the maps.
+
+    Args:
+        object_size: in pixels, or None if it is not known.
+        finest: stride of the finest map of the source.
+        trunk: whether the trunk starts from a box head, which needs the maps of that head.
+    """
+    if trunk:
+        return "of any size: the trunk starts from a box head, and reads the maps of that head"
+    rule = f"finer maps are read too, until one gives {WANTED_CELLS} cells"
+    if object_size is None:
+        least = ENOUGH_CELLS * finest
+        return f"below {least} px, {ENOUGH_CELLS} cells of stride {finest}, {rule} (--object-size)"
+    cells = f"{object_size:g} px, {object_size / finest:.1f} cells of stride {finest}"
+    if object_size >= ENOUGH_CELLS * finest:
+        return f"{cells}: {ENOUGH_CELLS} are enough"
+    return f"{cells}: fewer than {ENOUGH_CELLS}, so {rule}"
 
 
 def levels_for(
@@ -59,33 +84,43 @@ def levels_for(
     finer: Sequence[FeatureMap],
     levels: Mapping,
 ) -> dict:
-    """The finer map, and maps of the source with two cells to an object, its finest anyway."""
+    """The finer maps, and maps of the source with two cells to an object, its finest anyway.
+
+    Args:
+        object_size: in pixels.
+        maps: of the source.
+        finer: one of each finer stage, coarse to fine.
+        levels: of the source alone, from ``fill_in_levels``.
+    """
     usual = levels["feature_levels"]
     kept = [i for i in usual if FEWEST_CELLS * maps[i].stride <= object_size] or usual[:1]
+    added = range(len(maps) + len(finer) - 1, len(maps) - 1, -1)
     return fill_in_levels(
-        {"feature_levels": [len(maps), *kept], "level_rule": "concat"}, [*maps, *finer]
+        {"feature_levels": [*added, *kept], "level_rule": "concat"}, [*maps, *finer]
     )
 
 
-def map_rows(run: DryRun, source: str, added: str | None, used: Sequence[int]) -> list[MapRow]:
+def map_rows(run: DryRun, source: str, added: Sequence[str], used: Sequence[int]) -> list[MapRow]:
     """Maps of the source, then those of the backbone that the source does not have."""
     rows = []
     maps = run.outputs[source]
     for index, each in enumerate(maps):
-        why = _why(index, maps, used, finer_used=added is not None)
+        why = _why(index, maps, used, finer_used=bool(added))
         rows.append(MapRow(source, index, each, index in used, why))
     finest = min(maps[index].stride for index in used if index < len(maps))
-    for name in _finer_modules(run, source):
+    for name in _stages(run, source):
         for index, each in enumerate(run.outputs[name]):
-            if name == added:
-                rows.append(MapRow(name, index, each, True, "level 0 of the head: small objects"))
+            if name in added:
+                level = len(added) - 1 - list(added).index(name)
+                why = f"level {level} of the head: small objects"
+                rows.append(MapRow(name, index, each, True, why))
                 continue
             stage = name.rpartition(".")[2] != "backbone"
             finer = 1 < each.stride < finest
             if stage and not finer:
                 continue
             why = (
-                f"finer; for small objects: feature_source={[source, name]}"
+                f"finer; for smaller objects: feature_source={[source, *added, name]}"
                 if finer and stage
                 else f"{source} comes after it"
             )

@@ -54,8 +54,8 @@ def _add_object_size(command: argparse.ArgumentParser) -> None:
         "--object-size",
         type=float,
         metavar="PX",
-        help="usual side of an object in pixels of the network's input; small ones are read on a "
-        "finer map as well (fit measures it)",
+        help="usual side of an object in pixels of the network's input; small ones are read on "
+        "finer maps of the backbone as well (fit measures it)",
     )
 
 

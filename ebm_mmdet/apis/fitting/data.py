@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.config import Config
 
 from ..inspection import inner_datasets
-from .items import refuse_absent_files
+from .items import probe, refuse_absent_files
 from .kind import Kind
 
 __all__ = ["FitData", "split_data"]
@@ -84,8 +84,8 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
         kind: of the boxes.
 
     Raises:
-        ValueError: there are too few images, labels do not fit the detector's classes, or a data
-            set does not tell its images apart.
+        ValueError: there are too few images, labels do not fit the detector's classes, a data
+            set does not tell its images apart, or an item of it cannot be read by its pipeline.
         FileNotFoundError: some of the images are not there.
     """
     nouns = f"{kind.noun}s"
@@ -119,9 +119,11 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
     shuffled = [order[i] for i in np.random.default_rng(seed).permutation(len(order))]
     for_tuning, for_judging = set(shuffled[:number]), set()
     plain = _build(kind.plain_dataset(cfg.train_dataloader.dataset, pipeline), kind)
-    plain_keys = [
-        kind.key(plain.get_data_info(index)) for index in range(min(len(plain), len(keys)))
-    ]
+    plain_keys = []
+    for index in range(min(len(plain), len(keys))):
+        info = plain.get_data_info(index)
+        kind.count(plain, info, classes, "training")  # by the test pipeline, which may want more
+        plain_keys.append(kind.key(info))
 
     def some(chosen: set[str]):
         return kind.item_set(plain, _first_of_each(plain_keys, chosen), cfg)
@@ -136,7 +138,7 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
     held_out = frozenset(for_tuning | for_judging)
     indices = [i for i, (key, n) in enumerate(zip(keys, counts)) if n and key not in held_out]
     boxes = sum({keys[i]: counts[i] for i in indices}.values())
-    return FitData(
+    data = FitData(
         train=train,
         indices=indices,
         images=len(order) - len(held_out),
@@ -149,6 +151,10 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
         notes=notes + kind.limits(cfg, most),
         rest=some(set(order) - held_out),
     )
+    probe(kind.item_set(train, indices, cfg), "training")
+    probe(data.tune, "training (read as for a test)")
+    probe(data.judge, "validation")
+    return data
 
 
 def _number_to_tune(images: int) -> int:

@@ -25,6 +25,7 @@ from . import detections, views
 from .data import FitData
 from .detections import Detected, Method, coco_records
 from .image_set import ImageSet, image_key
+from .items import refuse_without_polygons
 from .pictures import write_pictures
 from .rivals import BoxRegressor, FixedOffset, RegressionStep
 
@@ -84,6 +85,7 @@ class Images:
         instances = info.get("instances")
         if instances is None:
             return None
+        refuse_without_polygons(dataset, info, f"{image_key(info)} of the {part} data")
         usable = [one for one in instances if "bbox" in one and not one.get("ignore_flag", 0)]
         labels = [one["bbox_label"] for one in usable]
         if labels and not 0 <= min(labels) <= max(labels) < num_classes:

@@ -9,6 +9,7 @@ from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
 from ebm_mmdet.apis.inspection import inspect_config, roi_shift_of
+from ebm_mmdet.apis.map_choice import finer_modules
 from ebm_mmdet.models.detectors.dry_run import dry_run
 from tests.ebm_mmdet.models.toys import detector_cfg
 
@@ -57,6 +58,35 @@ def test_maps_given_coarse_first_and_no_box_head():
     finer = [row for row in found.rows if row.why.startswith("finer")]
     assert {row.map.stride for row in finer} <= {2, 4}
     assert finer
+
+
+@pytest.mark.parametrize(
+    ("size", "source", "strides", "said"),
+    [
+        (None, "neck", [8, 16, 32], "below 32 px, 4 cells of stride 8, finer maps are read"),
+        (32, "neck", [8, 16, 32], "32 px, 4.0 cells of stride 8: 4 are enough"),
+        # Eight cells, and no more: stride 4 gives 7.75 to 31 px, stride 2 gives them 15.5.
+        (31, ["neck", "backbone.stage1", "backbone.stem"], [2, 4, 8], "fewer than 4, so finer"),
+        (12, ["neck", "backbone.stage1", "backbone.stem"], [2, 4, 8], "12 px, 1.5 cells of"),
+    ],
+)
+def test_small_objects_are_read_on_finer_maps(size, source, strides, said):
+    found = inspect_config(get_config("mmdet::yolox/yolox_nano_8xb8-300e_coco.py"), size)
+    assert (found.feature_source, found.levels["strides"]) == (source, strides)
+    assert said in found.report()
+    if size == 31:  # levels of the head, in its order, in the table
+        levels = {row.map.stride: row.why for row in found.rows if row.chosen}
+        assert [levels[s].split(" of")[0] for s in strides] == ["level 0", "level 1", "level 2"]
+        assert found.levels["feature_levels"] == [4, 3, 0]  # stem, stage1, finest of the neck
+        assert found.levels["in_channels"] == [16, 32, 64]
+
+
+def test_a_finer_map_that_gives_enough_cells_is_the_last():
+    """With a source of stride 16, objects of 40 px have 5 cells at stride 8 and 10 at stride 4."""
+    cfg = get_config("mmdet::yolox/yolox_nano_8xb8-300e_coco.py")
+    run = dry_run(MODELS.build(cfg.model))
+    assert finer_modules(run, "neck", 40, [16]) == ["backbone.stage2", "backbone.stage1"]
+    assert finer_modules(run, "neck", 64, [16]) == []
 
 
 def test_equal_strides_and_a_detector_without_a_neck():

@@ -168,6 +168,7 @@ def test_small_objects(project):
         made = add_energy_head(cfg, "epoch_12.pth", object_size=side)
         assert made.model.get("feature_source") == source
         assert made.model.energy_head.strides == strides
+        assert made.model.energy_head.region_scale == 1.3
 
 
 def test_an_image_that_is_absent_is_said_at_once(project):
@@ -180,8 +181,85 @@ def test_an_image_that_is_broken_is_named(project):
     data = split()
     for path in (project / "data").glob("*.png"):
         path.write_bytes(b"\x89PNG no more")
-    with pytest.raises(ValueError, match=r"im \d\.png cannot be read by the .*same command goes"):
+    with pytest.raises(
+        ValueError,
+        match=r"im \d\.png, of data/boxes\.json, cannot be read by the .*same command goes",
+    ):
         data.tune[0]
     model = None  # it is read before the model is needed
-    with pytest.raises(ValueError, match=r"im \d\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"im \d\.png.* cannot be read"):
         make_view(model, data, data.indices[0])
+
+
+REST = "*_base_.val_dataloader.dataset.pipeline[1:]"
+IMAGE = "dict(type='LoadImageFromFile')"
+MASKS = "dict(type='LoadAnnotations', with_bbox=True, with_mask=True)"
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([IMAGE, MASKS], r"1 of 1 boxes without a polygon.*with_mask=False"),
+        (
+            [IMAGE, "dict(type='LoadProposals')"],
+            r"KeyError: 'proposals'.*the data set does not giv",
+        ),
+        (["dict(type='LoadImageFromNDArray')"], r"KeyError: 'img'\).*choose the loaders"),
+    ],
+    ids=["no polygons", "no proposals", "no loader"],
+)
+def test_an_item_to_judge_on_that_its_pipeline_cannot_read(project, steps, message):
+    """It is said before any work, with image, annotation file and remedy."""
+    lines = f"val_dataloader = dict(dataset=dict(pipeline=[{', '.join(steps)}, {REST}]))"
+    with pytest.raises(ValueError, match=rf"(?s)im \d\.png.*of data/boxes\.json.*{message}"):
+        split(lines)
+
+
+def other_validation_file(change=lambda content: None):
+    """Lines for a validation file of its own, without the brackets that close them."""
+    with open("data/boxes.json", encoding="utf-8") as file:
+        content = json.load(file)
+    change(content)
+    with open("data/val.json", "w", encoding="utf-8") as file:
+        json.dump(content, file)
+    return "val_dataloader = dict(dataset=dict(ann_file='val.json'"
+
+
+def test_polygons_that_the_validation_file_lacks(project):
+    """The training data has them, and the last validation image does not."""
+
+    def polygons(content):
+        for each in content["annotations"]:
+            x, y, w, h = each["bbox"]
+            each["segmentation"] = [[x, y, x + w, y, x + w, y + h]]
+
+    edit(polygons)
+    lines = other_validation_file(lambda content: content["annotations"][2].pop("segmentation"))
+    masks = f", pipeline=[{IMAGE}, {MASKS}, {REST}]))"
+    with pytest.raises(
+        ValueError, match=r"im 3\.png of the validation data, of data/val\.json, ha"
+    ):
+        split(lines + masks)
+    assert len(split(f"{lines}))").judge) == 3  # no masks are wanted
+    assert len(split(other_validation_file() + masks).judge) == 3
+
+
+def test_files_to_judge_on_that_are_all_absent(project):
+    lines = other_validation_file() + ", data_prefix=dict(img='moved/')))"
+    message = r"the validation data cannot be used: .*im 1\.png, of data/val\.json, .*data_prefix"
+    with pytest.raises(ValueError, match=message):
+        split(lines)
+
+
+def test_a_pipeline_that_does_not_pack(project):
+    packs_not = "_base_.val_dataloader.dataset.pipeline[:-1]"
+    with pytest.raises(ValueError, match=r"no inputs and no data_samples.*end with PackDetInputs"):
+        split(f"val_dataloader = dict(dataset=dict(pipeline={packs_not}))")
+
+
+def test_an_item_to_train_on_that_its_pipeline_cannot_read(project):
+    with pytest.raises(ValueError, match=r"the training data cannot be used: .*'proposals'"):
+        split(
+            "train_dataloader = dict(dataset=dict(pipeline=["
+            "dict(type='LoadProposals'), *_base_.train_dataloader.dataset.pipeline]))"
+        )
