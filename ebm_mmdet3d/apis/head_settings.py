@@ -66,7 +66,7 @@ def bev_head(
         residuals: (n, 7) of its boxes, for noise, steps and a regression; the paper's noise and
             steps, and no regression, without them.
         bottom_and_height: usual z at the bottom and height of an object, metres; where they are
-            known, the head sees both in units of the noise.
+            known, the head sees both in units of the noise, and the heights of the points.
     """
     spread = None if residuals is None else spread_3d(residuals)
     if spread is None:
@@ -102,6 +102,7 @@ def bev_head(
         },
     }
     if bottom_and_height is not None:
+        head["point_heights"] = Noted(True, "of roof and ground, which the map hardly tells")
         head["branch_center"] = Noted(
             [round(each, 2) for each in bottom_and_height],
             "usual bottom and height of the objects, metres",

@@ -65,13 +65,14 @@ def test_what_is_measured_sets_noise_regression_and_the_scale_of_bottom_and_heig
     torch.testing.assert_close(
         torch.tensor(head["regression"]["residual_std"]), spread, rtol=0.1, atol=0
     )
+    assert head["point_heights"] is True
     assert head["branch_center"] == [-1.73, 1.55]
     assert head["branch_scale"] == pytest.approx(sigmas[-1][[2, 5]].tolist())
     assert build(dict(type="EBM3DDetector", detector=real_detector_cfg("pointpillars"), **parts))
     # Without what was measured, the head is the paper's.
     for few in (None, residuals[:19]):
         head = plain(bev_head(look, few))["energy_head"]
-        assert not {"regression", "branch_center", "branch_scale"} & set(head)
+        assert not {"regression", "branch_center", "branch_scale", "point_heights"} & set(head)
 
 
 def test_a_detector_inside_ours_and_a_range_beside_the_model():

@@ -36,10 +36,11 @@ def detect_frame(model: EBM3DDetector, item: dict, max_dets: int = 100) -> Detec
     if occupied_frames(inputs, 1):
         with model.capture_features() as features:
             (found,), seconds = timed(model.detector.predict, inputs, samples)
-        maps = features()[: model.energy_head.feature_level + 1]
+        maps = model.energy_head.with_heights(features(), inputs["points"])
+        maps = maps[: model.energy_head.feature_level + 1]
     else:
         (found,), seconds = timed(model.predict, inputs, samples, evaluate_only)
-        empty = torch.zeros(1, model.energy_head.in_channels, 1, 1)
+        empty = torch.zeros(1, model.energy_head.map_channels, 1, 1)
         maps = [empty.to(found.pred_instances_3d.scores_3d.device)] * (
             model.energy_head.feature_level + 1
         )

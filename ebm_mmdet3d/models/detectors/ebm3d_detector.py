@@ -128,7 +128,14 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         inputs = [batch_inputs_dict]
         if "batch_input_metas" in inspect.signature(self.detector.extract_feat).parameters:
             inputs.append([sample.metainfo for sample in batch_data_samples])
-        return super().extract_maps(*inputs)
+        maps = super().extract_maps(*inputs)
+        return tuple(self._with_heights(maps, batch_inputs_dict))
+
+    def _with_heights(self, maps: Sequence[Tensor], batch_inputs_dict: dict) -> Sequence[Tensor]:
+        """The maps, with the heights of the points if the head reads them."""
+        if not self.energy_head.point_heights:
+            return maps
+        return self.energy_head.with_heights(maps, batch_inputs_dict["points"])
 
     def extract_feat(self, batch_inputs_dict: dict, *args):
         """Features of the detector, as it returns them."""
@@ -154,7 +161,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         else:
             with self.capture_features() as features:
                 losses.update(self.detector.loss(inputs, samples, **kwargs))
-            maps = features()
+            maps = self._with_heights(features(), inputs)
         feats = self.prepare(maps, samples, detach=self.freeze_detector)
         losses.update(self.energy_losses(feats, annotated))
         if not samples and not self.freeze_detector:
@@ -166,7 +173,7 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
 
     def _no_maps(self) -> list[Tensor]:
         """Empty maps (no frames), for every level that the head may choose."""
-        shape = (0, self.energy_head.in_channels, 1, 1)
+        shape = (0, self.energy_head.map_channels, 1, 1)
         return [torch.zeros(shape, device=self._device)] * (self.energy_head.feature_level + 1)
 
     def prepare(
@@ -203,7 +210,8 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         if samples:
             with self.capture_features() as features:
                 samples = self.detector.predict(inputs, samples, **kwargs)
-            self.refine(self.prepare(features(), samples), samples, refiner)
+            maps = self._with_heights(features(), inputs)
+            self.refine(self.prepare(maps, samples), samples, refiner)
         if len(occupied) == len(batch_data_samples):
             return samples
         results = list(batch_data_samples)
@@ -269,7 +277,8 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         """
         with self.capture_features() as features:
             outputs = self.detector(batch_inputs_dict, batch_data_samples, mode="tensor", **kwargs)
-        feats = self.energy_head.prepare(features())
+        maps = self._with_heights(features(), batch_inputs_dict)
+        feats = self.energy_head.prepare(maps)
         device = self._device
         frames = torch.arange(len(feats[0]), device=device)
         # A car at the first cell of the map; the cost of a box does not depend on its position.

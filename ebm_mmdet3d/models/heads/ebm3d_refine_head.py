@@ -14,6 +14,7 @@ from ebm_mmdet.energy.old_names import refuse
 from ebm_mmdet.models.heads import FeatureStandardizer, RegressingHead
 from ebm_ops import rotated_grid_pool
 
+from ..height_map import HEIGHT_CHANNELS, height_map
 from .box_regression_3d import BoxRegression3D
 
 __all__ = ["EBM3DRefineHead"]
@@ -41,6 +42,9 @@ class EBM3DRefineHead(RegressingHead):
     r"""Energy head on bird's-eye-view features sampled on a grid that rotates with the box.
 
         f(x, y, c) = MLP([grid(x; x, y, l, w, yaw), MLP_z(z), MLP_h(h)])_c
+
+    With ``point_heights`` the MLP also sees, at the same samples, how far the highest point lies
+    above the top of the box, how far the lowest one lies above its bottom, and where there are any.
 
     ``grid`` are 4 x 7 bilinear samples, box edges included (:func:`ebm_ops.rotated_grid_pool`).
     Sampling a map seen from above does not depend on bottom and height, so these enter through MLPs
@@ -82,6 +86,9 @@ class EBM3DRefineHead(RegressingHead):
         branch_scale: metres of z and of h that these MLPs see as 1. The paper has (1, 1), with
             which some centimetres, the errors of detectors, hardly change what a fresh layer gives:
             z and h then stay where they are. Errors of the detector are a good scale.
+        point_heights: also read the heights of the points
+            (:func:`~ebm_mmdet3d.models.height_map.height_map`), in units of ``branch_scale`` and at
+            most four of them. In a map of features they are hard to find.
         min_box_size: lower limit of l, w and h in metres when a box is scored.
         regression: None, or ``dict(loss_weight=1.0, residual_std=None)`` for a second output of the
             trunk, the offsets from a box to its object
@@ -103,6 +110,7 @@ class EBM3DRefineHead(RegressingHead):
     regression_type = BoxRegression3D
     # Of the class: heads that were pickled before have no such attributes.
     branch_center, branch_scale = (0.0, 0.0), (1.0, 1.0)
+    point_heights = False
     always_float32 = True
 
     def __init__(
@@ -121,6 +129,7 @@ class EBM3DRefineHead(RegressingHead):
         branch_channels: int = 16,
         branch_center: Sequence[float] = (0.0, 0.0),
         branch_scale: Sequence[float] = (1.0, 1.0),
+        point_heights: bool = False,
         min_box_size: float = 0.05,
         regression: dict | None = None,
         **kwargs,
@@ -139,9 +148,31 @@ class EBM3DRefineHead(RegressingHead):
             raise ValueError(f"branch_scale={branch_scale}; give two positive numbers, in metres")
         self.fc_z = self._branch(branch_channels)
         self.fc_h = self._branch(branch_channels)
-        pooled = in_channels * self.grid_size[0] * self.grid_size[1]
+        self.point_heights = bool(point_heights)
+        pooled = self.map_channels * self.grid_size[0] * self.grid_size[1]
         self.build_trunk(pooled + 2 * branch_channels, fc_channels)
         self.build_regression(regression)
+
+    @property
+    def map_channels(self) -> int:
+        """Channels of the map that :meth:`prepare` takes: those of the heights come last."""
+        return self.in_channels + HEIGHT_CHANNELS * self.point_heights
+
+    def with_heights(self, maps: Sequence[Tensor], points: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The detector's maps, the chosen one with the heights of the points, if they are read.
+
+        Args:
+            maps: BEV maps (B, C, H, W) that the detector gives.
+            points: (P, 3 or more) of each of the B frames, metres.
+        """
+        if not self.point_heights or self.feature_level >= len(maps):
+            return maps
+        feat = maps[self.feature_level]
+        place = self.origin, self.cell_size, self.pixel_offset
+        heights = height_map(points, feat.shape[-2:], *place).to(feat)
+        maps = list(maps)
+        maps[self.feature_level] = torch.cat([feat, heights], dim=1)
+        return maps
 
     def _branch(self, channels: int) -> nn.Sequential:
         return nn.Sequential(
@@ -161,7 +192,7 @@ class EBM3DRefineHead(RegressingHead):
 
         Args:
             maps: BEV maps (B, C, H, W) that the detector gives; rows go along y, columns
-                along x.
+                along x. With ``point_heights``, the result of :meth:`with_heights`.
             detach: cut the graph to the detector (frozen features).
             point_cloud_range: the detector's range ``(x0, y0, z0, x1, y1, z1)`` in metres, with
                 which ``origin`` and ``cell_size`` are checked.
@@ -179,18 +210,20 @@ class EBM3DRefineHead(RegressingHead):
                 f"maps; choose an index below {len(maps)}"
             )
         feat = maps[self.feature_level]
-        if feat.dim() != 4 or feat.shape[1] != self.in_channels:
+        if feat.dim() != 4 or feat.shape[1] != self.map_channels:
+            added = f", {HEIGHT_CHANNELS} of them heights of points" if self.point_heights else ""
             raise ValueError(
                 f"the detector's map has shape {tuple(feat.shape)}, expected (B, "
-                f"{self.in_channels}, H, W); set energy_head.in_channels to its channels, or "
-                "feature_source to a module that gives a bird's-eye-view map"
+                f"{self.map_channels}, H, W){added}; set energy_head.in_channels to its channels, "
+                "or feature_source to a module that gives a bird's-eye-view map"
             )
         if point_cloud_range is not None:
             self._check_place(feat, point_cloud_range)
         with torch.autocast(feat.device.type, enabled=False):
             feat = (feat.detach() if detach else feat).float()
             if self.standardizer is not None:
-                feat = self.standardizer(feat)
+                read, heights = feat[:, : self.in_channels], feat[:, self.in_channels :]
+                feat = torch.cat([self.standardizer(read), heights], dim=1)
             return [feat.contiguous(memory_format=torch.channels_last)]
 
     def _check_place(self, feat: Tensor, point_cloud_range: Sequence[float]) -> None:
@@ -227,12 +260,24 @@ class EBM3DRefineHead(RegressingHead):
             samples_per_bin=self.samples_per_bin,
             validate=False,  # the index has been checked for all evaluations
         )
+        if self.point_heights:
+            pooled = self._relative_heights(pooled, z, z + height)
         scaled = [
             ((value - center) / scale).unsqueeze(1)
             for value, center, scale in zip((z, height), self.branch_center, self.branch_scale)
         ]
         branches = self.fc_z(scaled[0]), self.fc_h(scaled[1])
         return torch.cat((pooled.flatten(1), *branches), dim=1)
+
+    def _relative_heights(self, pooled: Tensor, bottom: Tensor, top: Tensor) -> Tensor:
+        """Samples (R, C + 3, ...) with heights above top and bottom (R,) of each box."""
+        read, heights = pooled.split([self.in_channels, HEIGHT_CHANNELS], dim=1)
+        highest, lowest, occupied = heights.unbind(1)
+        # Where a sample lies between cells with points and cells without, the former count.
+        above = (highest - occupied * top[:, None, None]) / self.branch_scale[1]
+        below = (lowest - occupied * bottom[:, None, None]) / self.branch_scale[0]
+        relative = torch.stack([above.clamp(-4, 4), below.clamp(-4, 4), occupied], dim=1)
+        return torch.cat([read, relative], dim=1)
 
     def is_trainable_box(self, boxes: Tensor) -> Tensor:
         """(N, 7) -> (N,) bool: finite, and every size at least ``min_box_size``."""

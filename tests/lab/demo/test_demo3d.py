@@ -77,6 +77,8 @@ def test_one_traced_climb_gives_what_separate_runs_give(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).eval()
     torch.nn.init.normal_(model.energy_head.fc_energy.weight)  # a slope that moves boxes
+    torch.nn.init.normal_(model.energy_head.regression.fc.weight, std=0.1)
+    assert model.refiner.regression_steps == 1
     loader = val_loader(cfg)
 
     class Keeps:
@@ -95,6 +97,7 @@ def test_one_traced_climb_gives_what_separate_runs_give(tmp_path, monkeypatch):
     assert model.refiner.num_steps == 10  # put back
     for count, metric in zip((0, 1, 3), kept):
         model.refiner.num_steps = count
+        model.refiner.regression_steps = min(count, 1)  # zero steps are none of either kind
         for batch, boxes in zip(loader, metric.boxes):
             with torch.inference_mode():
                 found = model.test_step(batch)[0].pred_instances_3d

@@ -34,12 +34,12 @@ def iou_along(path: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 class _Replay:
-    """A refiner that returns a recorded climb up to a given step."""
+    """A refiner that returns a recorded climb up to a given state."""
 
-    def __init__(self, result: RefinementResult, step: int) -> None:
+    def __init__(self, result: RefinementResult, state: int) -> None:
         trace = result.trace
-        moved = trace.accepted[:step].sum(0)
-        self.result = RefinementResult(trace.y[step], trace.log_density[step], moved)
+        moved = trace.accepted[:state].sum(0)
+        self.result = RefinementResult(trace.y[state], trace.log_density[state], moved)
 
     def __call__(self, *_, **__) -> RefinementResult:
         return self.result
@@ -50,7 +50,8 @@ def trace_steps(
 ) -> tuple[list[dict[str, float]], list[Climb]]:
     """Evaluate after every number of steps, in one pass over the frames.
 
-    A climb of T steps begins with those of fewer steps, so one recorded climb is enough.
+    A climb of T steps begins with those of fewer steps, so one recorded climb is enough. First steps
+    by regression belong to every climb, and zero steps mean none of either kind.
 
     Args:
         model: Model in eval mode, with a refiner.
@@ -63,15 +64,17 @@ def trace_steps(
         detection overlaps with a 3D IoU of at least 0.5, one climb with the largest of `steps`.
     """
     recorder = RecordingRefiner(changed(model.refiner, num_steps=max(steps), return_trace=True))
+    first = model.refiner.regression_steps
+    states = [0, *range(first + 1, first + max(steps) + 1)]
     metrics, climbs = [_metric(cfg, loader) for _ in steps], []
     for number, batch in enumerate(loader):
         (sample,) = predict(model, batch, recorder)
         detected = sample.pred_instances_3d.bboxes_3d.new_box(recorder.fn.reference)
         paths = []
-        for step in range(max(steps) + 1):
+        for step, state in enumerate(states):
             sample.pred_instances_3d.bboxes_3d = detected.clone()
             with torch.inference_mode():
-                model.refine(recorder.fn.feats, [sample], _Replay(recorder.result, step))
+                model.refine(recorder.fn.feats, [sample], _Replay(recorder.result, state))
             paths.append(sample.pred_instances_3d.bboxes_3d.tensor.numpy())
             for metric, count in zip(metrics, steps):
                 if count == step:

@@ -56,7 +56,11 @@ class LidarWorld:
     ) -> tuple[dict, list[Climb]]:
         steps, climbs = trace_steps(model, cfg, loader, counts)
         # Zero steps mean the detector and one evaluation of f.
-        refiners = [changed(model.refiner, num_steps=count) for count in counts]
+        first = model.refiner.regression_steps
+        refiners = [
+            changed(model.refiner, num_steps=count, regression_steps=first if count else 0)
+            for count in counts
+        ]
         milliseconds = milliseconds_with(model, loader, refiners, TIMED_FRAMES)
         row = counts.index(model.refiner.num_steps)
         result = {
