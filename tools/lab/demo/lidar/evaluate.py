@@ -50,8 +50,8 @@ def trace_steps(
 ) -> tuple[list[dict[str, float]], list[Climb]]:
     """Evaluate after every number of steps, in one pass over the frames.
 
-    A climb of T steps begins with those of fewer steps, so one recorded climb is enough. First steps
-    by regression belong to every climb, and zero steps mean none of either kind.
+    A climb of T steps begins with those of fewer steps, so one recorded climb is enough. First
+    steps by regression belong to every climb, and zero steps mean none of either kind.
 
     Args:
         model: Model in eval mode, with a refiner.
