@@ -32,7 +32,7 @@ class Complaints:
     def lines(self) -> list[str]:
         """One line for each kind, with the first example."""
         return [
-            f"{len(examples)} boxes: {kind}; the first is {examples[0]}"
+            f"{len(examples)} box{'es' * (len(examples) > 1)}: {kind}; the first is {examples[0]}"
             for kind, examples in self.kinds.items()
         ]
 

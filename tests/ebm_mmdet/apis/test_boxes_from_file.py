@@ -129,7 +129,7 @@ def test_what_cannot_be_refined_stays_and_is_said(project, change, reason):
     assert done["refined"] == 2
     assert json.loads((project / "out.json").read_text())[0] == json.loads(boxes.read_text())[0]
     (line,) = lines
-    assert line.startswith(f"left as they are: 1 boxes: {reason}")
+    assert line.startswith(f"left as they are: 1 box: {reason}")
     assert "entry 0" in line
 
 
