@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData
 from ..files import read_json
 from .image_index import is_id
 
-__all__ = ["BoxFile", "Complaints", "box_fault", "read_boxes"]
+__all__ = ["BoxFile", "Complaints", "box_fault", "check_lists", "read_boxes"]
 
 
 class Complaints:
@@ -32,7 +32,7 @@ class Complaints:
     def lines(self) -> list[str]:
         """One line for each kind, with the first example."""
         return [
-            f"{len(examples)} boxes: {kind}; the first is {examples[0]}"
+            f"{len(examples)} box{'es' * (len(examples) > 1)}: {kind}; the first is {examples[0]}"
             for kind, examples in self.kinds.items()
         ]
 
@@ -66,6 +66,21 @@ def box_fault(box) -> str | None:
     return None
 
 
+def check_lists(content, path: str | os.PathLike, names: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless a file in COCO's format has lists of mappings of these names.
+
+    Args:
+        content: of the file.
+        path: of the file, for the message.
+        names: such as ``('images', 'annotations', 'categories')``.
+    """
+    for name in names:
+        part = content.get(name) if isinstance(content, Mapping) else None
+        if not isinstance(part, list):
+            got = "is missing" if part is None else f"is {part!r:.60}"
+            raise ValueError(f"{path} is not in COCO's format: {name!r} {got}; expected a list")
+
+
 def read_boxes(path: str | os.PathLike) -> BoxFile:
     """Read a list of results in COCO's format, an annotation file, or proposals of mmdet.
 
@@ -84,6 +99,7 @@ def read_boxes(path: str | os.PathLike) -> BoxFile:
     if content is None:
         raise FileNotFoundError(f"there is no file {path}")
     if isinstance(content, Mapping) and {"images", "annotations"} <= content.keys():
+        check_lists(content, path, ("images", "annotations"))
         rows, box_file = content["annotations"], BoxFile(content["annotations"], dict(content))
     else:
         rows, box_file = content, BoxFile(content if isinstance(content, list) else [])

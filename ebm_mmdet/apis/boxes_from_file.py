@@ -18,7 +18,7 @@ from ..box_iou import box_iou
 from ..energy import Refiner
 from ..files import read_json, write_json
 from ..models.detectors import EBMDetector
-from .box_file import BoxFile, Complaints, box_fault, read_boxes
+from .box_file import BoxFile, Complaints, box_fault, check_lists, read_boxes
 from .fitting.folder import writable_place
 from .image_index import ImageFile, images_by_id, is_id, listed_images, look_at
 from .refiner_of_call import refiner_of_call
@@ -75,8 +75,9 @@ def refine_file(
     listing = found.content
     if ann_file is not None:
         listing = read_json(ann_file)
-        if not isinstance(listing, Mapping) or not {"images", "categories"} <= listing.keys():
-            raise ValueError(f"{ann_file} has no 'images' and 'categories', which COCO's have")
+        if listing is None:
+            raise FileNotFoundError(f"there is no annotation file {ann_file}")
+        check_lists(listing, ann_file, ("images", "categories"))
     if not Path(images).is_dir():
         raise FileNotFoundError(f"there is no folder {images}")
     if listing is None:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...files import read_json
-from ..box_file import Complaints, box_fault
+from ..box_file import Complaints, box_fault, check_lists
 from ..image_index import ImageFile, is_id, listed_images, look_at
 
-__all__ = ["AnnotatedImage", "Annotations", "read_annotations"]
+__all__ = ["PARTS", "AnnotatedImage", "Annotations", "read_annotations"]
+
+PARTS = ("images", "annotations", "categories")
+"""Lists of an annotation file in COCO's format."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,7 @@ def read_annotations(
     content = read_json(ann_file)
     if content is None:
         raise FileNotFoundError(f"there is no annotation file {ann_file}")
-    needed = {"images", "annotations", "categories"}
-    if not isinstance(content, dict) or not needed <= content.keys():
-        raise ValueError(f"{ann_file} is not in COCO's format: it lacks one of {sorted(needed)}")
+    check_lists(content, ann_file, PARTS)
     index = listed_images(content, folder)
     labels = _labels(content, classes, ann_file)
     faults = {}

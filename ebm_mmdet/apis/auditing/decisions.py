@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...files import read_json, write_json
+from ..box_file import box_fault, check_lists
+from ..image_index import is_id
+from .annotations import PARTS
 
 __all__ = ["apply_decisions"]
 
@@ -45,10 +48,13 @@ def apply_decisions(
             raise FileNotFoundError(f"there is no file {path}")
     if not isinstance(saved, dict) or not isinstance(saved.get("decisions"), list):
         raise ValueError(f"{decisions} has no decisions; give the file that the page has saved")
-    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-        raise ValueError(f"{ann_file} is not an annotation file in COCO's format")
+    check_lists(content, ann_file, PARTS)
+    for number, each in enumerate(saved["decisions"]):
+        if not isinstance(each, Mapping):
+            raise ValueError(f"{decisions}: decision {number} is {each!r}; expected a mapping")
     accepted = [each for each in saved["decisions"] if each.get("decision") == "accept"]
-    rows = [dict(row) for row in content["annotations"]]
+    # What is no annotation was not audited, and stays.
+    rows = [dict(row) if isinstance(row, Mapping) else row for row in content["annotations"]]
     removed, done = set(), Counter()
     for number, each in enumerate(accepted):
         if each.get("kind") not in KINDS:
@@ -70,13 +76,15 @@ def apply_decisions(
         done["moved"] += 1
     kept = [row for number, row in enumerate(rows) if number not in removed]
     known = {image["id"] for image in content["images"]}
-    ids = (row.get("id") for row in content["annotations"])
+    classes = {category["id"] for category in content["categories"]}
+    ids = (row.get("id") for row in rows if isinstance(row, Mapping))
     free = max((number for number in ids if isinstance(number, int)), default=0)
     for each in accepted:
         if each["kind"] != "missing":
             continue
-        if each.get("image_id") not in known:
-            raise ValueError(f"{ann_file} has no image {each.get('image_id')!r} of {decisions}")
+        for key, ids in (("image_id", known), ("category_id", classes)):
+            if not is_id(each.get(key)) or each[key] not in ids:
+                raise ValueError(f"{ann_file} has no {key} {each.get(key)!r} of {decisions}")
         box = _box(each, "bbox", decisions)
         kept.append(
             dict(
@@ -109,8 +117,9 @@ def _row_of(each: Mapping, rows: list[dict], decisions, ann_file) -> int:
     fits = (
         isinstance(number, int)
         and 0 <= number < len(rows)
+        and isinstance(rows[number], Mapping)
         and rows[number].get("id") == each.get("id")
-        and list(rows[number].get("bbox", ())) == list(each.get("bbox", ()))
+        and rows[number].get("bbox") == each.get("bbox")
     )
     if not fits:
         raise ValueError(
@@ -122,6 +131,7 @@ def _row_of(each: Mapping, rows: list[dict], decisions, ann_file) -> int:
 
 def _box(each: Mapping, key: str, decisions) -> list[float]:
     box = each.get(key)
-    if not isinstance(box, list) or len(box) != 4 or min(box[2:]) <= 0:
-        raise ValueError(f"{decisions}: {key} is {box!r}; expected x, y, width, height")
+    fault = box_fault(box)
+    if fault is not None:
+        raise ValueError(f"{decisions}: {key} is {box!r}: {fault}")
     return [float(x) for x in box]

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from torch import nn
 
 from ...engine import usable_device
 from ...files import read_json, write_json
+from ..box_file import check_lists
 from ..fitting.clock import Clock
 from ..fitting.folder import check_folder, claim_folder, describe_inputs, held
 from ..fitting.kl_regressor import KLRegressor
 from ..fitting.progress import Progress
 from ..trained_detector import read_config
-from .annotations import Annotations, read_annotations
+from .annotations import PARTS, Annotations, read_annotations
 from .exports import write_exports
 from .features import AuditImages, ViewCache, flips_of
 from .findings import Findings, find
@@ -115,9 +116,10 @@ def audit(
     wanted = describe_inputs(cfg, Path(checkpoint), settings)
     check_folder(folder, wanted, "audit", "--out")
     content = read_json(ann_file)
-    if not isinstance(content, dict) or "images" not in content:
-        raise ValueError(f"{ann_file} is not in COCO's format: it has no 'images'")
-    names = [str(each.get("file_name")) for each in content["images"]]
+    check_lists(content, ann_file, PARTS)
+    names = [str(each.get("file_name")) for each in content["images"] if isinstance(each, Mapping)]
+    if not names:
+        raise ValueError(f"{ann_file} lists no image, so that nothing can be audited")
     place = Path(images) if images is not None else image_folder(cfg, names)
     source = load_source(cfg, checkpoint, device, usual_size(cfg, content, place))
     annotations = read_annotations(ann_file, place, source.classes)

@@ -129,7 +129,7 @@ def test_what_cannot_be_refined_stays_and_is_said(project, change, reason):
     assert done["refined"] == 2
     assert json.loads((project / "out.json").read_text())[0] == json.loads(boxes.read_text())[0]
     (line,) = lines
-    assert line.startswith(f"left as they are: 1 boxes: {reason}")
+    assert line.startswith(f"left as they are: 1 box: {reason}")
     assert "entry 0" in line
 
 
@@ -200,11 +200,18 @@ def test_files_that_cannot_be_read(project):
         (results(image_id=[1]), r"entry 0 has image_id \[1\]; expected a number or a string"),
         (results(score="high"), "entry 0 has score 'high'; expected a number"),
         ([3], "neither a list"),
+        (dict(images=None, annotations=[]), "'images' is missing; expected a list"),
+        (dict(images=[], annotations={}), r"'annotations' is \{\}; expected a list"),
     ):
         with pytest.raises(ValueError, match=match):
             read_boxes(write(project / "odd.json", content))
     with pytest.raises(FileNotFoundError):
         read_boxes(project / "none.json")
+    ann = write(project / "ann.json", dict(images=[], categories=3))
+    with pytest.raises(ValueError, match="'categories' is 3; expected a list"):
+        refine_file(*REFINE, boxes, project / "out.json", ann_file=ann, **QUIET)
+    with pytest.raises(FileNotFoundError, match=r"annotation file .*none\.json"):
+        refine_file(*REFINE, boxes, project / "out.json", ann_file=project / "none.json", **QUIET)
     with pytest.raises(FileNotFoundError, match="no folder"):
         refine_file(*REFINE[:2], project / "none", boxes, project / "out.json", **QUIET)
     with pytest.raises(ValueError, match="no energy head"):

@@ -161,6 +161,14 @@ def test_what_cannot_work_is_said_before_any_work(project, capsys):
     (project / "far.json").write_text(json.dumps(content))
     with pytest.raises(FileNotFoundError, match="give --images"):
         audit(*FILES[:2], "far.json", "out", **QUICK)
+    for name in ("images", "annotations", "categories"):
+        for part in (None, {}, 3):
+            (project / "odd.json").write_text(json.dumps({**content, name: part}))
+            with pytest.raises(ValueError, match=rf"odd\.json is not .* format: '{name}'"):
+                audit(*FILES[:2], "odd.json", "out", **QUICK)
+    (project / "odd.json").write_text(json.dumps({**content, "images": []}))
+    with pytest.raises(ValueError, match="lists no image"):
+        audit(*FILES[:2], "odd.json", "out", **QUICK)
     assert not (project / "out").exists()
     assert commands.main(["audit", "--ann", FILES[2], "--out", "out"]) == 1
     assert "CONFIG and CHECKPOINT" in capsys.readouterr().err

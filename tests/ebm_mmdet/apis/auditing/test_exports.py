@@ -130,7 +130,10 @@ def test_accepted_changes_and_nothing_else(audited):
         (dict(bbox=[1, 2, 3, 4]), "give the file that was audited"),
         (dict(row=1000), "give the file that was audited"),
         (dict(kind="moved"), "kind 'moved'"),
-        (dict(proposal=[1, 2, 0, 4]), "proposal is"),
+        (dict(proposal=[1, 2, 0, 4]), r"proposal is \[1, 2, 0, 4\]: no area"),
+        (dict(proposal=[1, 2, "a", 4]), "proposal is .* not a list of numbers"),
+        (dict(proposal=None), "proposal is None"),
+        (dict(bbox=None), "give the file that was audited"),
     ],
 )
 def test_decisions_about_another_file_are_refused(audited, change, match):
@@ -147,6 +150,38 @@ def test_files_of_decisions(audited):
     (folder / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="no decisions"):
         apply_decisions(folder / "other.json", path, folder / "new.json")
+
+
+@pytest.mark.parametrize(
+    ("decision", "match"),
+    [
+        (3, "decision 1 is 3; expected a mapping"),
+        (dict(image_id="nowhere"), "has no image_id 'nowhere'"),
+        (dict(image_id=[1]), r"has no image_id \[1\]"),
+        (dict(category_id=None), "has no category_id None"),
+        (dict(category_id=99), "has no category_id 99"),
+        (dict(bbox=[1, 1, "a", 2]), "bbox is .* not a list of numbers"),
+    ],
+)
+def test_missing_objects_that_do_not_fit_are_refused(audited, decision, match):
+    folder, path, findings = audited
+    made = content(decide(folder, findings))
+    if isinstance(decision, dict):
+        decision = {**made["decisions"][2], **decision}
+    made["decisions"].insert(1, decision)
+    (folder / "accepted.json").write_text(json.dumps(made))
+    with pytest.raises(ValueError, match=match):
+        apply_decisions(folder / "accepted.json", path, folder / "new.json")
+    assert not (folder / "new.json").exists()
+
+
+def test_rows_that_are_no_annotations_stay(audited):
+    folder, path, findings = audited
+    changed = content(path)
+    changed["annotations"].append(None)
+    path.write_text(json.dumps(changed))
+    apply_decisions(decide(folder, findings), path, folder / "new.json")
+    assert None in content(folder / "new.json")["annotations"]
 
 
 def test_a_mask_stays_and_is_counted(audited):
