@@ -24,7 +24,7 @@ import shlex
 import sys
 
 from lab.command_line import run_command
-from lab.study_arguments import parse_args
+from lab.study_arguments import RIVALS, parse_args
 
 
 def main(argv: list[str] | None = None) -> object:
@@ -154,7 +154,7 @@ def _compare(args: argparse.Namespace) -> dict:
 
     given = {
         name: getattr(args, name, None)
-        for name in ("seeds", "rounds", "boxes", "prior_k", "resamples")
+        for name in ("seeds", "rounds", "boxes", "prior_k", "methods", "resamples")
     }
     report, text = compare(
         args.command,
@@ -163,7 +163,7 @@ def _compare(args: argparse.Namespace) -> dict:
         rows=args.rows,
         cfg_options=args.cfg_options,
         data_root=args.data_root,
-        rivals=not getattr(args, "no_rivals", False),
+        rivals=() if getattr(args, "no_rivals", False) else getattr(args, "rivals", RIVALS),
         jobs=getattr(args, "jobs", 1),
         **{name: value for name, value in given.items() if value is not None},
     )

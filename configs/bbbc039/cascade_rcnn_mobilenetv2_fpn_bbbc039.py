@@ -3,7 +3,7 @@
     python tools/train.py configs/bbbc039/cascade_rcnn_mobilenetv2_fpn_bbbc039.py
 
 Hardware: 2 CPU cores. Backbone, neck, RPN, data and schedule are those of faster_rcnn_mobilenetv2_fpn_bbbc039.py; the
-stages are mmdet's. Compared with an energy head by configs/bbbc039/refinement_study.yaml.
+stages are mmdet's. Not trained yet: refinement_study.yaml has it as a row.
 """
 
 _base_ = ['./faster_rcnn_mobilenetv2_fpn_bbbc039.py', '../_base_/cascade_recipe.py']

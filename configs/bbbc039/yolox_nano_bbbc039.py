@@ -3,14 +3,16 @@
     python tools/train.py configs/bbbc039/yolox_nano_bbbc039.py
     python -m ebm_mmdet fit configs/bbbc039/yolox_nano_bbbc039.py work_dirs/yolox_nano_bbbc039/epoch_12.pth
 
-Data and weights: README.md of this folder. Hardware: 2 CPU cores. Accuracy as measured: docs/results.md, section Fit.
+Data and weights: README.md of this folder. Hardware: 2 CPU cores. Accuracy as measured: docs/results.md,
+section Nuclei of U2OS cells.
 """
 
 _base_ = ['../nuclei/_base_/yolox_nano_one_class.py', './_base_/bbbc039_dataset.py']
 
 data_root = 'data/bbbc039/'
 
-max_epochs = 12  # of 30 iterations with 4 crops
+# Of 30 iterations with 4 crops. The mean loss was 1.48 in epoch 10 and 1.42 in the last two.
+max_epochs = 12
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 train_dataloader = dict(
     batch_size=4,

@@ -9,7 +9,10 @@ from mmengine.config import DictAction
 
 from .command_line import add_page
 
-__all__ = ["parse_args"]
+RIVALS = ("l1", "kl")
+"""Kinds of heads that a study of refinement compares an energy head with."""
+
+__all__ = ["RIVALS", "parse_args"]
 
 
 def parse_args(argv: list[str] | None = None, description: str = "") -> argparse.Namespace:
@@ -64,7 +67,22 @@ def _add_comparisons(commands) -> None:
                 help="trainings at a time, on one core each (default: %(default)s)",
             )
         if name == "refinement":
-            command.add_argument("--no-rivals", action="store_true", help="without L1 heads")
+            command.add_argument(
+                "--methods",
+                nargs="+",
+                metavar="TEXT",
+                help="rows whose names contain one of these, besides the first (default: all); "
+                "more can follow later, in the same folder",
+            )
+            rivals = command.add_mutually_exclusive_group()
+            rivals.add_argument(
+                "--rivals",
+                nargs="+",
+                choices=RIVALS,
+                default=list(RIVALS),
+                help="heads to compare with, on the same features (default: all)",
+            )
+            rivals.add_argument("--no-rivals", action="store_true", help="without any of them")
         add_page(command, "results.md", "also write the table into a page")
         command.add_argument("--section", help="name of the markers on that page")
         command.add_argument(

@@ -191,8 +191,8 @@ def test_data_elsewhere(write):
 
 def test_command_line_before_study_file_before_defaults(write):
     study = read_study(write(f"rounds: 3\nboxes: 8\n{ROW}}}"))
-    found = _settings(study, rivals=False, given={"rounds": 5, "seeds": [4]})
-    assert found == StudySettings(seeds=(4,), rounds=5, boxes_per_iteration=8, rivals=False)
+    found = _settings(study, rivals=["kl"], given={"rounds": 5, "seeds": [4]})
+    assert found == StudySettings(seeds=(4,), rounds=5, boxes_per_iteration=8, rivals=("kl",))
 
 
 def test_the_command_turns_mistakes_into_one_line(write, tmp_path, capsys, monkeypatch):
@@ -214,6 +214,8 @@ def test_the_command_turns_mistakes_into_one_line(write, tmp_path, capsys, monke
         (["detectors", str(path), *out, "--page"], "--page and --section must be given together"),
         (["detectors", str(path), *out, "--prior-k", "1"], "unrecognized arguments"),
         (["jittered", "c.py", "k.pth", "--out", str(path)], "exists; name a new file"),
+        (["refinement", str(path), *out, "--rivals", "l2"], "invalid choice: 'l2'"),
+        (["refinement", str(path), *out, "--rivals", "l1", "--no-rivals"], "not allowed with"),
         ([], "required: STUDY"),
     ):
         with pytest.raises(SystemExit):
@@ -251,6 +253,7 @@ def test_the_command_measures_prints_and_fills_a_page(write, tmp_path, capsys, m
     monkeypatch.setattr("sys.argv", ["study.py", *arguments])
     load_tool("study").main([*arguments, "--page", str(page), "--section", "mine"])
     settings = StudySettings(seeds=(4,), rounds=3, resamples=9)
+    assert settings.rivals == ("l1", "kl")
     assert asked == [(["A"], Path("folder"), settings)]
     shown, written = capsys.readouterr().out, page.read_text()
     assert "one line" in shown

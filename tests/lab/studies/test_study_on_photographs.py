@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from ebm_mmdet.apis import load_frozen_detector
 from lab.studies import (
     METRICS,
     MatchedDetections,
+    StudyFileError,
     StudySettings,
     coco_results,
     compare_recipes,
@@ -126,6 +128,23 @@ def test_second_call_uses_what_is_there(cfg: Config, study) -> None:
     assert not any("trained" in line or "caching" in line for line in lines)
     drop = "ms_per_image"
     assert [{**row, drop: 0} for row in again] == [{**row, drop: 0} for row in rows]
+
+
+def test_some_rows_of_a_study(cfg: Config, study) -> None:
+    """They equal those of the whole study, and nothing is refined again."""
+    out, rows = study
+    files = {path: path.stat().st_mtime_ns for path in (out / "rows").iterdir()}
+    some = replace(SETTINGS, methods=("L1 head, full", "T = 3"))
+    found = run_study(cfg, out, some, say=lambda line: None)["rows"]
+    names = ["detector, clipped", "L1 head, full step"]
+    assert [row["method"] for row in found[:2]] == names
+    assert all("T = 3" in row["method"] for row in found[2:])
+    assert len(found) == 4
+    whole = {row["method"]: row for row in rows}
+    assert [row["AP"] for row in found] == [whole[row["method"]]["AP"] for row in found]
+    assert files == {path: path.stat().st_mtime_ns for path in (out / "rows").iterdir()}
+    with pytest.raises(StudyFileError, match="'L2' is in no row's name; the rows are: detector,"):
+        run_study(cfg, out, replace(SETTINGS, methods=("L2",)), say=lambda line: None)
 
 
 def test_other_settings_are_refused(cfg: Config, study) -> None:

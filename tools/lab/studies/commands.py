@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
 
 from ..demo.shapes.data import NUM_IMAGES, generate
+from ..study_arguments import RIVALS
 from .detectors import compare_detectors
 from .recipes import compare_recipes
 from .study import StudySettings, run_study
@@ -25,7 +26,7 @@ def compare(
     rows: Collection[str] = (),
     cfg_options: Mapping[str, object] | None = None,
     data_root: Path | None = None,
-    rivals: bool = True,
+    rivals: Sequence[str] = RIVALS,
     jobs: int = 1,
     **settings,
 ) -> tuple[dict, str]:
@@ -38,10 +39,10 @@ def compare(
         rows: Names of some rows; empty for all.
         cfg_options: Dotted keys and values for every config.
         data_root: Folder with the data, in place of the configs' `data_root`.
-        rivals: Also train and evaluate the L1 heads; for ``refinement``.
+        rivals: Kinds of heads to compare with, some of `RIVALS`; for ``refinement``.
         jobs: Trainings at a time, for ``detectors``.
-        **settings: ``seeds``, ``rounds``, ``boxes``, ``prior_k``, ``resamples`` instead of those
-            of the study file or of `StudySettings`.
+        **settings: ``seeds``, ``rounds``, ``boxes``, ``prior_k``, ``methods``, ``resamples``
+            instead of those of the study file or of `StudySettings`.
 
     Returns:
         The content of ``results.json``, and the table with its description in Markdown.
@@ -98,10 +99,11 @@ def _find_files(study: Study, path: Path, with_weights: bool) -> None:
             )
 
 
-def _settings(study: Study, rivals: bool, given: Mapping[str, object]) -> StudySettings:
+def _settings(study: Study, rivals: Sequence[str], given: Mapping[str, object]) -> StudySettings:
     """Settings: those of the command line, else of the study file, else the defaults."""
     values = {**study.settings, **given}
     values.pop("shapes", None)
     values["boxes_per_iteration"] = values.pop("boxes", StudySettings.boxes_per_iteration)
-    values["seeds"] = tuple(values.get("seeds", StudySettings.seeds))
-    return StudySettings(rivals=rivals, **values)
+    for name in ("seeds", "methods"):
+        values[name] = tuple(values.get(name, getattr(StudySettings, name)))
+    return StudySettings(rivals=tuple(rivals), **values)

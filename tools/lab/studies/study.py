@@ -25,8 +25,10 @@ from ebm_mmdet.evaluation.crowded_images import crowded_images
 from ebm_mmdet.files import read_json, write_csv, write_json
 from ebm_mmdet.models.detectors import EBMDetector
 
+from ..study_arguments import RIVALS
 from .heads import TrainedHeads, training_views
-from .methods import ENERGY, KL, L1, Method, apply, study_methods
+from .methods import ENERGY, L1, Method, apply, study_methods
+from .study_file import StudyFileError, folder_name
 
 __all__ = [
     "StudySettings",
@@ -43,9 +45,6 @@ __all__ = [
     "statistic",
 ]
 
-RIVALS = (L1, KL)
-"""Kinds of heads that an energy head is compared with, on the same features."""
-
 
 @dataclass(frozen=True)
 class StudySettings:
@@ -57,8 +56,11 @@ class StudySettings:
     boxes_per_iteration: int = 32
     prior_k: float = 0.125
     resamples: int = 1000
-    rivals: bool = True
-    """Also train and evaluate the heads of L1 and KL-Loss."""
+    rivals: tuple[str, ...] = RIVALS
+    """Kinds of heads to compare with: L1, KL-Loss."""
+    methods: tuple[str, ...] = ()
+    """Rows of a refinement study besides the first: those whose names contain one of these texts.
+    Empty for all."""
 
 
 def run_study(
@@ -103,24 +105,28 @@ def run_study(
         len(settings.seeds) > 1,
         regresses=cfg.model.energy_head.get("regression") is not None,
     )
+    methods = _chosen(methods, settings)
     # Before the first row, so that an interrupted study keeps all training.
     for seed in settings.seeds:
-        for kind in (ENERGY, *RIVALS) if settings.rivals else (ENERGY,):
+        for kind in (ENERGY, *settings.rivals):
             heads.get(kind, seed)
     weights = bootstrap_weights(len(truth.imgs), settings.resamples)
     rows, l1_rows, base = [], [], None
     for method in methods:
-        if method.head in RIVALS and not settings.rivals:
-            continue
         runs, times, training = [], [], []
         for group in _groups(method, settings.seeds):
             chosen = [heads.get(method.head, seed) for seed in group if method.head]
             training += [trained.seconds for trained in chosen]
-            records, seconds = apply(
-                method, detector, images, [trained.head for trained in chosen], test_set.cat_ids
-            )
-            times.append(seconds)
-            runs.append(MatchedDetections(truth, records, most))
+            path = out / "rows" / f"{folder_name(method.name)}_{'_'.join(map(str, group))}.json"
+            stored = read_json(path)
+            if stored is None or stored["ann_file"] != test_set.ann_file:
+                records, seconds = apply(
+                    method, detector, images, [trained.head for trained in chosen], test_set.cat_ids
+                )
+                stored = dict(ann_file=test_set.ann_file, seconds=seconds, records=records)
+                write_json(path, stored)
+            times.append(stored["seconds"])
+            runs.append(MatchedDetections(truth, stored["records"], most))
         measured = resample(statistic(runs), weights)
         base = base or measured
         rows.append(make_row(method, base, measured, runs, training, times))
@@ -141,6 +147,22 @@ def run_study(
     write_json(out / "results.json", report)
     write_csv(out / "results.csv", rows)
     return report
+
+
+def _chosen(methods: Sequence[Method], settings: StudySettings) -> list[Method]:
+    """The first row, and those that the settings ask for.
+
+    Raises:
+        StudyFileError: one of ``settings.methods`` is in no name.
+    """
+    heads = (None, ENERGY, *settings.rivals)
+    known = [method for method in methods if method.head in heads]
+    for text in settings.methods:
+        if not any(text in method.name for method in known):
+            names = "; ".join(method.name for method in known)
+            raise StudyFileError(f"--methods {text!r} is in no row's name; the rows are: {names}")
+    asked = settings.methods or ("",)
+    return [known[0], *(m for m in known[1:] if any(text in m.name for text in asked))]
 
 
 def detections_per_image(cfg: Config) -> int:
