@@ -7,6 +7,7 @@ of the package may import this.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import secrets
@@ -121,9 +122,9 @@ def read_json(path: str | Path):
 
 
 def write_csv(path: str | Path, rows: Sequence[dict]) -> None:
-    """Write rows, with the keys of the first row as header."""
+    """Write rows, with the keys of all rows as header; a cell is empty where a row lacks one."""
     with tempfile.SpooledTemporaryFile(mode="w+", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(itertools.chain(*rows))))
         writer.writeheader()
         writer.writerows(rows)
         file.seek(0)

@@ -15,6 +15,7 @@ from ebm_mmdet.files import (
     markdown_table,
     open_atomic,
     read_json,
+    write_csv,
     write_json,
     write_new_text,
     write_text,
@@ -168,3 +169,9 @@ def test_no_other_way_to_write_a_file_atomically() -> None:
         if "os.replace(" in path.read_text() and path.name not in folders
     ]
     assert users == [root / "ebm_mmdet" / "files.py"]
+
+
+def test_a_csv_has_the_keys_of_all_rows(tmp_path):
+    write_csv(tmp_path / "rows.csv", [dict(a=1), dict(a=2, b=None), dict(b="x, y", c=3.5)])
+    text = (tmp_path / "rows.csv").read_text(encoding="utf-8")
+    assert text.splitlines() == ["a,b,c", "1,,", "2,,", ',"x, y",3.5']
