@@ -262,11 +262,10 @@ class EBM3DRefineHead(RegressingHead):
         )
         if self.point_heights:
             pooled = self._relative_heights(pooled, z, z + height)
-        scaled = [
-            ((value - center) / scale).unsqueeze(1)
-            for value, center, scale in zip((z, height), self.branch_center, self.branch_scale)
-        ]
-        branches = self.fc_z(scaled[0]), self.fc_h(scaled[1])
+        if (self.branch_center, self.branch_scale) != ((0.0, 0.0), (1.0, 1.0)):
+            z = (z - self.branch_center[0]) / self.branch_scale[0]
+            height = (height - self.branch_center[1]) / self.branch_scale[1]
+        branches = self.fc_z(z.unsqueeze(1)), self.fc_h(height.unsqueeze(1))
         return torch.cat((pooled.flatten(1), *branches), dim=1)
 
     def _relative_heights(self, pooled: Tensor, bottom: Tensor, top: Tensor) -> Tensor:

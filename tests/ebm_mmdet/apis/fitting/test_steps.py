@@ -202,7 +202,7 @@ class Given:
         return len(TRUTH)
 
     def __getitem__(self, index):
-        return index
+        return dict(inputs=index, data_samples=None)
 
     def get_data_info(self, index):
         boxes = TRUTH[index].tolist()
@@ -241,7 +241,7 @@ class Seen(Images):
         self.detected = detected
 
     def detect(self, model, item, max_dets):
-        return self.detected(item)
+        return self.detected(item["inputs"])
 
 
 BASE = dict(type="GradientAscentRefiner", step_size=1e-7, num_steps=10, decay=0.5)
