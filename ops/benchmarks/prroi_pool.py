@@ -93,8 +93,8 @@ def measure(threads: int, count: int, repeats: int) -> dict[str, float]:
         )
     try:
         from torchvision.ops import roi_align as torchvision_roi_align
-    except ImportError:
-        print("torchvision is not installed: no comparison with its roi_align")
+    except (ImportError, RuntimeError):  # the latter where it was built for another torch
+        print("torchvision is not installed, or not for this torch: no comparison with it")
     else:
         candidates["torchvision roi_align forward"] = lambda: torchvision_roi_align(
             planes, rois, BINS, scale, 2, aligned=True
