@@ -222,8 +222,10 @@ class EBM3DRefineHead(RegressingHead):
         with torch.autocast(feat.device.type, enabled=False):
             feat = (feat.detach() if detach else feat).float()
             if self.standardizer is not None:
-                read, heights = feat[:, : self.in_channels], feat[:, self.in_channels :]
-                feat = torch.cat([self.standardizer(read), heights], dim=1)
+                heights = feat[:, self.in_channels :]
+                feat = self.standardizer(feat[:, : self.in_channels])
+                if self.point_heights:  # else this would copy the map for nothing
+                    feat = torch.cat([feat, heights], dim=1)
             return [feat.contiguous(memory_format=torch.channels_last)]
 
     def _check_place(self, feat: Tensor, point_cloud_range: Sequence[float]) -> None:
