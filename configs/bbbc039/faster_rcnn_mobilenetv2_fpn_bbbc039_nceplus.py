@@ -10,7 +10,7 @@ this config, and refinement_study.yaml.
 _base_ = ['./faster_rcnn_mobilenetv2_fpn_bbbc039.py', './_base_/bbbc039_dataset.py']
 
 data_root = 'data/bbbc039/'
-load_from = 'work_dirs/faster_rcnn_mobilenetv2_fpn_bbbc039/iter_450.pth'
+load_from = 'work_dirs/faster_rcnn_mobilenetv2_fpn_bbbc039/iter_900.pth'
 detector = _base_.model
 detector.backbone.init_cfg = None  # load_from holds the backbone too
 

@@ -80,7 +80,7 @@ class CalibrationRun:
 
         Raises:
             FileNotFoundError: there is no such annotation file or folder.
-            ValueError: the config has no test data, or it was trained on these annotations.
+            ValueError: the config has no test data, it has no object, or it was trained on.
         """
         if not self.cfg.get("test_dataloader"):
             raise ValueError("the config has no test_dataloader, whose pipeline is used")
@@ -96,7 +96,19 @@ class CalibrationRun:
             if not Path(images).is_dir():
                 raise FileNotFoundError(f"there is no folder {images}")
             inner.data_prefix = dict(inner.get("data_prefix") or {}, img=os.path.abspath(images))
-        return datasets.build(outer)
+        built = datasets.build(outer)
+        self._refuse_without_objects(built, inner)
+        return built
+
+    def _refuse_without_objects(self, dataset: Sequence, settings: Mapping) -> None:
+        infos = (dataset.get_data_info(index) for index in range(len(dataset)))
+        # A data set that tells its objects only in its items is not read twice for this.
+        if any(info.get("instances", True) for info in infos):
+            return
+        raise ValueError(
+            f"{settings.get('ann_file')} has {len(dataset)} {self.unit} and no annotated object; "
+            "give annotations to calibrate on"
+        )
 
     def _refuse_training_data(self, ann_file: str) -> None:
         trained = self.cfg.get("train_dataloader")

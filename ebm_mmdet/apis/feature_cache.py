@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import set_random_seed
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.detectors import EBMDetector
 
-__all__ = ["TestImage", "TrainingView", "cache_test_images", "cache_training_views", "collate"]
+__all__ = [
+    "TestImage",
+    "TrainingView",
+    "cache_test_images",
+    "cache_training_views",
+    "collate",
+    "detect_images",
+]
 
 
 class TrainingView(NamedTuple):
@@ -39,7 +46,7 @@ class TestImage(NamedTuple):
     detections: DetDataSample
     """The detector's final boxes, at most ``max_per_img``."""
     candidates: DetDataSample | None
-    """All boxes above the score threshold, if the wrapper does the NMS itself."""
+    """All boxes above the score threshold, if they were asked for or the wrapper does the NMS."""
     seconds: float
     """Run time of the detector alone, in seconds."""
 
@@ -70,13 +77,39 @@ def cache_training_views(
     return views
 
 
-@torch.no_grad()
 def cache_test_images(
-    detector: EBMDetector, dataset: Sequence, max_per_img: int = 100
+    detector: EBMDetector,
+    dataset: Sequence,
+    max_per_img: int = 100,
+    every_box: nn.Module | None = None,
 ) -> list[TestImage]:
-    """Detect on every image of a test data set, without refinement."""
+    """Detect on every image of a test data set, without refinement; keep boxes and features.
+
+    The arguments are those of :func:`detect_images`.
+    """
+    return [*detect_images(detector, dataset, max_per_img, every_box)]
+
+
+@torch.no_grad()
+def detect_images(
+    detector: EBMDetector,
+    dataset: Sequence,
+    max_per_img: int | None = None,
+    every_box: nn.Module | None = None,
+) -> Iterator[TestImage]:
+    """Detect on one image of a test data set after the other, without refinement.
+
+    Args:
+        detector: the wrapper; only the detector inside is run.
+        dataset: an mmdet test data set.
+        max_per_img: how many of the detections are kept, best first; None for all.
+        every_box: a detector of candidates before suppression, such as
+            ``EnergyGuidedNMS().without_nms(detector.detector)``; by default that of the wrapper's
+            own ``candidates``, if it has some.
+    """
     detector.eval()
-    images = []
+    if every_box is None and detector.candidates is not None:
+        every_box = detector.candidates.without_nms(detector.detector)
     for index in range(len(dataset)):
         batch = detector.data_preprocessor(pseudo_collate([dataset[index]]), False)
         inputs, samples = batch["inputs"], batch["data_samples"]
@@ -87,11 +120,9 @@ def cache_test_images(
         order = found.pred_instances.scores.argsort(descending=True, stable=True)
         found.pred_instances = found.pred_instances[order[:max_per_img]]
         candidates = None
-        if detector.candidates is not None:
-            every_box = detector.candidates.without_nms(detector.detector)
+        if every_box is not None:
             (candidates,) = every_box.predict(inputs, samples, rescale=True)
-        images.append(TestImage(features(), found, candidates, seconds))
-    return images
+        yield TestImage(features(), found, candidates, seconds)
 
 
 def collate(

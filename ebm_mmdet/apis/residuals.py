@@ -13,7 +13,7 @@ from ..datasets import CheckedCOCO
 from ..evaluation import match_detections
 from ..models.box_coding import encode_boxes
 from ..models.detectors import EBMDetector
-from .feature_cache import cache_test_images
+from .feature_cache import detect_images
 
 __all__ = ["detector_residuals", "matched_residuals"]
 
@@ -21,8 +21,11 @@ __all__ = ["detector_residuals", "matched_residuals"]
 def detector_residuals(
     detector: EBMDetector, dataset: Sequence, score_thr: float = 0.3, iou_thr: float = 0.5
 ) -> Tensor:
-    """Residuals (n, 4) of a detector on an mmdet data set; see :func:`matched_residuals`."""
-    samples = [image.detections for image in cache_test_images(detector, dataset)]
+    """Residuals (n, 4) of a detector on an mmdet data set; see :func:`matched_residuals`.
+
+    Every detection with the score is matched, however many an image has.
+    """
+    samples = (image.detections for image in detect_images(detector, dataset))
     truth = CheckedCOCO(dataset.ann_file)
     return matched_residuals(truth, samples, dataset.cat_ids, score_thr, iou_thr)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -245,6 +246,11 @@ def test_the_commands(project, tmp_path, capsys, monkeypatch):
     call += ["--level", "0.5", "--score-thr", "0", "--iou-thr", "0.01"]
     assert main([*call, "--ann", "data/boxes.json"]) == 1
     assert "is what the config trains on" in capsys.readouterr().err
+    content = json.loads((project / "val set.json").read_text())
+    images_only = tmp_path / "images only.json"
+    images_only.write_text(json.dumps({**content, "annotations": []}))
+    assert main([*call, "--ann", str(images_only)]) == 1
+    assert re.search(r"images only\.json has \d images and no annotated", capsys.readouterr().err)
     assert main([*call, "--ann", "val set.json"]) == 0
     assert "bounds of all, in units of 'std'" in capsys.readouterr().out
     assert main([*call, "--ann", "val set.json"]) == 1

@@ -21,7 +21,7 @@ from ebm_mmdet.datasets import write_coco
 from ebm_mmdet.files import write_json
 from lab.demo import report
 from lab.demo.climb import Climb, first_matches
-from lab.demo.folder import RESULTS, choose_folder
+from lab.demo.folder import RESULTS, SETTINGS, choose_folder
 from lab.demo.run import run_demo
 from lab.demo.shapes import ShapesWorld
 from lab.demo.shapes.data import DemoData, check_folder, use_data
@@ -250,6 +250,29 @@ def test_a_page_gets_the_table_of_a_run(tmp_path, monkeypatch):
     assert text.startswith("Before.\n<!-- demo:begin -->\n`make demo SEEDS=2`")
     assert "| AP | 70.0 ± 0.0 | 72.0 ± 1.4 | +2.0 ± 1.4 |" in text
     assert text.endswith("included.\n<!-- demo:end -->\nAfter.\n")
+
+
+def test_a_page_is_filled_in_from_a_finished_run(tmp_path, monkeypatch, capsys):
+    """Nothing is trained again: a page that was forgotten costs a second, not half an hour."""
+    world, out = ShapesWorld(), tmp_path / "out"
+    measured = [dict(result, threads=7) for result in _results(1.0, 3.0)]
+    write_json(out / SETTINGS, {"seeds": 2, "overrides": {}, **world.settings()})
+    write_json(out / RESULTS, measured)
+    page = tmp_path / "results.md"
+    page.write_text("<!-- demo:begin -->\nold\n<!-- demo:end -->\n")
+
+    def train(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(run_module, "_run_seed", train)
+    assert run_demo(world, CONFIGS, out, num_seeds=2, page=page) == out
+    assert "`make demo SEEDS=2`, 7 CPU threads" in page.read_text()
+    assert "from the finished run" in capsys.readouterr().out
+    assert sorted(tmp_path.iterdir()) == [out, page]
+
+    monkeypatch.setattr(world, "prepare", train)  # of other settings: a run of its own
+    with pytest.raises(AssertionError, match="trained again"):
+        run_demo(world, CONFIGS, out, num_seeds=3, page=page)
 
 
 def test_2d_imports_nothing_of_3d():

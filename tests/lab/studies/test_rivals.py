@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 pytest.importorskip("mmdet", reason="needs mmdet, which `make test` installs")
 
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import bbox_overlaps
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 
 import ebm_mmdet  # noqa: F401
 from ebm_mmdet.apis.fitting.kl_regressor import KLRegressor
@@ -16,6 +22,8 @@ from ebm_mmdet.energy import RefineChosen
 from ebm_mmdet.models import covariance_to_side_std
 from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
 from ebm_mmdet.models.heads import EBMBBoxHead
+from ebm_mmdet.models.task_modules import DeltaXYXYBBoxCoder
+from lab.studies.kl_voting import nms_of, vote_with
 from lab.studies.rivals import (
     EnergyEnsemble,
     GaussianStep,
@@ -187,3 +195,43 @@ def test_an_ensemble_regresses_by_the_mean_step_if_all_do(neck) -> None:
     some = torch.tensor([1])
     torch.testing.assert_close(fn(heads).select(some).regress(y[some])[1], step[some])
     assert not hasattr(fn([heads[0], EBMBBoxHead(**HEAD)]), "regress")
+
+
+def test_neighbours_vote_by_their_variances() -> None:
+    """Two candidates of one object: its box is their mean, weighted by inverse variances."""
+    boxes = torch.tensor([[10.0, 10, 30, 30], [10, 10, 34, 30], [70, 10, 90, 30], [5, 5, 5, 9]])
+    scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.zeros(4, dtype=torch.long)
+    log_variance = torch.tensor([[0.0, 0, 0, 0], [0.0, 0, -1, 0], [0.0, 0, 0, 0]])
+
+    class Sides:
+        coder = DeltaXYXYBBoxCoder(clip_border=False)
+
+        def sides(self, feats, boxes, batch_index):
+            assert len(boxes) == 3  # without the one that has no area
+            std = self.coder.pixels_per_delta(boxes) * (0.5 * log_variance).exp()
+            return boxes.clone(), std
+
+    found = InstanceData(bboxes=boxes / 2, scores=scores, labels=labels)
+    meta = dict(scale_factor=(2.0, 2.0), ori_shape=(20, 40), img_shape=(40, 80))
+    sample = DetDataSample(metainfo=meta, pred_instances=found)
+    kept = vote_with(Sides(), [], sample, dict(type="nms", iou_threshold=0.5), 10).pred_instances
+    assert kept.scores.tolist() == pytest.approx([0.9, 0.7])
+    iou = bbox_overlaps(boxes[:1], boxes[1:2]).item()
+    weight = math.exp(-((1 - iou) ** 2) / 0.02) * math.e
+    x2 = (30 + weight * 34) / (1 + weight)
+    expected = torch.tensor([[10.0, 10, x2, 30], [70.0, 10, 80, 30]]) / 2  # the second is clipped
+    torch.testing.assert_close(kept.bboxes, expected)
+
+
+def test_only_detectors_that_suppress_have_neighbours() -> None:
+    for head, expected in (
+        (dict(nms=dict(type="nms", iou_threshold=0.65), score_thr=0.01), 0.01),
+        (dict(nms=dict(type="nms", iou_threshold=0.5)), 0.05),
+        (dict(max_per_img=300), None),
+        (None, None),
+    ):
+        detector = torch.nn.Module()
+        detector.bbox_head = torch.nn.Module()
+        detector.bbox_head.test_cfg = head and ConfigDict(head)
+        found = nms_of(detector)
+        assert (found and found["score_thr"]) == expected

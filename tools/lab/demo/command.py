@@ -36,5 +36,10 @@ def demo_parser(name: str, description: str) -> argparse.ArgumentParser:
         help=f"output folder (default: work_dirs/{name}); a finished run in it is kept, and the "
         "new one goes to a numbered folder beside it",
     )
-    add_page(parser, "results.md", "also fill in the table of a page", "; with several seeds")
+    add_page(
+        parser,
+        "results.md",
+        "also fill in the table of a page",
+        "; with several seeds. From a finished run of the same kind, if --out has one",
+    )
     return parser

@@ -10,6 +10,13 @@ SETTINGS = "settings.json"
 RESULTS = "results.json"
 
 
+def finished_results(folder: Path, settings: dict) -> list | dict | None:
+    """The results of a finished run with these settings in this very folder, or None."""
+    if read_json(folder / SETTINGS) != settings:
+        return None
+    return read_json(folder / RESULTS)
+
+
 def choose_folder(wanted: Path, settings: dict) -> tuple[Path, str | None]:
     """Return the folder to work in, and a sentence for the screen if there is something to say.
 

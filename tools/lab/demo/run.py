@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 
 from ebm_mmdet.files import fill_section, read_json, write_json
 
 from . import report
 from .evaluate import load_model, val_loader
-from .folder import RESULTS, choose_folder
+from .folder import RESULTS, choose_folder, finished_results
 from .screen import quiet, screen, title
 from .train import train_stage
 from .world import STEPS, World
@@ -39,7 +40,8 @@ def run_demo(
         overrides: ``{"base": {...}, "ebm": {...}}`` merged into the configs.
 
     Returns:
-        The folder with ``results.json``, ``pictures/`` and ``console.log``.
+        The folder with ``results.json``, ``pictures/`` and ``console.log``. With a page, that of a
+        finished run with the same settings in ``out``, from which the page is filled in.
 
     Raises:
         ValueError: There is less than one seed; or a page is given, but this run is not the
@@ -55,8 +57,12 @@ def run_demo(
             f"{world.settings()}; leave the page out, or use 3 seeds and no other change"
         )
     settings = {"seeds": num_seeds, "overrides": overrides, **world.settings()}
-    out, note = choose_folder(Path(out), settings)
     console, say = screen()
+    if page is not None and (finished := finished_results(Path(out), settings)) is not None:
+        _fill_page(page, world, finished)
+        say(f"table written to {page}, from the finished run in {out}")
+        return Path(out)
+    out, note = choose_folder(Path(out), settings)
     if note:
         say(note)
     start, pictures = time.monotonic(), out / "pictures"
@@ -69,13 +75,17 @@ def run_demo(
     console.print(report.screen_table(results, title(num_seeds)))
     say(world.before_after)
     if page is not None:
-        above, below = world.page(results)
-        fill_section(page, world.name, f"{above}\n\n{report.markdown_table(results)}\n\n{below}")
+        _fill_page(page, world, results)
         say(f"table written to {page}")
     write_json(out / RESULTS, results)  # last, because it marks the run as finished
     say(f"pictures: {pictures}")
     say(f"done in {time.monotonic() - start:.0f} s; logs: {out / 'console.log'}")
     return out
+
+
+def _fill_page(page: Path, world: World, results: list[dict]) -> None:
+    above, below = world.page(results)
+    fill_section(page, world.name, f"{above}\n\n{report.markdown_table(results)}\n\n{below}")
 
 
 def _run_seed(
@@ -109,7 +119,12 @@ def _run_seed(
     model, loader = load_model(ebm, str(checkpoint)), val_loader(ebm)
     used = model.refiner.num_steps
     measured, climbs = world.measure(model, ebm, loader, sorted({*STEPS, used}))
-    result = {"seed": seed, "num_steps": used, **measured}
+    result = {
+        "seed": seed,
+        "num_steps": used,
+        "threads": torch.get_num_threads(),
+        **measured,
+    }
     if seed == 0:
         say("pictures")
         world.draw([climb.until(used) for climb in climbs], ebm, used, out / "pictures")

@@ -20,6 +20,7 @@ from ebm_mmdet.energy import evaluate_only
 from ebm_mmdet.evaluation.average_precision import coco_results
 from ebm_mmdet.models.detectors import EBMDetector
 
+from .kl_voting import nms_of, vote_with
 from .rivals import EnergyEnsemble, RandomNudge
 
 __all__ = ["ENERGY", "KL", "L1", "Method", "apply", "energy_methods", "study_methods"]
@@ -46,6 +47,8 @@ class Method:
     """One result from the heads of all seeds together, instead of one result per seed."""
     own_candidates: bool = False
     """Start from the wrapper's candidates (energy-guided NMS) if the config has them."""
+    votes: bool = False
+    """Neighbours before suppression vote (:func:`.kl_voting.vote_with`); ``refiner`` is unused."""
     clip: bool = True
     """Clip boxes to the image, which alone is a gain for a detector that does not clip."""
 
@@ -76,6 +79,7 @@ def study_methods(
         Method(f"random nudge, σ = {NUDGE}", lambda head: RandomNudge(NUDGE, seed=0)),
         *regressor_methods("L1", L1),
         *regressor_methods("KL-Loss", KL)[:2],
+        Method("KL-Loss head, voting", lambda head: None, KL, votes=True),
         *first,
         *(climbs := energy_methods(refiner, std, shift, k)),
     ]
@@ -161,6 +165,7 @@ def apply(
     images: Sequence[TestImage],
     heads: Sequence[nn.Module],
     category_ids: Sequence[int],
+    max_per_img: int = 100,
 ) -> tuple[list[dict], float]:
     """Run one row over the test images, with the refinement code of the package.
 
@@ -170,6 +175,7 @@ def apply(
         images: result of ``cache_test_images``.
         heads: none, the trained head, or all heads for an ensemble.
         category_ids: COCO category of each label.
+        max_per_img: how many detections are kept after a vote.
 
     Returns:
         COCO result records, and the median time per image in seconds for scoring, moving and
@@ -190,11 +196,17 @@ def apply(
         feats = detector.energy_head.prepare(neck)
         return detector.refine(feats, [source], rescale=True, refiner=refiner)
 
+    def vote(neck: Sequence[Tensor], source: DetDataSample) -> list[DetDataSample]:
+        nms = nms_of(detector.detector)["nms"]
+        return [vote_with(head, head.prepare(neck), source, nms, max_per_img)]
+
+    use_candidates = method.votes or detector.candidates is not None
     try:
         with torch.no_grad():
             for image in images:
-                source = image.detections if detector.candidates is None else image.candidates
-                (sample,), took = timed(refine, image.neck, copy.deepcopy(source))
+                source = image.candidates if use_candidates else image.detections
+                step = vote if method.votes else refine
+                (sample,), took = timed(step, image.neck, copy.deepcopy(source))
                 seconds.append(took)
                 found = sample.pred_instances
                 records += coco_results(

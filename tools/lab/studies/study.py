@@ -27,7 +27,8 @@ from ebm_mmdet.models.detectors import EBMDetector
 
 from ..study_arguments import RIVALS
 from .heads import TrainedHeads, training_views
-from .methods import ENERGY, L1, Method, apply, study_methods
+from .kl_voting import every_box, nms_of
+from .methods import ENERGY, KL, L1, Method, apply, study_methods
 from .study_file import StudyFileError, folder_name
 
 __all__ = [
@@ -94,7 +95,8 @@ def run_study(
     most = detections_per_image(cfg)
     if warning := crowded_images(truth, most):
         say(warning)
-    images = cache_test_images(detector, test_set, most)
+    votes = KL in settings.rivals and nms_of(detector.detector) is not None
+    images = cache_test_images(detector, test_set, most, every_box(detector) if votes else None)
     views = training_views(cfg, detector, settings.rounds, say)
     heads = TrainedHeads(cfg, detector, out / "heads", views, settings.boxes_per_iteration, say)
     methods = study_methods(
@@ -105,7 +107,8 @@ def run_study(
         len(settings.seeds) > 1,
         regresses=cfg.model.energy_head.get("regression") is not None,
     )
-    methods = _chosen(methods, settings)
+    # A detector without suppression has no neighbours that could vote.
+    methods = _chosen([method for method in methods if votes or not method.votes], settings)
     # Before the first row, so that an interrupted study keeps all training.
     for seed in settings.seeds:
         for kind in (ENERGY, *settings.rivals):
@@ -121,7 +124,12 @@ def run_study(
             stored = read_json(path)
             if stored is None or stored["ann_file"] != test_set.ann_file:
                 records, seconds = apply(
-                    method, detector, images, [trained.head for trained in chosen], test_set.cat_ids
+                    method,
+                    detector,
+                    images,
+                    [trained.head for trained in chosen],
+                    test_set.cat_ids,
+                    most,
                 )
                 stored = dict(ann_file=test_set.ann_file, seconds=seconds, records=records)
                 write_json(path, stored)

@@ -15,7 +15,7 @@ from ...studies.detectors import compare_detectors
 from ...studies.study import StudySettings
 from ...studies.study_file import read_study
 from ...studies.tables import detectors_page
-from ..folder import RESULTS, choose_folder
+from ..folder import RESULTS, choose_folder, finished_results
 from ..screen import quiet, screen
 from .pictures import draw_rooms
 
@@ -53,7 +53,9 @@ def run_rooms_demo(
             all run in this process.
 
     Returns:
-        The folder with ``results.json``, ``pictures/``, the checkpoints and ``console.log``.
+        The folder with ``results.json``, ``pictures/``, the checkpoints and ``console.log``. With a
+        page, that of a finished run with the same settings in ``out``, from which the page is
+        filled in.
 
     Raises:
         ValueError: a page is given, but this run is not the published one.
@@ -65,8 +67,12 @@ def run_rooms_demo(
         )
     options = {**_own_options(), **(overrides or {})}
     settings = {"seeds": num_seeds, "options": options}
-    out, note = choose_folder(Path(out), settings)
     console, say = screen()
+    if page is not None and (finished := finished_results(Path(out), settings)) is not None:
+        _fill_page(page, num_seeds, finished)
+        say(f"table written to {page}, from the finished run in {out}")
+        return Path(out)
+    out, note = choose_folder(Path(out), settings)
     if note:
         say(note)
     start = time.monotonic()
@@ -80,13 +86,17 @@ def run_rooms_demo(
     console.print(_screen_table(report))
     say(LEGEND)
     if page is not None:
-        command = f"`make demo-rooms SEEDS={num_seeds}`"
-        fill_section(page, "demo-rooms", f"{command}\n\n{detectors_page(report)}")
+        _fill_page(page, num_seeds, report)
         say(f"table written to {page}")
     write_json(out / RESULTS, report)  # last, because it marks the run as finished
     say(f"pictures: {out / 'pictures'}")
     say(f"done in {time.monotonic() - start:.0f} s; logs: {out / 'console.log'}")
     return out
+
+
+def _fill_page(page: Path, num_seeds: int, report: dict) -> None:
+    command = f"`make demo-rooms SEEDS={num_seeds}`"
+    fill_section(page, "demo-rooms", f"{command}\n\n{detectors_page(report)}")
 
 
 def _own_options() -> dict:

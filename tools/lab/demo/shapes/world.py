@@ -93,8 +93,11 @@ class ShapesWorld:
         if not self.generated or self.num_images != NUM_IMAGES:
             return None
         seeds = len(results)
+        # Results that were written before threads were stored are taken to be of this machine.
+        known = [each["threads"] for each in results if "threads" in each]
+        threads = known[0] if known else torch.get_num_threads()
         return (
-            f"`make demo SEEDS={seeds}`, {torch.get_num_threads()} CPU threads, mean ± standard "
+            f"`make demo SEEDS={seeds}`, {threads} CPU threads, mean ± standard "
             f"deviation of {seeds} seeds, {self.num_images['val']} generated images. "
             f"{report.EARLY_STOP}",
             "AP in percent; mean IoU of true positives; ms per image with batch size 1, detector "
