@@ -180,7 +180,7 @@ def _refine_image(
     """(row, changed keys, IoU of new and old box) of each box; None for a box outside the image."""
     batch = model.data_preprocessor(pseudo_collate([item]), False)
     inputs, (sample,) = batch["inputs"], batch["data_samples"]
-    feats = model.energy_head.prepare(model.extract_maps(inputs), input_shape=inputs.shape[-2:])
+    feats = model.read(model.extract_maps(inputs), inputs)
     height, width = sample.ori_shape[:2]
     xywh = torch.tensor([rows[i]["bbox"] for i in numbers], dtype=torch.float64)
     boxes = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)

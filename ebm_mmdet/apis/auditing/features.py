@@ -15,14 +15,15 @@ from torch import Tensor
 
 from ...models.detectors import EBMDetector
 from ...models.detectors.peculiarities import predict_boxes
+from ...models.flip_mean import mirror, mirror_boxes
+from ...models.heads import EBMBBoxHead
 from ...models.pixels import network_pixels
 from ..feature_cache import TrainingView, collate
 from ..fitting.views import BOXES, VIEWS, Batch, bytes_of, make_view
-from ..inspection import inner_datasets
 from ..trained_detector import image_pipeline
 from .annotations import AnnotatedImage
 
-__all__ = ["AuditImages", "Seen", "ViewCache", "flips_of"]
+__all__ = ["AuditImages", "Seen", "ViewCache", "over_flips"]
 
 
 class Seen(NamedTuple):
@@ -37,6 +38,15 @@ class Seen(NamedTuple):
     """(d, 4) detections."""
     scores: Tensor
     labels: Tensor
+    flips: tuple[str, ...] = ("",)
+    """The views; the detections are those of the first, the image as it is."""
+    mirrored: tuple[tuple[Tensor, ...], ...] = ()
+    """The maps of the further views."""
+
+    @property
+    def views(self) -> list[tuple[Tensor, ...]]:
+        """The maps of every view."""
+        return [self.maps, *self.mirrored]
 
 
 class AuditImages:
@@ -63,23 +73,19 @@ class AuditImages:
         item, here = self.item(index), self.images[index]
         sample, inputs = item["data_samples"], item["inputs"]
         boxes = torch.from_numpy(here.boxes).float() * network_pixels(sample, torch.device("cpu"))
-        height, width = inputs.shape[-2:]
-        if flip in ("horizontal", "diagonal"):
-            inputs = inputs.flip(-1)
-            boxes = torch.stack(
-                [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1
-            )
-        if flip in ("vertical", "diagonal"):
-            inputs = inputs.flip(-2)
-            boxes = torch.stack(
-                [boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], 1
-            )
+        boxes = mirror_boxes(boxes, flip, inputs.shape[-2:])
         sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.from_numpy(here.labels))
-        return dict(inputs=inputs.contiguous(), data_samples=sample)
+        return dict(inputs=mirror(inputs, flip).contiguous(), data_samples=sample)
 
     @torch.no_grad()
-    def see(self, model: EBMDetector, index: int) -> Seen:
-        """Run the detector on an image; all of its boxes are kept."""
+    def see(self, model: EBMDetector, index: int, flips: Sequence[str] = ("",)) -> Seen:
+        """Run the detector on an image; all of its boxes are kept.
+
+        Args:
+            model: the detector.
+            index: position of the image.
+            flips: ``''``, the image as it is, and mirror images whose maps are wanted too.
+        """
         batch = model.data_preprocessor(pseudo_collate([self.item(index)]), False)
         inputs, samples = batch["inputs"], batch["data_samples"]
         with model.capture_features() as features:
@@ -92,24 +98,32 @@ class AuditImages:
             boxes.bboxes.float(),
             boxes.scores.float(),
             boxes.labels,
+            tuple(flips),
+            tuple(tuple(model.extract_maps(mirror(inputs, flip))) for flip in flips[1:]),
         )
 
 
-def flips_of(cfg: Config) -> tuple[str, ...]:
-    """The flips of the training pipeline, and ``''``, the image as it is."""
-    loader = cfg.get("train_dataloader")
-    steps = []
-    if loader:
-        steps += loader["dataset"].get("pipeline") or []
-        for inner in inner_datasets(loader["dataset"]):
-            steps += inner.get("pipeline") or []
-    directions: list[str] = []
-    for step in steps:
-        if str(step["type"]).rpartition(".")[2] == "RandomFlip":
-            given = step.get("direction", "horizontal")
-            directions += [given] if isinstance(given, str) else list(given)
-    known = ("horizontal", "vertical", "diagonal")
-    return ("", *(each for each in known if each in directions))
+def over_flips(
+    seen: Seen,
+    boxes: Tensor,
+    head: EBMBBoxHead,
+    ask: Callable[[Sequence[Tensor], Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The mean over the views of what a head says about boxes of an image, float64.
+
+    Args:
+        seen: the image.
+        boxes: (n, 4) in pixels of the network's input.
+        head: whose ``prepare`` reads the maps.
+        ask: takes feats, boxes (n, 4) and images (n,) to (n, ...), which mirroring does not change.
+    """
+    images = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
+    total: Tensor | float = 0.0
+    for flip, maps in zip(seen.flips, seen.views):
+        feats = head.prepare(maps, input_shape=seen.input_shape)
+        there = mirror_boxes(boxes, flip, seen.input_shape)
+        total = total + ask(feats, there, images).double()
+    return total / len(seen.flips)
 
 
 class ViewCache:

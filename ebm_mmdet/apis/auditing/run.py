@@ -7,7 +7,6 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,9 @@ from ..fitting.progress import Progress
 from ..trained_detector import read_config
 from .annotations import PARTS, Annotations, read_annotations
 from .exports import write_exports
-from .features import AuditImages, ViewCache, flips_of
+from .features import AuditImages, ViewCache
 from .findings import Findings, find
+from .flips import flips_of
 from .folds import assign_folds, new_gaussian, train_head
 from .page import write_page
 from .scoring import Scores, score_image
@@ -35,14 +35,6 @@ __all__ = ["audit"]
 GB = 2**30
 MAX_ITERS = 1500
 """Iterations of a fold's head; more change the ranking little."""
-
-
-@dataclass(frozen=True)
-class _Costs:
-    """Seconds for one image on this machine."""
-
-    view: float
-    score: float
 
 
 def audit(
@@ -59,6 +51,7 @@ def audit(
     device: str | None = None,
     seed: int = 0,
     say: Callable[[str], None] = print,
+    flips: bool = True,
 ) -> dict:
     """Look for annotations that are badly located, missing, or about nothing.
 
@@ -83,6 +76,8 @@ def audit(
         device: ``'cpu'``, ``'cuda:0'``; by default a GPU if there is one.
         seed: of folds and training.
         say: receives lines.
+        flips: judge by the mean over an image and its mirror images, those of the ``RandomFlip`` of
+            the config's training pipeline. Scoring takes so many times as long.
 
     Returns:
         ``annotations``, ``audited``, ``flagged``, ``share_bad``, ``missing``, ``superfluous``,
@@ -112,6 +107,7 @@ def audit(
         max_iters=max_iters,
         seed=seed,
         evidence="log-ratio and surprise",
+        flips=list(flips_of(cfg)) if flips else [""],
     )
     wanted = describe_inputs(cfg, Path(checkpoint), settings)
     check_folder(folder, wanted, "audit", "--out")
@@ -130,7 +126,9 @@ def audit(
         say(f"going on in {folder}" if resumed else f"working in {folder}")
         for line in annotations.complaints.lines():
             say(f"not audited: {line}")
-        steps = _Steps(source, annotations, folder, clock, seed, max_iters, cache_gb * GB, say)
+        views = settings["flips"]
+        cache_bytes = cache_gb * GB
+        steps = _Steps(source, annotations, folder, clock, seed, max_iters, cache_bytes, views, say)
         results, complete = steps.run(parts)
         found = find(annotations, results, source.classes)
         key = hashlib.sha256(repr(sorted(wanted.items())).encode()).hexdigest()[:16]
@@ -149,8 +147,10 @@ class _Steps:
         seed: int,
         max_iters: int,
         cache_bytes: float,
+        flips: Sequence[str],
         say: Callable[[str], None],
     ) -> None:
+        self.flips = flips
         self.source, self.annotations, self.folder = source, annotations, folder
         self.clock, self.seed, self.max_iters, self.say = clock, seed, max_iters, say
         self.cache_bytes = cache_bytes
@@ -174,8 +174,7 @@ class _Steps:
         if not todo:
             self.say("scored already")
             return self.scores.results, True
-        costs = self._measure()
-        scoring = costs.score * sum(i not in self.scores.results for i in everything)
+        scoring = self._measure() * sum(i not in self.scores.results for i in everything)
         rest = max(self.clock.left() - 1.2 * scoring, 0.1 * self.clock.left())
         self.say(
             f"{self.annotations.count} annotations in {len(everything)} images, "
@@ -196,17 +195,15 @@ class _Steps:
         """An equal part of the time until a reading of the clock."""
         return max((until - self.clock.used()) / parts, 1.0)
 
-    def _measure(self) -> _Costs:
-        """Time an image through everything; a first one warms up."""
+    def _measure(self) -> float:
+        """Seconds to score an image of usual size; a first one warms up."""
         model = self.source.model
         sizes = [len(each.rows) for each in self.annotations.images]
         index = int(np.argsort(sizes)[len(sizes) // 2])
         for _ in range(2):
             start = self.clock.used()
-            seen = self.images.see(model, index)
-            view = self.clock.used() - start
-            score_image(model, model.energy_head, self.images, index, seen=seen)
-        return _Costs(view, self.clock.used() - start)
+            score_image(model, model.energy_head, self.images, index, flips=self.flips)
+        return self.clock.used() - start
 
     def _views(self, everything: Sequence[int], rng, until: float) -> ViewCache:
         order = [i for i in rng.permutation(everything) if len(self.annotations.images[i].rows)]
@@ -252,7 +249,12 @@ class _Steps:
         complete = True
         for position, (head, gaussian, images) in enumerate(heads):
             score = functools.partial(
-                score_image, self.source.model, head, self.images, gaussian=gaussian
+                score_image,
+                self.source.model,
+                head,
+                self.images,
+                gaussian=gaussian,
+                flips=self.flips,
             )
             left = self.clock.left() / (len(heads) - position)
             complete &= self.scores.run(

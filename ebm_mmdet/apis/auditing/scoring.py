@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ...files import read_json, write_json
 from ...models.detectors import EBMDetector
+from ...models.flip_mean import FlipMean
 from ..fitting.clock import Clock
 from ..fitting.kl_regressor import KLRegressor
 from .evidence import NUM_STEPS, Evidence, box_evidence
-from .features import AuditImages, Seen
+from .features import AuditImages, Seen, over_flips
 from .presence import presence
 
 __all__ = ["Scores", "joined_surprise", "score_image"]
@@ -97,8 +98,11 @@ def score_image(
     step_size: float | None = None,
     seen: Seen | None = None,
     gaussian: KLRegressor | None = None,
+    flips: Sequence[str] = ("",),
 ) -> dict:
     """All about an image that the files and the page need; boxes in pixels of the image file.
+
+    f and the surprise are means over the image and its mirror images.
 
     Args:
         model: the detector.
@@ -110,6 +114,7 @@ def score_image(
         seen: what the detector makes of the image, if that is known.
         gaussian: head of the Gaussian that says how surprising an annotation is, if there is one;
             it has not seen the image either.
+        flips: see :meth:`AuditImages.see`; of no effect with ``seen``.
 
     Returns:
         ``image``; for the annotations ``proposal``, ``log_ratio``, ``shift``, ``spread``,
@@ -118,13 +123,14 @@ def score_image(
         ``score``; and ``missing``: ``box``, ``score``, ``label``, ``spread``.
     """
     here = images.images[index]
-    seen = seen or images.see(model, index)
-    feats = head.prepare(seen.maps, input_shape=seen.input_shape)
+    seen = seen or images.see(model, index, flips)
+    mean = FlipMean(head, seen.flips, seen.input_shape)
+    feats = mean.prepare(seen.views)
     scale = seen.scale.cpu().double().numpy()
     limits = seen.scale[:2] * seen.scale.new_tensor(here.image.size)
 
     def look(boxes: Tensor, labels: Tensor) -> Evidence:
-        return box_evidence(head, feats, boxes, labels, limits, num_steps, step_size)
+        return box_evidence(mean, feats, boxes, labels, limits, num_steps, step_size)
 
     boxes = torch.from_numpy(here.boxes).float().to(seen.scale.device) * seen.scale
     labels = torch.from_numpy(here.labels).to(seen.scale.device)
@@ -171,9 +177,7 @@ def joined_surprise(results: Sequence[dict]) -> np.ndarray | None:
 
 def _surprise(gaussian: KLRegressor, seen: Seen, boxes: Tensor) -> list[float]:
     """-log N(y; μ(y), σ(y)²) of the sides y of n boxes, in units of the box's size."""
-    feats = gaussian.prepare(seen.maps, input_shape=seen.input_shape)
-    images = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
-    found = gaussian.evidence(feats, boxes, images)[0].double()
+    found = over_flips(seen, boxes, gaussian, lambda *given: gaussian.evidence(*given)[0])
     return _rounded(found.nan_to_num(INFINITE, INFINITE, -INFINITE).cpu().numpy(), 4)
 
 

@@ -171,6 +171,8 @@ def left_out(model: EBMDetector) -> list[str]:
         parts.append("calibrated intervals, which depend on the size of the image's file")
     if getattr(model.refiner, "num_modes", 0):
         parts.append("further modes")
+    if model.flips:
+        parts.append("the mean over mirror images (flips)")
     return parts
 
 
@@ -183,6 +185,11 @@ def _check_detector(model: EBMDetector) -> None:
             f"DetDataPreprocessor. {alone}"
         )
     bases = (TwoStageDetector, SingleStageDetector)
+    if model.flips:
+        raise ValueError(
+            f"model.flips is {model.flips}; exported is the refinement by the image as it is: "
+            "model.flips=[]"
+        )
     base = next((base for base in bases if isinstance(detector, base)), None)
     if base is None or type(detector).predict is not base.predict:
         raise ValueError(

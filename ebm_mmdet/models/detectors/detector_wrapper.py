@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ...energy import RefineChosen, RefinementResult, Refiner, evaluate_only
+from ..flip_mean import MapsOfViews
 from ..heads import BoxLogDensity
 from .dry_run import dry_run
 from .loading import CheckpointOfChild
@@ -194,7 +195,7 @@ class DetectorWrapper(CheckpointOfChild):
         """Refine the boxes of a batch in one call of the refiner.
 
         Args:
-            feats: what ``energy_head.prepare`` returned.
+            feats: what ``energy_head.prepare`` returned, or that of several views.
             boxes: (n, D) detections of each image, in the coordinates of ``feats``.
             labels: (n,) of each image.
             refiner: the refiner, or None to evaluate f at the given boxes only.
@@ -219,8 +220,9 @@ class DetectorWrapper(CheckpointOfChild):
             torch.full((n,), i, dtype=torch.int64, device=everything.device)
             for i, n in enumerate(counts, first_image)
         ]
+        head = feats.head if isinstance(feats, MapsOfViews) else self.energy_head
         # Maps that the head has projected have a graph to its parameters, which is not wanted here.
-        fn: BoxLogDensity = self.energy_head.log_density_fn(
+        fn: BoxLogDensity = head.log_density_fn(
             [feat.detach() for feat in feats],
             everything,
             torch.cat(index),

@@ -12,6 +12,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor
 
 from ...energy import Refiner, evaluate_only
+from ..flip_mean import FlipMean, check_flips, mirror
 from ..masks import check_masks_from, masks_can_wait, predict_masks, recording_features
 from ..pixels import box_scale, clip_to_image
 from .detector_wrapper import DetectorWrapper, check_regression, detector_covariance
@@ -102,6 +103,10 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         masks_from: the boxes that predicted masks belong to. ``'detected'``: the detector's, before
             they are refined. ``'refined'``: ``roi_head.predict_mask`` runs once more, on the
             refined boxes, for two-stage detectors.
+        flips: mirror images (``'horizontal'``, ``'vertical'``, ``'diagonal'``) over which f is
+            averaged when boxes are refined, with the image as it is. Each takes the time of
+            the detector's features and of the refinement once more. They suit a head that has
+            learned from such images. The detections are those of the image as it is.
         data_preprocessor: by default the detector's own; of a semi-supervised detector, the one for
             single images.
         backbone: not read. ``dict()`` here lets ``init_detector`` of mmdet 3.3 load the config,
@@ -114,8 +119,9 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         ValueError: the detector has no module of a name in ``feature_source``, it does not predict
             boxes (PanopticFPN, MaskFormer), values of ``energy_head`` do not fit its maps,
             ``masks_from='refined'`` is not possible with it, the refiner has ``regression_steps``
-            and the head no ``regression``, ``min_score`` is negative or not finite, or
-            ``train_cfg`` or ``test_cfg`` is given.
+            and the head no ``regression``, ``min_score`` is negative or not finite, a name in
+            ``flips`` is unknown or the head cannot be averaged, or ``train_cfg`` or ``test_cfg`` is
+            given.
         RuntimeError: values of ``energy_head`` are left out, and the detector cannot run here.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), sec. 4.1, algorithm 1.
@@ -123,6 +129,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
 
     # Of the class: models that were pickled before have no such attributes.
     legacy_plus_one = False
+    flips: tuple[str, ...] = ()
     side_intervals: SideIntervals | None = None
     """Set by :func:`~ebm_mmdet.models.attach_intervals`."""
 
@@ -144,6 +151,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
+        flips: Sequence[str] = (),
     ) -> None:
         if init_trunk_from not in ("auto", None):
             raise ValueError(f"init_trunk_from={init_trunk_from!r}; use 'auto' or None")
@@ -168,6 +176,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
         self.clip_boxes, self.masks_from = clip_boxes, masks_from
         self.legacy_plus_one = legacy_plus_one
+        self.flips = check_flips(flips, self.energy_head, legacy_plus_one)
         self.init_trunk_from = init_trunk_from
         self._trunk_is_loaded = False
 
@@ -265,12 +274,29 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             detector, record = recording_features(detector)
         with self.capture_features() as features:
             samples = predict_boxes(detector, batch_inputs, batch_data_samples, rescale)
-        feats = self.energy_head.prepare(features(), input_shape=batch_inputs.shape[-2:])
+        feats = self.read(features(), batch_inputs)
         if selects:
             self.select(feats, samples, rescale)
         if later and selects:
             predict_masks(self.detector, record[-1], samples, rescale, replace=False)
         return feats, samples, record[-1] if later and self.masks_from == "refined" else None
+
+    def read(self, maps: Sequence[Tensor], batch_inputs: Tensor) -> list[Tensor]:
+        """What the energy head reads in prediction: the maps, and those of mirror images.
+
+        Args:
+            maps: the detector's maps of ``batch_inputs``.
+            batch_inputs: (B, 3, H, W) preprocessed images.
+
+        Returns:
+            What :meth:`refine` and :meth:`move` take as ``feats``.
+        """
+        shape = batch_inputs.shape[-2:]
+        if not self.flips:
+            return self.energy_head.prepare(maps, input_shape=shape)
+        mirrored = [self.extract_maps(mirror(batch_inputs, flip)) for flip in self.flips]
+        mean = FlipMean(self.energy_head, ("", *self.flips), shape)
+        return mean.prepare([maps, *mirrored])
 
     def select(self, feats: Sequence[Tensor], samples: SampleList, rescale: bool) -> None:
         """Apply ``candidates`` to the ``pred_instances`` of a batch, in place."""
@@ -290,7 +316,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         """Select candidates, if so configured, and refine the ``pred_instances`` in place.
 
         Args:
-            feats: what ``energy_head.prepare`` returned for these images.
+            feats: what :meth:`read` or ``energy_head.prepare`` returned for these images.
             samples: data samples with predictions; masks that they have stay.
             rescale: whether their boxes are in original-image pixels.
             refiner: the refiner of this call, instead of the model's own.
@@ -311,7 +337,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         """Refine the ``pred_instances`` of a batch in place, those with ``min_score``.
 
         Args:
-            feats: what ``energy_head.prepare`` returned for these images.
+            feats: what :meth:`read` or ``energy_head.prepare`` returned for these images.
             samples: data samples with predictions.
             rescale: whether their boxes are in original-image pixels.
             refiner: as in :meth:`refine`.

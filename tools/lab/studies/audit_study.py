@@ -12,7 +12,8 @@ from mmengine.config import Config
 
 from ebm_mmdet.apis.auditing.annotations import Annotations, read_annotations
 from ebm_mmdet.apis.auditing.calibration import evidence_against, fit_mixture
-from ebm_mmdet.apis.auditing.features import AuditImages, Seen, ViewCache, flips_of
+from ebm_mmdet.apis.auditing.features import AuditImages, Seen, ViewCache, over_flips
+from ebm_mmdet.apis.auditing.flips import flips_of
 from ebm_mmdet.apis.auditing.folds import assign_folds, new_gaussian, train_head
 from ebm_mmdet.apis.auditing.scoring import joined_surprise, score_image
 from ebm_mmdet.apis.auditing.source import Source, image_folder, load_source, usual_size
@@ -33,6 +34,8 @@ MODES = ("unseen", "folds", "in-sample")
 """The head has learned from other images, from the other folds, or from the audited ones."""
 RIVALS = ("IoU with the L1 head's box", "KL-Loss, likelihood", "KL-Loss, log-ratio")
 """Scores of heads that learn from the same batches as the unseen energy head."""
+PLAIN = "unseen, without mirror images"
+"""The scores of the unseen head by the image as it is alone."""
 DETECTIONS_FROM = 0.3
 """Score from which a detection counts for the rival that compares with the detector."""
 
@@ -84,6 +87,7 @@ def run_audit_study(
     Raises:
         FileExistsError: ``out`` has a study with other settings.
     """
+    cfg = Config.fromfile(config)
     settings = dict(
         config=config.name,
         ann=ann.name,
@@ -91,12 +95,12 @@ def run_audit_study(
         iterations=iterations,
         folds=folds,
         rivals=list(RIVALS) if rivals else [],
+        flips=list(flips_of(cfg)),
     )
     stored = read_json(out / "settings.json")
     if stored not in (None, settings):
         raise FileExistsError(f"{out} has a study with other settings; name another folder")
     write_json(out / "settings.json", settings)
-    cfg = Config.fromfile(config)
     true = read_json(ann)
     place = images or image_folder(cfg, [image["file_name"] for image in true["images"]])
     # A detector without a head gets the one that `audit` would give it.
@@ -148,6 +152,7 @@ class _Seed:
         self.source, self.annotations, self.folder = source, annotations, folder
         self.seed, self.cache_bytes, self.say = seed, cache_gb * 2**30, say
         self.images = AuditImages(source.cfg, annotations.images)
+        self.flips = flips_of(source.cfg)
         self.clock = Clock(folder / "clock.json", 1e9)
         self.rows = [row for each in annotations.images for row in each.rows.tolist()]
         self.truth = np.array([truth[row] for row in self.rows])
@@ -157,7 +162,7 @@ class _Seed:
     def see(self, index: int) -> Seen:
         """What the detector makes of an image; kept, since every mode asks for it."""
         if index not in self._seen:
-            self._seen[index] = self.images.see(self.source.model, index)
+            self._seen[index] = self.images.see(self.source.model, index, self.flips)
         return self._seen[index]
 
     def groups(self, mode: str, folds: int) -> list[list[int]]:
@@ -184,6 +189,7 @@ class _Seed:
         compared = with_rivals and mode == "unseen"
         rivals = {"l1": BoxRegressor, "kl": KLRegressor} if compared else {}
         results: dict[int, dict] = {}
+        plain: dict[int, dict] = {}
         others: dict[int, list[np.ndarray]] = {}
         for k, group in enumerate(groups):
             training = train_head(
@@ -204,23 +210,24 @@ class _Seed:
             heads = {name: head.eval() for name, head in training.heads.items()}
             for index in group:
                 seen = self.see(index)
-                results[index] = score_image(
+                ask = functools.partial(
+                    score_image,
                     self.source.model,
                     heads["energy"],
                     self.images,
                     index,
-                    seen=seen,
                     gaussian=heads.get("gaussian"),
                 )
+                results[index] = ask(seen=seen)
+                if mode == "unseen":
+                    plain[index] = ask(seen=seen._replace(flips=("",), mirrored=()))
                 if rivals:
                     here = self.annotations.images[index].boxes
                     others[index] = _rival_scores(heads["l1"], heads["kl"], here, seen)
         order = sorted(results)
         boxes = np.concatenate([self.annotations.images[i].boxes for i in order])
         proposal = _joined(results[i]["proposal"] for i in order)
-        ratio = np.concatenate([results[i]["log_ratio"] for i in order])
-        surprise = joined_surprise([results[i] for i in order])
-        evidence = evidence_against(ratio, surprise, np.ones(len(ratio), bool))
+        ratio, evidence = _ratio_and_evidence([results[i] for i in order])
         probability = fit_mixture(evidence).probability(evidence)
         before, after = box_iou(boxes, self.truth), box_iou(proposal, self.truth)
         self.fixed = dict(before=np.round(before, 4).tolist(), after=np.round(after, 4).tolist())
@@ -230,6 +237,9 @@ class _Seed:
             f"probability, {mode}": probability.tolist(),
             f"IoU with the mode, {mode}": (1 - box_iou(boxes, proposal)).tolist(),
         }
+        if plain:
+            ratio, evidence = _ratio_and_evidence([plain[i] for i in order])
+            scores |= {PLAIN: evidence.tolist(), f"f, {PLAIN}": ratio.tolist()}
         if rivals:
             columns = zip(*(others[i] for i in order))
             scores |= {name: np.concatenate(c).tolist() for name, c in zip(RIVALS, columns)}
@@ -276,15 +286,24 @@ def _rival_scores(
 ) -> list[np.ndarray]:
     """``RIVALS`` of the annotations (n, 4) of an image, (n,) each; larger is worse."""
     given = torch.from_numpy(boxes).float() * seen.scale
-    images = torch.zeros(len(given), dtype=torch.long)
 
-    def maps(head: BoxRegressor) -> list[torch.Tensor]:
-        return head.prepare(seen.maps, input_shape=seen.input_shape)
+    def away(*asked) -> torch.Tensor:
+        _, there, _ = asked
+        moved = decode_boxes(l1.offsets(*asked), there)
+        return torch.from_numpy(1 - box_iou(there.double().numpy(), moved.double().numpy()))
 
-    moved = decode_boxes(l1.offsets(maps(l1), given, images), given)
-    likelihood, ratio = kl.evidence(maps(kl), given, images)
-    away = 1 - box_iou(given.double().numpy(), moved.double().numpy())
-    return [away, likelihood.double().numpy(), ratio.double().numpy()]
+    def evidence(*asked) -> torch.Tensor:
+        return torch.stack(kl.evidence(*asked), 1)
+
+    likelihood, ratio = over_flips(seen, given, kl, evidence).numpy().T
+    return [over_flips(seen, given, l1, away).numpy(), likelihood, ratio]
+
+
+def _ratio_and_evidence(results: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Log-ratio and evidence (n,) of the annotations of several images."""
+    ratio = np.concatenate([each["log_ratio"] for each in results])
+    surprise = joined_surprise(results)
+    return ratio, evidence_against(ratio, surprise, np.ones(len(ratio), bool))
 
 
 def _joined(parts) -> np.ndarray:

@@ -133,6 +133,32 @@ def test_the_evidence_is_the_log_ratio_of_f_and_the_surprise_of_a_gaussian(proje
     np.testing.assert_allclose(against, np.sort(evidence), atol=1e-3)
 
 
+def test_mirror_images_of_the_training_judge_too(project, monkeypatch):
+    config = project / "my_detector.py"
+    step = "dict(type='RandomFlip', prob=0.5, direction='vertical'), pack]))"
+    config.write_text(config.read_text().replace("pack]))\nval", f"{step}\nval"))
+    asked, see = [], run.AuditImages.see
+    monkeypatch.setattr(
+        run.AuditImages,
+        "see",
+        lambda self, model, index, flips: asked.append(flips) or see(self, model, index, flips),
+    )
+    audit(*FILES, "out", **QUICK)
+    assert {tuple(flips) for flips in asked} == {("", "vertical")}
+    assert audit(*FILES, "out", **QUICK)["audited"] == 3  # the same folder, by the same call
+    with pytest.raises(FileExistsError, match="an audit with another flips"):
+        audit(*FILES, "out", **QUICK, flips=False)
+    asked.clear()
+    arguments = ["audit", *FILES[:2], "--ann", FILES[2], "--out", "plain", "--folds", "3"]
+    assert commands.main([*arguments, "--max-iters", "4", "--device", "cpu", "--no-flips"]) == 0
+    assert {tuple(flips) for flips in asked} == {("",)}
+    ratios = []
+    for folder in ("out", "plain"):
+        content = read_json(project / folder / "audit_coco.json")
+        ratios.append([each["audit_log_ratio"] for each in content["annotations"]])
+    assert ratios[0] != ratios[1]
+
+
 def test_heads_without_noise_are_audited_by_f_alone(project):
     path = write_energy_config("my_detector.py", "epoch_12.pth", "mine_ebm.py")
     cfg = Config.fromfile(path)
