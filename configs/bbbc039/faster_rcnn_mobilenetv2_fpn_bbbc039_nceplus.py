@@ -19,17 +19,21 @@ model = dict(
     type='EBMDetector',
     backbone=dict(),  # not read; mmdet's init_detector looks for it
     detector=detector,
-    init_trunk_from='auto',  # the layers of the box head, as in the papers
+    init_trunk_from=None,  # the box head's layers read strides 8 to 32 alone, on which a nucleus is four cells or less
+    # A nucleus is 29 px wide, and its sides are wanted to half a pixel: strides 2 and 4 come before the neck.
+    feature_source=['neck', 'backbone.layer2', 'backbone.layer1'],
     energy_head=dict(
         type='EBMBBoxHead',
-        num_classes=1,  # class-specific as in the papers, which with one class is one output
-        in_channels=64,
-        strides=[8, 16, 32],
-        feature_levels=[0, 1, 2],
-        level_rule='assign',
-        finest_scale=56,
-        roi_shift=-0.5,  # what the layers copied from the box head were trained with
-        fc_channels=[256, 256],  # as the box head, whose layers are copied
+        num_classes=1,
+        class_agnostic=True,
+        feature_levels=[5, 4, 0],  # backbone.layer1, backbone.layer2 and the finest map of the neck
+        in_channels=[16, 24, 64],
+        strides=[2, 4, 8],
+        level_rule='concat',  # nuclei all have one size: a level rule would always choose the same map
+        roi_shift=0.0,  # MobileNet's strided convolutions are centred on the integer nodes of PrRoIPool
+        standardize=True,
+        region_scale=1.3,  # a box that is too small sees the rest of its nucleus
+        fc_channels=[256, 256],
         # Robust standard deviations of the detector's residuals, 2,066 boxes of 20 training images.
         regression=dict(residual_std=[0.017, 0.017, 0.043, 0.040]),
         objective=dict(
@@ -42,9 +46,9 @@ model = dict(
 
 # About 40 nuclei per crop.
 train_dataloader = dict(batch_size=1, num_workers=2)
-max_iters = 500
+max_iters = 600
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.01))
+optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1 / 3, by_epoch=False, begin=0, end=30),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=30, end=max_iters, T_max=max_iters - 30, eta_min_ratio=0.01),

@@ -14,6 +14,7 @@ from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
 from ..models.detectors import EBMDetector
+from ..models.flip_mean import mirror
 
 __all__ = [
     "TestImage",
@@ -49,6 +50,12 @@ class TestImage(NamedTuple):
     """All boxes above the score threshold, if they were asked for or the wrapper does the NMS."""
     seconds: float
     """Run time of the detector alone, in seconds."""
+    input_shape: tuple[int, int] = (0, 0)
+    """(height, width) of the network's input."""
+    mirrored: tuple[tuple[Tensor, ...], ...] = ()
+    """``neck`` of each mirror image that was asked for."""
+    mirrored_seconds: float = 0.0
+    """Run time of these."""
 
 
 @torch.no_grad()
@@ -82,12 +89,13 @@ def cache_test_images(
     dataset: Sequence,
     max_per_img: int = 100,
     every_box: nn.Module | None = None,
+    flips: Sequence[str] = (),
 ) -> list[TestImage]:
     """Detect on every image of a test data set, without refinement; keep boxes and features.
 
     The arguments are those of :func:`detect_images`.
     """
-    return [*detect_images(detector, dataset, max_per_img, every_box)]
+    return [*detect_images(detector, dataset, max_per_img, every_box, flips)]
 
 
 @torch.no_grad()
@@ -96,6 +104,7 @@ def detect_images(
     dataset: Sequence,
     max_per_img: int | None = None,
     every_box: nn.Module | None = None,
+    flips: Sequence[str] = (),
 ) -> Iterator[TestImage]:
     """Detect on one image of a test data set after the other, without refinement.
 
@@ -106,6 +115,8 @@ def detect_images(
         every_box: a detector of candidates before suppression, such as
             ``EnergyGuidedNMS().without_nms(detector.detector)``; by default that of the wrapper's
             own ``candidates``, if it has some.
+        flips: mirror images whose features are wanted too, out of ``FLIPS`` of
+            :mod:`ebm_mmdet.models.flip_mean`.
     """
     detector.eval()
     if every_box is None and detector.candidates is not None:
@@ -122,7 +133,11 @@ def detect_images(
         candidates = None
         if every_box is not None:
             (candidates,) = every_box.predict(inputs, samples, rescale=True)
-        yield TestImage(features(), found, candidates, seconds)
+        start = time.perf_counter()
+        mirrored = tuple(tuple(detector.extract_maps(mirror(inputs, flip))) for flip in flips)
+        mirrored_seconds = time.perf_counter() - start
+        shape = tuple(inputs.shape[-2:])
+        yield TestImage(features(), found, candidates, seconds, shape, mirrored, mirrored_seconds)
 
 
 def collate(

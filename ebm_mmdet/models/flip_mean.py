@@ -121,7 +121,7 @@ class FlipMean(nn.Module):
         self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor, labels: Tensor
     ) -> Tensor:
         """f̄ (N, S) of boxes (N, S, 4) of the image as it is; see ``EnergyHead.evaluate``."""
-        views = self._views(feats, boxes)
+        views = self.views(feats, boxes)
         return _mean([self.head.evaluate(*view, batch_index, labels) for view, _ in views])
 
     def regress(
@@ -130,14 +130,14 @@ class FlipMean(nn.Module):
         """f̄ (N, S), and mean offsets (N, S, 4) to the object; see ``RegressingHead.regress``."""
         found = [
             (self.head.regress(*view, batch_index, labels), sign)
-            for view, sign in self._views(feats, boxes)
+            for view, sign in self.views(feats, boxes)
         ]
         return _mean([f for (f, _), _ in found]), _mean([d * sign for (_, d), sign in found])
 
-    def _views(
+    def views(
         self, feats: Sequence[Tensor], boxes: Tensor
     ) -> list[tuple[tuple[Sequence[Tensor], Tensor], Tensor]]:
-        """Of each view the maps, the mirrored boxes, and the signs (4,) of mirrored offsets."""
+        """Of each view ``(maps, mirrored boxes (..., 4))``, and signs (4,) of mirrored offsets."""
         count, views = len(feats) // len(self.flips), []
         for position, flip in enumerate(self.flips):
             maps = feats[position * count :][:count]

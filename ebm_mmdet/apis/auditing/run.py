@@ -20,11 +20,11 @@ from ..fitting.folder import check_folder, claim_folder, describe_inputs, held
 from ..fitting.kl_regressor import KLRegressor
 from ..fitting.progress import Progress
 from ..trained_detector import read_config
+from ..training_flips import flips_of
 from .annotations import PARTS, Annotations, read_annotations
 from .exports import write_exports
 from .features import AuditImages, ViewCache
 from .findings import Findings, find
-from .flips import flips_of
 from .folds import assign_folds, new_gaussian, train_head
 from .page import write_page
 from .scoring import Scores, score_image

@@ -75,3 +75,23 @@ def test_a_head_with_a_regression_has_rows_of_its_own():
     assert "mean of heads: regression and f, half step" in found
     assert not found["energy and prior, k = 0.125"].refiner(None).regression_steps
     assert not any("regression and f" in name for name in rows(step_size=1e-4))
+
+
+def test_means_over_mirror_images_are_rows_of_their_own():
+    refiner = ConfigDict(type="GradientAscentRefiner", num_steps=10, step_size=1e-4)
+    flips = ("horizontal", "vertical")
+    found = {
+        row.name: row
+        for row in study_methods(refiner, STD, SHIFT, 0.125, True, regresses=True, flips=flips)
+    }
+    views = {name: row for name, row in found.items() if row.flips}
+    assert all(row.flips == flips for row in views.values())
+    assert set(views) == {
+        "mean over 3 views: L1 head, full step",
+        "mean over 3 views: L1 head, half step",
+        "mean over 3 views: regression and f, full step",
+        "mean over 3 views: energy, T = 10, λ = 0.0001",
+        "mean of heads: mean over 3 views: energy, T = 10, λ = 0.0001",
+    }
+    assert views["mean over 3 views: L1 head, half step"].head == L1
+    assert not any(row.flips for row in rows(step_size=1e-4).values())

@@ -21,11 +21,13 @@ from ebm_mmdet.apis.fitting.rivals import BoxRegressor, FixedOffset, RegressionS
 from ebm_mmdet.energy import RefineChosen
 from ebm_mmdet.models import covariance_to_side_std
 from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
+from ebm_mmdet.models.flip_mean import FLIPS, FlipMean, mirror, mirror_boxes
 from ebm_mmdet.models.heads import EBMBBoxHead
 from ebm_mmdet.models.task_modules import DeltaXYXYBBoxCoder
 from lab.studies.kl_voting import nms_of, vote_with
 from lab.studies.rivals import (
     EnergyEnsemble,
+    FlippedRegressor,
     GaussianStep,
     RandomNudge,
     learned_proposal,
@@ -235,3 +237,21 @@ def test_only_detectors_that_suppress_have_neighbours() -> None:
         detector.bbox_head.test_cfg = head and ConfigDict(head)
         found = nms_of(detector)
         assert (found and found["score_thr"]) == expected
+
+
+def test_a_regressor_over_mirror_images_answers_alike(neck) -> None:
+    """Offsets of the mirror image are the mirrored offsets; those of one view are not."""
+    torch.manual_seed(0)
+    regressor = BoxRegressor({"type": "EBMBBoxHead", **HEAD, "roi_shift": -0.5}).eval()
+    torch.nn.init.normal_(regressor.fc_energy.weight)
+    mean, maps = FlipMean(regressor, ("", *FLIPS), (80, 80)), neck[0]
+
+    def asked(image, boxes):
+        feats = mean.prepare([(mirror(image, flip),) for flip in mean.flips])
+        return FlippedRegressor(mean).offsets(feats, boxes, IMAGE)
+
+    here = asked(maps, GT)
+    there = asked(mirror(maps, "horizontal"), mirror_boxes(GT, "horizontal", (80, 80)))
+    torch.testing.assert_close(there * torch.tensor([-1.0, 1, 1, 1]), here)
+    alone = regressor.offsets(regressor.prepare(neck), GT, IMAGE)
+    assert (alone - here).abs().max() > 0.05

@@ -13,13 +13,13 @@ from mmengine.config import Config
 from ebm_mmdet.apis.auditing.annotations import Annotations, read_annotations
 from ebm_mmdet.apis.auditing.calibration import evidence_against, fit_mixture
 from ebm_mmdet.apis.auditing.features import AuditImages, Seen, ViewCache, over_flips
-from ebm_mmdet.apis.auditing.flips import flips_of
 from ebm_mmdet.apis.auditing.folds import assign_folds, new_gaussian, train_head
 from ebm_mmdet.apis.auditing.scoring import joined_surprise, score_image
 from ebm_mmdet.apis.auditing.source import Source, image_folder, load_source, usual_size
 from ebm_mmdet.apis.fitting.clock import Clock
 from ebm_mmdet.apis.fitting.kl_regressor import KLRegressor
 from ebm_mmdet.apis.fitting.rivals import BoxRegressor
+from ebm_mmdet.apis.training_flips import flips_of
 from ebm_mmdet.box_iou import box_iou
 from ebm_mmdet.files import read_json, write_json
 from ebm_mmdet.models.box_coding import decode_boxes

@@ -19,9 +19,10 @@ from ebm_mmdet.apis.timing import timed
 from ebm_mmdet.energy import evaluate_only
 from ebm_mmdet.evaluation.average_precision import coco_results
 from ebm_mmdet.models.detectors import EBMDetector
+from ebm_mmdet.models.flip_mean import FlipMean
 
 from .kl_voting import nms_of, vote_with
-from .rivals import EnergyEnsemble, RandomNudge
+from .rivals import EnergyEnsemble, FlippedRegressor, RandomNudge
 
 __all__ = ["ENERGY", "KL", "L1", "Method", "apply", "energy_methods", "study_methods"]
 
@@ -49,6 +50,8 @@ class Method:
     """Start from the wrapper's candidates (energy-guided NMS) if the config has them."""
     votes: bool = False
     """Neighbours before suppression vote (:func:`.kl_voting.vote_with`); ``refiner`` is unused."""
+    flips: tuple[str, ...] = ()
+    """Mirror images that the head is asked about too; the answer is the mean."""
     clip: bool = True
     """Clip boxes to the image, which alone is a gain for a detector that does not clip."""
 
@@ -60,6 +63,7 @@ def study_methods(
     k: float,
     ensemble: bool,
     regresses: bool = False,
+    flips: Sequence[str] = (),
 ) -> list[Method]:
     """All rows; the others are compared with the first one.
 
@@ -70,6 +74,7 @@ def study_methods(
         k: strength of f relative to the prior, ``temperature * scale^2``.
         ensemble: add the rows that use all heads at once.
         regresses: add the rows of an energy head with a regression.
+        flips: mirror images; add the rows that are means over these.
     """
     first = regression_methods(refiner) if regresses else []
     rows = [
@@ -87,12 +92,21 @@ def study_methods(
         settings = {**refiner, "step_size": PAPERS_STEPS}
         far = TASK_UTILS.build(settings)
         rows.append(Method("energy, the papers' λ", lambda head: far, ENERGY, own_candidates=True))
+    if flips:
+        both = [*regressor_methods("L1", L1)[:2], *first[:1], climbs[0]]
+        rows += [_over_flips(method, flips) for method in both]
     if ensemble:
+        alone = [*first, *climbs[:3], *([_over_flips(climbs[0], flips)] if flips else [])]
         rows += [
-            replace(method, name=f"mean of heads: {method.name}", ensemble=True)
-            for method in [*first, *climbs[:3]]
+            replace(method, name=f"mean of heads: {method.name}", ensemble=True) for method in alone
         ]
     return rows
+
+
+def _over_flips(method: Method, flips: Sequence[str]) -> Method:
+    return replace(
+        method, name=f"mean over {len(flips) + 1} views: {method.name}", flips=tuple(flips)
+    )
 
 
 def regressor_methods(name: str, kind: str) -> list[Method]:
@@ -182,32 +196,35 @@ def apply(
         clipping boxes.
     """
     kept = detector.energy_head, detector.candidates, detector.clip_boxes
-    head = EnergyEnsemble(heads) if method.ensemble else (heads[0] if heads else None)
-    if head is not None:
-        detector.energy_head = head
-    refiner = method.refiner(head) or evaluate_only
     detector.clip_boxes = "all" if method.clip else False
     if not method.own_candidates:
         detector.candidates = None
     detector.eval()
     records, seconds = [], []
 
-    def refine(neck: Sequence[Tensor], source: DetDataSample) -> list[DetDataSample]:
-        feats = detector.energy_head.prepare(neck)
+    def refine(image: TestImage, source: DetDataSample) -> list[DetDataSample]:
+        head, maps = _head_for(method, heads, image)
+        refiner = method.refiner(head) or evaluate_only
+        if isinstance(head, FlippedRegressor):
+            head = head.mean
+        if head is not None:
+            detector.energy_head = head
+        feats = detector.energy_head.prepare(maps)
         return detector.refine(feats, [source], rescale=True, refiner=refiner)
 
-    def vote(neck: Sequence[Tensor], source: DetDataSample) -> list[DetDataSample]:
+    def vote(image: TestImage, source: DetDataSample) -> list[DetDataSample]:
         nms = nms_of(detector.detector)["nms"]
-        return [vote_with(head, head.prepare(neck), source, nms, max_per_img)]
+        feats = heads[0].prepare(image.neck)
+        return [vote_with(heads[0], feats, source, nms, max_per_img)]
 
     use_candidates = method.votes or detector.candidates is not None
+    step = vote if method.votes else refine
     try:
         with torch.no_grad():
             for image in images:
                 source = image.candidates if use_candidates else image.detections
-                step = vote if method.votes else refine
-                (sample,), took = timed(step, image.neck, copy.deepcopy(source))
-                seconds.append(took)
+                (sample,), took = timed(step, image, copy.deepcopy(source))
+                seconds.append(took + (image.mirrored_seconds if method.flips else 0.0))
                 found = sample.pred_instances
                 records += coco_results(
                     sample.img_id, found.bboxes, found.scores, found.labels, category_ids
@@ -215,3 +232,18 @@ def apply(
     finally:
         detector.energy_head, detector.candidates, detector.clip_boxes = kept
     return records, float(np.median(seconds))
+
+
+def _head_for(
+    method: Method, heads: Sequence[nn.Module], image: TestImage
+) -> tuple[nn.Module | FlippedRegressor | None, Sequence]:
+    """What takes the place of the head for an image, and the maps that it reads."""
+    if not heads:
+        return None, image.neck
+    if not method.flips:
+        return EnergyEnsemble(heads) if method.ensemble else heads[0], image.neck
+    means = [FlipMean(head, ("", *method.flips), image.input_shape) for head in heads]
+    maps = [image.neck, *image.mirrored]
+    if method.ensemble:
+        return EnergyEnsemble(means), maps
+    return FlippedRegressor(means[0]) if method.head == L1 else means[0], maps

@@ -11,10 +11,11 @@ from ebm_mmdet.apis.fitting.kl_regressor import KLRegressor
 from ebm_mmdet.apis.fitting.rivals import moved_by
 from ebm_mmdet.energy import RefinementResult, RegressingLogDensityFn
 from ebm_mmdet.models.box_coding import encode_boxes
+from ebm_mmdet.models.flip_mean import FlipMean
 from ebm_mmdet.models.heads import BoxLogDensity, EBMBBoxHead
 from ebm_mmdet.models.side_uncertainty import side_std_to_covariance
 
-__all__ = ["EnergyEnsemble", "GaussianStep", "RandomNudge", "learned_proposal"]
+__all__ = ["EnergyEnsemble", "FlippedRegressor", "GaussianStep", "RandomNudge", "learned_proposal"]
 
 
 class GaussianStep:
@@ -61,6 +62,19 @@ def learned_proposal(energy_head: dict, residual_std: Sequence[float]) -> dict:
             nll_weight=0.5,
         ),
     }
+
+
+class FlippedRegressor:
+    """The mean offsets of a regressor over mirror images; in place of it in a `RegressionStep`."""
+
+    def __init__(self, mean: FlipMean) -> None:
+        self.mean = mean
+
+    def offsets(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
+        """Offsets (R, 4) of the object relative to the boxes (R, 4) of the image as it is."""
+        views = self.mean.views(feats, boxes)
+        found = [self.mean.head.offsets(*view, batch_index) * sign for view, sign in views]
+        return torch.stack(found).mean(0)
 
 
 class RandomNudge:

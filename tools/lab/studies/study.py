@@ -17,6 +17,7 @@ from torch import Tensor
 from ebm_mmdet.apis.feature_cache import cache_test_images
 from ebm_mmdet.apis.residuals import detector_residuals
 from ebm_mmdet.apis.trained_detector import load_frozen_detector
+from ebm_mmdet.apis.training_flips import flips_of
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.energy import fit_residual_std
 from ebm_mmdet.evaluation.average_precision import METRICS, MatchedDetections
@@ -96,7 +97,10 @@ def run_study(
     if warning := crowded_images(truth, most):
         say(warning)
     votes = KL in settings.rivals and nms_of(detector.detector) is not None
-    images = cache_test_images(detector, test_set, most, every_box(detector) if votes else None)
+    flips = flips_of(cfg)[1:]
+    images = cache_test_images(
+        detector, test_set, most, every_box(detector) if votes else None, flips
+    )
     views = training_views(cfg, detector, settings.rounds, say)
     heads = TrainedHeads(cfg, detector, out / "heads", views, settings.boxes_per_iteration, say)
     methods = study_methods(
@@ -106,6 +110,7 @@ def run_study(
         settings.prior_k,
         len(settings.seeds) > 1,
         regresses=cfg.model.energy_head.get("regression") is not None,
+        flips=flips,
     )
     # A detector without suppression has no neighbours that could vote.
     methods = _chosen([method for method in methods if votes or not method.votes], settings)

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 
 from ebm_mmdet.apis.auditing.features import Seen, over_flips
-from ebm_mmdet.apis.auditing.flips import flips_of
+from ebm_mmdet.apis.training_flips import flips_of
 from ebm_mmdet.models.flip_mean import mirror, mirror_boxes
 
 SHAPE = (48, 80)

@@ -1,11 +1,11 @@
-"""The mirror images that an audit looks at: those that the detector has learned from."""
+"""The mirror images that a detector and its head have learned from."""
 
 from __future__ import annotations
 
 from mmengine.config import Config
 
-from ...models.flip_mean import FLIPS
-from ..inspection import inner_datasets
+from ..models.flip_mean import FLIPS
+from .inspection import inner_datasets
 
 __all__ = ["flips_of"]
 
