@@ -7,7 +7,6 @@ from .energy_head import EnergyHead
 from .feature_standardizer import FeatureStandardizer
 from .kl_bbox_head import KLBBoxHead
 from .kl_retina_head import KLRetinaHead
-from .map_convolutions import MapConvolutions
 from .proposal_ebm_bbox_head import ProposalBoxLogDensity, ProposalEBMBBoxHead
 from .regressing_head import RegressingHead
 
@@ -19,7 +18,6 @@ __all__ = [
     "FeatureStandardizer",
     "KLBBoxHead",
     "KLRetinaHead",
-    "MapConvolutions",
     "ProposalBoxLogDensity",
     "ProposalEBMBBoxHead",
     "RegressingBoxLogDensity",

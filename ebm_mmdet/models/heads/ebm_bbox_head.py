@@ -17,7 +17,6 @@ from ..box_coding import decode_boxes
 from ..feature_maps import check_levels, measure_maps
 from ..inclusive_boxes import to_last_pixels
 from .feature_standardizer import FeatureStandardizer
-from .map_convolutions import MapConvolutions
 from .regressing_head import RegressingHead
 
 __all__ = ["EBMBBoxHead"]
@@ -79,10 +78,6 @@ class EBMBBoxHead(RegressingHead):
             trunk is. Pooling and the first layer then cost less for each box and step, by
             ``projection_channels / in_channels``. Pooling is linear, so f is that of a first layer
             of low rank. None: maps are pooled as they are.
-        projection_convolutions: so many separable 3 x 3 convolutions of each map are added to its
-            projection (:class:`~ebm_mmdet.models.heads.MapConvolutions`), once per image too. f is
-            then no longer linear in the map before pooling; 2 gain more than they cost where
-            objects are small and annotations many. 0: the projection alone.
         fc_channels: widths of the trunk.
         regression: None, or ``dict(loss_weight=1.0, residual_std=None)`` for a second
             output of the trunk, the offsets from a box to its object
@@ -95,9 +90,8 @@ class EBMBBoxHead(RegressingHead):
 
     Raises:
         ValueError: ``level_rule`` is unknown, the lengths of ``strides``, ``feature_levels`` and
-            ``in_channels`` do not match, strides are not ascending with ``'assign'``,
-            ``projection_channels`` or ``region_scale`` is not positive, or there are
-            ``projection_convolutions`` without ``projection_channels``.
+            ``in_channels`` do not match, strides are not ascending with ``'assign'``, or
+            ``projection_channels`` or ``region_scale`` is not positive.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297) and BMVC 2020 (2005.01698).
     """
@@ -105,7 +99,6 @@ class EBMBBoxHead(RegressingHead):
     dim = 4
     # Of the class: heads that were pickled before have no such attribute.
     projection_channels: int | None = None
-    projection_convolutions = 0
     region_scale = 1.0
 
     def __init__(
@@ -125,7 +118,6 @@ class EBMBBoxHead(RegressingHead):
         fc_channels: Sequence[int] = (1024, 1024),
         regression: dict | None = None,
         region_scale: float = 1.0,
-        projection_convolutions: int = 0,
         **kwargs,
     ) -> None:
         super().__init__(num_classes, objective, **kwargs)
@@ -173,8 +165,6 @@ class EBMBBoxHead(RegressingHead):
         read = self.in_channels if level_rule == "concat" else self.in_channels[:1]
         if projection_channels is not None:
             read = self._build_projections(read, projection_channels)
-        if projection_convolutions:
-            self._build_convolutions(projection_convolutions)
         channels = sum(read)
         self.build_trunk(channels * pool_size**2, fc_channels)
         self.build_regression(regression)
@@ -195,19 +185,6 @@ class EBMBBoxHead(RegressingHead):
             nn.init.orthogonal_(projection.weight)
         return (out_channels,) * len(in_channels)
 
-    def _build_convolutions(self, count: int) -> None:
-        if self.projection_channels is None or count < 0:
-            raise ValueError(
-                f"projection_convolutions={count} with projection_channels="
-                f"{self.projection_channels}; convolutions are added to a projection: give "
-                "projection_channels too, such as 32, or projection_convolutions=0"
-            )
-        self.projection_convolutions = count
-        self.convolutions = nn.ModuleList(
-            MapConvolutions(projection.in_features, projection.out_features, count)
-            for projection in self.projections
-        )
-
     def prepare(
         self,
         maps: Sequence[Tensor],
@@ -223,8 +200,8 @@ class EBMBBoxHead(RegressingHead):
                 are checked.
 
         Returns:
-            The chosen levels in float32, channels-last, standardised, projected and convolved
-            if so configured.
+            The chosen levels in float32, channels-last, standardised and projected if so
+            configured.
 
         Raises:
             ValueError: the detector's maps have fewer levels, other channels or other strides than
@@ -241,15 +218,9 @@ class EBMBBoxHead(RegressingHead):
         if self.projection_channels is None:
             return feats
         # One for all levels, or one for each; as a product over channels, which lie last in memory.
-        projected = [
+        return [
             projection(feat.permute(0, 2, 3, 1)).float().permute(0, 3, 1, 2)
             for projection, feat in zip(itertools.cycle(self.projections), feats)
-        ]
-        if not self.projection_convolutions:
-            return projected
-        return [
-            (linear + convolve(feat).float()).contiguous(memory_format=torch.channels_last)
-            for linear, convolve, feat in zip(projected, itertools.cycle(self.convolutions), feats)
         ]
 
     def decode(self, offsets: Tensor, reference: Tensor) -> Tensor:
