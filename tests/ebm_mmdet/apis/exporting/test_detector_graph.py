@@ -134,6 +134,11 @@ def test_parts_that_are_left_out_are_listed():
     starts = dict(CLIMB, num_starts=2, start_std=0.1, num_modes=2)
     model = build_separated(small_fcos_cfg(refiner=starts))
     assert left_out(model) == ["further modes"]
+    model = build_separated(small_fcos_cfg(flips=["vertical"]))
+    assert left_out(model) == ["the mean over mirror images (flips)"]
+    with pytest.raises(ValueError, match=r"model\.flips is \('vertical',\).*model\.flips=\[\]"):
+        DetectorGraph(model, SIZE)
+    RefinementGraph(model)
     cfg = faster_rcnn_cfg()
     masks = get_config("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py").model.roi_head
     extractor, head = masks.mask_roi_extractor, masks.mask_head
