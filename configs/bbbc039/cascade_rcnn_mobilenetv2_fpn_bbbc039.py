@@ -3,7 +3,7 @@
     python tools/train.py configs/bbbc039/cascade_rcnn_mobilenetv2_fpn_bbbc039.py
 
 Hardware: 2 CPU cores. Backbone, neck, RPN, data and schedule are those of faster_rcnn_mobilenetv2_fpn_bbbc039.py; the
-stages are mmdet's. Not trained yet: refinement_study.yaml has it as a row.
+stages are mmdet's. Expected: 80.8 AP, 64.2 AP90 (docs/results.md, section Two stages and a cascade).
 """
 
 _base_ = ['./faster_rcnn_mobilenetv2_fpn_bbbc039.py', '../_base_/cascade_recipe.py']

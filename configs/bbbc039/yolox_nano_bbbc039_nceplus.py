@@ -4,11 +4,12 @@
     python tools/train.py configs/bbbc039/yolox_nano_bbbc039_nceplus.py
     python tools/test.py configs/bbbc039/yolox_nano_bbbc039_nceplus.py work_dirs/yolox_nano_bbbc039_nceplus/iter_600.pth
 
-Rivals and error bars: tools/study.py refinement with this config. Hardware: 2 CPU cores. Expected after 400 iterations: +0.6
-AP, +2.5 AP90, 0.8 AP90 more than an L1 head (docs/results.md, section Nuclei of U2OS cells). For a third of the time and +0.6
-AP, +1.7 AP90, let the regression go alone:
+Rivals and error bars: tools/study.py refinement with this config. Hardware: 2 CPU cores. Expected after 400 iterations: +0.4 to
++0.6 AP, +1.4 to +2.5 AP90, from one training of the detector to the next (docs/results.md, section Nuclei of U2OS cells). For a
+third of the time, and for more in several times that:
 
     --cfg-options model.refiner.regression_steps=1 model.refiner.num_steps=0
+    --cfg-options model.flips="[horizontal,vertical,diagonal]"
 """
 
 _base_ = ['./yolox_nano_bbbc039.py', './_base_/bbbc039_dataset.py']
