@@ -16,25 +16,19 @@ FLIPS = ("horizontal", "vertical", "diagonal")
 """Names of mmdet's ``RandomFlip``; ``''`` stands for the image as it is."""
 
 
-def check_flips(flips: Sequence[str], head: nn.Module, legacy_plus_one: bool) -> tuple[str, ...]:
+def check_flips(flips: Sequence[str], head: nn.Module) -> tuple[str, ...]:
     """Return the names of mirror images.
 
     Args:
         flips: out of ``FLIPS``.
         head: the energy head.
-        legacy_plus_one: whether boxes lose their last pixel at the right and at the bottom.
 
     Raises:
-        ValueError: a name is unknown or given twice, or f of a mirror image cannot be compared.
+        ValueError: a name is unknown or given twice, or f of this head has no mean.
     """
     names = (flips,) if isinstance(flips, str) else tuple(flips)
     if not set(names) <= set(FLIPS) or len(set(names)) < len(names):
         raise ValueError(f"flips={flips!r}; use some of {', '.join(FLIPS)}, each once")
-    if names and legacy_plus_one:
-        raise ValueError(
-            f"flips={flips!r} with legacy_plus_one, whose boxes lack a pixel at the right and at "
-            "the bottom and have no mirror image; leave one of the two out"
-        )
     if names and not _averages(head):
         raise ValueError(
             f"flips={flips!r} with a {type(head).__name__}; the mean over mirror images is that of "

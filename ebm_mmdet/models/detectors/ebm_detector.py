@@ -176,7 +176,7 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
         self.clip_boxes, self.masks_from = clip_boxes, masks_from
         self.legacy_plus_one = legacy_plus_one
-        self.flips = check_flips(flips, self.energy_head, legacy_plus_one)
+        self.flips = check_flips(flips, self.energy_head)
         self.init_trunk_from = init_trunk_from
         self._trunk_is_loaded = False
 
