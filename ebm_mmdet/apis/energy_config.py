@@ -49,9 +49,10 @@ def add_energy_head(
 
     Which maps the head reads is found by running the detector on a blank image
     (:func:`~ebm_mmdet.apis.inspect_config`). A two-stage detector with shared fully connected
-    layers gets the papers' head, and its trunk starts from these layers; any other
-    gets the small head on all maps at once. The data, batch size and augmentation are the
-    detector's, except that images are not mixed (mosaics). The rest of the config stays.
+    layers gets the papers' head, and its trunk starts from these layers, unless finer maps suit the
+    objects better; any other gets the small head on all maps at once. The data, batch size and
+    augmentation are the detector's, except that images are not mixed (mosaics). The rest of the
+    config stays.
 
     Args:
         cfg: the detector's config; it does not change.

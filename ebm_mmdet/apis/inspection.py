@@ -107,8 +107,8 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
     """Build the detector of a config and run it on a blank image; nothing is loaded or trained.
 
     Where objects have less than four cells of the finest map, finer ones of the backbone are read
-    as well, until one gives them eight, and maps on which they have less than two cells are not;
-    unless the trunk starts from a box head, which needs the maps of that head.
+    as well, until one gives them eight, and maps on which they have less than two cells are not. A
+    trunk then does not start from a box head, which reads other maps.
 
     Args:
         cfg: config of an mmdet detector; of an ``EBMDetector``, the detector inside is looked at.
@@ -143,8 +143,10 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
     trunk, trunk_source = _trunk(detector, levels)
     objects = size_rule(object_size, min(levels["strides"]), bool(trunk))
     finer = []
-    if object_size is not None and not trunk:
+    if object_size is not None:
         finer = finer_modules(run, source, object_size, levels["strides"])
+    if finer and trunk:
+        trunk, trunk_source = None, "starts fresh (the box head reads no finer maps)"
     if finer:
         levels = levels_for(object_size, maps, [run.outputs[name][0] for name in finer], levels)
     shift, reason = (

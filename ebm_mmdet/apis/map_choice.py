@@ -64,14 +64,13 @@ def size_rule(object_size: float | None, finest: int, trunk: bool) -> str:
     Args:
         object_size: in pixels, or None if it is not known.
         finest: stride of the finest map of the source.
-        trunk: whether the trunk starts from a box head, which needs the maps of that head.
+        trunk: whether there is a box head that the trunk can start from.
     """
-    if trunk:
-        return "of any size: the trunk starts from a box head, and reads the maps of that head"
     rule = f"finer maps are read too, until one gives {WANTED_CELLS} cells"
     if object_size is None:
         least = ENOUGH_CELLS * finest
-        return f"below {least} px, {ENOUGH_CELLS} cells of stride {finest}, {rule} (--object-size)"
+        rule = f"below {least} px, {ENOUGH_CELLS} cells of stride {finest}, {rule}"
+        return f"{rule}{', by a fresh trunk' if trunk else ''} (--object-size)"
     cells = f"{object_size:g} px, {object_size / finest:.1f} cells of stride {finest}"
     if object_size >= ENOUGH_CELLS * finest:
         return f"{cells}: {ENOUGH_CELLS} are enough"

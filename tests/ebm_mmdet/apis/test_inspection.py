@@ -39,6 +39,27 @@ def test_a_two_stage_detector():
     assert inspect_config(wrapped).levels == found.levels
 
 
+def test_small_objects_of_a_two_stage_detector_want_finer_maps_than_its_box_head_reads():
+    cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
+    cfg.model = detector_cfg("faster_rcnn")
+    cfg.model.neck.update(start_level=1, num_outs=4)
+    for size, said in ((None, "below 32 px"), (32, "32 px, 4.0 cells of stride 8: 4 are enough")):
+        found = inspect_config(cfg, size)
+        assert said in found.objects
+        assert (found.trunk, found.levels["strides"]) == ((32, 32), [8, 16, 32])
+    assert "by a fresh trunk (--object-size)" in inspect_config(cfg).objects
+    found = inspect_config(cfg, 31)
+    assert found.trunk is None
+    assert "the box head reads no finer maps" in found.trunk_source
+    assert found.feature_source == ["neck", "backbone.layer1"]
+    assert found.levels["strides"] == [4, 8]
+    assert found.levels["level_rule"] == "concat"
+    assert found.roi_shift != -0.5  # not that of the box head
+    # Where there are none, the head stays that of the papers.
+    cfg.model.neck.update(start_level=0)
+    assert inspect_config(cfg, 8).trunk == (32, 32)
+
+
 def test_a_detector_whose_train_returns_nothing(monkeypatch):
     """As that of mmdet's detectors with a teacher (LAD), so that eval() returns nothing too."""
     cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
