@@ -34,7 +34,7 @@ class _Detector:
         pass
 
     def data_preprocessor(self, batch: dict, training: bool) -> dict:
-        return batch
+        return {**batch, "inputs": torch.stack(batch["inputs"])}
 
     @contextmanager
     def capture_features(self):

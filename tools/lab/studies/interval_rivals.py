@@ -14,12 +14,13 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from ebm_mmdet.apis.auditing.annotations import read_annotations
-from ebm_mmdet.apis.auditing.features import AuditImages, ViewCache, flips_of
+from ebm_mmdet.apis.auditing.features import AuditImages, ViewCache
 from ebm_mmdet.apis.auditing.folds import train_head
 from ebm_mmdet.apis.auditing.source import Source, image_folder, load_source
 from ebm_mmdet.apis.fitting.clock import Clock
 from ebm_mmdet.apis.fitting.kl_regressor import KLRegressor
 from ebm_mmdet.apis.residuals import matched_residuals
+from ebm_mmdet.apis.training_flips import flips_of
 from ebm_mmdet.datasets import CheckedCOCO
 from ebm_mmdet.energy import fit_residual_std
 from ebm_mmdet.files import read_json, write_json
