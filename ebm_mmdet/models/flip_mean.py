@@ -43,10 +43,16 @@ def _averages(head: nn.Module) -> bool:
     return isinstance(head, EBMBBoxHead) and head.log_density_type in kinds
 
 
+def _sides_change(flip: str) -> tuple[bool, bool]:
+    """Whether left and right change places, and whether top and bottom do."""
+    return flip in ("horizontal", "diagonal"), flip in ("vertical", "diagonal")
+
+
 def mirror(image: Tensor, flip: str) -> Tensor:
     """(..., H, W) -> the same, mirrored: ``mirror(mirror(x, flip), flip) == x``."""
-    across = [-1] * (flip in ("horizontal", "diagonal")) + [-2] * (flip in ("vertical", "diagonal"))
-    return image.flip(across) if across else image
+    across, down = _sides_change(flip)
+    axes = [-1] * across + [-2] * down
+    return image.flip(axes) if axes else image
 
 
 def mirror_boxes(boxes: Tensor, flip: str, input_shape: Sequence[int]) -> Tensor:
@@ -59,9 +65,10 @@ def mirror_boxes(boxes: Tensor, flip: str, input_shape: Sequence[int]) -> Tensor
     """
     height, width = input_shape
     x1, y1, x2, y2 = boxes.unbind(-1)
-    if flip in ("horizontal", "diagonal"):
+    across, down = _sides_change(flip)
+    if across:
         x1, x2 = width - x2, width - x1
-    if flip in ("vertical", "diagonal"):
+    if down:
         y1, y2 = height - y2, height - y1
     return torch.stack([x1, y1, x2, y2], -1)
 
@@ -135,7 +142,7 @@ class FlipMean(nn.Module):
         count, views = len(feats) // len(self.flips), []
         for position, flip in enumerate(self.flips):
             maps = feats[position * count :][:count]
-            across, down = flip in ("horizontal", "diagonal"), flip in ("vertical", "diagonal")
+            across, down = _sides_change(flip)
             sign = constant([(-1.0) ** across, (-1.0) ** down, 1.0, 1.0], boxes.device)
             views.append(((maps, mirror_boxes(boxes, flip, self.input_shape)), sign))
         return views
