@@ -141,7 +141,8 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
     maps = run.outputs[source]
     levels = fill_in_levels({}, maps)
     trunk, trunk_source = _trunk(detector, levels)
-    objects = size_rule(object_size, min(levels["strides"]), bool(trunk))
+    has_finer = bool(finer_modules(run, source, 0, levels["strides"]))
+    objects = size_rule(object_size, min(levels["strides"]), bool(trunk), has_finer)
     finer = []
     if object_size is not None:
         finer = finer_modules(run, source, object_size, levels["strides"])

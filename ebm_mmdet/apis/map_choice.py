@@ -58,22 +58,27 @@ def finer_modules(
     return chosen
 
 
-def size_rule(object_size: float | None, finest: int, trunk: bool) -> str:
+def size_rule(object_size: float | None, finest: int, trunk: bool, has_finer: bool) -> str:
     """What the size of the objects has to do with the choice of the maps.
 
     Args:
         object_size: in pixels, or None if it is not known.
         finest: stride of the finest map of the source.
         trunk: whether there is a box head that the trunk can start from.
+        has_finer: whether the backbone has finer maps.
     """
     rule = f"finer maps are read too, until one gives {WANTED_CELLS} cells"
     if object_size is None:
         least = ENOUGH_CELLS * finest
+        if not has_finer:
+            return f"the finest map has stride {finest}: below {least} px it is too coarse"
         rule = f"below {least} px, {ENOUGH_CELLS} cells of stride {finest}, {rule}"
         return f"{rule}{', by a fresh trunk' if trunk else ''} (--object-size)"
     cells = f"{object_size:g} px, {object_size / finest:.1f} cells of stride {finest}"
     if object_size >= ENOUGH_CELLS * finest:
         return f"{cells}: {ENOUGH_CELLS} are enough"
+    if not has_finer:
+        return f"{cells}: fewer than {ENOUGH_CELLS}, but the backbone has no finer map"
     return f"{cells}: fewer than {ENOUGH_CELLS}, so {rule}"
 
 

@@ -57,7 +57,10 @@ def test_small_objects_of_a_two_stage_detector_want_finer_maps_than_its_box_head
     assert found.roi_shift != -0.5  # not that of the box head
     # Where there are none, the head stays that of the papers.
     cfg.model.neck.update(start_level=0)
-    assert inspect_config(cfg, 8).trunk == (32, 32)
+    found = inspect_config(cfg, 8)
+    assert found.trunk == (32, 32)
+    assert "fewer than 4, but the backbone has no finer map" in found.objects
+    assert inspect_config(cfg).objects.endswith("stride 4: below 16 px it is too coarse")
 
 
 def test_a_detector_whose_train_returns_nothing(monkeypatch):
