@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from .shared import is_3d, kept_on_interruption, read_config, say
 
@@ -84,7 +85,7 @@ def _add_head(args: argparse.Namespace) -> None:
         path = write_energy_config(
             args.config, args.checkpoint, args.out, args.max_iters, object_size=args.object_size
         )
-    print(f"Wrote {path}. Train it with: python tools/train.py {path}")
+    print(f"Wrote {path}. Train it with: python tools/train.py {shlex.quote(str(path))}")
 
 
 def _fit(args: argparse.Namespace) -> None:

@@ -174,5 +174,5 @@ class Kind(Protocol):
     ) -> list[str]:
         """Draw items before and after; returns the names of the files."""
 
-    def commands(self, config: Path, checkpoint: Path) -> list[str]:
-        """Lines for the page that use the result."""
+    def commands(self, config: Path, checkpoint: Path, cfg: Config) -> list[str]:
+        """Lines for the page that use the result; ``cfg`` is the content of the config."""

@@ -243,7 +243,7 @@ class Steps:
             rows,
             found,
             facts(self.kind, self.cfg, self.data, self.model, self.clock, training, tuned, judging),
-            self.kind.commands(path, weights),
+            self.kind.commands(path, weights, self.cfg),
             pictures,
         )
         self.clock.save()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -197,9 +198,9 @@ class Frames:
     ) -> list[str]:
         return write_frame_pictures(folder, model, method, items, positions, max_dets)
 
-    def commands(self, config: Path, checkpoint: Path) -> list[str]:
+    def commands(self, config: Path, checkpoint: Path, cfg: Config) -> list[str]:
         return [
-            f"python tools/test.py {config} {checkpoint}",
+            "python tools/test.py " + shlex.join([str(config), str(checkpoint)]),
             f"model = mmdet3d.apis.init_model('{config}', '{checkpoint}')",
         ]
 

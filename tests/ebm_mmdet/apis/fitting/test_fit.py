@@ -57,6 +57,7 @@ def test_interrupted_continued_and_complete(project, monkeypatch):
     ]
     page = (folder / "page.md").read_text()
     assert page.startswith(f"# {result['sentence']}")
+    assert "model.flips" not in page  # the training has no flips
     for name in ("pictures/1.png", "pictures/3.png"):
         assert name in page
         assert (folder / name).is_file()
