@@ -18,7 +18,13 @@ from .inspection import inner_datasets
 from .trained_detector import load_detector, read_config
 from .unfinished_calibration import UnfinishedCalibration
 
-__all__ = ["CalibrationRun", "coverage_lines"]
+__all__ = ["CalibrationRun", "annotation_file", "coverage_lines"]
+
+
+def annotation_file(dataset: Mapping) -> str | None:
+    """Path of the annotation file of a data set's config, or None if it has none."""
+    name = dataset.get("ann_file")
+    return os.path.join(dataset.get("data_root") or "", name) if name else None
 
 
 class CalibrationRun:
@@ -66,8 +72,15 @@ class CalibrationRun:
         self.out = calibrated_path(self.checkpoint, out)
         self.cfg = read_config(config)
         # Both before the model and the data set are built, which write into their config.
+        test = self.cfg.get("test_dataloader")
+        files = [annotation_file(each) for each in inner_datasets(test["dataset"])] if test else []
         self.unfinished = UnfinishedCalibration(
-            self.out, self.cfg, self.checkpoint, ann_file, **settings, **self.limits
+            self.out,
+            self.cfg,
+            self.checkpoint,
+            [name for name in files if name] if ann_file is None else [ann_file],
+            **settings,
+            **self.limits,
         )
         self.digest = model_digest(self.cfg)
 
@@ -86,12 +99,18 @@ class CalibrationRun:
             raise ValueError("the config has no test_dataloader, whose pipeline is used")
         init_default_scope(self.cfg.get("default_scope", datasets.scope))
         outer = self.cfg.test_dataloader.dataset
-        inner = inner_datasets(outer)[0]
+        inner, *others = inner_datasets(outer)
+        if others and (self.ann_file is not None or images is not None):
+            raise ValueError(
+                f"test_dataloader has {1 + len(others)} data sets, and --ann and --images would "
+                "replace one of them alone; give a config whose test_dataloader has one"
+            )
         if self.ann_file is not None:
             if not Path(self.ann_file).is_file():
                 raise FileNotFoundError(f"there is no annotation file {self.ann_file}")
             inner.ann_file = os.path.abspath(self.ann_file)
-            self._refuse_training_data(inner.ann_file)
+        for each in (inner, *others):
+            self._refuse_training_data(annotation_file(each))
         if images is not None:
             if not Path(images).is_dir():
                 raise FileNotFoundError(f"there is no folder {images}")
@@ -110,13 +129,13 @@ class CalibrationRun:
             "give annotations to calibrate on"
         )
 
-    def _refuse_training_data(self, ann_file: str) -> None:
+    def _refuse_training_data(self, ann_file: str | None) -> None:
         trained = self.cfg.get("train_dataloader")
-        for dataset in inner_datasets(trained["dataset"]) if trained else []:
-            name = os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or "")
-            if os.path.abspath(name) == ann_file:
+        for dataset in inner_datasets(trained["dataset"]) if trained and ann_file else []:
+            name = annotation_file(dataset)
+            if name and os.path.realpath(name) == os.path.realpath(ann_file):
                 raise ValueError(
-                    f"{self.ann_file} is what the config trains on: intervals from these "
+                    f"{ann_file} is what the config trains on: intervals from these "
                     f"{self.unit} would be too short; give {self.unit} that the detector and its "
                     "head have not seen"
                 )
@@ -141,13 +160,24 @@ class CalibrationRun:
         with self.unfinished.begin(self.say) as folder:
             yield folder
 
-    def check_enough(self, matched: int) -> None:
-        """Raise ``ValueError`` if there are too few matched detections for the level."""
+    def check_enough(self, matched: int, independent: int | None = None) -> None:
+        """Raise ``ValueError`` if too few detections, or images with some, are there for the level.
+
+        Args:
+            matched: number of matched detections.
+            independent: number of images that they are on, if bounds come from images.
+        """
         if matched < self.needed:
             raise ValueError(
                 f"{matched} detections with a score of {self.limits['score_thr']} or more match an "
                 f"object at an IoU of {self.limits['iou_thr']}; a level of {self.level} takes "
                 f"{self.needed} at least. Take more {self.unit}, or a lower level, score or IoU"
+            )
+        if independent is not None and independent < self.needed:
+            raise ValueError(
+                f"{independent} {self.unit} have a detection that matches an object; where all of "
+                f"one count as one, a level of {self.level} takes {self.needed} at least. "
+                f"Take more {self.unit}, or a lower level, or leave --by-image out"
             )
 
     def write(self, intervals, dataset: Sequence, report: Callable[..., str]) -> None:

@@ -70,11 +70,20 @@ def coco_results(
             and ``side_interval`` (n x 4 x 2) if the model gives it.
         image_ids: id of each image.
         categories: id of the category of each label.
+
+    Raises:
+        ValueError: a detection has a label without a category.
     """
     results = []
     for found, image_id in zip(predictions, image_ids):
         rows = zip(found.get("bboxes", []), found.get("scores", []), found.get("labels", []))
         for i, ((x1, y1, x2, y2), score, label) in enumerate(rows):
+            if int(label) >= len(categories):
+                raise ValueError(
+                    f"a detection has label {int(label)}, but there are {len(categories)} classes; "
+                    "set metainfo.classes of the config's data to one name for each output of the "
+                    "detector, or leave the annotation file out"
+                )
             result = dict(
                 image_id=image_id,
                 category_id=categories[int(label)],
@@ -109,10 +118,15 @@ def coco_dataset(
         dict(id=i, file_name=name, width=width, height=height)
         for i, (name, width, height) in enumerate(files, start=1)
     ]
-    categories = [dict(id=i, name=str(name)) for i, name in enumerate(classes, start=1)]
+    # A detector may have more outputs than classes, such as one that was trained further.
+    most = max((int(label) for each in predictions for label in each.get("labels", ())), default=-1)
+    names = [*map(str, classes), *(f"class {i}" for i in range(len(classes), most + 1))]
+    categories = [dict(id=i, name=name) for i, name in enumerate(names, start=1)]
     annotations = coco_results(
         predictions, [image["id"] for image in images], [each["id"] for each in categories]
     )
     for i, each in enumerate(annotations, start=1):
-        each.update(id=i, iscrowd=0, area=each["bbox"][2] * each["bbox"][3])
+        width, height = each["bbox"][2:]
+        known = width is not None and height is not None
+        each.update(id=i, iscrowd=0, area=width * height if known else None)
     return dict(images=images, categories=categories, annotations=annotations)

@@ -63,8 +63,9 @@ def write_over(
     cfg = get_config(config) if packaged else Config.fromfile(config)
     if not packaged and Config._is_lazy_import(config):
         raise ValueError(
-            f"{config} is a config in mmengine's new style, which the written file could not "
-            "inherit from; use add_energy_head(cfg) and dump the result"
+            f"{config} is a config in mmengine's new style (Python imports), which the written "
+            "file could not inherit from; write it in mmengine's text style, with _base_ and "
+            "type='NAME'"
         )
     detector, prelude, settings = changes(cfg)
     base = config if packaged else _base_path(config, out.parent)

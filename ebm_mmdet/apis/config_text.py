@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from keyword import iskeyword
+from typing import Any, NamedTuple
 
-__all__ = ["Inherited", "Noted", "plain", "render"]
+__all__ = ["Inherited", "Noted", "plain", "render", "type_name"]
 
 WIDTH = 100
 
@@ -23,6 +24,12 @@ class Inherited(NamedTuple):
 
     value: object
     expression: str
+
+
+def type_name(part: Mapping) -> str:
+    """Name of the class in ``part['type']``: a string, maybe with a scope, or the class itself."""
+    kind = part["type"]
+    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
 
 
 def plain(changes):
@@ -61,8 +68,8 @@ def _value(value, indent: str) -> str:
         return short
     deeper = indent + "    "
     if isinstance(value, Mapping):
-        items = [(f"{key}=", each) for key, each in value.items()]
-        opening, closing = "dict(", ")"
+        opening, closing, name = _form(value)
+        items = [(name(key), each) for key, each in value.items()]
     else:
         items = [("", each) for each in value]
         opening, closing = _brackets(value)
@@ -88,7 +95,8 @@ def _short(value) -> str | None:
         parts = {key: _short(each) for key, each in value.items()}
         if None in parts.values():
             return None
-        return "dict(" + ", ".join(f"{key}={text}" for key, text in parts.items()) + ")"
+        opening, closing, name = _form(value)
+        return opening + ", ".join(f"{name(key)}{text}" for key, text in parts.items()) + closing
     if isinstance(value, (list, tuple)):
         parts = [_short(each) for each in value]
         if None in parts:
@@ -97,6 +105,13 @@ def _short(value) -> str | None:
         comma = "," if isinstance(value, tuple) and len(parts) == 1 else ""
         return f"{opening}{', '.join(parts)}{comma}{closing}"
     return _literal(value)
+
+
+def _form(value: Mapping) -> tuple[str, str, Callable[[Any], str]]:
+    """What a dictionary begins and ends with, and how a key is written."""
+    if all(isinstance(key, str) and key.isidentifier() and not iskeyword(key) for key in value):
+        return "dict(", ")", lambda key: f"{key}="
+    return "{", "}", lambda key: f"{_literal(key)}: "
 
 
 def _brackets(value: list | tuple) -> str:

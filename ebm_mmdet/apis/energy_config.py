@@ -11,7 +11,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from .config_file import write_over
-from .config_text import Inherited, Noted, plain
+from .config_text import Inherited, Noted, plain, type_name
 from .head_settings import papers_head, schedule, small_head
 from .inspection import Inspection, inner_datasets, inspect_config
 from .residual_spread import residual_spread
@@ -219,18 +219,13 @@ def settings_around(cfg: Config, max_dets: int | None = None) -> dict:
     """Hooks, evaluators and other settings that have to change with the model."""
     settings = {}
     hooks = cfg.get("custom_hooks") or []
-    kept = [
-        hook for hook in hooks if str(hook["type"]).rpartition(".")[2] not in HOOKS_OF_THE_DETECTOR
-    ]
+    kept = [hook for hook in hooks if type_name(hook) not in HOOKS_OF_THE_DETECTOR]
     if len(kept) < len(hooks):
         comment = "those of the detector's training are left out"
         settings["custom_hooks"] = Noted(plain(kept), comment)
     for split in ("val", "test"):
         metric = cfg.get(f"{split}_evaluator")
-        if isinstance(metric, Mapping) and str(metric.get("type")) in (
-            "CocoMetric",
-            "mmdet.CocoMetric",
-        ):
+        if isinstance(metric, Mapping) and metric.get("type") and type_name(metric) == "CocoMetric":
             most = {} if max_dets is None else {"max_dets": Noted(max_dets, "images have many")}
             settings[f"{split}_evaluator"] = Noted(
                 {"type": "HighIoUCocoMetric", **most}, "CocoMetric, and AP at 0.6 to 0.9"

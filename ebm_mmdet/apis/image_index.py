@@ -127,7 +127,8 @@ def look_at(image: ImageFile) -> tuple[ImageFile, str | None]:
                 width, height = height, width
             if not _has_its_end(image.path, opened.format):
                 opened.load()  # raises if it is cut off
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # What Pillow raises for broken files, and for those of more than 179 megapixels.
         return image, f"the image cannot be read: {error}"
     fault = None
     if image.size not in (None, (width, height)):

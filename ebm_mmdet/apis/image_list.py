@@ -25,10 +25,15 @@ def list_images(inputs) -> list[Image]:
 
     Raises:
         FileNotFoundError: there is no such path, a folder has no image, or a pattern matches none.
-        TypeError: an input is of another type.
+        TypeError: an input is of another type, or an array of another shape.
     """
     if isinstance(inputs, (list, tuple)):
         return [image for each in inputs for image in list_images(each)]
+    if isinstance(inputs, np.ndarray) and (inputs.ndim != 3 or inputs.shape[2] != 3):
+        raise TypeError(
+            f"an input is an array of shape {inputs.shape}; expected (H, W, 3) uint8, BGR. A grey "
+            "one becomes that by cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)"
+        )
     if isinstance(inputs, (np.ndarray, dict)):
         return [inputs]
     if not isinstance(inputs, (str, os.PathLike)):

@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from ..engine import usable_device
 from ..engine.stored_intervals import attach_stored_intervals, model_digest
-from ..files import write_bytes, write_json
+from ..files import file_digest, write_bytes, write_json
 from ..models.detectors import EBMDetector
 from ..visualization.predictions import draw_prediction
 from .coco_results import CocoIds
@@ -55,7 +55,9 @@ class EBMInferencer(DetInferencer):
     ) -> None:
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         weights = os.fspath(weights) if isinstance(weights, os.PathLike) else weights
-        self._weights = weights
+        local = weights is not None and os.path.isfile(weights)
+        # Of the file as it is now, when it is loaded: a training may write another one.
+        self._weights = file_digest(weights) if local else weights
         super().__init__(model, weights, usable_device(device), **kwargs)
 
     def _init_model(self, cfg, weights, device="cpu"):
@@ -153,17 +155,19 @@ class EBMInferencer(DetInferencer):
     def _settings(self, asked: dict) -> dict:
         """What tells a call that may go on from another one; JSON types."""
         # Not the whole config: mmengine renames its visualizer in every process.
-        config = repr((self.cfg.model, self.cfg.test_dataloader.dataset))
+        config = repr((self.cfg.model, file_pipeline(self.cfg)))
+        ann_file = asked.get("ann_file")
         return dict(
             config=hashlib.sha256(config.encode()).hexdigest(),
-            weights=None if self._weights is None else os.path.abspath(self._weights),
+            weights=self._weights,
+            annotations=None if ann_file is None else file_digest(ann_file),
             **{name: None if value is None else str(value) for name, value in asked.items()},
         )
 
     def _init_pipeline(self, cfg: Config):
         """As in mmdet, and for data sets that make their images too."""
         cfg = copy.deepcopy(cfg)
-        cfg.test_dataloader.dataset = dict(pipeline=file_pipeline(cfg))
+        cfg.test_dataloader = dict(dataset=dict(pipeline=file_pipeline(cfg)))
         return super()._init_pipeline(cfg)
 
     def _inputs_to_list(self, inputs) -> list:

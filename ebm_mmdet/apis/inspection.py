@@ -15,6 +15,7 @@ from ..models.detectors.peculiarities import refuse_trackers, refuse_without_box
 from ..models.detectors.trunk_init import shared_fcs
 from ..models.feature_maps import fill_in_levels
 from .config_faults import building
+from .config_text import type_name
 from .map_choice import MapRow, finer_modules, levels_for, map_rows, order_of, size_rule
 
 __all__ = ["Inspection", "classes_of", "inner_datasets", "inspect_config", "roi_shift_of"]
@@ -170,7 +171,7 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
         roi_shift=shift,
         roi_shift_reason=reason,
         image_scale=_scale(pipeline),
-        pipeline=[str(step["type"]).rpartition(".")[2] for step in pipeline],
+        pipeline=[type_name(step) for step in pipeline],
     )
 
 
@@ -264,7 +265,7 @@ def _test_pipeline(cfg: Config) -> list[Mapping]:
 
 def _scale(pipeline: Sequence[Mapping]) -> tuple[int, ...] | None:
     for step in pipeline:
-        if "Resize" in str(step["type"]) and step.get("scale"):
+        if "Resize" in type_name(step) and step.get("scale"):
             scale = step["scale"]
             return tuple(scale) if isinstance(scale, (list, tuple)) else (scale, scale)
     return None

@@ -103,7 +103,7 @@ def calibrate(
     _check_classes(model, dataset)
     with run.matching() as folder:
         sides = matched_sides(model, dataset, level, spread, score_thr, iou_thr, say, folder)
-        run.check_enough(len(sides.residual))
+        run.check_enough(len(sides.residual), len(sides.image.unique()) if by_image else None)
     classes = model.dataset_meta["classes"]
     intervals = fit_intervals(sides, len(classes), level, joint, by_image, min_count)
     run.write(intervals, dataset, report)

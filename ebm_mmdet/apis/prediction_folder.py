@@ -47,7 +47,11 @@ class PredictionFolder:
         """Whether results of an interrupted run may be there."""
         stored = read_json(self._records / "settings.json") if self.resumed else settings
         if stored != settings:
-            what = "" if stored is None else ", and its interrupted run had other settings"
+            what = ""
+            if stored is not None:
+                keys = {*stored, *settings}
+                changed = sorted(key for key in keys if stored.get(key) != settings.get(key))
+                what = f", and its interrupted run had another {', '.join(changed)}"
             raise FileExistsError(
                 f"{folder} is not empty{what}; give a new folder, or empty this one"
             )

@@ -22,6 +22,8 @@ from ..engine import CheckpointError, usable_device
 from ..engine.stored_intervals import attach_stored_intervals, model_digest
 from ..models.detectors import EBMDetector
 from .config_faults import building
+from .config_text import type_name
+from .inspection import inner_datasets
 
 __all__ = [
     "dataset_meta",
@@ -177,12 +179,23 @@ def image_pipeline(cfg: Config) -> Callable[[str | Path], dict]:
 def file_pipeline(cfg: Config) -> list[dict]:
     """Config of the pipeline of ``test_dataloader.dataset``, for image files.
 
+    Of several data sets it is that of the first; without a ``test_dataloader`` that of the
+    ``val_dataloader``.
+
     Data sets that make their images have no step that loads a file: one is put before the others,
     and then, if the data set's ``options`` have an ``image_size`` (height, width), a resize to it.
+
+    Raises:
+        ValueError: the config has neither.
     """
     dataset = _test_dataset(cfg)
+    if dataset is None:
+        raise ValueError(
+            f"{cfg.filename or 'the config'} has no test_dataloader, whose pipeline reads images; "
+            "add one"
+        )
     pipeline = copy.deepcopy(list(dataset.pipeline))
-    if not any("LoadImage" in str(step["type"]) for step in pipeline):
+    if not any("LoadImage" in type_name(step) for step in pipeline):
         size = (dataset.get("options") or {}).get("image_size")
         resize = [dict(type="Resize", scale=tuple(size[::-1]), keep_ratio=False)] if size else []
         pipeline = [dict(type="LoadImageFromFile"), *resize, *pipeline]
@@ -206,18 +219,17 @@ def read_config(config: str | os.PathLike | Config) -> Config:
     return cfg
 
 
-def _test_dataset(cfg: Config) -> dict:
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
-    return dataset
+def _test_dataset(cfg: Config) -> dict | None:
+    """Config of the first data set inside that of the test, or of the validation."""
+    loader = cfg.get("test_dataloader") or cfg.get("val_dataloader")
+    return inner_datasets(loader["dataset"])[0] if loader else None
 
 
 def dataset_meta(cfg: Config) -> dict:
     """``metainfo`` of the test data set, without reading its files; empty if there is none."""
-    if not cfg.get("test_dataloader"):
-        return {}
     dataset = _test_dataset(cfg)
+    if dataset is None:
+        return {}
     cls = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
     known = getattr(cls, "METAINFO", {}) | (dataset.get("metainfo") or {})
     return dict(known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmengine.config import Config
 
 from ..models.flip_mean import FLIPS
+from .config_text import type_name
 from .inspection import inner_datasets
 
 __all__ = ["flips_of"]
@@ -20,7 +21,7 @@ def flips_of(cfg: Config) -> tuple[str, ...]:
             steps += inner.get("pipeline") or []
     directions: list[str] = []
     for step in steps:
-        if str(step["type"]).rpartition(".")[2] == "RandomFlip":
+        if type_name(step) == "RandomFlip":
             given = step.get("direction", "horizontal")
             directions += [given] if isinstance(given, str) else list(given)
     return ("", *(each for each in FLIPS if each in directions))

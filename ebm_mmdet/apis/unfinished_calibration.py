@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from mmengine.config import Config
 from torch import Tensor
 
 from ..engine import read_checkpoint, write_checkpoint
+from ..files import file_digest
 from .fitting.folder import check_folder, claim_folder, describe_inputs
+from .fitting.items import UnreadableItem
 
 __all__ = ["KeptMatches", "UnfinishedCalibration"]
 
@@ -32,7 +33,7 @@ class UnfinishedCalibration:
         out: the checkpoint to write.
         cfg: config of the detector.
         checkpoint: its checkpoint.
-        ann_file: annotations of the calibration, if they are not those of the config.
+        ann_files: annotations of the calibration.
         settings: what else decides which detections are kept. What can be chosen afterwards, such
             as joint bounds, is not among them.
 
@@ -46,11 +47,12 @@ class UnfinishedCalibration:
         out: Path,
         cfg: Config,
         checkpoint: Path,
-        ann_file: str | os.PathLike | None,
+        ann_files: Sequence[str | os.PathLike],
         **settings: object,
     ) -> None:
         self.folder = out.with_name(f"{out.name}.unfinished")
-        annotations = None if ann_file is None else _digest(Path(ann_file))
+        # One that is not there is said later.
+        annotations = [file_digest(name) for name in ann_files if os.path.isfile(name)]
         settings = dict(annotations=annotations, **settings)
         self._wanted = describe_inputs(cfg, checkpoint, settings)
         check_folder(self.folder, self._wanted, *WHAT)
@@ -59,13 +61,15 @@ class UnfinishedCalibration:
     def begin(self, say: Callable[[str], None]) -> Iterator[Path]:
         """The folder, which is kept if the work in it is interrupted.
 
-        If the work cannot succeed (``ValueError``), the next call will have other settings, so the
-        folder is removed.
+        After another ``ValueError`` than that of a file that can be repaired, the next call will
+        have other settings, so the folder is removed.
         """
         if claim_folder(self.folder, self._wanted, *WHAT):
             say(f"going on from {self.folder}")
         try:
             yield self.folder
+        except UnreadableItem:
+            raise
         except ValueError:
             self.remove()
             raise
@@ -139,8 +143,3 @@ class KeptMatches:
             write_checkpoint(self._path(), {**part, "rows": rows})
             self._files, self._new = self._files + 1, []
         self._saved = time.monotonic()
-
-
-def _digest(file: Path) -> str | None:
-    """Of an annotation file; None if it is not there, which is said later."""
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None

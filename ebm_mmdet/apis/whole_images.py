@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .config_text import type_name
+
 __all__ = ["mixes_images", "whole_image_dataset"]
 
 MIXES = ("CachedMixUp", "CachedMosaic", "CopyPaste", "MixUp", "Mosaic")
@@ -14,7 +16,7 @@ COLOURS = ("PhotoMetricDistortion", "YOLOXHSVRandomAug")
 
 def mixes_images(dataset: Mapping) -> bool:
     """Whether a data set, or one inside it, makes one image of several or has a wrapper for it."""
-    if _name(dataset) == "MultiImageMixDataset":
+    if type_name(dataset) == "MultiImageMixDataset":
         return True
     inside = dataset.get("datasets") or [dataset[key] for key in ("dataset",) if key in dataset]
     return _mixes(dataset.get("pipeline") or []) or any(mixes_images(each) for each in inside)
@@ -37,7 +39,7 @@ def whole_image_dataset(dataset: Mapping, test_pipeline: Sequence[Mapping]) -> d
     if "datasets" in dataset:
         parts = [whole_image_dataset(part, test_pipeline) for part in dataset["datasets"]]
         return {**dataset, "datasets": parts}
-    if "dataset" in dataset and _name(dataset) == "MultiImageMixDataset":
+    if "dataset" in dataset and type_name(dataset) == "MultiImageMixDataset":
         inner = dict(dataset["dataset"])
         pipeline = [*(inner.get("pipeline") or []), *(dataset.get("pipeline") or [])]
         inner["pipeline"] = _whole(pipeline, test_pipeline) if _mixes(pipeline) else pipeline
@@ -45,7 +47,7 @@ def whole_image_dataset(dataset: Mapping, test_pipeline: Sequence[Mapping]) -> d
     if "dataset" in dataset:
         return {**dataset, "dataset": whole_image_dataset(dataset["dataset"], test_pipeline)}
     pipeline = dataset.get("pipeline") or []
-    if any(_name(step) == "MultiBranch" for step in pipeline):
+    if any(type_name(step) == "MultiBranch" for step in pipeline):
         raise ValueError(
             "train_dataloader is that of a semi-supervised training (MultiBranch); set it to "
             "annotated images with an ordinary pipeline: load, Resize, RandomFlip, PackDetInputs"
@@ -55,21 +57,15 @@ def whole_image_dataset(dataset: Mapping, test_pipeline: Sequence[Mapping]) -> d
     return dataset
 
 
-def _name(step: Mapping) -> str:
-    """Name of the class of a transform or a data set."""
-    kind = step["type"]
-    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
-
-
 def _mixes(pipeline: Sequence[Mapping]) -> bool:
-    return any(_name(step) in MIXES for step in pipeline)
+    return any(type_name(step) in MIXES for step in pipeline)
 
 
 def _whole(train: Sequence[Mapping], test: Sequence[Mapping]) -> list[Mapping]:
     """Load, resize as in the test, recolour, flip, pad as in the test, filter, pack."""
 
     def steps(pipeline: Sequence[Mapping], chosen) -> list[Mapping]:
-        return [step for step in pipeline if chosen(_name(step))]
+        return [step for step in pipeline if chosen(type_name(step))]
 
     return [
         *steps(train, lambda name: name.startswith("Load")),

@@ -41,6 +41,15 @@ class ClassMatches(NamedTuple):
     iou: np.ndarray  # (D,) IoU with the annotation matched at 0.5; NaN without one
 
 
+def finite_or_empty(box: Sequence[float]) -> Sequence[float]:
+    """A detected box (x, y, w, h), or one without area if it is not finite.
+
+    To pycocotools an IoU of NaN is above every threshold: the box would match any object, and take
+    it from the right one. So it matches none.
+    """
+    return box if np.isfinite(box).all() else [0.0] * 4
+
+
 class MatchedDetections:
     """Matches detections to annotations once, by pycocotools; then gives AP for any image weights.
 
@@ -68,8 +77,9 @@ class MatchedDetections:
             "images": ground_truth.dataset["images"],
             "categories": ground_truth.dataset["categories"],
             "annotations": [
-                {**record, "id": i, "iscrowd": 0, "area": record["bbox"][2] * record["bbox"][3]}
+                {**record, "id": i, "iscrowd": 0, "bbox": box, "area": box[2] * box[3]}
                 for i, record in enumerate(detections, start=1)
+                for box in (finite_or_empty(record["bbox"]),)
             ],
         }
         with contextlib.redirect_stdout(io.StringIO()):

@@ -16,6 +16,7 @@ from terminaltables import AsciiTable
 from ..box_iou import box_iou
 from ..datasets.annotation_check import check_class_names
 from ..datasets.coco_check import CheckedCOCO
+from .average_precision import finite_or_empty
 from .class_check import ClassCheck
 from .conventions import (
     ConventionCOCOeval,
@@ -152,7 +153,7 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         detections = [
             dict(
                 image_id=prediction["img_id"],
-                bbox=self.xyxy2xywh(box),
+                bbox=finite_or_empty(self.xyxy2xywh(box)),
                 score=float(score),
                 category_id=self.cat_ids[label],
             )

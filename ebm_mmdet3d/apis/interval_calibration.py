@@ -93,7 +93,7 @@ def calibrate_3d(
     model = run.model(device, DimIntervals)
     with run.matching() as folder:
         dims = matched_dims(model, dataset, spread, score_thr, iou_thr, period, say, folder)
-        run.check_enough(len(dims.residual))
+        run.check_enough(len(dims.residual), len(dims.image.unique()) if by_image else None)
     classes = list(dataset.metainfo["classes"])
     intervals = fit_dim_intervals(dims, len(classes), level, joint, by_image, min_count, period)
     intervals.facts["classes"] = classes

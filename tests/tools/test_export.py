@@ -25,6 +25,7 @@ def test_the_command_writes_a_file_and_never_over_one(paths, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "px of the model's" in printed
     assert "import ebm_ops" in printed
+    assert "not in the file" not in printed
     before = out.read_bytes()
     with pytest.raises(SystemExit, match="exists; name a new file"):
         main([*paths, str(out), *options])
@@ -45,3 +46,17 @@ def test_options_that_do_not_fit_are_refused(paths, tmp_path, name, options, mes
     with pytest.raises(SystemExit, match=message):
         main([*paths, str(out), "--image-size", "48", "64", *options])
     assert not out.exists()
+
+
+def test_the_refinement_alone_knows_no_scores_and_no_mirror_images(paths, tmp_path, capsys):
+    config, out = tmp_path / "a model.py", tmp_path / "graph.pt2"
+    options = ["--image-size", "48", "64", "--boxes", "5", "--refinement-only", "--with-operators"]
+    cfg = Config.fromfile(config)
+    cfg.model.min_score = 0.25
+    cfg.dump(config)
+    main([*paths, str(out), *options])
+    assert "not in the file: min_score=0.25" in capsys.readouterr().out
+    cfg.model.flips = ["horizontal"]
+    cfg.dump(config)
+    with pytest.raises(SystemExit, match=r"model.flips is \['horizontal'\]"):
+        main([*paths, str(tmp_path / "other.pt2"), *options])

@@ -72,10 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     where = f"{len(others)} " + ("images" if args.images else "inputs of noise")
     print(f"{args.out}: boxes within {worst.pop('boxes'):.2g} px of the model's, on {where};")
     print("others within: " + ", ".join(f"{name} {apart:.2g}" for name, apart in worst.items()))
-    for part in [] if args.refinement_only else left_out(model):
+    for part in _scores_unread(model) if args.refinement_only else left_out(model):
         print(f"not in the file: {part}")
     if args.with_operators:
         print("before torch.export.load: import ebm_ops")
+
+
+def _scores_unread(model: nn.Module) -> list[str]:
+    """What a refinement without scores leaves out."""
+    low = model.min_score > 0
+    return [f"min_score={model.min_score:g}: give it the other boxes alone"] if low else []
 
 
 def _refinement(model: nn.Module, args: argparse.Namespace) -> tuple:

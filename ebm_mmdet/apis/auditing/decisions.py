@@ -75,22 +75,25 @@ def apply_decisions(
             row["area"] = round(row["bbox"][2] * row["bbox"][3], 2)
         done["moved"] += 1
     kept = [row for number, row in enumerate(rows) if number not in removed]
-    known = {image["id"] for image in content["images"]}
-    classes = {category["id"] for category in content["categories"]}
+    known = [image["id"] for image in content["images"]]
+    classes = [category["id"] for category in content["categories"]]
     ids = (row.get("id") for row in rows if isinstance(row, Mapping))
     free = max((number for number in ids if isinstance(number, int)), default=0)
     for each in accepted:
         if each["kind"] != "missing":
             continue
+        found = {}
         for key, ids in (("image_id", known), ("category_id", classes)):
-            if not is_id(each.get(key)) or each[key] not in ids:
+            same = [one for one in ids if is_id(each.get(key)) and _same_id(one, each[key])]
+            if not same:
                 raise ValueError(f"{ann_file} has no {key} {each.get(key)!r} of {decisions}")
+            found[key] = each[key] if each[key] in same else same[0]
         box = _box(each, "bbox", decisions)
         kept.append(
             dict(
                 id=free + done["added"] + 1,
-                image_id=each["image_id"],
-                category_id=each["category_id"],
+                image_id=found["image_id"],
+                category_id=found["category_id"],
                 bbox=box,
                 area=round(box[2] * box[3], 2),
                 iscrowd=0,
@@ -107,6 +110,13 @@ def apply_decisions(
     )
 
 
+def _same_id(ours: object, theirs: object) -> bool:
+    """Whether an id is that of the page, whose numbers have 53 bits."""
+    if isinstance(ours, int) and isinstance(theirs, (int, float)):
+        return ours == theirs or (abs(ours) > 2**53 and float(ours) == float(theirs))
+    return ours == theirs
+
+
 def _row_of(each: Mapping, rows: list[dict], decisions, ann_file) -> int:
     """Position of the annotation that a decision is about.
 
@@ -118,7 +128,7 @@ def _row_of(each: Mapping, rows: list[dict], decisions, ann_file) -> int:
         isinstance(number, int)
         and 0 <= number < len(rows)
         and isinstance(rows[number], Mapping)
-        and rows[number].get("id") == each.get("id")
+        and _same_id(rows[number].get("id"), each.get("id"))
         and rows[number].get("bbox") == each.get("bbox")
     )
     if not fits:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...files import write_csv, write_json
+from ..box_file import box_fault
+from ..image_index import is_id
 from .annotations import Annotations
 from .findings import SIDES, Findings
 
@@ -127,6 +129,9 @@ def cvat(annotations: Annotations, findings: Findings, threshold: float) -> dict
 def label_studio(annotations: Annotations, findings: Findings, threshold: float) -> list[dict]:
     """Tasks for Label Studio: the annotations, and, as predictions, the flagged boxes moved.
 
+    All annotations of a known category that have a box are there, also those that are not audited.
+    An image that cannot be read and has no size in the file has no task.
+
     ``data.image`` is the file's name: serve the images by local or cloud storage and put its
     address before. The labelling interface is ``<RectangleLabels name="label" toName="image">``.
     """
@@ -134,19 +139,32 @@ def label_studio(annotations: Annotations, findings: Findings, threshold: float)
     missing: dict = {}
     for each in findings.missing:
         missing.setdefault(each["image_id"], []).append(each)
+    content = annotations.content
+    names = {each["id"]: each["name"] for each in content["categories"]}
+    annotated: dict = {}
+    for row, each in enumerate(content["annotations"]):
+        # Also what is not audited, such as crowds: a task without them would lose them.
+        if isinstance(each, Mapping) and box_fault(each.get("bbox")) is None:
+            known = all(is_id(each.get(key)) for key in ("image_id", "category_id"))
+            if known and each["category_id"] in names:
+                region = dict(row=row, bbox=each["bbox"], category=names[each["category_id"]])
+                annotated.setdefault(each["image_id"], []).append(region)
+    sizes = {each.image.id: each.image.size for each in annotations.images}
     tasks = []
-    for here in annotations.images:
-        found = [by_row[row] for row in here.rows.tolist() if row in by_row]
+    for image in content["images"]:
+        here = annotated.get(image["id"], [])
+        size = sizes.get(image["id"]) or (image.get("width"), image.get("height"))
+        if not all(size):
+            continue  # percents of a size that nobody knows
+        found = [by_row[each["row"]] for each in here if each["row"] in by_row]
         flagged = [each for each in found if each["probability"] >= threshold]
-        size = here.image.size or (1, 1)
         regions = [_region(each, each["proposal"], size, each["probability"]) for each in flagged]
         regions += [
-            _region(each, each["bbox"], size, each["rank"])
-            for each in missing.get(here.image.id, ())
+            _region(each, each["bbox"], size, each["rank"]) for each in missing.get(image["id"], ())
         ]
         task = dict(
-            data=dict(image=here.image.name, image_id=here.image.id),
-            annotations=[dict(result=[_region(each, each["bbox"], size) for each in found])],
+            data=dict(image=image["file_name"], image_id=image["id"]),
+            annotations=[dict(result=[_region(each, each["bbox"], size) for each in here])],
         )
         if regions:
             worst = max(region["score"] for region in regions)

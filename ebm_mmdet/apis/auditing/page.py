@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -67,6 +68,7 @@ def write_page(
     data = dict(
         key=key,
         file=ann_file.name,
+        path=shlex.quote(str(ann_file)),
         summary=dict(summary, left_out=left_out),
         lists={
             kind: [_entry(kind, each, annotations, cuts) for each in entries]
@@ -99,7 +101,8 @@ def _entry(kind: str, each: Mapping, annotations: Annotations, cuts: _Pictures) 
     else:
         shown.append(each["proposal"])
         entry.update(
-            key=f"{kind}:{each['row']}",
+            # With the proposal: a decision is about it, and another audit may propose another.
+            key=f"{kind}:{each['row']}:{','.join(f'{x:g}' for x in each['proposal'])}",
             row=each["row"],
             id=each["id"],
             value=each["probability"] if kind == "box" else each["doubt"],

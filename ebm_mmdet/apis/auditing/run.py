@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from ...engine import usable_device
-from ...files import read_json, write_json
+from ...files import file_digest, read_json, write_json
 from ..box_file import check_lists
 from ..fitting.clock import Clock
 from ..fitting.folder import check_folder, claim_folder, describe_inputs, held
@@ -86,7 +86,7 @@ def audit(
     Raises:
         ValueError: a setting is out of range, or the data or the detector cannot be used.
         FileNotFoundError: there is no such file.
-        FileExistsError: ``out_dir`` has other content or an audit with other settings.
+        FileExistsError: ``out_dir`` has other content, or an audit with other settings or images.
         CheckpointError: the checkpoint does not fit the detector.
     """
     for name, value in dict(minutes=minutes, cache_gb=cache_gb, max_iters=max_iters).items():
@@ -102,7 +102,7 @@ def audit(
     if not ann_file.is_file():
         raise FileNotFoundError(f"there is no annotation file {ann_file}")
     settings = dict(
-        annotations=hashlib.sha256(ann_file.read_bytes()).hexdigest(),
+        annotations=file_digest(ann_file),
         folds=folds,
         max_iters=max_iters,
         seed=seed,
@@ -122,6 +122,7 @@ def audit(
     parts = assign_folds(annotations.images, folds, seed) if folds else None
     resumed = claim_folder(folder, wanted, "audit", "--out")
     with held(folder, "--out"):
+        _keep_images(folder / "images.json", annotations)
         clock = Clock(folder / "clock.json", 60 * minutes)
         say(f"going on in {folder}" if resumed else f"working in {folder}")
         for line in annotations.complaints.lines():
@@ -133,6 +134,35 @@ def audit(
         found = find(annotations, results, source.classes)
         key = hashlib.sha256(repr(sorted(wanted.items())).encode()).hexdigest()[:16]
         return steps.leave(found, results, complete, threshold, ann_file, folds, key)
+
+
+def _keep_images(path: Path, annotations: Annotations) -> None:
+    """Note which images are audited, or check that they are those of the call that began.
+
+    Folds and results are by an image's position among those that can be read.
+
+    Raises:
+        FileExistsError: an image has come or gone, or its file has changed.
+    """
+    listed = [
+        [repr(each.image.id), each.image.path.stat().st_size, len(each.rows)]
+        for each in annotations.images
+    ]
+    stored = read_json(path)
+    if stored is None:
+        write_json(path, listed)
+        return
+    if stored == listed:
+        return
+    before, now = ({each[0]: each for each in some} for some in (stored, listed))
+    differ = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    first = differ[0]
+    change = "has changed" if first in before and first in now else "can be read"
+    change = change if first in now else "cannot be read any more"
+    raise FileExistsError(
+        f"{path.parent} has an audit of other images: {len(differ)} differ, the first is {first}, "
+        f"which {change}. Folds and results there are of the images as they were; give a new --out"
+    )
 
 
 class _Steps:
@@ -156,6 +186,8 @@ class _Steps:
         self.cache_bytes = cache_bytes
         self.images = AuditImages(source.cfg, annotations.images)
         self.scores = Scores(folder / "scores")
+        self.iterations: dict[int, int] = {}
+        """Of the heads that this call has trained or found."""
 
     def run(self, parts: list[list[int]] | None) -> tuple[dict[int, dict], bool]:
         """Train and score; returns the results and whether all images are scored."""
@@ -239,7 +271,12 @@ class _Steps:
             Progress(f"training head {k + 1}", self.say, self.clock),
             others=lambda: new_gaussian(self.source),
         )
-        self.say(f"head {k + 1}: {training.iteration} iterations in {training.seconds:.0f} s")
+        short = training.iteration < self.max_iters
+        self.say(
+            f"head {k + 1}: {training.iteration} iterations in {training.seconds:.0f} s"
+            + (f", of {self.max_iters}: the time for it was over" if short else "")
+        )
+        self.iterations[k] = training.iteration
         heads = {name: head.eval() for name, head in training.heads.items()}
         return heads["energy"], heads.get("gaussian")
 
@@ -302,6 +339,11 @@ class _Steps:
             self.say(
                 f"{len(results)} of {len(self.annotations.images)} images were scored in the time; "
                 "the same command with more --minutes goes on"
+            )
+        if any(number < self.max_iters for number in self.iterations.values()):
+            self.say(
+                f"heads had {min(self.iterations.values())} iterations at least, of "
+                f"{self.max_iters}; a new --out with more --minutes trains them longer"
             )
         self.say(
             f"{summary['audited']} annotations audited: {flagged} are probably badly located, "

@@ -39,7 +39,8 @@ class RefinementGraph(nn.Module):
     Inputs are boxes (n, 4) float32 in pixels of the network's input, labels (n,) and images (n,)
     int64, and the maps (B, C, H, W) of the detector. Outputs are boxes (n, 4), f (n,), and with a
     refiner that gives a covariance the standard deviations (n, 4) of their sides in pixels. Boxes
-    do not influence each other: fill up with zeros.
+    do not influence each other: fill up with zeros. All are refined: scores are no input, so that
+    ``min_score`` is not in it.
 
     Args:
         model: an ``EBMDetector`` in eval mode.
@@ -53,6 +54,11 @@ class RefinementGraph(nn.Module):
         check_refiner(model)
         if model.refiner is None:
             raise ValueError("model.refiner is None; there is nothing to export")
+        if model.flips:
+            raise ValueError(
+                f"model.flips is {list(model.flips)}, and the refinement alone gets no maps of "
+                "mirror images; set model.flips=[] in the config"
+            )
         self.head, self.refiner = model.energy_head, model.refiner
         self.input_names = ("boxes", "labels", "images")
         self.output_names = ("boxes", "log_density")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmengine.config import Config
@@ -14,10 +15,15 @@ from ..inspection import inner_datasets
 from .items import probe, refuse_absent_files
 from .kind import Kind
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
 __all__ = ["FitData", "split_data"]
 
 ENOUGH_TO_TUNE, MOST_TO_TUNE = 20, 200
 """With 16 images nearly all of the gain is found, with 4 two thirds; more than 200 only cost."""
+_TOLD = ("bbox", "bbox_label", "ignore_flag", "bbox_3d", "bbox_label_3d")
+"""What a data set tells of a box that a fit depends on."""
 MOST_GENERATED = 20000
 """Items of a data set that makes them, such as one without end; no fit reads more."""
 
@@ -47,6 +53,8 @@ class FitData:
     """Sentences about the data for the page."""
     rest: Any = None
     """The training images that are trained on, as the detector reads them in its test."""
+    digest: str = ""
+    """Of the names of all images and of their boxes."""
 
     @property
     def max_dets(self) -> int:
@@ -91,13 +99,14 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
     nouns = f"{kind.noun}s"
     train = _build(cfg.train_dataloader.dataset, kind)
     classes = cfg.model.energy_head.num_classes
-    keys, counts = _contents(train, classes, kind, "training")
+    seen = hashlib.sha256()
+    keys, counts = _contents(train, classes, kind, "training", seen)
     order = list(dict.fromkeys(key for key, n in zip(keys, counts) if n))
     loader = cfg.get("val_dataloader") or cfg.get("test_dataloader")
     pipeline = _test_pipeline(loader, nouns)
     validation, notes, most = None, [], max(counts, default=0)
     found = _build(loader.dataset, kind)
-    of_val, count = _contents(found, classes, kind, "validation")
+    of_val, count = _contents(found, classes, kind, "validation", seen)
     if any(count):
         most = max(most, *count)
         validation = kind.item_set(found, range(len(found)), cfg)
@@ -150,6 +159,7 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
         judged_on_training_images=bool(for_judging),
         notes=notes + kind.limits(cfg, most),
         rest=some(set(order) - held_out),
+        digest=seen.hexdigest(),
     )
     probe(kind.item_set(train, indices, cfg), "training")
     probe(data.tune, "training (read as for a test)")
@@ -175,8 +185,13 @@ def _build(dataset: Mapping, kind: Kind):
     return built
 
 
-def _contents(dataset, num_classes: int, kind: Kind, part: str) -> tuple[list[str], list[int]]:
-    """Key and number of usable boxes of each item; 1 where only the pipeline knows the boxes."""
+def _contents(
+    dataset, num_classes: int, kind: Kind, part: str, seen: Hash
+) -> tuple[list[str], list[int]]:
+    """Key and number of usable boxes of each item; 1 where only the pipeline knows the boxes.
+
+    Names and boxes are added to ``seen``.
+    """
     keys: list[str] = []
     counts: list[int] = []
     for index in range(len(dataset)):
@@ -185,6 +200,10 @@ def _contents(dataset, num_classes: int, kind: Kind, part: str) -> tuple[list[st
         if number is None and index >= MOST_GENERATED:
             break
         keys.append(kind.key(info))
+        seen.update(keys[-1].encode())
+        for one in info.get("instances") or ():
+            told = [one.get(name) for name in _TOLD]
+            seen.update(repr([np.asarray(x).tolist() for x in told]).encode())
         counts.append(int(_gives_boxes(dataset, kind)) if number is None else number)
     refuse_absent_files(keys, kind.noun, part)
     return keys, counts

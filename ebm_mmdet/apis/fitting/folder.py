@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ...files import read_json, write_json
+from ...files import file_digest, read_json, write_json
 
 try:
     import fcntl
@@ -30,12 +30,8 @@ def describe_inputs(cfg: Config, checkpoint: Path, settings: dict) -> dict:
     """
     if not checkpoint.is_file():
         raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
-    digest = hashlib.sha256()
-    with checkpoint.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
     config = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()
-    return dict(config=config, checkpoint=digest.hexdigest(), **settings)
+    return dict(config=config, checkpoint=file_digest(checkpoint), **settings)
 
 
 def claim_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "--out-dir") -> bool:

@@ -20,6 +20,7 @@ from ...energy import fit_residual_std
 from ...evaluation import MatchedDetections
 from ...evaluation.average_precision import METRICS
 from ..config_faults import building
+from ..config_text import Noted
 from ..energy_config import add_energy_head, refuse_3d, write_energy_config
 from ..residuals import matched_residuals
 from ..training_flips import flips_of
@@ -40,6 +41,7 @@ class Images:
     noun, dim = "image", 4
     headings: ClassVar = {name: {"IoU_TP": "mean IoU"}.get(name, name) for name in METRICS}
     high, precise_iou = "AP90", 92.0
+    delivered: ClassVar = {"clip_boxes": Noted("all", "every box, as it was judged")}
     described = (
         "Mean IoU is that of boxes that match an object at IoU 0.5. All boxes are clipped to the "
         "image."

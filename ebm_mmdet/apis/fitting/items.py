@@ -8,7 +8,11 @@ from typing import Any
 
 from mmdet.datasets.transforms import LoadAnnotations
 
-__all__ = ["probe", "read_item", "refuse_absent_files", "refuse_without_polygons"]
+__all__ = ["UnreadableItem", "probe", "read_item", "refuse_absent_files", "refuse_without_polygons"]
+
+
+class UnreadableItem(ValueError):
+    """A file of an item is absent or broken; once it is repaired, the same call goes on."""
 
 
 def read_item(dataset, index: int, key: Callable[[Mapping], str]) -> dict:
@@ -20,8 +24,9 @@ def read_item(dataset, index: int, key: Callable[[Mapping], str]) -> dict:
         key: from ``dataset.get_data_info(index)`` to the item's name, for the message.
 
     Raises:
-        ValueError: the pipeline raises something, such as for a broken image, or does not end with
-            packed inputs; the message has the item, its annotation file and a remedy.
+        UnreadableItem: the pipeline raises something, such as for a broken image; the message has
+            the item, its annotation file and a remedy.
+        ValueError: likewise, where the pipeline itself has to change.
     """
     try:
         item = dataset[index]
@@ -30,7 +35,8 @@ def read_item(dataset, index: int, key: Callable[[Mapping], str]) -> dict:
             raise LookupError(f"no {' and no '.join(missing)} in what it gives")
     except Exception as error:  # whatever a pipeline raises
         name = key(dataset.get_data_info(index))
-        raise ValueError(
+        kind = ValueError if isinstance(error, LookupError) else UnreadableItem
+        raise kind(
             f"{_named(name, dataset)} cannot be read by the data set's pipeline "
             f"({type(error).__name__}: {error}); {_remedy(error)}"
         ) from error

@@ -55,6 +55,8 @@ class Kind(Protocol):
     """The metric at a high IoU that the verdict names too."""
     described: str
     """Sentences about the metrics for the page."""
+    delivered: Mapping
+    """Settings of the wrapper with which boxes are judged, for the written config."""
     precise_iou: float
     """Mean IoU of matched boxes in percent from which a detector is as precise as annotations."""
 

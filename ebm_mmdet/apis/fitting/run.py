@@ -16,10 +16,10 @@ from mmengine.hub import get_config
 from torch import nn
 
 from ...engine import usable_device
-from ...files import read_json
+from ...files import read_json, write_json
 from ..trained_detector import load_weights
 from .clock import Clock
-from .data import split_data
+from .data import FitData, split_data
 from .folder import check_folder, claim_folder, describe_inputs, held
 from .images import Images
 from .kind import Kind
@@ -124,12 +124,15 @@ def run_fit(
     cfg = kind.add_energy_head(plain, checkpoint, max_iters, **about_data)
     with tempfile.TemporaryDirectory() as scratch:
         # Raises now what would be raised at the end: some configs cannot be inherited from.
-        kind.write_config(config, checkpoint, Path(scratch) / "config.py", max_iters, **about_data)
+        written = Path(scratch) / "config.py"
+        kind.write_config(config, checkpoint, written, max_iters, **about_data)
+        Config.fromfile(written)
     if cfg.model != before:
         model = _load(cfg, checkpoint, on)
     resumed = claim_folder(folder, wanted)
     with held(folder):
         clock = Clock(folder / "clock.json", 60 * minutes)
+        _keep_digest(folder, data)
         say(f"going on in {folder}" if resumed else f"working in {folder}")
         residuals = measure_residuals(
             kind,
@@ -148,6 +151,23 @@ def run_fit(
         say(f"{matched}; noise of the training {sigmas}")
         steps = Steps(kind, cfg, data, model, folder, clock, seed, max_iters, about_data, say)
         return steps.run(config, checkpoint, stem, cache_gb)
+
+
+def _keep_digest(folder: Path, data: FitData) -> None:
+    """Note which data the results in the folder are of, or check that it is this.
+
+    Raises:
+        FileExistsError: an image has come or gone, or a box has changed, since the fit began.
+    """
+    path = folder / "data.json"
+    stored = read_json(path)
+    if stored is None:
+        write_json(path, dict(annotations=data.digest))
+    elif stored["annotations"] != data.digest:
+        raise FileExistsError(
+            f"{folder} has a fit on other images or annotations than there are now, and its parts "
+            "would not fit together; give a new --out-dir, or remove this one"
+        )
 
 
 def _finished(folder: Path, kind: Kind, say: Callable[[str], None]) -> dict | None:

@@ -209,7 +209,7 @@ class Steps:
                 checkpoint,
                 path,
                 max(training.iteration, 1),
-                tuned_settings(tuned, self.kind.noun),
+                {**self.kind.delivered, **tuned_settings(tuned, self.kind.noun)},
                 **self.about_data,
             )
         self.model.energy_head = training.heads["energy"]

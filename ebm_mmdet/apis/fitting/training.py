@@ -139,8 +139,9 @@ class HeadTraining:
             if not torch.isfinite(loss):
                 raise RuntimeError(
                     f"the loss of the {name} head is {losses[name]} at iteration {self.iteration}; "
-                    "the features or boxes of a training image are not finite, or the learning "
-                    "rate of optim_wrapper is too large"
+                    "the features or boxes of a training image are not finite, or the training "
+                    "has diverged: try another --seed with a new folder, or train the config of "
+                    "add-head with a smaller learning rate"
                 )
             optimizer.update_params(loss)
         return losses
@@ -152,6 +153,7 @@ class HeadTraining:
             optimizers={name: each.state_dict() for name, each in self.optimizers.items()},
             generator=self.generator.get_state(),
             noise=torch.get_rng_state(),
+            noise_of_gpus=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             iteration=self.iteration,
             seconds=self.seconds,
             losses=self.losses,
@@ -168,5 +170,8 @@ class HeadTraining:
             head.eval()
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["noise"])
+        of_gpus = state.get("noise_of_gpus", [])
+        if of_gpus and len(of_gpus) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(of_gpus)
         self.iteration, self.seconds = state["iteration"], state["seconds"]
         self.losses, self.finished = state["losses"], state["finished"]

@@ -147,7 +147,8 @@ def _run(detector: nn.Module, size: int) -> DryRun:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the detector's own, which its real runs give again
-            detector.extract_feat(torch.zeros(1, 3, size, size, device=_device(detector)))
+            image = torch.zeros(1, _channels(detector), size, size, device=_device(detector))
+            detector.extract_feat(image)
     finally:
         for handle in handles:
             handle.remove()
@@ -179,6 +180,14 @@ def _reduction(
 
 def _device(detector: nn.Module) -> torch.device:
     return next((each.device for each in detector.parameters()), torch.device("cpu"))
+
+
+def _channels(detector: nn.Module) -> int:
+    """Channels that the first convolution of the backbone takes; 3 if it has none."""
+    backbone = getattr(detector, "backbone", detector)
+    first = next((each for each in backbone.modules() if isinstance(each, nn.Conv2d)), None)
+    # Some read an image in parts: four pixels at once, as 12 channels.
+    return 1 if first is not None and first.in_channels == 1 else 3
 
 
 def _padded(detector: nn.Module) -> int:

@@ -6,6 +6,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from pycocotools.coco import COCO
 
 from ebm_mmdet import diagnosis
 from ebm_mmdet.apis import EBMInferencer, add_energy_head
-from ebm_mmdet.apis.coco_results import CocoIds
+from ebm_mmdet.apis.coco_results import CocoIds, coco_dataset, coco_results
 from ebm_mmdet.apis.image_list import list_images
 from ebm_mmdet.apis.refiner_of_call import refiner_of_call
 from ebm_mmdet.commands import main
@@ -248,3 +249,62 @@ def test_the_scene_of_a_rock_model_is_part_of_its_predictions(infer):
     found = infer.pred2dict(sample)
     assert found["scene"] == dict(scores=[0.25, 0.75], ranking=[1, 0])
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_box_that_is_not_finite_has_no_numbers_in_the_file():
+    found = [dict(bboxes=[[0, 0, float("nan"), 4], [1, 2, 5, 6]], scores=[0.9, 0.8], labels=[0, 2])]
+    content = coco_dataset(found, [("a.png", 9, 9)], ["ape"])
+    first, second = content["annotations"]
+    assert (first["bbox"], first["area"]) == ([0.0, 0.0, None, 4.0], None)
+    assert (second["bbox"], second["area"]) == ([1.0, 2.0, 4.0, 4.0], 16.0)
+    # More outputs than names: each has a category, and an annotation file cannot have one.
+    assert [each["name"] for each in content["categories"]] == ["ape", "class 1", "class 2"]
+    with pytest.raises(ValueError, match="label 2, but there are 1 classes"):
+        coco_results(found, [1], [7])
+
+
+@pytest.mark.parametrize("kind", ["concatenated", "repeated", "validation alone", "none"])
+def test_the_pipeline_is_found_inside_any_test_data(project, kind):
+    cfg = Config.fromfile(project / "ebm.py")
+    one = cfg.test_dataloader.dataset
+    if kind == "concatenated":
+        cfg.test_dataloader.dataset = dict(type="ConcatDataset", datasets=[one, one])
+    elif kind == "repeated":
+        cfg.test_dataloader.dataset = dict(type="RepeatDataset", times=1, dataset=one)
+    else:
+        cfg.test_dataloader = None
+    if kind == "none":
+        cfg.val_dataloader = None
+        with pytest.raises(ValueError, match="no test_dataloader, whose pipeline reads images"):
+            EBMInferencer(cfg, project / "best.pth", "cpu", show_progress=False)
+        return
+    infer = EBMInferencer(cfg, project / "best.pth", "cpu", show_progress=False)
+    found = infer(str(project / "data" / "im 1.png"))["predictions"]
+    assert len(found[0]["bboxes"]) == 5
+
+
+def test_an_interrupted_call_does_not_go_on_with_other_weights(project, tmp_path):
+    weights, out = tmp_path / "best.pth", tmp_path / "out"
+    weights.write_bytes((project / "best.pth").read_bytes())
+    images = str(project / "data")
+
+    def call(stop=False):
+        infer = EBMInferencer(project / "ebm.py", weights, "cpu", show_progress=False)
+        if stop:
+            infer.postprocess = Mock(side_effect=KeyboardInterrupt)
+        return infer(images, out_dir=out, no_save_vis=True)
+
+    with pytest.raises(KeyboardInterrupt):
+        call(stop=True)
+    state = torch.load(weights, weights_only=True)
+    state["state_dict"]["energy_head.fc_energy.bias"] += 1
+    torch.save(state, weights)  # a training has gone on
+    with pytest.raises(FileExistsError, match="weights"):
+        call()
+    weights.write_bytes((project / "best.pth").read_bytes())
+    assert len(call()["predictions"]) == 3
+
+
+def test_a_grey_array_is_refused_before_any_work():
+    with pytest.raises(TypeError, match=r"shape \(4, 5\); expected \(H, W, 3\) .*GRAY2BGR"):
+        list_images([np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8)])

@@ -167,3 +167,11 @@ def test_where_a_cell_lies(backbone, offset):
     # Merging patches keeps the middle: 8 i + 3.5, and so on.
     if backbone:
         assert roi_shift_of(run, 16)[0] == pytest.approx(-0.5)
+
+
+def test_a_detector_of_one_channel():
+    cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
+    cfg.model = detector_cfg("faster_rcnn")
+    cfg.model.backbone.in_channels = 1
+    cfg.model.data_preprocessor = dict(type="DetDataPreprocessor", mean=[120.0], std=[60.0])
+    assert inspect_config(cfg).levels["strides"] == [4, 8, 16, 32]

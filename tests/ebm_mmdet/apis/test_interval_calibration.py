@@ -25,6 +25,7 @@ from ebm_mmdet.apis import (
     load_detector,
     matched_sides,
 )
+from ebm_mmdet.apis.fitting.items import UnreadableItem
 from ebm_mmdet.commands import main
 from ebm_mmdet.energy import expected_coverage
 from ebm_mmdet.engine.stored_intervals import StoredIntervalsHook, model_digest
@@ -197,6 +198,37 @@ def test_an_interrupted_calibration_goes_on(oracle, tmp_path, monkeypatch):
     assert not unfinished.exists()
 
 
+def test_a_broken_image_does_not_lose_what_was_done(oracle, tmp_path, monkeypatch):
+    """Repaired, the same command goes on."""
+    out, real = tmp_path / "a.pth", sides_module.ImageSet.__getitem__
+
+    def broken(self, position):
+        if position == 60:
+            raise UnreadableItem("image 60 cannot be read; repair it")
+        return real(self, position)
+
+    monkeypatch.setattr(sides_module.ImageSet, "__getitem__", broken)
+    with pytest.raises(ValueError, match="image 60 cannot be read"):
+        calibrate(oracle / "calibration.py", oracle / "best.pth", out=out)
+    assert (tmp_path / "a.pth.unfinished").is_dir()
+    monkeypatch.setattr(sides_module.ImageSet, "__getitem__", real)
+    lines = []
+    calibrate(oracle / "calibration.py", oracle / "best.pth", out=out, say=lines.append)
+    assert lines[0].startswith("going on from")
+
+
+def test_too_few_images_for_bounds_by_image(oracle, tmp_path):
+    with pytest.raises(ValueError, match=r"\d+ images have a detection .* leave --by-image out"):
+        calibrate(
+            oracle / "calibration.py",
+            oracle / "best.pth",
+            out=tmp_path / "a.pth",
+            level=0.995,
+            by_image=True,
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_part_of_another_process_is_not_read(oracle, tmp_path):
     cfg = Config.fromfile(oracle / "calibration.py")
     model = load_detector(cfg, oracle / "best.pth")
@@ -245,6 +277,9 @@ def test_the_commands(project, tmp_path, capsys, monkeypatch):
     call = ["calibrate", "ebm.py", "best.pth", "--device", "cpu", "--images", "data"]
     call += ["--level", "0.5", "--score-thr", "0", "--iou-thr", "0.01"]
     assert main([*call, "--ann", "data/boxes.json"]) == 1
+    assert "is what the config trains on" in capsys.readouterr().err
+    # Nor is it taken without being named, where the config tests on it.
+    assert main([each for each in call if each not in ("--images", "data")]) == 1
     assert "is what the config trains on" in capsys.readouterr().err
     content = json.loads((project / "val set.json").read_text())
     images_only = tmp_path / "images only.json"

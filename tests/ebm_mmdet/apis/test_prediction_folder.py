@@ -53,7 +53,7 @@ def test_an_unfinished_run_goes_on_and_no_other(tmp_path):
     again = PredictionFolder(out, dict(a=1))
     assert again.resumed
     assert again.done("x") == dict(found=[1])
-    with pytest.raises(FileExistsError, match="interrupted run had other settings"):
+    with pytest.raises(FileExistsError, match="interrupted run had another a;"):
         PredictionFolder(out, dict(a=2))
     again.finish("all.json", [])
     assert [path.name for path in out.iterdir()] == ["all.json"]

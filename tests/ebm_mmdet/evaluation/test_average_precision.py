@@ -120,3 +120,18 @@ def test_no_detection_gives_zero() -> None:
     metrics = MatchedDetections(truth, []).metrics()
     assert metrics[:5].tolist() == [0, 0, 0, 0, 0]
     assert np.isnan(metrics[5])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", range(4))
+def test_a_box_that_is_not_finite_matches_nothing(value, place):
+    """To pycocotools NaN is no less than a threshold, so that such a box would match any object."""
+    truth, records = make_world(0)
+    broken = [float(10 + k) for k in range(4)]
+    broken[place] = value
+    images = sorted({each["image_id"] for each in records})
+    more = [dict(image_id=i, category_id=3, bbox=broken, score=2.0) for i in images]
+    empty = [{**each, "bbox": [90.0, 90.0, 0.0, 0.0]} for each in more]
+    found, expected = (MatchedDetections(truth, records + some) for some in (more, empty))
+    np.testing.assert_array_equal(found.metrics(), expected.metrics())
+    assert found.metrics()[1] < MatchedDetections(truth, records).metrics()[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -100,6 +101,37 @@ def test_time_that_runs_out_is_said_and_more_goes_on(project):
     assert done["audited"] == 1
     assert any("more --minutes goes on" in line for line in lines)
     assert audit(*FILES, "out", **{**short, "minutes": 100})["audited"] == 3
+
+
+@pytest.mark.parametrize("change", ["repaired", "gone", "another"])
+def test_an_audit_does_not_go_on_with_other_images(project, change):
+    """Results are by position: with one image more, each would be of its neighbour."""
+    first = sorted((project / "data").glob("*.png"))[0]
+    whole = first.read_bytes()
+    if change == "repaired":
+        first.write_bytes(whole[:50])
+    settings = {**QUICK, "folds": 2}
+    audit(*FILES, "out", **settings)
+    before = (project / "out" / "audit_coco.json").read_bytes()
+    if change == "repaired":
+        first.write_bytes(whole)
+    elif change == "gone":
+        first.unlink()
+    else:
+        picture = cv2.imread(str(first))
+        cv2.imwrite(str(first), 255 - picture // 3)
+    said = dict(repaired="can be read", gone="cannot be read any more", another="has changed")
+    with pytest.raises(FileExistsError, match=rf"1 differ.*which {said[change]}.*a new --out"):
+        audit(*FILES, "out", **settings)
+    assert (project / "out" / "audit_coco.json").read_bytes() == before
+    assert audit(*FILES, "new", **settings)["complete"]
+
+
+def test_heads_whose_time_was_over_are_said(project):
+    lines = []
+    audit(*FILES, "out", say=lines.append, **{**QUICK, "minutes": 1e-4, "max_iters": 1000})
+    assert any("iterations in" in line and "the time for it was over" in line for line in lines)
+    assert any("of 1000; a new --out with more --minutes trains them longer" in x for x in lines)
 
 
 def test_the_head_of_a_checkpoint_judges_without_folds(project):

@@ -9,8 +9,15 @@ import pytest
 from pycocotools.coco import COCO
 
 from ebm_mmdet.apis.auditing import apply_decisions
-from ebm_mmdet.apis.auditing.exports import write_exports
-from tests.ebm_mmdet.apis.auditing.some_findings import some_findings
+from ebm_mmdet.apis.auditing.annotations import read_annotations
+from ebm_mmdet.apis.auditing.exports import label_studio, write_exports
+from ebm_mmdet.apis.auditing.findings import find
+from tests.ebm_mmdet.apis.auditing.some_findings import (
+    CLASSES,
+    some_findings,
+    some_results,
+    write_data,
+)
 
 
 @pytest.fixture
@@ -199,3 +206,47 @@ def test_a_mask_stays_and_is_counted(audited):
     )
     assert new["segmentation"] == row["segmentation"]
     assert new["area"] == 0.5
+
+
+def test_tasks_have_what_is_not_audited_too(tmp_path):
+    """Crowds, other categories, images that were not scored or cannot be read: none is lost."""
+    path = write_data(tmp_path)
+    before = content(path)
+    rows = before["annotations"]
+    rows[0]["iscrowd"] = 1
+    rows[1]["category_id"] = 7
+    before["categories"].append(dict(id=7, name="cow"))
+    path.write_text(json.dumps(before))
+    broken = tmp_path / before["images"][-1]["file_name"]
+    broken.write_bytes(b"no image")
+    annotations = read_annotations(path, tmp_path, CLASSES)
+    scored = {k: v for k, v in some_results(annotations).items() if k < 3}
+    tasks = label_studio(annotations, find(annotations, scored, CLASSES), 0.5)
+    regions = [each for task in tasks for each in task["annotations"][0]["result"]]
+    assert [each["id"] for each in regions] == [f"box-{k}" for k in range(len(rows))]
+    names = {each["id"]: each["name"] for each in before["categories"]}
+    for row, region in zip(rows, regions):
+        value = region["value"]
+        found = [value["x"] * 1.6, value["y"] * 1.2, value["width"] * 1.6, value["height"] * 1.2]
+        assert found == pytest.approx(row["bbox"])
+        assert value["rectanglelabels"] == [names[row["category_id"]]]
+
+
+def test_decisions_about_ids_that_a_browser_rounds_are_applied(tmp_path):
+    """A page's numbers have 53 bits, and some data sets hash their images to 63."""
+    path = write_data(tmp_path, ids=lambda i: 2**62 + i)
+    rows = content(path)
+    rows["annotations"][0]["id"] = 2**61 + 1
+    path.write_text(json.dumps(rows))
+    first, image = rows["annotations"][0], rows["images"][2]
+    decisions = [
+        dict(kind="box", row=0, id=float(2**61 + 1), bbox=first["bbox"], proposal=[1, 2, 30, 40]),
+        dict(kind="missing", image_id=image["id"], category_id=1, bbox=[5, 5, 20, 20]),
+    ]
+    saved = tmp_path / "accepted.json"
+    saved.write_text(json.dumps(dict(decisions=[dict(d, decision="accept") for d in decisions])))
+    done = apply_decisions(saved, path, tmp_path / "new.json")
+    assert (done["moved"], done["added"]) == (1, 1)
+    after = content(tmp_path / "new.json")["annotations"]
+    assert (after[0]["id"], after[0]["bbox"]) == (2**61 + 1, [1, 2, 30, 40])
+    assert after[-1]["image_id"] == image["id"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from mmdet.apis import inference_detector
@@ -133,3 +135,48 @@ def test_a_folder_in_use_is_refused(project, monkeypatch):
 
     monkeypatch.setattr(HeadTraining, "_step", second_fit)
     fit("my_detector.py", "epoch_12.pth", **quick)
+
+
+def test_the_model_that_is_left_gives_the_boxes_that_were_judged(project):
+    """Also where the detector's boxes leave the image, and are too low to be refined."""
+    config = project / "my_detector.py"
+    config.write_text(
+        config.read_text()
+        + "model['bbox_head'].update(bbox_coder=dict(type='DeltaXYWHBBoxCoder', clip_border=False))"
+        + "\nmodel['test_cfg'].update(nms=dict(type='nms', iou_threshold=0.99))\n"
+    )
+    result = fit("my_detector.py", "epoch_12.pth", **QUICK)
+    model = mmdets_init_detector(result["config"], result["checkpoint"], device="cpu")
+    assert model.clip_boxes == "all"
+    for name in ("data/im 1.png", "data/im 2.png"):
+        found = inference_detector(model, name)
+        boxes, (height, width) = found.pred_instances.bboxes, found.ori_shape[:2]
+        limits = torch.tensor([width, height] * 2)
+        assert ((boxes >= 0) & (boxes <= limits)).all()
+
+
+@pytest.mark.parametrize("change", ["gone", "moved"])
+def test_a_fit_does_not_go_on_with_other_data(project, monkeypatch, change):
+    real = HeadTraining._step
+
+    def interrupted(self, *arguments):
+        if self.iteration == 2:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(HeadTraining, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit("my_detector.py", "epoch_12.pth", **QUICK)
+    monkeypatch.setattr(HeadTraining, "_step", real)
+    path = project / "data" / "boxes.json"
+    before = path.read_text()
+    content = json.loads(before)
+    if change == "gone":
+        content["annotations"] = content["annotations"][1:]
+    else:
+        content["annotations"][0]["bbox"][0] += 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(FileExistsError, match="other images or annotations .* new --out-dir"):
+        fit("my_detector.py", "epoch_12.pth", **QUICK)
+    path.write_text(before)
+    assert fit("my_detector.py", "epoch_12.pth", **QUICK)["iterations"] == 6
