@@ -61,7 +61,7 @@ class Layout(NamedTuple):
         limits = tuple(head._smallest_areas)
         scales = tuple(1 / stride for stride in head.strides)
         margin = 0.5 * (head.region_scale - 1)
-        return cls(head.pool_size, scales, limits, shifts, head.legacy_plus_one, margin)
+        return cls(head.pool_sizes[0], scales, limits, shifts, head.legacy_plus_one, margin)
 
 
 class MapBuffers:
@@ -128,7 +128,7 @@ class Weights:
         dtype = torch.bfloat16 if precision == "bf16x2" else torch.float32
         first, second = head.trunk
         self._copies: list[tuple[Tensor, Tensor]] = []
-        bins = head.pool_size**2
+        bins = head.pool_sizes[0] ** 2
         channels = first.in_features // bins
         # Bins before channels, as neighbouring threads pool neighbouring channels.
         weight = first.weight.detach().view(-1, channels, bins).mT

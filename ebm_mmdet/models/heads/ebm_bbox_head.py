@@ -55,7 +55,8 @@ class EBMBBoxHead(RegressingHead):
             ``sqrt(w h) / 224``; levels differ within 0.001 px of a threshold.) ``'concat'`` pools
             every box from all levels and concatenates the results, which suits small detectors.
         finest_scale: boxes below twice this size (px) go to the finest level.
-        pool_size: bins per axis; a box is pooled to ``pool_size x pool_size`` bins.
+        pool_size: bins per axis; a box is pooled to ``pool_size x pool_size`` bins. With
+            ``level_rule='concat'`` also one number for each level: finer maps are worth more bins.
         region_scale: side of the pooled region in those of the box, about the same centre. Above 1
             the head also sees what lies just outside the box, where the object may go on.
         roi_shift: shift of the RoIs, in cells of each level: a side at x (px) is read at the
@@ -89,9 +90,10 @@ class EBMBBoxHead(RegressingHead):
             projection are orthonormal at first.
 
     Raises:
-        ValueError: ``level_rule`` is unknown, the lengths of ``strides``, ``feature_levels`` and
-            ``in_channels`` do not match, strides are not ascending with ``'assign'``, or
-            ``projection_channels`` or ``region_scale`` is not positive.
+        ValueError: ``level_rule`` is unknown, the lengths of ``strides``, ``feature_levels``,
+            ``in_channels`` and ``pool_size`` do not match, strides are not ascending with
+            ``'assign'``, or ``projection_channels``, ``pool_size`` or ``region_scale`` is not
+            positive.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297) and BMVC 2020 (2005.01698).
     """
@@ -110,7 +112,7 @@ class EBMBBoxHead(RegressingHead):
         feature_levels: Sequence[int] | None = None,
         level_rule: str = "assign",
         finest_scale: float = 56.0,
-        pool_size: int = 7,
+        pool_size: int | Sequence[int] = 7,
         roi_shift: float = 0.0,
         legacy_plus_one: bool = False,
         standardize: bool = False,
@@ -149,7 +151,15 @@ class EBMBBoxHead(RegressingHead):
             )
         self.strides, self.feature_levels = tuple(strides), levels
         self.level_rule, self.finest_scale = level_rule, float(finest_scale)
-        self.pool_size, self.roi_shift = pool_size, float(roi_shift)
+        self.pool_size = pool_size if isinstance(pool_size, int) else tuple(pool_size)
+        several = not isinstance(pool_size, int)
+        sizes = self.pool_sizes
+        if (several and (level_rule == "assign" or len(sizes) != len(levels))) or min(sizes) < 1:
+            raise ValueError(
+                f"pool_size={pool_size} for {len(levels)} levels with {level_rule=}; give one "
+                "positive number, or one per level with level_rule='concat'"
+            )
+        self.roi_shift = float(roi_shift)
         if not 0 < region_scale < float("inf"):
             raise ValueError(f"region_scale={region_scale}; give a positive number, such as 1.3")
         self.region_scale = float(region_scale)
@@ -165,9 +175,14 @@ class EBMBBoxHead(RegressingHead):
         read = self.in_channels if level_rule == "concat" else self.in_channels[:1]
         if projection_channels is not None:
             read = self._build_projections(read, projection_channels)
-        channels = sum(read)
-        self.build_trunk(channels * pool_size**2, fc_channels)
+        self.build_trunk(sum(c * size**2 for c, size in zip(read, sizes)), fc_channels)
         self.build_regression(regression)
+
+    @property
+    def pool_sizes(self) -> tuple[int, ...]:
+        """``pool_size`` of each level."""
+        size = self.pool_size
+        return (size,) * len(self.strides) if isinstance(size, int) else size
 
     def _build_projections(self, in_channels: Sequence[int], out_channels: int) -> Sequence[int]:
         """Make the projections; returns the channels of each."""
@@ -238,7 +253,10 @@ class EBMBBoxHead(RegressingHead):
         return levels
 
     def pool(self, feats: Sequence[Tensor], boxes: Tensor, batch_index: Tensor) -> Tensor:
-        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features."""
+        """(R, 4) boxes in image pixels -> (R, C' * pool_size^2) pooled features.
+
+        With ``'concat'`` these are the features of the levels, one after the other.
+        """
         corners = to_last_pixels(boxes) if self.legacy_plus_one else boxes
         if self.region_scale != 1:
             side = (corners[:, 2:] - corners[:, :2]).clamp(min=0)
@@ -248,7 +266,7 @@ class EBMBBoxHead(RegressingHead):
         scales = [1 / stride for stride in self.strides]
         shifts = [self.roi_shift * stride for stride in self.strides]
         # The index of the image has been checked for all evaluations.
-        options = dict(output_size=self.pool_size, validate=False)
+        options = dict(validate=False)
         if self.level_rule == "assign" and len(scales) > 1:
             levels = self.assign_levels(boxes)
             if self.roi_shift:
@@ -257,14 +275,16 @@ class EBMBBoxHead(RegressingHead):
                     shift.masked_fill_((levels == level).unsqueeze(1), each)
                 corners = corners + shift
             rois = torch.cat((images, corners), dim=1)
+            options["output_size"] = self.pool_size
             pooled = prroi_pool_levels(feats, rois, levels, spatial_scales=scales, **options)
             return pooled.flatten(1)
         rois = torch.cat((images, corners), dim=1)
         parts = []
-        for feat, scale, shift in zip(feats, scales, shifts):
+        for feat, scale, shift, size in zip(feats, scales, shifts, self.pool_sizes):
             if shift:
                 rois = torch.cat((images, corners + shift), dim=1)
-            parts.append(prroi_pool(feat, rois, spatial_scale=scale, **options).flatten(1))
+            pooled = prroi_pool(feat, rois, output_size=size, spatial_scale=scale, **options)
+            parts.append(pooled.flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def is_trainable_box(self, boxes: Tensor) -> Tensor:

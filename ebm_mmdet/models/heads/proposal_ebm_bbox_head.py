@@ -127,6 +127,10 @@ class ProposalEBMBBoxHead(EBMBBoxHead):
                 f"regression={kwargs['regression']}: ProposalEBMBBoxHead has a proposal, whose "
                 "mean is a regression; leave it out, or use EBMBBoxHead"
             )
+        if not isinstance(self.pool_size, int):
+            raise ValueError(
+                f"pool_size={self.pool_size}: the proposal reads one grid of bins; give one number"
+            )
         if num_references < 1:
             raise ValueError(f"num_references={num_references}; give 1 or more")
         if residual:

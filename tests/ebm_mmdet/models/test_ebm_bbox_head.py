@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from mmcv.ops import RoIAlign
@@ -96,6 +98,37 @@ def test_concat_pools_every_level():
         x = layer(x).relu()
     expected = head.fc_energy(x).gather(1, LABELS[:, None])
     torch.testing.assert_close(f, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_levels_may_have_different_numbers_of_bins():
+    """pool(x, y) = [pool_1, ..., pool_L], each with the bins of its level."""
+    settings = dict(strides=[4, 8, 16], level_rule="concat", region_scale=1.3, roi_shift=-0.25)
+    head = make_head(pool_size=[6, 3, 1], **settings)
+    assert head.trunk[0].in_features == 16 * (36 + 9 + 1)
+    boxes, maps = make_boxes(3)[:, 0], make_maps(levels=3)
+    found = head.pool(head.prepare(maps), boxes, INDEX).split([16 * 36, 16 * 9, 16], dim=1)
+    for level, (size, part) in enumerate(zip((6, 3, 1), found)):
+        alone = make_head(**{**settings, "strides": [STRIDES[level]]}, pool_size=size)
+        assert torch.equal(part, alone.pool(alone.prepare(maps[level:]), boxes, INDEX))
+    projected = make_head(pool_size=[6, 3, 1], projection_channels=5, **settings)
+    assert projected.trunk[0].in_features == 5 * (36 + 9 + 1)
+    feats = projected.train().prepare(maps)
+    projected.loss(feats, boxes, INDEX, LABELS)["loss_energy"].backward()
+    assert copy.deepcopy(projected).pool_sizes == (6, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(pool_size=[7, 7, 7, 7]),  # a box is read on one of the levels
+        dict(pool_size=[7, 7], level_rule="concat"),
+        dict(pool_size=[7, 7, 7, 0], level_rule="concat"),
+        dict(pool_size=0),
+    ],
+)
+def test_a_number_of_bins_that_does_not_fit_the_levels(settings):
+    with pytest.raises(ValueError, match=r"pool_size=.* for 4 levels .* one per level with"):
+        make_head(**settings)
 
 
 @pytest.mark.parametrize(("roi_shift", "c"), [(0.0, 1.3), (-0.5, 0.8)])
