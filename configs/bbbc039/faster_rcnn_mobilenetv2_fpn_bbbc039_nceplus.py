@@ -36,6 +36,7 @@ model = dict(
         roi_shift=0.0,  # MobileNet's strided convolutions are centred on the integer nodes of PrRoIPool
         standardize=True,
         region_scale=1.3,  # a box that is too small sees the rest of its nucleus
+        pool_size=[20, 10, 5],  # a bin for each cell of this region, 38 px
         fc_channels=[256, 256],
         # Robust standard deviations of the detector's residuals, 2,066 boxes of 20 training images.
         regression=dict(residual_std=[0.017, 0.017, 0.043, 0.040]),

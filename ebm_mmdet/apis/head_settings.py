@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .config_text import Noted
 from .inspection import Inspection
+from .map_choice import REGION_SCALE
 from .residual_spread import ResidualSpread
 
 __all__ = ["FINAL_RATE", "papers_head", "schedule", "small_head"]
@@ -69,12 +70,16 @@ def small_head(look: Inspection, spread: ResidualSpread | None = None) -> dict:
     parts = _levels(look)
     parts["energy_head"].update(
         level_rule=Noted("concat", "each box is read on all maps at once"),
-        region_scale=Noted(1.3, "a box that is too small sees how far its object goes on"),
+        region_scale=Noted(REGION_SCALE, "a box too small sees how far its object goes on"),
         standardize=Noted(True, "frozen features may have any scale"),
         fc_channels=Noted([256, 256], "wider ones learn small data by heart"),
         class_agnostic=Noted(True, "edges look the same in every class"),
         objective=_nce(31, SMALL, spread, "half of the papers': boxes are close already"),
     )
+    if "pool_size" in look.levels:
+        parts["energy_head"]["pool_size"] = Noted(
+            look.levels["pool_size"], "bins for each map: one for each cell of a usual object"
+        )
     if spread is not None:
         parts["energy_head"]["regression"] = Noted(
             {"residual_std": [round(each, 3) for each in spread.std]},

@@ -16,7 +16,15 @@ from ..models.detectors.trunk_init import shared_fcs
 from ..models.feature_maps import fill_in_levels
 from .config_faults import building
 from .config_text import type_name
-from .map_choice import MapRow, finer_modules, levels_for, map_rows, order_of, size_rule
+from .map_choice import (
+    MapRow,
+    bins_for,
+    finer_modules,
+    levels_for,
+    map_rows,
+    order_of,
+    size_rule,
+)
 
 __all__ = ["Inspection", "classes_of", "inner_datasets", "inspect_config", "roi_shift_of"]
 
@@ -38,7 +46,8 @@ class Inspection:
     """``'fine to coarse'``, ``'coarse to fine'``, ``'one map'`` or ``'mixed'``."""
     levels: dict
     """``in_channels``, ``strides``, ``feature_levels`` and, where they differ from the head's
-    defaults, ``finest_scale`` and ``level_rule``."""
+    defaults, ``finest_scale`` and ``level_rule``; for a fresh trunk and objects of a known size
+    ``pool_size``."""
     objects: str
     """What their size has to do with this choice."""
     num_classes: int | None
@@ -109,7 +118,8 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
 
     Where objects have less than four cells of the finest map, finer ones of the backbone are read
     as well, until one gives them eight, and maps on which they have less than two cells are not. A
-    trunk then does not start from a box head, which reads other maps.
+    trunk then does not start from a box head, which reads other maps. A fresh trunk has a bin for
+    each cell of a usual object.
 
     Args:
         cfg: config of an mmdet detector; of an ``EBMDetector``, the detector inside is looked at.
@@ -151,6 +161,8 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
         trunk, trunk_source = None, "starts fresh (the box head reads no finer maps)"
     if finer:
         levels = levels_for(object_size, maps, [run.outputs[name][0] for name in finer], levels)
+    if object_size is not None and not trunk:
+        levels["pool_size"] = bins_for(object_size, levels["strides"])
     shift, reason = (
         (-0.5, "where mmdet's box head reads, from which the trunk starts")
         if trunk

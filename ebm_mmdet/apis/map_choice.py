@@ -8,12 +8,27 @@ from dataclasses import dataclass
 from ..models.detectors.dry_run import DryRun
 from ..models.feature_maps import COARSEST_STRIDE, FeatureMap, fill_in_levels
 
-__all__ = ["MapRow", "finer_modules", "levels_for", "map_rows", "order_of", "size_rule"]
+__all__ = [
+    "REGION_SCALE",
+    "MapRow",
+    "bins_for",
+    "finer_modules",
+    "levels_for",
+    "map_rows",
+    "order_of",
+    "size_rule",
+]
 
 ENOUGH_CELLS, WANTED_CELLS, FEWEST_CELLS = 4, 8, 2
 """Sides of an object in cells. Below the first on the finest map, finer maps are read too, until
 one gives it the second, more than a cell to each of the 7 bins that it is pooled to
 (docs/trials.md); maps on which it is below the third are then not read."""
+
+REGION_SCALE = 1.3
+"""Side of the pooled region in those of the box: a box that is too small sees how far its object
+goes on."""
+FEWEST_BINS, USUAL_BINS, MOST_BINS = 3, 7, 20
+"""Of each axis: on any map, on the finest map, and on any map."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,23 @@ def levels_for(
     return fill_in_levels(
         {"feature_levels": [*added, *kept], "level_rule": "concat"}, [*maps, *finer]
     )
+
+
+def bins_for(object_size: float, strides: Sequence[int]) -> list[int]:
+    """Bins per axis for each map: one for each cell of the region around a usual object.
+
+    Fewer bins average the cells in which a side lies; more cost and tell nothing new
+    (docs/trials.md, Bins).
+
+    Args:
+        object_size: in pixels.
+        strides: of the maps that are read, fine to coarse.
+    """
+    cells = [round(REGION_SCALE * object_size / stride) for stride in strides]
+    return [
+        min(max(each, FEWEST_BINS if level else USUAL_BINS), MOST_BINS)
+        for level, each in enumerate(cells)
+    ]
 
 
 def map_rows(run: DryRun, source: str, added: Sequence[str], used: Sequence[int]) -> list[MapRow]:

@@ -9,7 +9,7 @@ from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
 from ebm_mmdet.apis.inspection import inspect_config, roi_shift_of
-from ebm_mmdet.apis.map_choice import finer_modules
+from ebm_mmdet.apis.map_choice import bins_for, finer_modules
 from ebm_mmdet.models.detectors.dry_run import dry_run
 from tests.ebm_mmdet.models.toys import detector_cfg
 
@@ -103,6 +103,8 @@ def test_small_objects_are_read_on_finer_maps(size, source, strides, said):
         assert [levels[s].split(" of")[0] for s in strides] == ["level 0", "level 1", "level 2"]
         assert found.levels["feature_levels"] == [4, 3, 0]  # stem, stage1, finest of the neck
         assert found.levels["in_channels"] == [16, 32, 64]
+        assert found.levels["pool_size"] == [20, 10, 5]  # 1.3 x 31 px: 20.2, 10.1 and 5 cells
+        assert "    pool_size=[20, 10, 5]," in found.report()
 
 
 def test_a_finer_map_that_gives_enough_cells_is_the_last():
@@ -175,3 +177,24 @@ def test_a_detector_of_one_channel():
     cfg.model.backbone.in_channels = 1
     cfg.model.data_preprocessor = dict(type="DetDataPreprocessor", mean=[120.0], std=[60.0])
     assert inspect_config(cfg).levels["strides"] == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "bins"),
+    [
+        (35, [4, 8, 16], [11, 6, 3]),
+        (31, [2, 4, 8], [20, 10, 5]),
+        (1000, [4, 8], [20, 20]),  # no more cost than that
+        (20, [8, 16, 32], [7, 3, 3]),  # the finest tells where a side is
+        (100, [32], [7]),
+    ],
+)
+def test_a_bin_for_each_cell_of_a_usual_object(size, strides, bins):
+    """bins = 1.3 size / stride, rounded, within bounds."""
+    assert bins_for(size, strides) == bins
+
+
+def test_a_trunk_from_a_box_head_keeps_its_bins():
+    cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
+    cfg.model = detector_cfg("faster_rcnn")
+    assert "pool_size" not in inspect_config(cfg, 100).levels
