@@ -121,7 +121,7 @@ def inspect_config_3d(cfg: Config) -> Inspection3D:
             "above, as SECOND, PointPillars and CenterPoint do, and no energy head fits it"
         )
     detector = MODELS.build(ConfigDict(Config(dict(model=model)).to_dict()["model"])).eval()
-    maps = _run(detector, place, _point_dimensions(cfg, model))
+    maps = _run_anywhere(detector, place, _point_dimensions(cfg, model))
     usable = [each for each in maps if each.cell_size]
     if not usable:
         raise ValueError(
@@ -146,6 +146,16 @@ def point_cloud_range(cfg: Config) -> list[float] | None:
     """``(x0, y0, z0, x1, y1, z1)`` of a detector in metres, or None if its config has none."""
     place = _first(cfg.get("model"), "point_cloud_range") or cfg.get("point_cloud_range")
     return [float(each) for each in place] if place else None
+
+
+def _run_anywhere(detector: nn.Module, place: list[float], dimensions: int) -> list[BEVMap]:
+    """:func:`_run` on a GPU if there is one, since some detectors need it; else on the CPU."""
+    if torch.cuda.is_available():
+        try:
+            return _run(detector.cuda(), place, dimensions)
+        except RuntimeError:
+            detector.cpu()
+    return _run(detector, place, dimensions)
 
 
 @torch.no_grad()

@@ -27,10 +27,16 @@ class Float32Linear(nn.Linear):
 
     With ``gradient_precision = 'bf16'`` the gradient to the input is a product of bfloat16 numbers,
     summed in float32, where the processor has such products (:func:`multiplies_bf16`); values stay
-    as exact as without. Only in eval mode, where weights then have no gradient.
+    as exact as without. Only in eval mode, where weights then have no gradient; a change through
+    ``weight.data``, which torch does not count, is seen after the next ``train()`` or ``eval()``.
     """
 
     gradient_precision: GradientPrecision = "fp32"
+
+    def train(self, mode: bool = True) -> Float32Linear:
+        """As in torch. What is known of the weights is forgotten: hooks exchange them then."""
+        _rounded_weights.pop(self.weight, None)
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) of any precision -> (..., out_features), float32 or better."""

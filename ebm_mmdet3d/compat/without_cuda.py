@@ -29,25 +29,28 @@ __all__ = ["patch_mmcv", "patch_spconv"]
 def patch_spconv() -> list[str]:
     """Let spconv 2 train on a CPU, with correct sums.
 
+    The sums are those of tensors on the CPU, which a machine with CUDA may have too.
+
     Returns:
-        Names of the functions that this call replaced: none with CUDA, without spconv 2, and from
-        the second call on.
+        Names of the functions that this call replaced: none without spconv 2, and from the second
+        call on.
     """
-    if torch.cuda.is_available():
-        return []
     try:
         ops = importlib.import_module("spconv.pytorch.ops")
     except ImportError:
         return []
-    if ops.get_current_stream is _no_stream:
-        return []
-    ops.get_current_stream = _no_stream
+    replaced = []
+    if not torch.cuda.is_available() and ops.get_current_stream is not _no_stream:
+        ops.get_current_stream = _no_stream
+        replaced.append("spconv.pytorch.ops.get_current_stream")
+    if ops.SpconvOps.scatter_add_cpu is not _scatter_add:
 
-    class SpconvOps(ops.SpconvOps):
-        scatter_add_cpu = staticmethod(_scatter_add)
+        class SpconvOps(ops.SpconvOps):
+            scatter_add_cpu = staticmethod(_scatter_add)
 
-    ops.SpconvOps = SpconvOps
-    return ["spconv.pytorch.ops.get_current_stream", "spconv.pytorch.ops.SpconvOps.scatter_add_cpu"]
+        ops.SpconvOps = SpconvOps
+        replaced.append("spconv.pytorch.ops.SpconvOps.scatter_add_cpu")
+    return replaced
 
 
 def _no_stream() -> int:

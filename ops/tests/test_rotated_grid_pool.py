@@ -54,7 +54,8 @@ from tolerances import TOLERANCE
 nan, inf = float("nan"), float("inf")
 boxes = [[1.2, -0.3, 1.1, 0.6, 0.4], [0.1, -0.8, 2.2, 0.9, -2.0], [1.2, nan, 1, 1, 1],
          [1, 0, 1, 1, inf], [1, 0.07, -1.3, 0, 9], [1e30, 0, 1, 1, 0]]
-index = torch.tensor([1, 0, 1, 0, 1, 0])
+# Not contiguous, as the index of one object's samples, which is an expanded tensor.
+index = torch.tensor([1, 7, 0, 7, 1, 7, 0, 7, 1, 7, 0, 7])[::2]
 for dtype, channels, samples in ((torch.float64, 3, 0), (torch.float32, 1, 3)):
     grid = reference.Grid(1, 2, samples, 0.3, -1.0, 0.4, 0.06)
     where = torch.tensor(boxes, dtype=dtype)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -22,21 +23,59 @@ BUCKETS = (16, 32, 64, 128, 256, 512)
 """Numbers of boxes for which there are graphs; fewer are filled up with boxes without area."""
 
 
+_recording = threading.Lock()
+"""One recording at a time: precision of products and CUDA's capture belong to the process."""
+
+
 def record(plan: ClimbPlan) -> Callable[[], None]:
-    """Record a plan as a CUDA graph; returns what runs it on the current stream."""
-    with torch.cuda.device(plan.y.device), products_in(plan.recipe.precision):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            # Compiles the kernels; and cuBLAS makes its workspace, which it cannot while recording.
-            for _ in range(2):
+    """Record a plan as a CUDA graph; returns what runs it on the current stream.
+
+    If it fails, the current stream of the thread is the same as before, and waits for what has
+    been queued, so that the plan's buffers may be freed.
+    """
+    device, precision = torch.cuda.device(plan.y.device), products_in(plan.recipe.precision)
+    with _recording, device, precision, _without_collection():
+        current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(stream):
+                # Compiles the kernels, and makes the handle of cuBLAS.
+                for _ in range(2):
+                    plan.run()
+            current.wait_stream(stream)
+            _forget_workspaces()
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may use the GPU meanwhile.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 plan.run()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            plan.run()
+        finally:
+            torch.cuda.set_stream(current)  # torch does not, where the end of a capture fails
+            current.wait_stream(stream)
+            _forget_workspaces()
     return graph.replay
+
+
+def _forget_workspaces() -> None:
+    """Let cuBLAS make new workspaces.
+
+    That of a recorded product must lie in the memory of its graph, and be used by nothing else:
+    torch frees the others whenever it records a graph of its own.
+    """
+    if hasattr(torch._C, "_cuda_clearCublasWorkspaces"):
+        torch._C._cuda_clearCublasWorkspaces()
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """No garbage is collected: what is freed may wait for the device, which ends a capture."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Recorded(NamedTuple):
@@ -119,6 +158,12 @@ class Graphs:
         key = (recipe, layout, _addresses(head))
         found = self._recorded.get(key)
         if found is None:
+            # Plans of weights that have moved since would keep the old ones in memory.
+            gone = [other for other in self._recorded if other[2] != key[2]]
+            if gone:
+                self._wait()
+            for other in gone:
+                del self._recorded[other]
             plan = ClimbPlan(recipe, layout, self._weights(head, recipe), maps)
             found = _Recorded(plan, self._make(plan))
             while len(self._recorded) >= self.MOST:

@@ -41,8 +41,8 @@ def forward(
         with torch.cuda.device_of(bev):
             _forward[(len(boxes) * bins, triton.cdiv(channels, block))](
                 bev.contiguous(memory_format=torch.channels_last), *_boxes(boxes, tangent),
-                batch_index, _where(grid, bev.device), pooled, batch, channels, height, width, bins,
-                _per_bin(grid), tangent is not None, block, **options,
+                batch_index.contiguous(), _where(grid, bev.device), pooled, batch, channels, height,
+                width, bins, _per_bin(grid), tangent is not None, block, **options,
             )  # fmt: skip
     return pooled
 
@@ -65,8 +65,8 @@ def grad_boxes(
     with torch.cuda.device_of(bev):
         _grad_boxes[(len(boxes) * samples,)](
             _bins_first(grad), bev.contiguous(memory_format=torch.channels_last),
-            *_boxes(boxes, tangent), batch_index, _where(grid, bev.device), partial, batch,
-            channels, height, width, samples, _per_bin(grid), tangent is not None, block,
+            *_boxes(boxes, tangent), batch_index.contiguous(), _where(grid, bev.device), partial,
+            batch, channels, height, width, samples, _per_bin(grid), tangent is not None, block,
             **options,
         )  # fmt: skip
     return partial.sum(1).to(boxes.dtype)

@@ -69,6 +69,18 @@ def test_the_rounded_weight_follows_the_weight():
     assert torch.equal(value_and_gradient(module, x)[1], value_and_gradient(layer(seed=2), x)[1])
 
 
+def test_a_change_that_torch_does_not_count_is_seen_in_the_next_mode():
+    """As mmengine's EMAHook makes it, between train() and eval()."""
+    module, x = layer(), torch.randn(5, 40)
+    value_and_gradient(module, x)
+    other = layer(seed=1)
+    module.train()
+    module.weight.data.copy_(other.weight)
+    module.bias.data.copy_(other.bias)
+    module.eval()
+    assert torch.equal(value_and_gradient(module, x)[1], value_and_gradient(other, x)[1])
+
+
 def test_copies_files_and_memory_know_nothing_of_it():
     module, x = layer(), torch.randn(5, 40)
     before, plain = len(float32_linear._rounded_weights), io.BytesIO()

@@ -15,8 +15,10 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -242,6 +244,63 @@ def graphs(monkeypatch):
     monkeypatch.setattr(module, "why_not_here", lambda *_: None)
     monkeypatch.setattr(graphs_module.Graphs.__init__, "__defaults__", (make,))
     return graphs_module
+
+
+@pytest.mark.parametrize("fails", ["warm-up", "capture", "end of the capture", None])
+def test_after_a_recording_the_thread_has_its_own_stream(monkeypatch, fails):
+    """Also where torch leaves its context early: else all that follows runs on another stream."""
+    pytest.importorskip("triton")
+    from ebm_mmdet.models.fused_climb import graphs as graphs_module
+
+    streams, runs = [Mock(name="own"), Mock(name="side")], []
+
+    @contextmanager
+    def on(stream):
+        before, streams[0] = streams[0], stream
+        yield
+        streams[0] = before
+
+    @contextmanager
+    def capture(graph, stream, capture_error_mode):
+        streams[0] = stream  # and back, unless its end raises
+        yield
+        if fails == "end of the capture":
+            raise RuntimeError("the capture was invalidated")
+        streams[0] = own
+
+    def run():
+        runs.append(gc.isenabled())
+        if (fails, len(runs)) in (("warm-up", 1), ("capture", 3)):
+            raise RuntimeError("out of memory")
+
+    own, side = streams
+    fakes = dict(
+        device=lambda device: nullcontext(),
+        current_stream=lambda: streams[0],
+        Stream=lambda: side,
+        stream=on,
+        CUDAGraph=Mock,
+        graph=capture,
+        set_stream=lambda stream: streams.__setitem__(0, stream),
+    )
+    for name, fake in fakes.items():
+        monkeypatch.setattr(graphs_module.torch.cuda, name, fake)
+    forgotten = Mock()
+    monkeypatch.setattr(graphs_module, "_forget_workspaces", forgotten)
+    monkeypatch.setattr(graphs_module, "products_in", lambda precision: nullcontext())
+    plan = Mock(run=run)
+    if fails:
+        with pytest.raises(RuntimeError):
+            graphs_module.record(plan)
+    else:
+        assert graphs_module.record(plan) is not None
+        assert len(runs) == 3
+        assert forgotten.call_count == 2
+    assert streams[0] is own
+    assert own.wait_stream.call_args.args == (side,)
+    assert gc.isenabled()
+    assert not any(runs)  # no garbage is collected meanwhile
+    assert not graphs_module._recording.locked()
 
 
 def test_a_few_plans_are_kept(graphs, monkeypatch):
