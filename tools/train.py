@@ -34,14 +34,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="continue from this checkpoint; without a name, from the newest in the work folder, "
+        help="continue from this checkpoint; without a name, from the last in the work folder, "
         "or from the beginning if there is none; one that cannot be read stops the command",
     )
     args = parser.parse_args(argv)
     if args.amp and not torch.cuda.is_available():
         parser.error("--amp needs a GPU, and torch sees none: leave it out")
     if args.resume not in (None, "auto") and not Path(args.resume).exists():
-        parser.error(f"--resume: there is no file {args.resume}; `--resume` alone finds the newest")
+        parser.error(f"--resume: there is no file {args.resume}; `--resume` alone finds the last")
     return args
 
 
@@ -82,7 +82,7 @@ def train(cfg: Config) -> int:
     except KeyboardInterrupt:
         print(
             f"\nInterrupted. The checkpoints in {cfg.work_dir} are intact; the same command with "
-            "--resume continues from the newest.",
+            "--resume continues from the last.",
             file=sys.stderr,
         )
         return 130

@@ -1,9 +1,11 @@
-"""Atomic writes of checkpoints, and a search for the newest intact one."""
+"""Atomic writes of checkpoints, and a search for the one to go on from."""
 
 from __future__ import annotations
 
 import io
 import os
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -45,21 +47,31 @@ def write_checkpoint(path: str | Path, content: object) -> None:
 
 
 def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
-    """Path of the newest intact training checkpoint in a folder; None if there is none.
+    """Path of the intact training checkpoint of a folder that was saved last, if any.
 
     Candidates are the ``*.pth`` files of the folder and the file that mmengine's
-    ``last_checkpoint`` names (which is elsewhere with ``CheckpointHook(out_dir=...)``), newest
-    first. ``last_checkpoint`` alone is not reliable: after a process was killed at the wrong
-    moment it may be empty, or name a file that no longer exists.
+    ``last_checkpoint`` names (which is elsewhere with ``CheckpointHook(out_dir=...)``). It is the
+    named one, unless one of more iterations is not older: a process may be killed between
+    checkpoint and note. Without a note that holds, it is the one with the most iterations. Times
+    of files alone say little, because a copy of a folder gives all of them new ones; and
+    iterations alone too, because somebody may have begun again in the folder of another run.
 
     - A file that was truncated, by a killed process or a full disk, is reported and skipped.
     - A file without a training state, such as downloaded weights, is skipped.
-    - An intact file that cannot be read, or was saved without its optimizer, stops the search:
-      continuing from an older one, or from the beginning, would discard work and finally delete it.
+    - An intact file that cannot be read, or was saved without its optimizer, stops the search
+      unless it is known to be no later than the one that was found: continuing from an older one,
+      or from the beginning, would discard work and finally delete it. A file that cannot be read is
+      known to be no later if neither its time nor the number in its name, ``epoch_3.pth``, is.
 
     Partial checkpoints that a killed process left are removed, because training continues here and
     nothing else would remove them. Every process of a distributed training may do so: none of them
     writes before all have finished this search.
+
+    Args:
+        work_dir: the folder; it may not exist.
+
+    Returns:
+        The path, or None if there is no checkpoint to go on from.
 
     Raises:
         CheckpointError: there are checkpoints, but training cannot continue from them.
@@ -70,14 +82,9 @@ def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
     files = {
         path.resolve(): path for path in [*work_dir.glob("*.pth"), *_last_checkpoint(work_dir)]
     }
-    damaged = []
-    for path in sorted(files.values(), key=lambda path: path.stat().st_mtime, reverse=True):
-        if not path.is_file():
-            raise CheckpointError(
-                f"{path} is a folder, as DeepSpeed writes checkpoints: give the one to go on from "
-                "to --resume by name. Nothing was changed."
-            )
-        if os.access(path, os.R_OK) and is_cut_off(path):
+    whole, useless, damaged = [], [], []
+    for path in sorted(files.values(), key=lambda path: (_time(path), path.name), reverse=True):
+        if path.is_file() and os.access(path, os.R_OK) and is_cut_off(path):
             damaged.append(path)
             print_log(
                 f"Not resuming from {path}: it is not a whole checkpoint "
@@ -86,23 +93,97 @@ def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
                 level=30,
             )
             continue
-        state = read_checkpoint(path, mmap=True)
-        if not isinstance(state, dict) or "message_hub" not in state:
-            if not (isinstance(state, dict) and "optimizer" in state):
-                continue  # weights without a training state
-        elif "optimizer" not in state:
-            raise CheckpointError(
-                f"{path} was saved without its optimizer (CheckpointHook(save_optimizer=False)): "
-                "training cannot go on from it, and beginning again here would overwrite it. "
-                f"Nothing was changed; give another --work-dir, with load_from={path}."
+        found = _candidate(path)
+        if found is not None:
+            (whole if found.fault is None else useless).append(found)
+    named = {path.resolve() for path in _last_checkpoint(work_dir)}
+    chosen = next((each for each in whole if each.path.resolve() in named), None)
+    # The first of the largest, which is the newest of them.
+    later = [each for each in whole if chosen is None or each.follows(chosen)]
+    chosen = max(later, key=lambda candidate: candidate.iteration, default=chosen)
+    for candidate in useless:
+        if chosen is None or not candidate.is_no_later_than(chosen):
+            raise candidate.fault
+    if chosen is not None:
+        if chosen is not whole[0] and chosen.path.resolve() not in named:
+            print_log(
+                f"Resuming from {chosen.path}, of iteration {chosen.iteration}, although "
+                f"{whole[0].path}, of iteration {whole[0].iteration}, was written later; give "
+                "--resume another one by name",
+                logger="current",
+                level=30,
             )
-        return str(path)
+        return str(chosen.path)
     if damaged:
         raise CheckpointError(
             f"no checkpoint in {work_dir} is whole: {', '.join(path.name for path in damaged)}. "
             "Nothing was changed; move these files away to begin again, or give another --work-dir."
         )
     return None
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A checkpoint of a training, with its progress, or with why it cannot be gone on from."""
+
+    path: Path
+    progress: dict[str, int] = field(default_factory=dict)  # "epoch" and "iter", as far as known
+    fault: CheckpointError | None = None
+
+    @property
+    def iteration(self) -> int | None:
+        return self.progress.get("iter")
+
+    def follows(self, other: _Candidate) -> bool:
+        """Whether it has more iterations, and was not written before."""
+        return self.iteration > other.iteration and _time(self.path) >= _time(other.path)
+
+    def is_no_later_than(self, other: _Candidate) -> bool:
+        """Whether this is surely not later than another, whose iteration is known."""
+        if self.iteration is not None:
+            return self.iteration <= other.iteration
+        number = re.fullmatch(r"(?:.*_)?(epoch|iter)_(\d+)", self.path.stem)
+        if number is None or _time(self.path) > _time(other.path):
+            return False
+        return int(number[2]) <= other.progress.get(number[1], -1)
+
+
+def _candidate(path: Path) -> _Candidate | None:
+    """What a path has to offer; None for weights without a training state."""
+    if not path.is_file():
+        return _Candidate(
+            path,
+            fault=CheckpointError(
+                f"{path} is a folder, as DeepSpeed writes checkpoints: give the one to go on from "
+                "to --resume by name. Nothing was changed."
+            ),
+        )
+    try:
+        state = read_checkpoint(path, mmap=True)
+    except CheckpointError as error:
+        return _Candidate(path, fault=error)
+    if not isinstance(state, dict) or not {"message_hub", "optimizer"} & set(state):
+        return None
+    meta = state["meta"] if isinstance(state.get("meta"), dict) else {}
+    progress = {key: meta[key] for key in ("epoch", "iter") if isinstance(meta.get(key), int)}
+    fault = None
+    if "optimizer" not in state:
+        fault = CheckpointError(
+            f"{path} was saved without its optimizer (CheckpointHook(save_optimizer=False)): "
+            "training cannot go on from it, and beginning again here would overwrite it. "
+            f"Nothing was changed; give another --work-dir, with load_from={path}."
+        )
+    elif "iter" not in progress:
+        fault = CheckpointError(
+            f"{path} does not say its iteration (an integer meta['iter']), without which training "
+            "cannot go on from it. Nothing was changed; give another --work-dir, with "
+            f"load_from={path}."
+        )
+    return _Candidate(path, progress, fault)
+
+
+def _time(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _last_checkpoint(work_dir: Path) -> list[Path]:
@@ -113,9 +194,12 @@ def _last_checkpoint(work_dir: Path) -> list[Path]:
         raise CheckpointError(
             f"{note} names {named}, which is not a local file: give it to --resume by name."
         )
+    copied = work_dir / Path(named).name
+    if named and copied.is_file():  # of a folder that was copied, the note names the other one
+        return [copied]
     if named and Path(named).is_file():
         return [Path(named)]
-    if named and not (work_dir / Path(named).name).is_file():
+    if named:
         print_log(f"{note} names {named}, which does not exist", logger="current", level=30)
     return []
 

@@ -14,6 +14,7 @@ USER_ERRORS = (
     AnnotationError,
     ArrayFileError,
     CheckpointError,
+    FileExistsError,
     FileNotFoundError,
     TargetError,
 )

@@ -26,6 +26,7 @@ class AuxiliaryMetric(BaseMetric):
     - ``task`` and ``names``, the keys of its values;
     - ``measure(prediction, truth)``, the measurement of one image as a float64 array, in which a
       row without valid content may be empty;
+    - ``has_truth(truth)``, if a truth that is there may still say that nothing is known;
     - ``values(measurements)``, from the measurements of all images to the values of ``names``.
 
     Every image adds exactly one entry to ``results``, because mmengine's collection over several
@@ -34,6 +35,10 @@ class AuxiliaryMetric(BaseMetric):
 
     task: str
     names: tuple[str, ...]
+
+    def has_truth(self, truth: dict) -> bool:
+        """Whether the truth of an image says anything."""
+        return True
 
     def measure(self, prediction: dict, truth: dict) -> np.ndarray:
         """Measurement of one image."""
@@ -52,7 +57,7 @@ class AuxiliaryMetric(BaseMetric):
         """
         for sample in data_samples:
             truth, found = sample.get(f"gt_{self.task}"), sample.get(f"pred_{self.task}")
-            if truth is None:
+            if truth is None or not self.has_truth(truth):
                 self.results.append(NO_TRUTH)
             elif found is None:
                 self.results.append(NO_PREDICTION)
@@ -97,11 +102,28 @@ class AuxiliaryMetric(BaseMetric):
         return {**dict.fromkeys(self.names, math.nan), "images": 0}
 
 
-def resize_to(maps: Tensor, shape: Sequence[int]) -> Tensor:
+def resize_to(maps: Tensor, shape: Sequence[int], stride: int | None = None) -> Tensor:
     """Nearest resize of maps (C, H, W) to (C, h, w), pixel centres on pixel centres.
 
     out[:, i, j] = maps[:, floor((i + 1/2) H / h), floor((j + 1/2) W / w)]
+
+    Args:
+        maps: (C, H, W), a truth.
+        shape: (h, w), of the prediction.
+        stride: ``stride`` of the truth's metainfo, if it has one.
+
+    Raises:
+        ValueError: the truth was made with a stride, and no whole number of its pixels is one pixel
+            of the prediction, or the reverse: the two then end at different places of the image.
     """
+    sides = list(zip(maps.shape[-2:], shape))
+    if stride and any(max(pair) % max(1, min(pair)) for pair in sides):
+        raise ValueError(
+            f"the truth was made by AuxiliaryTargets(stride={stride}) and has "
+            f"{tuple(maps.shape[-2:])} cells, the prediction {tuple(shape)}: they cover different "
+            "parts of the image. Leave AuxiliaryTargets out of the pipeline of validation and "
+            "test, or use images whose sides are multiples of the network's stride"
+        )
     if tuple(maps.shape[-2:]) == tuple(shape):
         return maps
     if maps.dtype == torch.bool:

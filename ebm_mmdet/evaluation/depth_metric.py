@@ -40,8 +40,8 @@ class DepthMetric(AuxiliaryMetric):
         prefix: mmengine's.
 
     Raises:
-        ValueError: an argument is not as described; or the model predicted depth for some images
-            only.
+        ValueError: an argument is not as described; a truth was made with a stride that does not
+            fit the prediction; or the model predicted depth for some images only.
 
     Source: Eigen, Puhrsch and Fergus, "Depth Map Prediction from a Single Image using a Multi-Scale
     Deep Network", NeurIPS 2014; the range of NYUv2 is 10 m.
@@ -68,7 +68,8 @@ class DepthMetric(AuxiliaryMetric):
     def measure(self, prediction: dict, truth: dict) -> np.ndarray:
         """Sums over the valid pixels and their number (7,); empty if there is none."""
         found = prediction["depth"].detach().cpu().double()
-        true = resize_to(truth["depth"].detach().cpu().double(), found.shape[-2:])
+        true = truth["depth"].detach().cpu().double()
+        true = resize_to(true, found.shape[-2:], truth.get("stride"))
         low, high = self.depth_range
         valid = torch.isfinite(true) & (true >= low) & (true <= high)
         true, found = true[valid].numpy(), found[valid].clamp(low, high).numpy()

@@ -38,8 +38,8 @@ class NormalsMetric(AuxiliaryMetric):
         prefix: mmengine's.
 
     Raises:
-        ValueError: a threshold is not positive; or the model predicted normals for some images
-            only.
+        ValueError: a threshold is not positive; a truth was made with a stride that does not fit
+            the prediction; or the model predicted normals for some images only.
 
     Source: Fouhey, Gupta and Hebert, "Data-Driven 3D Primitives for Single Image Understanding",
     ICCV 2013, whose statistics are over all valid pixels of the test set.
@@ -63,10 +63,11 @@ class NormalsMetric(AuxiliaryMetric):
     def measure(self, prediction: dict, truth: dict) -> np.ndarray:
         """Angles (n,) float32 in degrees of the valid pixels."""
         found = _array(prediction["normals"])
-        true = _array(resize_to(truth["normals"].detach().cpu().double(), found.shape[1:]))
+        shape, stride = found.shape[1:], truth.get("stride")
+        true = _array(resize_to(truth["normals"].detach().cpu().double(), shape, stride))
         valid = np.isfinite(true).all(0) & (true != 0).any(0)
         if truth.get("mask") is not None:
-            valid &= resize_to(truth["mask"].cpu().bool(), found.shape[1:])[0].numpy()
+            valid &= resize_to(truth["mask"].cpu().bool(), shape, stride)[0].numpy()
         return angles_between(found[:, valid].T, true[:, valid].T).astype(np.float32)
 
     def values(self, measurements: list[np.ndarray]) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +60,12 @@ class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
         min_std: smallest standard deviation along any axis, in encoded coordinates. A covariance
             of zero, as from one sample, would make the likelihood of any truth 0.
         reliability_plot: path of a PNG to write, with the observed against the nominal coverage of
-            each side.
+            each side. Nothing is overwritten: a further evaluation, also one of another run, writes
+            ``NAME_2.png``, ``NAME_3.png``, ...
         collect_device: mmengine's.
         prefix: mmengine's.
 
     Raises:
-        FileExistsError: ``reliability_plot`` already exists.
         AnnotationError: the annotation file is not as expected, or a class of the data set is not
             in it; raised before anything is evaluated.
         ValueError: detections have no uncertainty, or one that is not finite; raised at the first
@@ -87,11 +89,6 @@ class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         if not min_std > 0:
             raise ValueError(f"min_std={min_std} must be positive")
-        # Checked before hours of evaluation, not after them.
-        if reliability_plot is not None and Path(reliability_plot).exists():
-            raise FileExistsError(
-                f"{reliability_plot} already exists; move it, or choose another reliability_plot"
-            )
         self.ground_truth = CheckedCOCO(ann_file)
         self.score_thr, self.iou_thr, self.min_std = score_thr, iou_thr, min_std
         self.reliability_plot = reliability_plot
@@ -175,7 +172,16 @@ class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
         from ..visualization import plot_reliability, save_figure
 
         curves = {side: central_coverage(column) for side, column in zip(SIDES, z.T)}
-        save_figure(plot_reliability(LEVELS, curves, len(z)), self.reliability_plot)
+        path = _new_path(Path(self.reliability_plot))
+        save_figure(plot_reliability(LEVELS, curves, len(z)), path)
+        MMLogger.get_current_instance().info(f"the reliability of {len(z)} boxes is in {path}")
+
+
+def _new_path(path: Path) -> Path:
+    """The path itself, or with the first number from 2 on under which there is no file."""
+    # A link whose target is missing is there too: writing would fill in the target.
+    numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(2))
+    return next(new for new in chain([path], numbered) if not os.path.lexists(new))
 
 
 def _covariance(found: dict, number: int, image_id: int) -> np.ndarray:

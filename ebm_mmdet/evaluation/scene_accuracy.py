@@ -19,12 +19,12 @@ class SceneAccuracy(AuxiliaryMetric):
         top<k> = mean( position of gt_scene.label in pred_scene.ranking < k )
 
     Reads ``pred_scene.ranking`` (S,) int64, scene types with the most probable first, and
-    ``gt_scene.label`` (1,) int64 in [0, S). Returns, under the prefix ``scene``, ``top1`` and
-    ``top5`` in [0, 1] and ``images``, the number of images that they are computed from. With k >= S
-    the value is 1 by definition.
+    ``gt_scene.label`` (1,) int64 in [0, S), or negative if it is unknown. Returns, under the prefix
+    ``scene``, ``top1`` and ``top5`` in [0, 1] and ``images``, the number of images that they are
+    computed from. With k >= S the value is 1 by definition.
 
-    Images without ``gt_scene`` are left out. Without any image, or if the model does not predict
-    scenes, the values are NaN, with a warning.
+    Images without ``gt_scene``, or with a negative label, are left out. Without any image, or if
+    the model does not predict scenes, the values are NaN, with a warning.
 
     Args:
         topk: the numbers k.
@@ -50,6 +50,10 @@ class SceneAccuracy(AuxiliaryMetric):
             raise ValueError(f"topk={topk} must be positive numbers, such as (1, 5)")
         self.topk = tuple(topk)
         self.names = tuple(f"top{k}" for k in self.topk)
+
+    def has_truth(self, truth: dict) -> bool:
+        """Whether the scene type is known, that is, not negative; as for ``SceneTask``."""
+        return int(truth["label"]) >= 0
 
     def measure(self, prediction: dict, truth: dict) -> np.ndarray:
         """Position (1,) of the true scene type in the ranking."""

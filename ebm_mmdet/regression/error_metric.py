@@ -68,9 +68,12 @@ class RegressionMetric(TargetMetric):
         self.groups = tuple(groups)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Store the labels and predictions of a batch."""
+        """Store the labels and predictions of a batch, one entry per image."""
         for sample in data_samples:
             if sample.get("gt_target") is None:
+                # mmengine collects the entries of several processes in turns, and cuts them to the
+                # size of the set, so that every image has to have one.
+                self.results.append({})
                 continue
             found = dict(
                 target=finite_field(sample, "gt_target"),
@@ -87,8 +90,9 @@ class RegressionMetric(TargetMetric):
         """Evaluate all images; see the class for the values.
 
         Args:
-            results: one dict per labelled image, as :meth:`process` stores them.
+            results: one dict per image, as :meth:`process` stores them; empty without a label.
         """
+        results = [result for result in results if result]
         if not results:
             self._no_label()
             return {"labelled": 0}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.model import PretrainedInit, is_model_wrapper
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .datasets.target_space import TargetError
+from .heads.regression_head import RegressionHead
 from .label_check import check_extremes
 from .target_codec import TargetCodec
 
@@ -28,16 +30,23 @@ class FitTargetCodecHook(Hook):
     or fine-tuned model keeps those that it was trained with.
 
     All labels of the training and validation sets have to be finite and inside of the codecs'
-    ranges, as far as the data sets have ``target_statistics()`` with ``min`` and ``max``.
+    ranges, as far as the data sets have ``target_statistics()`` with ``min`` and ``max``. Where
+    the metainfo of a data set has a ``target``, its periods have to be those of the codecs. A
+    warning says so if its labels are integers, and a density is trained on them without
+    ``dequantise``.
 
     Raises:
-        ValueError: a codec needs statistics, and the data set has no ``target_statistics``; or a
-            label is not finite or outside of a range.
+        ValueError: a codec needs statistics, and the data set has no ``target_statistics``; a label
+            is not finite or outside of a range; or periods differ.
     """
 
     def before_train(self, runner: Runner) -> None:
         """Fit the codecs that have not been fitted, and check the labels."""
         codecs = _modules(runner.model, TargetCodec)
+        target = _target(runner.train_dataloader.dataset)
+        _check_periods(codecs, target, "the training set")
+        if target.get("integer"):
+            _warn_of_integers(runner.model)
         dataset = _with_statistics(runner.train_dataloader.dataset)
         if hasattr(dataset, "target_statistics"):
             self._fit(codecs, dataset.target_statistics())
@@ -47,7 +56,9 @@ class FitTargetCodecHook(Hook):
                 "needs; set mean and std of the codec in the config, or add the method."
             )
         if runner.val_loop is not None:
-            self._check_validation(codecs, _with_statistics(runner.val_loop.dataloader.dataset))
+            dataset = runner.val_loop.dataloader.dataset
+            _check_periods(codecs, _target(dataset), "the validation set")
+            self._check_validation(codecs, _with_statistics(dataset))
 
     @staticmethod
     def _fit(codecs: list[TargetCodec], statistics: dict) -> None:
@@ -88,13 +99,20 @@ class ProposalWarmUpHook(Hook):
         epochs: number of epochs; 0 for none.
 
     Raises:
-        ValueError: the number is negative.
+        ValueError: the number is negative; or, before training, the loop has no epochs to count.
     """
 
     def __init__(self, epochs: int = 1) -> None:
         if epochs < 0:
             raise ValueError(f"epochs={epochs} must not be negative.")
         self.epochs = epochs
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse a training in which the warm-up would never end."""
+        if self.epochs and any(
+            hasattr(module, "proposal_warm_up") for module in _modules(runner.model, nn.Module)
+        ):
+            _check_epochs(runner, f"ProposalWarmUpHook(epochs={self.epochs})", "epochs=0")
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Switch the warm-up on or off, also after resuming."""
@@ -108,15 +126,15 @@ class ProposalWarmUpHook(Hook):
 class FreezeBackboneHook(Hook):
     """Keep backbones fixed in the first epochs: no gradients, norms in eval mode.
 
-    Only for backbones that were loaded: to freeze random weights wastes the epochs, and a warning
-    says so. Parameters that were frozen before stay so. In distributed training set
-    ``find_unused_parameters=True``.
+    Only for backbones that were loaded, by ``init_cfg``, by their own ``pretrained`` or with the
+    whole model: to freeze random weights wastes the epochs, and a warning says so. Parameters that
+    were frozen before stay so. In distributed training set ``find_unused_parameters=True``.
 
     Args:
         until: number of the first epoch, from 0, in which everything is trained.
 
     Raises:
-        ValueError: the number is negative.
+        ValueError: the number is negative; or, before training, the loop has no epochs to count.
     """
 
     def __init__(self, until: int = 20) -> None:
@@ -124,6 +142,11 @@ class FreezeBackboneHook(Hook):
             raise ValueError(f"until={until} must not be negative.")
         self.until = until
         self._frozen: list[nn.Parameter] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse a training in which the backbone would never be released."""
+        if self.until and any(True for _ in _backbones(runner.model)):
+            _check_epochs(runner, f"FreezeBackboneHook(until={self.until})", "until=0")
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Freeze before the epoch ``until``, release from it on."""
@@ -133,11 +156,13 @@ class FreezeBackboneHook(Hook):
             self._frozen = []
             return
         backbones = list(_backbones(runner.model))
-        loaded = runner._load_from or runner._resume or all(b.init_cfg for b in backbones)
+        whole = runner._load_from or runner._resume or _loads(_unwrapped(runner.model))
+        loaded = whole or all(any(map(_loads, each.modules())) for each in backbones)
         if not self._frozen and not loaded:
             print_log(
                 f"FreezeBackboneHook keeps a backbone of random weights fixed for {self.until} "
-                "epochs: load pretrained weights (backbone.init_cfg or load_from), or remove it",
+                "epochs: load pretrained weights (backbone.init_cfg or load_from), or remove it. A "
+                "backbone that has loaded its own says so by an attribute `pretrained = True`",
                 "current",
                 level=30,
             )
@@ -156,6 +181,63 @@ class FreezeBackboneHook(Hook):
                         module.eval()
 
 
+def _check_epochs(runner: Runner, hook: str, off: str) -> None:
+    """Refuse loops that count iterations: to mmengine's hooks they are one single epoch."""
+    if isinstance(runner.train_loop, IterBasedTrainLoop):
+        raise ValueError(
+            f"{hook} counts epochs, and {type(runner.train_loop).__name__} has none: it would stay "
+            "on to the end of the training. Train by epochs, train_cfg=dict(by_epoch=True, "
+            f"max_epochs=...), or set {off}, or remove the hook."
+        )
+
+
+def _loads(module: nn.Module) -> bool:
+    """Whether a module loads weights; an ``init_cfg`` may also say how to draw random ones."""
+    given = getattr(module, "init_cfg", None) or ()
+    given = [given] if isinstance(given, Mapping) else given
+    loads = any(entry.get("type") in ("Pretrained", PretrainedInit) for entry in given)
+    return loads or bool(getattr(module, "pretrained", None))
+
+
+def _target(dataset: object) -> Mapping:
+    """``target`` of a data set's metainfo, below wrappers that lack it; empty if there is none."""
+    target = (getattr(dataset, "metainfo", None) or {}).get("target")
+    while target is None and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+        target = (getattr(dataset, "metainfo", None) or {}).get("target")
+    return target or {}
+
+
+def _check_periods(codecs: list[TargetCodec], target: Mapping, source: str) -> None:
+    """Refuse a data set whose angles are no angles to a codec, or the reverse."""
+    for codec in codecs:
+        declared = target.get("periods") or (None,) * codec.dim
+        if not target or len(declared) != codec.dim:
+            continue  # nothing is declared, or the labels are refused for their number
+        if all(math.isclose(a or 0, b or 0) for a, b in zip(declared, codec.periods)):
+            continue
+        raise ValueError(
+            f"periods={tuple(declared)} in metainfo['target'] of {source}, but "
+            f"periods={codec.periods} in the codec: the model and the metrics would measure angles "
+            "in different ways. Declare the same periods, and ranges, in both."
+        )
+
+
+def _warn_of_integers(model: nn.Module) -> None:
+    """Warn if a head with a density takes integers for points."""
+    for head in _modules(model, RegressionHead):
+        has_density = type(head).posterior is not RegressionHead.posterior
+        if has_density and not head.codec.dequantise:
+            print_log(
+                f"the labels are integers, and {type(head).__name__} learns a density of them "
+                "without codec.dequantise=True: its likelihood can grow without bound and means "
+                "nothing. Set it, or integer=False in metainfo['target'] for real numbers",
+                "current",
+                level=30,
+            )
+            return
+
+
 def _with_statistics(dataset: object) -> object:
     """The data set itself, below wrappers that repeat it or take classes out of it."""
     while not hasattr(dataset, "target_statistics") and hasattr(dataset, "dataset"):
@@ -167,8 +249,11 @@ def _modules(model: nn.Module, kind: type) -> list:
     return [module for module in model.modules() if isinstance(module, kind)]
 
 
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
 def _backbones(model: nn.Module) -> Iterator[nn.Module]:
-    model = model.module if is_model_wrapper(model) else model
-    for name, module in model.named_modules():
+    for name, module in _unwrapped(model).named_modules():
         if name.rpartition(".")[2] == "backbone":
             yield module

@@ -97,12 +97,16 @@ def draw_prediction(
     if known is None:
         raise ValueError("the sample has neither gt_target nor pred_target: nothing to draw")
     dim, meta = len(known), _described(target_meta, len(known))
+    if samples is not None:
+        samples = _into_ranges(samples, meta)
     lines = {} if truth is None else {"truth": truth}
     if samples is None:
         if point is not None:
             lines["prediction"] = point
     else:
         lines["mean"] = _mean(samples, meta["periods"])
+    # Labels of angles have any value, and means are around 0: (0, 360) has other numbers for them.
+    lines = {name: _into_ranges(value, meta) for name, value in lines.items()}
     oracle = [_numbers(sample.get(f"oracle_{key}")) for key in ("weights", "means", "stds")]
     columns = 2 if dim == 1 else 2 + dim
     figure = new_figure(7.2 if dim == 1 else 2.6 * columns + 0.8, 3.0)
@@ -147,6 +151,15 @@ def _described(meta: Mapping | None, dim: int) -> dict:
     for key, missing in (("units", ""), ("ranges", None), ("periods", None)):
         meta[key] = meta.get(key) or (missing,) * dim
     return meta
+
+
+def _into_ranges(values: np.ndarray, meta: dict) -> np.ndarray:
+    """Points (..., D) whose periodic coordinates are moved into their declared range."""
+    values = values.copy()
+    for d, (period, declared) in enumerate(zip(meta["periods"], meta["ranges"])):
+        if period and declared is not None:
+            values[..., d] = declared[0] + (values[..., d] - declared[0]) % period
+    return values
 
 
 def _limits(

@@ -26,6 +26,7 @@ class TimmBackbone(BaseModule):
 
     def __init__(self, model_name: str, pretrained: bool = False, **kwargs) -> None:
         super().__init__()
+        self.pretrained = bool(pretrained)  # FreezeBackboneHook asks whether weights were loaded
         if find_spec("timm") is None:
             raise ImportError(
                 f"backbone {model_name!r} needs timm, which is not installed: `pip install timm`, "

@@ -9,6 +9,7 @@ import mmcv
 import numpy as np
 from mmdet.registry import HOOKS, VISUALIZERS
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
@@ -101,8 +102,8 @@ class RegressionVisualizationHook(Hook):
     """Draws predictions in validation and testing, as mmdet's ``DetVisualizationHook`` does.
 
     The image is the network's input, because generated images have no file. ``tools/test.py
-    --show-dir DIR`` writes one picture per image into DIR below the folder of the run, named after
-    the image and its number in the test.
+    --show-dir DIR`` writes one picture per image, up to ``max_pictures``, into DIR below the folder
+    of the run, named after the image and its number in the test.
 
     Args:
         draw: draw at all; set by ``--show`` and ``--show-dir``.
@@ -110,7 +111,7 @@ class RegressionVisualizationHook(Hook):
         show: show pictures in a window.
         wait_time: seconds for which each is shown.
         test_out_dir: folder for the pictures of a test.
-        max_pictures: number of pictures after which a test draws no more.
+        max_pictures: number of pictures after which a test draws no more, and says so once.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class RegressionVisualizationHook(Hook):
     ) -> None:
         self.draw, self.interval, self.show = draw, interval, show
         self.wait_time, self.test_out_dir = wait_time, test_out_dir
-        self.max_pictures, self._drawn = max_pictures, 0
+        self.max_pictures, self._drawn, self._told = max_pictures, 0, False
 
     def after_val_iter(
         self,
@@ -139,7 +140,7 @@ class RegressionVisualizationHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         """Start counting pictures."""
-        self._drawn = 0
+        self._drawn, self._told = 0, False
 
     def after_test_iter(
         self,
@@ -153,6 +154,13 @@ class RegressionVisualizationHook(Hook):
             return
         for i, sample in enumerate(outputs or ()):
             if self._drawn >= self.max_pictures:
+                if not self._told:
+                    print_log(
+                        f"{self._drawn} pictures are drawn, and the other images of this test get "
+                        "none: default_hooks.visualization.max_pictures sets their number",
+                        "current",
+                    )
+                self._told = True
                 return
             out_file = None
             if self.test_out_dir is not None:

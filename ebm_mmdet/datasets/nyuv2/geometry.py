@@ -7,7 +7,7 @@ import numpy as np
 from mmdet.datasets.transforms import RandomFlip, Resize
 from mmdet.registry import TRANSFORMS
 
-from .maps import apply_to_maps, nearest
+from .maps import apply_to_maps, nearest, refuse_partial_cells
 
 __all__ = ["RandomFlipWithMaps", "ResizeWithMaps"]
 
@@ -23,6 +23,7 @@ class RandomFlipWithMaps(RandomFlip):
     """
 
     def _flip(self, results: dict) -> None:
+        refuse_partial_cells(results, type(self).__name__)
         super()._flip(results)
         direction = results["flip_direction"]
         apply_to_maps(results, lambda values: mmcv.imflip(values, direction))
@@ -40,6 +41,8 @@ class ResizeWithMaps(Resize):
 
     def transform(self, results: dict) -> dict:
         """Resize image, boxes, masks and maps."""
+        refuse_partial_cells(results, type(self).__name__)
+        results.pop("map_stride", None)  # afterwards there is a value for each pixel again
         results = super().transform(results)
         size = results["img_shape"][:2]
         apply_to_maps(results, lambda values: nearest(values, size))

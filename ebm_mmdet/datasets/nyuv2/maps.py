@@ -28,6 +28,7 @@ __all__ = [
     "encode_normals",
     "encode_png",
     "nearest",
+    "refuse_partial_cells",
     "unit_vectors",
     "zoom_maps",
 ]
@@ -61,6 +62,25 @@ def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         ((2 * np.arange(new) + 1) * old) // (2 * new) for new, old in zip(size, values.shape)
     )
     return values[rows][:, columns]
+
+
+def refuse_partial_cells(results: dict, transform: str) -> None:
+    """Refuse to move pixels of maps with a stride whose last cells reach beyond the image.
+
+    Args:
+        results: A pipeline's results; ``map_stride`` is that of `AuxiliaryTargets`, if it has run.
+        transform: Name of the transform that moves the pixels, for the message.
+
+    Raises:
+        ValueError: A side of the image is not a multiple of the stride.
+    """
+    stride = results.get("map_stride")
+    if stride and any(side % stride for side in results["img_shape"][:2]):
+        raise ValueError(
+            f"{transform} would displace maps that AuxiliaryTargets has made with the stride "
+            f"{stride}, because the sides {tuple(results['img_shape'][:2])} of the image are not "
+            "multiples of it; put AuxiliaryTargets behind it, just before PackMultiTaskInputs"
+        )
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:

@@ -22,7 +22,8 @@ class AuxiliaryTargets(BaseTransform):
         stride: Pixels of the image per cell of the map. The result has ``ceil(H / stride)`` rows
             and ``ceil(W / stride)`` columns; cell i takes the pixel ``i * stride + stride // 2``,
             or the last one, so that it agrees with an image that is padded to a multiple of
-            the stride.
+            the stride. ``map_stride`` keeps the stride, because the last cells may reach beyond
+            the image.
         size: Instead of a stride, the number of rows and columns; each cell takes the pixel at
             its centre.
 
@@ -43,6 +44,10 @@ class AuxiliaryTargets(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Replace the maps that are present by smaller ones."""
         apply_to_maps(results, self._resize)
+        if self.stride is None:
+            results.pop("map_stride", None)
+        else:
+            results["map_stride"] = results.get("map_stride", 1) * self.stride
         return results
 
     def _resize(self, values: np.ndarray) -> np.ndarray:
@@ -71,6 +76,10 @@ class PackMultiTaskInputs(PackDetInputs):
       valid, whatever ``gt_normals_mask`` says, and become zero;
     - ``gt_scene``: ``LabelData`` with ``label`` ``(1,)`` int64.
 
+    The metainfo of the first two has ``stride``, pixels of the image per cell, if they were made
+    with one (`AuxiliaryTargets`): they then cover ``h * stride`` rows, which may be more than the
+    image has.
+
     Arguments are those of ``PackDetInputs``.
     """
 
@@ -78,13 +87,16 @@ class PackMultiTaskInputs(PackDetInputs):
         """Pack the image into ``inputs``, everything else into ``data_samples``."""
         packed = super().transform(results)
         sample = packed["data_samples"]
+        stride = results.get("map_stride")
+        made_with = {} if stride is None else {"stride": stride}
         if results.get("gt_depth") is not None:
             depth = np.ascontiguousarray(results["gt_depth"], np.float32)
-            sample.gt_depth = PixelData(depth=torch.from_numpy(depth)[None])
+            sample.gt_depth = PixelData(depth=torch.from_numpy(depth)[None], metainfo=made_with)
         if results.get("gt_normals") is not None:
             sample.gt_normals = self._pack_normals(
                 results["gt_normals"], results.get("gt_normals_mask")
             )
+            sample.gt_normals.set_metainfo(made_with)
         if results.get("gt_scene") is not None:
             label = torch.tensor([int(results["gt_scene"])], dtype=torch.int64)
             sample.gt_scene = LabelData(label=label)

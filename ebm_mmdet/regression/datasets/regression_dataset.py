@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,9 +30,13 @@ class TargetDataset(BaseDataset):
         metainfo: its entry ``target`` describes the target, see
             :func:`~ebm_mmdet.regression.complete_target`.
         split: arguments of :func:`~ebm_mmdet.regression.split_indices` but for the number
-            of images and the groups, such as ``dict(part='train', kind='group')``; None for all.
+            of images, their names and the groups, such as ``dict(part='train', kind='group')``;
+            None for all.
         **kwargs: arguments of mmengine's ``BaseDataset``.
     """
+
+    one_part_per_image = False
+    """Whether a split keeps all samples of an image together."""
 
     def __init__(
         self,
@@ -51,7 +56,10 @@ class TargetDataset(BaseDataset):
         samples = self.load_targets()
         if self.split is not None:
             groups = [sample.get("group") for sample in samples]
-            chosen = split_indices(len(samples), groups=groups, **self.split)
+            images = None
+            if self.one_part_per_image:
+                images = [os.path.normpath(sample["img_path"]) for sample in samples]
+            chosen = split_indices(len(samples), groups=groups, images=images, **self.split)
             samples = [samples[i] for i in chosen]
         return samples
 
@@ -103,7 +111,8 @@ class RegressionDataset(TargetDataset):
             or else ``target``, or ``target_0``, ``target_1``, ...
         group_column: column of the name of a group (person, sequence, slide), if there is one.
         split: part of the data, such as ``dict(part='train', kind='group')``; see
-            :func:`~ebm_mmdet.regression.split_indices`.
+            :func:`~ebm_mmdet.regression.split_indices`. Several rows of one image come to the same
+            part, unless they are of different groups in a split by group.
         allow_unlabelled: whether targets may be empty, as in images that are only to be predicted.
             Otherwise an empty one is an error.
         check_files: check that every image is there; costs some 10 µs for each on a local disk.
@@ -116,6 +125,8 @@ class RegressionDataset(TargetDataset):
             rows of one image with different targets are allowed: several people may have labelled
             it.
     """
+
+    one_part_per_image = True  # a test on images that were trained on would measure nothing
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ def split_indices(
     groups: Sequence[str | None] | None = None,
     num_blocks: int = 20,
     gap: int = 0,
+    images: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Indices of one part of a data set.
 
@@ -30,7 +31,7 @@ def split_indices(
     - ``group``: all images of a group (a person, a sequence, a slide) come to the same part.
 
     Args:
-        num: number of images.
+        num: number of images, or of rows.
         part: name of the part wanted.
         kind: see above.
         parts: the share of every part, such as ``dict(train=0.8, test=0.2)``, which is the default.
@@ -42,6 +43,9 @@ def split_indices(
         num_blocks: number of blocks, for ``blocks``.
         gap: number of images left out at each border of a block next to another part, so that the
             last frame of a part is not the neighbour of the first one of another.
+        images: name of the image of every row, if several rows may be of one image: all of them
+            then come to the same part, and `num` rows count as their distinct images. A split by
+            group divides by group alone.
 
     Returns:
         Sorted indices, int64. Parts with the same other arguments never overlap.
@@ -54,6 +58,13 @@ def split_indices(
         raise ValueError(f"split kind {kind!r}; expected one of {', '.join(map(repr, _KINDS))}")
     if part not in parts:
         raise ValueError(f"split part {part!r}; there are {', '.join(map(repr, parts))}")
+    if images is not None and kind != "group":
+        if len(images) != num:
+            raise ValueError(f"{len(images)} names of images for {num} rows; give one for each row")
+        place: dict[str, int] = {}  # in the order of the rows, so that blocks stay those of time
+        image = np.array([place.setdefault(name, len(place)) for name in images], np.int64)
+        chosen = split_indices(len(place), part, kind, parts, seed, num_blocks=num_blocks, gap=gap)
+        return np.flatnonzero(np.isin(image, chosen))
     # A stream of uniform numbers is stable over versions of NumPy, `permutation` need not be.
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x51717]))
     if kind == "random":

@@ -23,7 +23,8 @@ def complete_target(target: Mapping[str, Any] | None, source: str) -> dict:
             ``names`` (default ``target`` or ``target_0``, ...), ``units`` (empty),
             ``periods`` (None: the coordinate is not an angle), ``integer`` (False) and
             ``flip_signs``: the factor, 1 or -1, by which each coordinate changes when the image is
-            mirrored left to right; None, the default, if a mirrored image has no known target.
+            mirrored left to right; None, the default, if a mirrored image has no known target. The
+            range of a coordinate with -1 has to be symmetric about 0, unless it is periodic.
         source: what the target belongs to, for messages.
 
     Returns:
@@ -85,6 +86,15 @@ def complete_target(target: Mapping[str, Any] | None, source: str) -> dict:
         signs = per_coordinate("flip_signs", None)
         if not all(sign in (-1, 1) for sign in signs):
             raise TargetError(f"{source}: flip_signs={signs!r}; each must be 1 or -1, or all None")
+        for name, (low, high), period, sign in zip(names, ranges, periods, signs):
+            if sign == -1 and period is None and not math.isclose(low, -high, rel_tol=1e-6):
+                widest = max(-low, high)
+                raise TargetError(
+                    f"{source}: flip_signs is -1 for {name!r}, but its range ({low:g}, {high:g}) "
+                    "is not symmetric about 0: a mirrored label may lie outside. Declare "
+                    f"({-widest:g}, {widest:g}), here and in the codec, or give no flip_signs and "
+                    "leave RandomFlipTarget out"
+                )
         signs = tuple(float(sign) for sign in signs)
     return {
         "names": tuple(map(str, names)),

@@ -91,7 +91,7 @@ def test_kill_9_while_writing_never_leaves_half_a_file(tmp_path):
     assert len(set(content)) == 1
 
 
-def full_state() -> dict:
+def full_state(iteration: int = 7) -> dict:
     hub = MessageHub.get_instance("test_checkpoint")
     hub.update_scalar("train/loss", np.float64(1.5))
     hub.update_scalar("train/lr", 0.1)
@@ -105,7 +105,7 @@ def full_state() -> dict:
         "state_dict": {"w": weight.data},
         "optimizer": optimizer.state_dict(),
         "message_hub": hub.state_dict(),
-        "meta": {"iter": 7, "best": np.float32(0.5), "classes": {np.str_("DontCare"): -1}},
+        "meta": {"iter": iteration, "best": np.float32(0.5), "classes": {np.str_("DontCare"): -1}},
     }
 
 
@@ -142,16 +142,105 @@ def save(path, state, age):
     os.utime(path, (stamp, stamp))
 
 
-def test_resumes_from_the_newest_checkpoint_that_is_whole(tmp_path):
+def test_resumes_from_the_latest_checkpoint_that_is_whole(tmp_path):
     assert find_resumable_checkpoint(tmp_path) is None
-    save(tmp_path / "iter_1.pth", full_state(), age=30)
-    save(tmp_path / "iter_2.pth", full_state(), age=20)
-    save(tmp_path / "iter_3.pth", full_state(), age=10)
+    save(tmp_path / "iter_1.pth", full_state(1), age=30)
+    save(tmp_path / "iter_2.pth", full_state(2), age=20)
+    save(tmp_path / "iter_3.pth", full_state(3), age=10)
     half = (tmp_path / "iter_3.pth").read_bytes()
     (tmp_path / "iter_3.pth").write_bytes(half[: len(half) // 2])
     save(tmp_path / "best_bbox_mAP_iter_2.pth", {"state_dict": {}}, age=0)  # no optimizer state
     (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_3.pth"))
     assert find_resumable_checkpoint(tmp_path) == str(tmp_path / "iter_2.pth")
+
+
+def at_epoch(epoch: int) -> dict:
+    """A training state after so many epochs of 100 iterations."""
+    state = full_state(100 * epoch)
+    state["meta"]["epoch"] = epoch
+    return state
+
+
+@pytest.mark.parametrize("ages", [(0, 10, 20), (10, 0, 20), (5, 5, 5)])
+def test_times_of_files_do_not_decide_what_is_resumed(ages, tmp_path, messages):
+    """`cp -r` writes the files of a folder in any order; 9 < 10, but not as names."""
+    for epoch, age in zip((8, 9, 10), ages):
+        save(tmp_path / f"epoch_{epoch}.pth", at_epoch(epoch), age)
+    assert find_resumable_checkpoint(tmp_path) == str(tmp_path / "epoch_10.pth")
+    if ages != (5, 5, 5):
+        assert re.search(r"epoch_10\.pth, of iteration 1000, although .* later", messages()[-1])
+    save(tmp_path / "best_mAP_epoch_10.pth", at_epoch(10), age=min(ages) - 1)
+    assert find_resumable_checkpoint(tmp_path) == str(tmp_path / "best_mAP_epoch_10.pth")
+
+
+@pytest.mark.parametrize(
+    ("named", "ages", "expected"),
+    [
+        ("iter_2.pth", (9, 8, 7, 30), "iter_3.pth"),  # killed before the note was written
+        ("iter_3.pth", (9, 8, 7, 30), "iter_3.pth"),  # begun again; iter_9 is of the old run
+        ("iter_3.pth", (1, 9, 5, 5), "iter_9.pth"),  # as old as the named one: maybe after it
+        ("iter_9.pth", (1, 2, 3, 30), "iter_9.pth"),  # a copy, whose times say nothing
+        ("iter_4.pth", (9, 8, 7, 30), "iter_9.pth"),  # a note about a file that is gone
+        (None, (9, 8, 7, 30), "iter_9.pth"),
+    ],
+)
+def test_the_note_of_the_last_checkpoint_decides_unless_a_later_one_follows(
+    named, ages, expected, tmp_path
+):
+    for iteration, age in zip((1, 2, 3, 9), ages):
+        save(tmp_path / f"iter_{iteration}.pth", full_state(iteration), age)
+    if named is not None:  # as in a folder that was copied
+        (tmp_path / "last_checkpoint").write_text(f"/another place/{named}")
+    assert find_resumable_checkpoint(tmp_path) == str(tmp_path / expected)
+
+
+UNREADABLE = {
+    "earlier by time and name": ("epoch_1.pth", 20, True),
+    "of the same epoch": ("best_mAP_epoch_2.pth", 20, True),
+    "newer": ("epoch_1.pth", 1, False),
+    "later by name": ("epoch_3.pth", 20, False),
+    "of an unknown epoch": ("mine.pth", 20, False),
+    "counted otherwise": ("iter_201.pth", 20, False),
+}
+
+
+@pytest.mark.parametrize("kind", ["refused", "folder"])
+@pytest.mark.parametrize(("name", "age", "harmless"), UNREADABLE.values(), ids=UNREADABLE)
+def test_what_cannot_be_read_stops_the_search_unless_it_is_earlier(
+    kind, name, age, harmless, tmp_path
+):
+    save(tmp_path / "epoch_2.pth", at_epoch(2), age=10)
+    path = tmp_path / name
+    if kind == "folder":
+        path.mkdir()
+        stamp = time.time() - age
+        os.utime(path, (stamp, stamp))
+    else:
+        save(path, {"mine": Unknown()}, age)
+    if harmless:
+        assert find_resumable_checkpoint(tmp_path) == str(tmp_path / "epoch_2.pth")
+    else:
+        with pytest.raises(CheckpointError, match=name):
+            find_resumable_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("age", [1, 20])
+@pytest.mark.parametrize(("epoch", "stops"), [(1, False), (2, False), (3, True), (None, True)])
+def test_a_state_to_which_something_is_missing_stops_it_unless_it_is_earlier(
+    epoch, stops, age, tmp_path
+):
+    save(tmp_path / "epoch_2.pth", at_epoch(2), age=10)
+    state = at_epoch(epoch or 3)
+    if epoch is None:
+        del state["meta"]["iter"]
+    else:
+        del state["optimizer"]
+    save(tmp_path / "other.pth", state, age)
+    if stops:
+        with pytest.raises(CheckpointError, match=r"other\.pth .*give another --work-dir"):
+            find_resumable_checkpoint(tmp_path)
+    else:
+        assert find_resumable_checkpoint(tmp_path) == str(tmp_path / "epoch_2.pth")
 
 
 # What a data set's `metainfo` may hold, and what mmengine's parts put into a checkpoint.

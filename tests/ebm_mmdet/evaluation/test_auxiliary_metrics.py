@@ -87,6 +87,14 @@ def test_a_scene_label_the_model_does_not_know_is_an_error():
         evaluate("SceneAccuracy", [], topk=(0,))
 
 
+def test_a_negative_scene_label_is_an_unknown_scene():
+    scores = torch.linspace(1, 0.1, 8)
+    samples = [scene_sample(scores, label) for label in (0, -1, 3)]
+    del samples[1].pred_scene  # without a truth, a prediction is not missed either
+    assert evaluate("SceneAccuracy", samples) == {"top1": 0.5, "top5": 1, "images": 2}
+    assert evaluate("SceneAccuracy", [scene_sample(scores, -1)])["images"] == 0
+
+
 # Depth ----------------------------------------------------------------------------------------
 
 
@@ -204,6 +212,41 @@ def test_normals_without_a_mask_and_of_another_size():
     mask[4:, :] = True
     found[:, 2:] = torch.tensor([0.0, 0, 1])[:, None, None]
     assert evaluate("NormalsMetric", [normals_sample(found, true, mask)])["mean"] == 0
+
+
+def with_stride(sample, stride=8):
+    for task in ("depth", "normals"):
+        if f"gt_{task}" in sample:
+            sample.get(f"gt_{task}").set_metainfo({"stride": stride})
+    return sample
+
+
+@pytest.mark.parametrize(
+    ("true", "found", "fits"),
+    [
+        ((13, 5), (13, 5), True),
+        ((12, 4), (6, 2), True),
+        ((12, 4), (24, 12), True),
+        ((13, 5), (12, 5), False),  # an image of 100 rows, padded to 104: the last row is cut off
+        ((13, 4), (13, 5), False),
+        ((13, 5), (100, 35), False),
+    ],
+)
+def test_a_truth_with_a_stride_has_to_fit_the_prediction(true, found, fits):
+    """Without a stride it covers the image, and is read at the centres of the prediction."""
+    normals = [torch.ones(3, *shape) / 3**0.5 for shape in (found, true)]
+    cases = {
+        "DepthMetric": lambda: depth_sample(torch.ones(found), torch.ones(true)),
+        "NormalsMetric": lambda: normals_sample(*normals, torch.ones(true, dtype=torch.bool)),
+    }
+    for name, make in cases.items():
+        assert evaluate(name, [make()])[PERFECT[name]] == 1
+        if fits:
+            assert evaluate(name, [with_stride(make())])[PERFECT[name]] == 1
+        else:
+            message = r"AuxiliaryTargets\(stride=8\).*Leave AuxiliaryTargets out"
+            with pytest.raises(ValueError, match=message):
+                evaluate(name, [with_stride(make())])
 
 
 # What all of them do with missing content --------------------------------------------------------

@@ -156,10 +156,17 @@ def test_messages(tmp_path):
         evaluate(ann_file, [], min_std=0)
 
 
-def test_the_picture_is_written_once(tmp_path):
+def test_pictures_are_numbered_and_never_overwritten(tmp_path):
+    """As in every validation of a run, in a resumed one, and in a test after training."""
     ann_file, samples = gaussian_case(tmp_path, images=4, scale=1.5)
-    path = tmp_path / "figures" / "reliability.png"
+    folder = tmp_path / "my figures"
+    path = folder / "reliability.v1.png"
     evaluate(ann_file, samples, reliability_plot=str(path))
-    assert [p.name for p in path.parent.iterdir()] == ["reliability.png"]
-    with pytest.raises(FileExistsError, match="move it"):
+    first = path.read_bytes()
+    (folder / "reliability.v1_3.png").symlink_to(tmp_path / "elsewhere.png")
+    for _ in range(2):
         evaluate(ann_file, samples, reliability_plot=str(path))
+    expected = {f"reliability.v1{number}.png" for number in ("", "_2", "_3", "_4")}
+    assert {p.name for p in folder.iterdir()} == expected
+    assert path.read_bytes() == first
+    assert not (tmp_path / "elsewhere.png").exists()

@@ -1,18 +1,22 @@
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from mmdet.registry import DATASETS, HOOKS
+from mmdet.registry import DATASETS, HOOKS, MODELS
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from ebm_mmdet.regression import RegressionDataSample, TargetError
+from ebm_mmdet.regression import RegressionDataSample, TargetError, hooks, timm_backbone
+from ebm_mmdet.regression.target_codec import TargetCodec
 from tests.ebm_mmdet.regression.models import (
     BACKBONE,
     PREPROCESSOR,
+    WIDTH,
     build_regressor,
     regressor_config,
 )
@@ -123,6 +127,163 @@ def build_fitted(mean):
     return model.state_dict()
 
 
+PERIODS = {
+    "the same": ([360.0], (360,), True),
+    "none in both": (None, (None,), True),
+    "none of the data": ([360.0], (None,), False),
+    "none of the model": (None, (360.0,), False),
+    "of another length": ([180.0], (360.0,), False),
+    "not declared": ([360.0], None, False),
+}
+
+
+@pytest.mark.parametrize("of", ["training", "validation"])
+@pytest.mark.parametrize(("model", "data", "agree"), PERIODS.values(), ids=PERIODS)
+def test_an_angle_is_one_to_the_model_and_to_the_data(model, data, agree, of):
+    """The other way round, an error of 2 degrees would be one of 358."""
+    hook = HOOKS.build({"type": "FitTargetCodecHook"})
+    ranges = [(0.0, model[0] if model else 360.0)]
+    regressor = build_regressor("ebm")
+    regressor.head.codec = TargetCodec(ranges=ranges, periods=model)
+    target = {"ranges": ranges, **({} if data is None else {"periods": data})}
+    declared = SimpleNamespace(metainfo={"target": target}, target_statistics=lambda: STATISTICS)
+    wrapped = SimpleNamespace(metainfo={}, dataset=declared)
+    plain = SimpleNamespace(target_statistics=lambda: STATISTICS)
+    datasets = (wrapped, plain) if of == "training" else (plain, wrapped)
+    validation = SimpleNamespace(dataloader=SimpleNamespace(dataset=datasets[1]))
+    runner = runner_with(regressor, dataset=datasets[0], val_loop=validation)
+    if agree:
+        hook.before_train(runner)
+    else:
+        with pytest.raises(ValueError, match=f"periods=.* of the {of} set, but periods=.* codec"):
+            hook.before_train(runner)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the hooks log."""
+    lines = []
+    monkeypatch.setattr(hooks, "print_log", lambda text, *_, **__: lines.append(text))
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("head", "integer", "dequantise", "warns"),
+    [
+        ("ebm", True, False, True),
+        ("mixture", True, False, True),
+        ("ebm", True, True, False),
+        ("ebm", False, False, False),
+        ("direct", True, False, False),  # has no likelihood that could mean nothing
+    ],
+)
+def test_integers_without_cells_are_reported_once(head, integer, dequantise, warns, said):
+    hook = HOOKS.build({"type": "FitTargetCodecHook"})
+    model = build_regressor(head)
+    model.head.codec = TargetCodec(ranges=[(1, 40)], dequantise=dequantise)
+    model.second = build_regressor(head).head
+    model.second.codec = model.head.codec
+    dataset = SimpleNamespace(
+        metainfo={"target": {"integer": integer}}, target_statistics=lambda: STATISTICS
+    )
+    hook.before_train(runner_with(model, dataset=dataset))
+    assert sum("dequantise=True" in line for line in said) == warns
+
+
+def loop(by_epoch: bool):
+    """A loop of mmengine, without anything to loop over."""
+    kind = EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop
+    return kind.__new__(kind)
+
+
+COUNTING = [
+    ({"type": "ProposalWarmUpHook", "epochs": 2}, "ebm_mdn", r"epochs=2.*epochs=0"),
+    ({"type": "ProposalWarmUpHook", "epochs": 0}, "ebm_mdn", None),
+    ({"type": "ProposalWarmUpHook", "epochs": 2}, "direct", None),
+    ({"type": "FreezeBackboneHook", "until": 3}, "direct", r"until=3.*until=0"),
+    ({"type": "FreezeBackboneHook", "until": 0}, "direct", None),
+]
+
+
+@pytest.mark.parametrize(("cfg", "head", "message"), COUNTING)
+def test_epochs_are_not_counted_in_a_loop_without_them(cfg, head, message):
+    hook, model = HOOKS.build(cfg), build_regressor(head)
+    hook.before_train(runner_with(model, train_loop=loop(by_epoch=True)))
+    runner = runner_with(model, train_loop=loop(by_epoch=False))
+    if message is None:
+        hook.before_train(runner)
+    else:
+        with pytest.raises(ValueError, match=f"{message}.*remove the hook") as raised:
+            hook.before_train(runner)
+        assert "IterBasedTrainLoop" in str(raised.value)
+        assert "max_epochs" in str(raised.value)
+
+
+def test_a_run_by_iterations_stops_before_it_begins(tmp_path):
+    cfg = run_config(tmp_path, regressor_config("ebm_mdn"))
+    cfg["train_cfg"] = {"type": "IterBasedTrainLoop", "max_iters": 4}
+    with pytest.raises(ValueError, match="ProposalWarmUpHook.* counts epochs"):
+        Runner.from_cfg(Config(cfg)).train()
+
+
+class Plain(nn.Module):
+    """A backbone that is no module of mmengine."""
+
+    def __init__(self, inner=None, **attributes):
+        super().__init__()
+        self.layer = nn.Conv2d(3, WIDTH, 3)
+        self.inner = inner
+        vars(self).update(attributes)
+
+
+PRETRAINED = {"type": "Pretrained", "checkpoint": "x.pth"}
+BACKBONES = {
+    "random": (lambda: MODELS.build(BACKBONE), True),
+    "init_cfg": (lambda: MODELS.build({**BACKBONE, "init_cfg": PRETRAINED}), False),
+    "init_cfgs": (lambda: MODELS.build({**BACKBONE, "init_cfg": [PRETRAINED]}), False),
+    "plain": (Plain, True),
+    "plain, with weights": (lambda: Plain(pretrained=True), False),
+    "inside of a plain one": (lambda: Plain(Plain(pretrained=True)), False),
+}
+
+
+@pytest.mark.parametrize(("make", "warns"), BACKBONES.values(), ids=BACKBONES)
+def test_only_random_backbones_are_reported(make, warns, said):
+    model = build_regressor("direct")
+    model.backbone = make()
+    hook = HOOKS.build({"type": "FreezeBackboneHook", "until": 1})
+    for _ in range(2):
+        hook.before_train_epoch(runner_with(model))
+    assert [line for line in said if "random weights" in line] == said
+    assert len(said) == warns
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+    said.clear()
+    hook = HOOKS.build({"type": "FreezeBackboneHook", "until": 1})
+    hook.before_train_epoch(runner_with(model, _load_from="x.pth"))
+    model.init_cfg = PRETRAINED
+    HOOKS.build({"type": "FreezeBackboneHook"}).before_train_epoch(runner_with(model))
+    assert not said
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_backbone_of_timm_says_whether_it_was_loaded(pretrained, monkeypatch, said):
+    asked = []
+
+    def create_model(name, **kwargs):
+        asked.append(kwargs["pretrained"])
+        return nn.Conv2d(3, WIDTH, 3)
+
+    monkeypatch.setattr(timm_backbone, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    model = build_regressor("direct")
+    model.backbone = MODELS.build(
+        {"type": "TimmBackbone", "model_name": "x", "pretrained": pretrained}
+    )
+    HOOKS.build({"type": "FreezeBackboneHook"}).before_train_epoch(runner_with(model))
+    assert asked == [pretrained]
+    assert len(said) == (not pretrained)
+
+
 def test_warm_up_is_a_matter_of_the_epoch():
     hook = HOOKS.build({"type": "ProposalWarmUpHook", "epochs": 2})
     model = build_regressor("ebm_mdn")
@@ -154,24 +315,15 @@ def test_frozen_backbone_is_released():
         HOOKS.build({"type": "FreezeBackboneHook", "until": -1})
 
 
-@pytest.mark.parametrize("kind", ["ebm_mdn", "teacher"])
-def test_a_run_from_start_to_end_and_its_continuation(kind, tmp_path):
-    model = regressor_config("ebm_mdn")
-    if kind == "teacher":
-        model = {
-            "type": "TeacherRegressor",
-            "data_preprocessor": PREPROCESSOR,
-            "student": regressor_config("mixture"),
-            "teacher": regressor_config("ebm"),
-            "num_noise": 16,
-        }
+def run_config(tmp_path, model) -> dict:
+    """Two epochs with all hooks."""
     loader = {
         "batch_size": 3,
         "num_workers": 0,
         "dataset": {"type": "Numbers"},
         "sampler": {"type": "DefaultSampler", "shuffle": True},
     }
-    cfg = {
+    return {
         "model": model,
         "work_dir": str(tmp_path),
         "train_dataloader": loader,
@@ -183,9 +335,23 @@ def test_a_run_from_start_to_end_and_its_continuation(kind, tmp_path):
             {"type": "FreezeBackboneHook", "until": 1},
         ],
         "default_scope": "mmdet",
-        "experiment_name": f"{kind}_{tmp_path.name}",
+        "experiment_name": tmp_path.name,
         "log_level": "ERROR",
     }
+
+
+@pytest.mark.parametrize("kind", ["ebm_mdn", "teacher"])
+def test_a_run_from_start_to_end_and_its_continuation(kind, tmp_path):
+    model = regressor_config("ebm_mdn")
+    if kind == "teacher":
+        model = {
+            "type": "TeacherRegressor",
+            "data_preprocessor": PREPROCESSOR,
+            "student": regressor_config("mixture"),
+            "teacher": regressor_config("ebm"),
+            "num_noise": 16,
+        }
+    cfg = run_config(tmp_path, model)
     if kind == "teacher":
         optimizer = cfg.pop("optim_wrapper")
         cfg["optim_wrapper"] = {
@@ -203,7 +369,7 @@ def test_a_run_from_start_to_end_and_its_continuation(kind, tmp_path):
         "resume": True,
         "load_from": str(checkpoint),
         "train_cfg": {"by_epoch": True, "max_epochs": 3},
-        "experiment_name": f"{kind}_{tmp_path.name}_2",
+        "experiment_name": f"{tmp_path.name}_2",
     }
     again = Runner.from_cfg(Config(cfg))
     again.train()

@@ -104,6 +104,27 @@ def test_without_labels_nothing_is_measured():
     assert density([]) == {"density/labelled": 0}
 
 
+@pytest.mark.parametrize("kind", ["RegressionMetric", "ProbabilisticRegressionMetric"])
+def test_entries_of_two_processes_are_those_of_one(kind):
+    """As mmengine collects them: in turns, and cut to the size of the set."""
+    labels = (None, 4.0, None, 20.0, 7.0)
+    samples = [
+        sample(label, number, ess=torch.tensor(9.0 + number)) for number, label in enumerate(labels)
+    ]
+    parts = []
+    for indices in ([0, 2, 4], [1, 3, 0]):  # its sampler repeats the first image at the end
+        metric = METRICS.build(dict(type=kind))
+        for index in indices:
+            metric.process({}, [samples[index]])
+        assert len(metric.results) == len(indices)
+        parts.append(metric.results)
+    together = [entry for pair in zip(*parts) for entry in pair][:5]
+    found = METRICS.build(dict(type=kind)).compute_metrics(together)
+    whole = {key.partition("/")[2]: value for key, value in evaluate(kind, samples).items()}
+    assert found == pytest.approx(whole)
+    assert found["labelled"] == 3
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_prediction_that_is_not_finite_stops_with_its_image(bad):
     with pytest.raises(ValueError, match=r"folder with blanks/a.png.*diverged"):

@@ -12,6 +12,7 @@ from mmdet.registry import HOOKS, VISUALIZERS
 from mmengine.structures import BaseDataElement
 from scipy.stats import norm
 
+from ebm_mmdet.regression import visualizer
 from ebm_mmdet.regression.pictures import density_on_grid, draw_prediction
 from ebm_mmdet.regression.visualizer import RegressionVisualizer  # noqa: F401  registers it
 
@@ -52,6 +53,24 @@ def test_truth_mean_and_mode_stand_where_they_are():
     assert found["truth"] == 39.0
     assert found["mean"] == pytest.approx(32, abs=0.1)
     assert found["mode"] == pytest.approx(40, abs=0.5)
+
+
+@pytest.mark.parametrize("declared", [(0, 360), (-180, 180), (-90, 270)])
+@pytest.mark.parametrize("whole_range", [True, False])
+def test_angles_are_drawn_inside_the_declared_range(declared, whole_range):
+    meta = dict(names=("angle",), ranges=(declared,), periods=(360.0,))
+    samples = (gaussian_samples(500, 250, 5)[:, None] + 180) % 360 - 180
+    sample = dict(gt_target=[-113.0], pred_target=[248.0], pred_samples=samples)
+    figure = draw_prediction(IMAGE, sample, meta, whole_range=whole_range)
+    low, high = figure.axes[1].get_xlim()
+    found = marginal(figure)
+    assert declared[0] <= low < high <= declared[1]
+    for name, expected, slack in (("truth", 247, 1e-9), ("mean", 250, 0.1), ("mode", 250, 3)):
+        assert low <= found[name] <= high
+        assert abs((found[name] - expected + 180) % 360 - 180) < slack
+    direct = draw_prediction(IMAGE, dict(gt_target=[600.0], pred_target=[-100.0]), meta)
+    low, high = direct.axes[1].get_xlim()
+    assert all(low <= value <= high for value in marginal(direct, 1).values())
 
 
 def test_a_density_of_the_model_itself_is_preferred():
@@ -108,13 +127,13 @@ def data_sample() -> BaseDataElement:
 
 
 def test_the_visualizer_writes_the_picture_that_it_returns(tmp_path):
-    visualizer = VISUALIZERS.build(dict(type="RegressionVisualizer", name="regression", dpi=50))
+    drawer = VISUALIZERS.build(dict(type="RegressionVisualizer", name="regression", dpi=50))
     path = tmp_path / "with blanks" / "a.png"
-    drawn = visualizer.add_datasample("x", IMAGE, data_sample(), out_file=str(path))
+    drawn = drawer.add_datasample("x", IMAGE, data_sample(), out_file=str(path))
     np.testing.assert_array_equal(mmcv.imread(path, channel_order="rgb"), drawn)
-    hidden = visualizer.add_datasample("x", IMAGE, data_sample(), draw_gt=False)
+    hidden = drawer.add_datasample("x", IMAGE, data_sample(), draw_gt=False)
     assert not np.array_equal(hidden, drawn)
-    plain = visualizer.add_datasample("x", IMAGE)
+    plain = drawer.add_datasample("x", IMAGE)
     np.testing.assert_array_equal(plain, IMAGE)
 
 
@@ -143,6 +162,23 @@ def test_the_hook_draws_the_networks_inputs_of_a_test(tmp_path):
     hook.after_val_iter(runner, 50, batch, outputs)
     hook.after_val_iter(runner, 51, batch, outputs)
     assert [call[0] for call in runner.visualizer.calls[3:]] == ["val_img"]
+
+
+def test_the_hook_says_once_that_it_has_drawn_enough(monkeypatch):
+    said = []
+    monkeypatch.setattr(visualizer, "print_log", lambda text, *_: said.append(text))
+    runner = SimpleNamespace(visualizer=Recorder())
+    batch = dict(inputs=[torch.zeros(3, 4, 4)] * 2), [data_sample()] * 2
+    hook = HOOKS.build(dict(type="RegressionVisualizationHook", draw=True, max_pictures=2))
+    for test in (1, 2):
+        hook.before_test(runner)
+        hook.after_test_iter(runner, 0, *batch)
+        assert len(said) == test - 1  # no image has gone without a picture yet
+        for number in (1, 2):
+            hook.after_test_iter(runner, number, *batch)
+        assert len(said) == test
+    assert "2 pictures are drawn" in said[0]
+    assert "visualization.max_pictures" in said[0]
 
 
 def test_a_silent_hook_draws_nothing():

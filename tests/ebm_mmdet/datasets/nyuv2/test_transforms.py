@@ -247,6 +247,27 @@ def test_cell_i_takes_pixel_16_i_plus_8(height, width):
         assert found[i, j] == expected
 
 
+@pytest.mark.parametrize(
+    "transform", [RandomFlipWithMaps(prob=1.0), ResizeWithMaps(scale=(80, 60))]
+)
+def test_maps_with_a_stride_are_moved_only_if_they_cover_the_image(transform):
+    name = type(transform).__name__
+    uneven = AuxiliaryTargets(stride=16)(make_results(height=60, width=80))
+    with pytest.raises(ValueError, match=rf"{name} .* the stride 16, .*\(60, 80\).* behind it"):
+        transform(uneven)
+    even = transform(AuxiliaryTargets(stride=20)(make_results(height=60, width=80)))
+    assert even.get("map_stride") == (20 if name == "RandomFlipWithMaps" else None)
+
+
+def test_the_stride_of_maps_is_kept():
+    results = AuxiliaryTargets(stride=4)(AuxiliaryTargets(stride=2)(make_results()))
+    assert results["map_stride"] == 8
+    sample = PackMultiTaskInputs()(dict(results))["data_samples"]
+    assert sample.gt_depth.metainfo == sample.gt_normals.metainfo == {"stride": 8}
+    results = AuxiliaryTargets(size=(3, 4))(results)
+    assert PackMultiTaskInputs()(results)["data_samples"].gt_depth.metainfo == {}
+
+
 def test_targets_of_a_given_size():
     results = AuxiliaryTargets(size=(30, 40))(make_results(height=60, width=80))
     assert [results[key].shape[:2] for key in MAPS] == [(30, 40)] * 3

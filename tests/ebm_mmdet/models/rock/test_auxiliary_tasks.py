@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,9 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.structures import LabelData, PixelData
 
+from ebm_mmdet.datasets.nyuv2 import AuxiliaryTargets, PackMultiTaskInputs
 from ebm_mmdet.models.rock import berhu
+from ebm_mmdet.models.rock.map_targets import targets_of_cells
 from tests.ebm_mmdet.models.rock.rock_toys import NUM_SCENES, TASKS, add_targets
 from tests.tolerances import TOLERANCE
 
@@ -182,6 +185,39 @@ def test_cells_in_the_padding_have_no_truth_and_are_not_returned():
     torch.testing.assert_close(task.loss(prediction, [data]), expected)
     task.write(prediction.detach(), [data])
     torch.testing.assert_close(data.pred_depth.depth, prediction[0, :, :2].detach().exp())
+
+
+@pytest.mark.parametrize("image", [(100, 70), (97, 96), (104, 65), (112, 80), (1, 9)])
+@pytest.mark.parametrize(("stride", "cell"), [(16, 16), (8, 16), (16, 8), (16, 32)])
+def test_targets_with_a_stride_are_not_displaced_by_padding(image, stride, cell):
+    """Each cell gets the target's pixel that its centre is in, counted in pixels of the image."""
+    whole = [-(-side // 32) * 32 for side in image]
+    depth = np.arange(image[0] * image[1], dtype=np.float32).reshape(image) + 1
+    results = AuxiliaryTargets(stride=stride)(
+        dict(gt_depth=depth, img=np.zeros((*image, 3), np.uint8), img_shape=image)
+    )
+    small = results["gt_depth"]
+    data = PackMultiTaskInputs(meta_keys=("img_shape",))(results)["data_samples"]
+    assert data.gt_depth.metainfo == {"stride": stride}
+    data.set_metainfo(dict(batch_input_shape=whole))
+    size = tuple(side // cell for side in whole)
+    images, [(found,)], [inside] = targets_of_cells([data], "gt_depth", ["depth"], size)
+    assert images == [0]
+    assert found.shape == inside.shape == (1, *size)
+    for i, j in np.ndindex(size):
+        y, x = (i + 0.5) * cell, (j + 0.5) * cell
+        assert bool(inside[0, i, j]) == (y < image[0] and x < image[1])
+        if inside[0, i, j]:
+            assert found[0, i, j] == small[int(y // stride), int(x // stride)]
+
+
+def test_a_target_with_a_stride_ends_where_it_was_made():
+    """An image of 20 rows that was padded to 64 by the pipeline, which makes 64 its shape."""
+    data = DetDataSample(metainfo=dict(img_shape=(64, 32), batch_input_shape=(64, 32)))
+    data.gt_depth = PixelData(depth=torch.tensor([[[1.0, 2], [3, 4]]]), metainfo=dict(stride=16))
+    _, [(found,)], [inside] = targets_of_cells([data], "gt_depth", ["depth"], (4, 2))
+    assert found[0, :2].tolist() == [[1, 2], [3, 4]]
+    assert inside[0].tolist() == [[True] * 2] * 2 + [[False] * 2] * 2
 
 
 def test_predictions_are_averages_of_the_features():

@@ -273,6 +273,38 @@ def test_split_by_group(folder):
     assert not groups[0] & groups[1]
 
 
+@pytest.mark.parametrize("kind", ["random", "blocks"])
+def test_no_image_is_in_two_parts(folder, kind):
+    """Also if one of its rows writes the path in another way."""
+    for number in range(10):
+        write_image(folder / "images" / f"{number}.png")
+    rows = [f"{'./' * (age % 2)}{n}.png,{age}" for age in (1, 2, 4) for n in range(10)]
+    table = "\n".join(["img_path,age", *rows])
+    split = {"kind": kind, "parts": {"train": 0.5, "val": 0.5}}
+    parts = [build(folder, table, split={**split, "part": part}) for part in ("train", "val")]
+    images = [
+        {os.path.realpath(part.get_data_info(i)["img_path"]) for i in range(len(part))}
+        for part in parts
+    ]
+    assert not images[0] & images[1]
+    assert [len(part) for part in parts] == [15, 15]
+
+
+def test_a_mirrored_label_has_to_stay_in_its_range(folder):
+    def target(low, high, sign, **more):
+        return complete_target({"ranges": ((low, high),), "flip_signs": (sign,), **more}, "x")
+
+    for good in ((-30, 30, -1), (0, 100, 1), (-0.1 - 0.2, 0.3, -1)):
+        assert target(*good)["flip_signs"] == (good[2],)
+    assert target(0, 360, -1, periods=(360,))["flip_signs"] == (-1,)
+    for bad in ((0, 100, -1), (-30, 45, -1)):
+        with pytest.raises(TargetError, match=r"flip_signs is -1 for 'target'.*symmetric about 0"):
+            target(*bad)
+    metainfo = {"target": {"ranges": ((0, 100), (-5, 20)), "flip_signs": (1, -1)}}
+    with pytest.raises(TargetError, match=r"'target_1'.*\(-5, 20\).*Declare \(-20, 20\)"):
+        build(folder, "img_path,target_0,target_1\nb.png,5,5\n", metainfo=metainfo)
+
+
 def test_images_of_any_depth(tmp_path):
     grey = np.array([[0, 100], [200, 255]], np.uint8)
     write_image(tmp_path / "grey 8.png", grey)

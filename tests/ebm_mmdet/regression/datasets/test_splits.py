@@ -29,6 +29,44 @@ def test_parts_never_overlap_and_cover_everything(num, seed, kind):
         assert sum(int((np.diff(part) > 1).sum()) for part in parts) <= 9
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=80),
+    st.integers(0, 9),
+    st.sampled_from(["random", "blocks"]),
+)
+def test_rows_of_one_image_stay_together(numbers, seed, kind):
+    """The images are divided as they are if each has one row, in the order of their first rows."""
+    names = [f"{number}.png" for number in numbers]
+    distinct = list(dict.fromkeys(names))
+    options = {"kind": kind, "parts": {"a": 0.5, "b": 0.5}, "seed": seed, "num_blocks": 5}
+    if len(distinct) < 5:
+        return
+    rows = [split_indices(len(names), part, images=names, **options) for part in "ab"]
+    assert np.array_equal(np.sort(np.concatenate(rows)), np.arange(len(names)))
+    for part, chosen in zip("ab", rows):
+        images = {distinct[i] for i in split_indices(len(distinct), part, **options)}
+        assert {names[i] for i in chosen} == images
+
+
+@pytest.mark.parametrize("kind", ["random", "blocks", "group"])
+def test_images_that_do_not_repeat_change_nothing(kind):
+    options = {"kind": kind, "groups": [str(i % 7) for i in range(100)], "gap": 1}
+    names = [f"{-i}.png" for i in range(100)]
+    plain = split_indices(100, "test", **options)
+    assert np.array_equal(split_indices(100, "test", images=names, **options), plain)
+
+
+def test_numbers_count_images_and_not_rows():
+    names = [str(i // 2) for i in range(20)]
+    parts = {"train": 7, "test": 3}
+    assert len(split_indices(20, "train", parts=parts, images=names)) == 14
+    with pytest.raises(ValueError, match="11 images, but there are 10"):
+        split_indices(20, "train", parts={"train": 11}, images=names)
+    with pytest.raises(ValueError, match="3 names of images for 20 rows"):
+        split_indices(20, "train", images=names[:3])
+
+
 def test_numbers_of_images():
     parts = {"train": 10, "val": 2, "test": 10}
     sizes = [len(split_indices(50, part, parts=parts)) for part in parts]
