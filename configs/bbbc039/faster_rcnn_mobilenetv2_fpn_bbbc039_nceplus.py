@@ -3,7 +3,7 @@
     python tools/train.py configs/bbbc039/faster_rcnn_mobilenetv2_fpn_bbbc039.py      # first, the detector
     python tools/train.py configs/bbbc039/faster_rcnn_mobilenetv2_fpn_bbbc039_nceplus.py
 
-Hardware: 2 CPU cores. Expected: +1.9 to +2.0 AP, +8 AP90 (docs/results.md, section Two stages and a cascade). For most of it in little
+Hardware: 2 CPU cores. Expected: +2.1 AP, +8.5 AP90 (docs/results.md, section Two stages and a cascade). For most of it in little
 more than the detector's time, and for more of it in several times that:
 
     --cfg-options model.refiner.num_steps=2
