@@ -138,7 +138,8 @@ def test_parts_that_are_left_out_are_listed():
     assert left_out(model) == ["the mean over mirror images (flips)"]
     with pytest.raises(ValueError, match=r"model\.flips is \('vertical',\).*model\.flips=\[\]"):
         DetectorGraph(model, SIZE)
-    RefinementGraph(model)
+    with pytest.raises(ValueError, match=r"model\.flips is \['vertical'\].*model\.flips=\[\]"):
+        RefinementGraph(model)
     cfg = faster_rcnn_cfg()
     masks = get_config("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py").model.roi_head
     extractor, head = masks.mask_roi_extractor, masks.mask_head
