@@ -163,6 +163,7 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
         levels = levels_for(object_size, maps, [run.outputs[name][0] for name in finer], levels)
     if object_size is not None and not trunk:
         levels["pool_size"] = bins_for(object_size, levels["strides"])
+        levels["level_rule"] = "concat"  # where all maps are read, each has bins of its own
     shift, reason = (
         (-0.5, "where mmdet's box head reads, from which the trunk starts")
         if trunk

@@ -198,3 +198,17 @@ def test_a_trunk_from_a_box_head_keeps_its_bins():
     cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
     cfg.model = detector_cfg("faster_rcnn")
     assert "pool_size" not in inspect_config(cfg, 100).levels
+
+
+@pytest.mark.parametrize("size", [None, 12, 90])
+@pytest.mark.parametrize(
+    "path", ["retinanet/retinanet_r50_fpn_1x_coco.py", "yolox/yolox_nano_8xb8-300e_coco.py"]
+)
+def test_the_lines_of_the_report_make_a_head(path, size):
+    text = inspect_config(get_config(f"mmdet::{path}"), size).report()
+    settings = eval(f"dict({''.join(text.rpartition('fit:')[2].split())})")
+    noise = dict(type="GaussianMixtureNoise", sigmas=[0.1], dim=4)
+    head = MODELS.build(
+        dict(type="EBMBBoxHead", objective=dict(type="NCEObjective", noise=noise), **settings)
+    )
+    assert list(head.pool_sizes) == settings.get("pool_size", [7] * len(head.strides))
