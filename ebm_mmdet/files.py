@@ -13,12 +13,13 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 __all__ = [
+    "differing_keys",
     "file_digest",
     "fill_section",
     "markdown_table",
@@ -71,6 +72,11 @@ def file_digest(path: str | os.PathLike) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def differing_keys(stored: Mapping, wanted: Mapping) -> list[str]:
+    """Keys of two sets of settings whose values differ, or that one of them lacks; sorted."""
+    return sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:

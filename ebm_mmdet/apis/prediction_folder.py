@@ -11,7 +11,7 @@ import numpy as np
 from mmdet.structures import DetDataSample
 from PIL import Image
 
-from ..files import open_atomic, read_json, write_bytes, write_json, write_text
+from ..files import differing_keys, open_atomic, read_json, write_bytes, write_json, write_text
 from ..visualization.auxiliary_maps import depth_to_grey, normals_to_rgb
 
 __all__ = ["PredictionFolder"]
@@ -49,9 +49,8 @@ class PredictionFolder:
         if stored != settings:
             what = ""
             if stored is not None:
-                keys = {*stored, *settings}
-                changed = sorted(key for key in keys if stored.get(key) != settings.get(key))
-                what = f", and its interrupted run had another {', '.join(changed)}"
+                changed = ", ".join(differing_keys(stored, settings))
+                what = f", and its interrupted run had another {changed}"
             raise FileExistsError(
                 f"{folder} is not empty{what}; give a new folder, or empty this one"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ...files import read_json, write_json
@@ -75,8 +75,8 @@ def apply_decisions(
             row["area"] = round(row["bbox"][2] * row["bbox"][3], 2)
         done["moved"] += 1
     kept = [row for number, row in enumerate(rows) if number not in removed]
-    known = [image["id"] for image in content["images"]]
-    classes = [category["id"] for category in content["categories"]]
+    known = _by_page_id(image["id"] for image in content["images"])
+    classes = _by_page_id(category["id"] for category in content["categories"])
     ids = (row.get("id") for row in rows if isinstance(row, Mapping))
     free = max((number for number in ids if isinstance(number, int)), default=0)
     for each in accepted:
@@ -84,10 +84,10 @@ def apply_decisions(
             continue
         found = {}
         for key, ids in (("image_id", known), ("category_id", classes)):
-            same = [one for one in ids if is_id(each.get(key)) and _same_id(one, each[key])]
-            if not same:
-                raise ValueError(f"{ann_file} has no {key} {each.get(key)!r} of {decisions}")
-            found[key] = each[key] if each[key] in same else same[0]
+            given = each.get(key)
+            if not is_id(given) or _page_id(given) not in ids:
+                raise ValueError(f"{ann_file} has no {key} {given!r} of {decisions}")
+            found[key] = ids.get(given, ids[_page_id(given)])
         box = _box(each, "bbox", decisions)
         kept.append(
             dict(
@@ -110,11 +110,16 @@ def apply_decisions(
     )
 
 
-def _same_id(ours: object, theirs: object) -> bool:
-    """Whether an id is that of the page, whose numbers have 53 bits."""
-    if isinstance(ours, int) and isinstance(theirs, (int, float)):
-        return ours == theirs or (abs(ours) > 2**53 and float(ours) == float(theirs))
-    return ours == theirs
+def _page_id(value: object) -> object:
+    """An id as the page has it, whose numbers have 53 bits."""
+    rounds = isinstance(value, (int, float)) and abs(value) > 2**53
+    return float(value) if rounds else value
+
+
+def _by_page_id(ids: Iterable[int | str]) -> dict:
+    """The ids by themselves, and by what the page makes of them."""
+    exact = {each: each for each in ids}
+    return {_page_id(each): each for each in reversed(exact)} | exact
 
 
 def _row_of(each: Mapping, rows: list[dict], decisions, ann_file) -> int:
@@ -128,7 +133,7 @@ def _row_of(each: Mapping, rows: list[dict], decisions, ann_file) -> int:
         isinstance(number, int)
         and 0 <= number < len(rows)
         and isinstance(rows[number], Mapping)
-        and _same_id(rows[number].get("id"), each.get("id"))
+        and _page_id(rows[number].get("id")) == _page_id(each.get("id"))
         and rows[number].get("bbox") == each.get("bbox")
     )
     if not fits:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ...files import file_digest, read_json, write_json
+from ...files import differing_keys, file_digest, read_json, write_json
 
 try:
     import fcntl
@@ -79,10 +79,10 @@ def check_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "-
             )
         return False
     if stored != wanted:
-        changed = sorted(key for key in {*wanted, *stored} if stored.get(key) != wanted.get(key))
+        changed = ", ".join(differing_keys(stored, wanted))
         raise FileExistsError(
-            f"{folder} has {_a(what)} with another {', '.join(changed)}; give a new {option}, or "
-            "remove this one"
+            f"{folder} has {_a(what)} with another {changed}; give a new {option}, or remove this "
+            "one"
         )
     with held(folder, option):  # said now rather than after the data has been read
         pass

@@ -152,18 +152,14 @@ class Graphs:
         maps, layout = self._maps.get(dtype), Layout.of(head)
         if maps is None or maps.channels != feats[0].shape[1] or not maps.fits(feats):
             # Larger buffers lie elsewhere: what was recorded with the others is of no use.
-            self._forget(lambda kept: kept.maps.flat.dtype == dtype)
+            self._forget(lambda other, kept: kept.maps.flat.dtype == dtype)
             least = () if maps is None or maps.channels != feats[0].shape[1] else maps.sizes
             maps = self._maps[dtype] = MapBuffers(feats, dtype, least)
         key = (recipe, layout, _addresses(head))
         found = self._recorded.get(key)
         if found is None:
             # Plans of weights that have moved since would keep the old ones in memory.
-            gone = [other for other in self._recorded if other[2] != key[2]]
-            if gone:
-                self._wait()
-            for other in gone:
-                del self._recorded[other]
+            self._forget(lambda other, kept: other[2] != key[2])
             plan = ClimbPlan(recipe, layout, self._weights(head, recipe), maps)
             found = _Recorded(plan, self._make(plan))
             while len(self._recorded) >= self.MOST:
@@ -190,13 +186,13 @@ class Graphs:
         if self._last_run is not None:
             self._last_run.synchronize()
 
-    def _forget(self, chosen: Callable[[ClimbPlan], bool]) -> None:
+    def _forget(self, chosen: Callable[[tuple, ClimbPlan], bool]) -> None:
         self._wait()
-        for key in [key for key, found in self._recorded.items() if chosen(found.plan)]:
+        for key in [key for key, found in self._recorded.items() if chosen(key, found.plan)]:
             del self._recorded[key]
 
     def _forget_all(self) -> None:
-        self._forget(lambda plan: True)
+        self._forget(lambda key, plan: True)
         self._maps.clear()
 
 

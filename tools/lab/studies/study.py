@@ -23,7 +23,7 @@ from ebm_mmdet.energy import fit_residual_std
 from ebm_mmdet.evaluation.average_precision import METRICS, MatchedDetections
 from ebm_mmdet.evaluation.bootstrap import Resamples, bootstrap_weights, difference, resample
 from ebm_mmdet.evaluation.crowded_images import crowded_images
-from ebm_mmdet.files import read_json, write_csv, write_json
+from ebm_mmdet.files import differing_keys, read_json, write_csv, write_json
 from ebm_mmdet.models.detectors import EBMDetector
 
 from ..study_arguments import RIVALS
@@ -303,8 +303,8 @@ def claim(out: Path, wanted: dict) -> None:
     if stored is None:
         write_json(path, wanted)
     elif stored != wanted:
-        changed = sorted(key for key in wanted if stored.get(key) != wanted[key])
+        changed = ", ".join(differing_keys(stored, wanted))
         raise FileExistsError(
-            f"{out} holds a study with another {', '.join(changed)}; give a new --out folder or "
-            "remove this one"
+            f"{out} holds a study with another {changed}; give a new --out folder or remove this "
+            "one"
         )
