@@ -203,7 +203,8 @@ def _contents(
         seen.update(keys[-1].encode())
         for one in info.get("instances") or ():
             told = [one.get(name) for name in _TOLD]
-            seen.update(repr([np.asarray(x).tolist() for x in told]).encode())
+            told = [x.tolist() if isinstance(x, np.ndarray) else x for x in told]
+            seen.update(repr(told).encode())
         counts.append(int(_gives_boxes(dataset, kind)) if number is None else number)
     refuse_absent_files(keys, kind.noun, part)
     return keys, counts
