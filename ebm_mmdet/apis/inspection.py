@@ -58,7 +58,8 @@ class Inspection:
     """Widths of the layers of the box head that the trunk can start from, or None."""
     trunk_source: str
     """Where these layers are, or why there are none."""
-    roi_shift: float
+    roi_shift: float | list[float]
+    """One number for all levels, or one for each."""
     roi_shift_reason: str
     image_scale: tuple[int, ...] | None
     """``scale`` of the test pipeline's resize, (width, height), or None if there is none."""
@@ -98,7 +99,7 @@ class Inspection:
             "objects": self.objects,
             "classes": f"{self.num_classes}{names if self.classes else ''}",
             "trunk": self.trunk_source,
-            "roi_shift": f"{self.roi_shift:g}: {self.roi_shift_reason}",
+            "roi_shift": f"{self.roi_shift}: {self.roi_shift_reason}",
             "image scale": scale,
             "test pipeline": ", ".join(self.pipeline) or "none",
         }
@@ -167,7 +168,7 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
     shift, reason = (
         (-0.5, "where mmdet's box head reads, from which the trunk starts")
         if trunk
-        else roi_shift_of(run, levels["strides"][0])
+        else roi_shift_of(run, levels["strides"])
     )
     pipeline = _test_pipeline(cfg)
     return Inspection(
@@ -212,20 +213,32 @@ def _trunk(detector: nn.Module, levels: Mapping) -> tuple[tuple[int, ...] | None
     return widths, f"starts from roi_head.bbox_head.shared_fcs, {' and '.join(map(str, widths))}"
 
 
-def roi_shift_of(run: DryRun, stride: int) -> tuple[float, str]:
-    """Where cell i of a map lies, as ``roi_shift`` of the energy head, and a sentence about it.
+def roi_shift_of(run: DryRun, strides: Sequence[int]) -> tuple[float | list[float], str]:
+    """Where cell i of each map lies, as ``roi_shift`` of the energy head, and a clause about it.
 
     Every convolution or pooling of stride s, kernel k and padding p puts its cell 0 at
     ``(k - 1) / 2 - p`` cells of the map that it reads; a reduction without one (slices, patches
     that are merged) at the middle of its cells. The sum o over the reductions of the backbone, in
-    pixels, is the pixel that cell 0 is centred on, so that
+    pixels, is the pixel that cell 0 is centred on, so that for each map
 
         roi_shift = -(o + 1/2) / stride
 
     Args:
         run: dry run of the detector.
-        stride: of the finest map that is used.
+        strides: of the maps that are used.
+
+    Returns:
+        One number, or a list where maps differ.
     """
+    centres = [_first_pixel(run, stride) for stride in strides]
+    shifts = [round(-(centre + 0.5) / stride, 4) for centre, stride in zip(centres, strides)]
+    places = [f"{stride} i + {centre:g}" for centre, stride in zip(centres, strides)]
+    said = f"cells i are centred on pixels {', '.join(places)}"
+    return (shifts[0] if len(set(shifts)) == 1 else shifts), said
+
+
+def _first_pixel(run: DryRun, stride: int) -> float:
+    """The pixel that cell 0 of a map is centred on."""
     first = {}
     for reduction in run.reductions:
         first.setdefault(reduction.stride, reduction)
@@ -235,8 +248,7 @@ def roi_shift_of(run: DryRun, stride: int) -> tuple[float, str]:
         factor = reduction.factor if reduction else 2
         centre += jump * (reduction.centre if reduction else (factor - 1) / 2)
         jump *= factor
-    shift = round(-(centre + 0.5) / stride, 4)
-    return shift, f"cell i of stride {stride} is centred on pixel {stride} i + {centre:g}"
+    return centre
 
 
 def _num_classes(detector: nn.Module) -> int | None:

@@ -57,10 +57,9 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, head: EBMBBoxHead) -> Layout:
         """That of a head with one level, or with ``level_rule='assign'``."""
-        shifts = tuple(head.roi_shift * stride for stride in head.strides)
         limits = tuple(head._smallest_areas)
         scales = tuple(1 / stride for stride in head.strides)
-        margin = 0.5 * (head.region_scale - 1)
+        shifts, margin = head.pixel_shifts, 0.5 * (head.region_scale - 1)
         return cls(head.pool_sizes[0], scales, limits, shifts, head.legacy_plus_one, margin)
 
 

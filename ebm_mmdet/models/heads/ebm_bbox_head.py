@@ -69,6 +69,9 @@ class EBMBBoxHead(RegressingHead):
             - -0.5 reads at c = 0.8, between cells 0 and 1 with weights 0.2 and 0.8. Cell 0 stands
               for 4 px, the centre of the pixels that it covers, and cell 1 for 12 px. This is
               where mmdet's own heads read, through RoIAlign with ``aligned=True``.
+
+            Also one number for each level: where cell i of each map is centred on pixel
+            ``stride i + o``, they are ``-(o + 1/2) / stride``.
         legacy_plus_one: pool a box without its last pixel at the right and at the bottom, as
             networks need it that were trained in maskrcnn-benchmark
             (:mod:`ebm_mmdet.models.inclusive_boxes`). The level is that of the whole box.
@@ -91,8 +94,8 @@ class EBMBBoxHead(RegressingHead):
 
     Raises:
         ValueError: ``level_rule`` is unknown, the lengths of ``strides``, ``feature_levels``,
-            ``in_channels`` and ``pool_size`` do not match, strides are not ascending with
-            ``'assign'``, or ``projection_channels``, ``pool_size`` or ``region_scale`` is not
+            ``in_channels``, ``pool_size`` and ``roi_shift`` do not match, strides are not ascending
+            with ``'assign'``, or ``projection_channels``, ``pool_size`` or ``region_scale`` is not
             positive.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297) and BMVC 2020 (2005.01698).
@@ -113,7 +116,7 @@ class EBMBBoxHead(RegressingHead):
         level_rule: str = "assign",
         finest_scale: float = 56.0,
         pool_size: int | Sequence[int] = 7,
-        roi_shift: float = 0.0,
+        roi_shift: float | Sequence[float] = 0.0,
         legacy_plus_one: bool = False,
         standardize: bool = False,
         projection_channels: int | None = None,
@@ -159,7 +162,13 @@ class EBMBBoxHead(RegressingHead):
                 f"pool_size={pool_size} for {len(levels)} levels with {level_rule=}; give one "
                 "positive number, or one per level with level_rule='concat'"
             )
-        self.roi_shift = float(roi_shift)
+        one = isinstance(roi_shift, (int, float))
+        self.roi_shift = float(roi_shift) if one else tuple(float(each) for each in roi_shift)
+        if len(self.roi_shifts) != len(levels):
+            raise ValueError(
+                f"roi_shift={list(self.roi_shift)} for {len(levels)} levels; give one number, or "
+                "one per level"
+            )
         if not 0 < region_scale < float("inf"):
             raise ValueError(f"region_scale={region_scale}; give a positive number, such as 1.3")
         self.region_scale = float(region_scale)
@@ -183,6 +192,17 @@ class EBMBBoxHead(RegressingHead):
         """``pool_size`` of each level."""
         size = self.pool_size
         return (size,) * len(self.strides) if isinstance(size, int) else size
+
+    @property
+    def roi_shifts(self) -> tuple[float, ...]:
+        """``roi_shift`` of each level, in cells."""
+        shift = self.roi_shift
+        return (shift,) * len(self.strides) if isinstance(shift, float) else shift
+
+    @property
+    def pixel_shifts(self) -> tuple[float, ...]:
+        """What is added to all sides of a box before it is read on each level, in pixels."""
+        return tuple(shift * stride for shift, stride in zip(self.roi_shifts, self.strides))
 
     def _build_projections(self, in_channels: Sequence[int], out_channels: int) -> Sequence[int]:
         """Make the projections; returns the channels of each."""
@@ -264,12 +284,12 @@ class EBMBBoxHead(RegressingHead):
             corners = torch.cat([corners[:, :2] - margin, corners[:, 2:] + margin], dim=1)
         images = batch_index.unsqueeze(1).to(boxes)
         scales = [1 / stride for stride in self.strides]
-        shifts = [self.roi_shift * stride for stride in self.strides]
+        shifts = self.pixel_shifts
         # The index of the image has been checked for all evaluations.
         options = dict(validate=False)
         if self.level_rule == "assign" and len(scales) > 1:
             levels = self.assign_levels(boxes)
-            if self.roi_shift:
+            if any(shifts):
                 shift = torch.zeros_like(boxes[:, :1])
                 for level, each in enumerate(shifts):
                     shift.masked_fill_((levels == level).unsqueeze(1), each)
@@ -278,11 +298,11 @@ class EBMBBoxHead(RegressingHead):
             options["output_size"] = self.pool_size
             pooled = prroi_pool_levels(feats, rois, levels, spatial_scales=scales, **options)
             return pooled.flatten(1)
-        rois = torch.cat((images, corners), dim=1)
-        parts = []
+        parts, read_at = [], None
         for feat, scale, shift, size in zip(feats, scales, shifts, self.pool_sizes):
-            if shift:
-                rois = torch.cat((images, corners + shift), dim=1)
+            if shift != read_at:
+                shifted = corners + shift if shift else corners
+                rois, read_at = torch.cat((images, shifted), dim=1), shift
             pooled = prroi_pool(feat, rois, output_size=size, spatial_scale=scale, **options)
             parts.append(pooled.flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

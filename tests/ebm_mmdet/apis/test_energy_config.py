@@ -148,7 +148,7 @@ def test_mosaics_and_their_hooks_are_left_out():
     assert dataset.pipeline[2].scale == (416, 416)  # as in the test, not as in the mosaic
     assert made.custom_hooks == []
     assert made.model.detector.data_preprocessor.batch_augments is None
-    assert made.model.energy_head.roi_shift == -0.125
+    assert made.model.energy_head.roi_shift == [-0.125, -0.0625, -0.0312]
 
 
 LOAD = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True)]

@@ -163,12 +163,20 @@ def test_where_a_cell_lies(backbone, offset):
         cfg.backbone = backbone
         cfg.neck.in_channels = [8, 16, 32, 64]
     run = dry_run(MODELS.build(cfg))
-    shift, said = roi_shift_of(run, 4)
+    shift, said = roi_shift_of(run, [4])
     assert shift == pytest.approx(-(offset + 0.5) / 4, abs=1e-3)
-    assert said == f"cell i of stride 4 is centred on pixel 4 i + {offset:g}"
-    # Merging patches keeps the middle: 8 i + 3.5, and so on.
-    if backbone:
-        assert roi_shift_of(run, 16)[0] == pytest.approx(-0.5)
+    assert said == f"cells i are centred on pixels 4 i + {offset:g}"
+    if backbone:  # merging patches keeps the middle: 8 i + 3.5, and so on
+        assert roi_shift_of(run, [4, 8, 16])[0] == -0.5
+    else:
+        assert roi_shift_of(run, [4, 8, 16])[0] == [-0.125, -0.0625, -0.0312]
+
+
+def test_each_map_has_the_shift_of_its_own_stride():
+    """roi_shift = -(o + 1/2) / stride, with o = 1/2 behind the slices of YOLOX."""
+    cfg = get_config("mmdet::yolox/yolox_nano_8xb8-300e_coco.py")
+    assert inspect_config(cfg, 20).levels["strides"] == [2, 4, 8]
+    assert inspect_config(cfg, 20).roi_shift == [-0.5, -0.25, -0.125]
 
 
 def test_a_detector_of_one_channel():

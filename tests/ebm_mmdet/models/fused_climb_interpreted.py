@@ -136,7 +136,7 @@ def test_equals_the_loop_with_the_kernels_of_pooling(monkeypatch):
     for name, kernel in zip(("pool_into", "grad_rois_into"), POOLING):
         monkeypatch.setattr(plan_module, name, kernel)
     monkeypatch.setattr(graphs_module, "BUCKETS", (3,))
-    fn = function(make_head(strides=[8, 16], finest_scale=8.0, roi_shift=-0.5)).select(
+    fn = function(make_head(strides=[8, 16], finest_scale=8.0, roi_shift=[-0.5, 0])).select(
         torch.tensor([0, 1])
     )
     y0 = torch.zeros(2, 4)

@@ -38,19 +38,20 @@ def make_boxes(n, s=1):
     return torch.cat((corner, corner + 5 + torch.rand(n, s, 2, generator=generator) * 55), -1)
 
 
+SHIFTS = [0.0, -0.5, [-0.5, 0.0, -0.25, 0.125]]
 INDEX, LABELS = torch.tensor([0, 1, 1]), torch.tensor([0, 2, 1])
 
 
 def by_hand(head, feats, box, image, label, level):
     stride = STRIDES[level]
-    roi = torch.cat((torch.tensor([float(image)]), box + head.roi_shift * stride))[None]
+    roi = torch.cat((torch.tensor([float(image)]), box + head.roi_shifts[level] * stride))[None]
     x = prroi_pool(feats[level], roi, 7, 1 / stride).flatten(1)
     for layer in head.trunk:
         x = layer(x).relu()
     return head.fc_energy(x)[0, label]
 
 
-@pytest.mark.parametrize("roi_shift", [0.0, -0.5])
+@pytest.mark.parametrize("roi_shift", SHIFTS)
 def test_log_density_is_the_mlp_of_the_pooled_features_of_the_class(roi_shift):
     head, feats = make_head(roi_shift=roi_shift, finest_scale=16), make_maps()
     boxes = make_boxes(3, 5)
@@ -67,7 +68,7 @@ def test_log_density_is_the_mlp_of_the_pooled_features_of_the_class(roi_shift):
             torch.testing.assert_close(f[n, s], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("roi_shift", [0.0, -0.5])
+@pytest.mark.parametrize("roi_shift", SHIFTS)
 def test_boxes_are_pooled_from_their_levels_in_their_order(roi_shift):
     """Bit for bit as level by level, for any size of box."""
     head = make_head(roi_shift=roi_shift, finest_scale=8)
@@ -83,7 +84,8 @@ def test_boxes_are_pooled_from_their_levels_in_their_order(roi_shift):
     pooled = head.pool(feats, boxes, images)
     for n in range(40):
         stride = STRIDES[levels[n]]
-        roi = torch.cat((images[n : n + 1], boxes[n] + roi_shift * stride))[None]
+        shift = head.roi_shifts[levels[n]] * stride
+        roi = torch.cat((images[n : n + 1], boxes[n] + shift))[None]
         alone = prroi_pool(feats[levels[n]], roi, 7, 1 / stride)
         assert torch.equal(pooled[n], alone.flatten())
 
@@ -98,6 +100,24 @@ def test_concat_pools_every_level():
         x = layer(x).relu()
     expected = head.fc_energy(x).gather(1, LABELS[:, None])
     torch.testing.assert_close(f, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("roi_shift", [[-0.5, 0.0, 0.0, -0.25], (0, -0.25, -0.125, -0.0625)])
+def test_concat_reads_each_level_at_its_own_shift(roi_shift):
+    """pool(x, y) = [pool_l(x, y + roi_shift_l stride_l)], for each level l."""
+    head = make_head(level_rule="concat", roi_shift=roi_shift)
+    boxes, feats = make_boxes(3)[:, 0], head.prepare(make_maps())
+    found = head.pool(feats, boxes, INDEX).chunk(4, dim=1)
+    for level, part in enumerate(found):
+        shifted = boxes + roi_shift[level] * STRIDES[level]
+        rois = torch.cat((INDEX[:, None].float(), shifted), 1)
+        expected = prroi_pool(feats[level], rois, 7, 1 / STRIDES[level])
+        assert torch.equal(part, expected.flatten(1))
+
+
+def test_as_many_shifts_as_levels():
+    with pytest.raises(ValueError, match=r"roi_shift=\[-0.5, 0.0\] for 4 levels; give one number"):
+        make_head(roi_shift=[-0.5, 0])
 
 
 def test_levels_may_have_different_numbers_of_bins():
