@@ -28,6 +28,7 @@ __all__ = [
     "encode_normals",
     "encode_png",
     "nearest",
+    "refuse_other_sizes",
     "refuse_partial_cells",
     "unit_vectors",
     "zoom_maps",
@@ -81,6 +82,26 @@ def refuse_partial_cells(results: dict, transform: str) -> None:
             f"{stride}, because the sides {tuple(results['img_shape'][:2])} of the image are not "
             "multiples of it; put AuxiliaryTargets behind it, just before PackMultiTaskInputs"
         )
+
+
+def refuse_other_sizes(results: dict, transform: str) -> None:
+    """Refuse to crop maps by the pixels of an image that has other sides.
+
+    Args:
+        results: A pipeline's results.
+        transform: Name of the transform that crops, for the message.
+
+    Raises:
+        ValueError: A map has other sides than the image.
+    """
+    sides = results["img"].shape[:2]
+    for key in MAPS:
+        if results.get(key) is not None and results[key].shape[:2] != sides:
+            raise ValueError(
+                f"{transform} crops pixels, and {key} has sides {results[key].shape[:2]} where the "
+                f"image has {sides}; give maps of the size of the image, and put AuxiliaryTargets "
+                "behind it, just before PackMultiTaskInputs"
+            )
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:

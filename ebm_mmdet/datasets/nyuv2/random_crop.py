@@ -11,7 +11,7 @@ from mmcv.transforms.utils import cache_randomness
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import autocast_box_type
 
-from .maps import apply_to_maps, zoom_maps
+from .maps import apply_to_maps, refuse_other_sizes, zoom_maps
 
 __all__ = ["ROCKRandomCrop"]
 
@@ -70,7 +70,12 @@ class ROCKRandomCrop(BaseTransform):
 
     @autocast_box_type()
     def transform(self, results: dict) -> dict:
-        """Crop everything in the results by one rectangle, or return them unchanged."""
+        """Crop everything in the results by one rectangle, or return them unchanged.
+
+        Raises:
+            ValueError: A map has other sides than the image.
+        """
+        refuse_other_sizes(results, type(self).__name__)
         height, width = results["img"].shape[:2]
         boxes = results["gt_bboxes"].tensor.numpy().astype(np.float64)
         ignored = np.asarray(results.get("gt_ignore_flags", np.zeros(len(boxes), bool)), bool)

@@ -159,6 +159,10 @@ def test_interrupted_study_goes_on(tmp_path, monkeypatch):
     assert (out / "runs/1/nce_M2/result.json").exists()
     with pytest.raises(StudyError, match="other settings"):
         run_study(out=out, **{**options, "epochs": 2})
+    later = out / "runs/1/nce_M2/run.json"
+    later.write_text(json.dumps({**json.loads(later.read_text()), "warmth": 3}))
+    with pytest.raises(StudyError, match="other warmth"):  # of a later version of this tool
+        run_study(out=out, **options)
 
 
 def result(method, num_samples, dataset, **measured):

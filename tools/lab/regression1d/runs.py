@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ebm_mmdet.files import read_json, write_json
+from ebm_mmdet.files import differing_keys, read_json, write_json
 
 from .data import Dataset, load_dataset
 from .evaluation import evaluation_grid, kl_to_truth, negative_log_likelihood, proposal_ess
@@ -144,12 +144,13 @@ def claim(run: Run, out: Path) -> Path:
     description, found = run.description(), read_json(folder / "run.json")
     if found is None:
         write_json(folder / "run.json", description)
-    elif found != json.loads(json.dumps(description)):
-        changed = [key for key in description if found.get(key) != description[key]]
+        return folder
+    changed = differing_keys(found, json.loads(json.dumps(description)))
+    if changed:
         raise StudyError(
             f"{folder} holds a run with other {', '.join(changed)}: "
             f"{ {key: found.get(key) for key in changed} } instead of "
-            f"{ {key: description[key] for key in changed} }. Give another --out, or remove it."
+            f"{ {key: description.get(key) for key in changed} }. Give another --out, or remove it."
         )
     return folder
 

@@ -73,6 +73,13 @@ def mask_boxes(results: dict) -> np.ndarray:
     return np.array(found, np.float32).reshape(-1, 4)
 
 
+@pytest.mark.parametrize("settings", [dict(stride=16), dict(size=(30, 40))])
+def test_maps_that_are_smaller_than_the_image_are_not_cropped_by_its_pixels(settings):
+    results = AuxiliaryTargets(**settings)(make_results())
+    with pytest.raises(ValueError, match=r"ROCKRandomCrop .*gt_depth .*put AuxiliaryTargets behind"):
+        ROCKRandomCrop()(results)
+
+
 @pytest.mark.parametrize("direction", ["horizontal", "vertical", "diagonal"])
 def test_flipping_twice_is_the_identity(direction):
     flip = RandomFlipWithMaps(prob=1.0, direction=direction)
