@@ -76,7 +76,7 @@ def mask_boxes(results: dict) -> np.ndarray:
 @pytest.mark.parametrize("settings", [dict(stride=16), dict(size=(30, 40))])
 def test_maps_that_are_smaller_than_the_image_are_not_cropped_by_its_pixels(settings):
     results = AuxiliaryTargets(**settings)(make_results())
-    with pytest.raises(ValueError, match=r"ROCKRandomCrop .*gt_depth .*put AuxiliaryTargets behind"):
+    with pytest.raises(ValueError, match=r"ROCKRandomCrop .*gt_depth .*AuxiliaryTargets behind"):
         ROCKRandomCrop()(results)
 
 
