@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from deployment import export
 from deployment.export import main
 from tests.ebm_mmdet.apis.exporting.small_models import build_separated, small_fcos_cfg
 
@@ -23,13 +24,31 @@ def test_the_command_writes_a_file_and_never_over_one(paths, tmp_path, capsys):
     options = ["--image-size", "48", "64", "--boxes", "5", "--refinement-only", "--with-operators"]
     main([*paths, str(out), *options])
     printed = capsys.readouterr().out
-    assert "px of the model's" in printed
+    assert "px of the model's, on 2 inputs of noise; 0 of 10 are more than 0.001 px" in printed
     assert "import ebm_ops" in printed
     assert "not in the file" not in printed
     before = out.read_bytes()
     with pytest.raises(SystemExit, match="exists; name a new file"):
         main([*paths, str(out), *options])
     assert out.read_bytes() == before
+
+
+def test_boxes_that_end_elsewhere_are_counted(paths, tmp_path, capsys, monkeypatch):
+    def open_graph(path):
+        run = export_open(path)
+
+        def apart(*inputs):
+            boxes, *others = run(*inputs)
+            return [boxes + torch.tensor([0.0, 0.0, 0.01, 0.0]) * (boxes == boxes[0]), *others]
+
+        return apart
+
+    export_open = export.open_graph
+    monkeypatch.setattr(export, "open_graph", open_graph)
+    options = ["--image-size", "48", "64", "--boxes", "5", "--refinement-only", "--with-operators"]
+    main([*paths, str(tmp_path / "graph.pt2"), *options])
+    assert "within 0.01 px" in (printed := capsys.readouterr().out)
+    assert "2 of 10 are more than 0.001 px away" in printed
 
 
 @pytest.mark.parametrize(
