@@ -34,8 +34,8 @@ model = dict(
         in_channels=[16, 32, 64],
         strides=[2, 4, 8],  # at stride 16 a nucleus is two cells
         level_rule='concat',  # nuclei all have one size: a level rule would always choose the same map
-        # In pixels of the features. Strided convolutions of this backbone see cell i of stride s around pixel s i + 1.
-        roi_shift=-0.125,
+        # In cells of each map. Behind the slices of this backbone cell i of stride s is centred on pixel s i + 1/2, at s i + 1 px.
+        roi_shift=[-0.5, -0.25, -0.125],
         standardize=True,
         fc_channels=[256, 256],
         region_scale=1.3,  # a box that is too small sees the rest of its nucleus
