@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["IMAGE_ENDINGS", "Image", "image_name", "list_images", "read_image", "unique_stems"]
+from ..files import file_digest
+
+__all__ = [
+    "IMAGE_ENDINGS",
+    "Image",
+    "image_digest",
+    "image_name",
+    "list_images",
+    "read_image",
+    "unique_stems",
+]
 
 Image = str | np.ndarray | dict
 """Path or URL, (H, W, 3) uint8 BGR, or a dictionary with one of them as ``img_path`` or ``img``."""
@@ -20,21 +32,49 @@ IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".web
 def list_images(inputs) -> list[Image]:
     """All images of ``inputs``, those of a folder or pattern in the order of their names.
 
+    A file that is named more than once, such as by patterns that overlap, is there once, and a
+    warning says so. Links to one file are images of their own.
+
     Args:
         inputs: an image, a folder, a pattern with ``*``, or a list of these.
 
     Raises:
         FileNotFoundError: there is no such path, a folder has no image, or a pattern matches none.
-        TypeError: an input is of another type, or an array of another shape.
+        TypeError: an input is of another type, or an array of another shape or dtype.
+        ValueError: an array has no pixels.
     """
-    if isinstance(inputs, (list, tuple)):
-        return [image for each in inputs for image in list_images(each)]
-    if isinstance(inputs, np.ndarray) and (inputs.ndim != 3 or inputs.shape[2] != 3):
-        raise TypeError(
-            f"an input is an array of shape {inputs.shape}; expected (H, W, 3) uint8, BGR. A grey "
-            "one becomes that by cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)"
+    found: dict[object, Image] = {}
+    repeated = []
+    for image in _each_image(inputs):
+        key = _place(image)
+        if key in found:
+            repeated.append(image)
+        else:
+            found[key] = image
+    if repeated:
+        number = "1 image is" if len(repeated) == 1 else f"{len(repeated)} images are"
+        warnings.warn(
+            f"{number} named again, such as {image_name(repeated[0], 0)}; each is predicted once",
+            stacklevel=2,
         )
-    if isinstance(inputs, (np.ndarray, dict)):
+    return list(found.values())
+
+
+def _each_image(inputs) -> list[Image]:
+    """The images of :func:`list_images`, with repetitions."""
+    if isinstance(inputs, (list, tuple)):
+        return [image for each in inputs for image in _each_image(each)]
+    if isinstance(inputs, np.ndarray):
+        _check_array(inputs)
+        return [inputs]
+    if isinstance(inputs, dict):
+        if "img" in inputs:
+            _check_array(inputs["img"])
+        elif not isinstance(inputs.get("img_path"), (str, os.PathLike)):
+            raise TypeError(
+                f"an input is a dictionary of {', '.join(map(str, inputs)) or 'nothing'}; expected "
+                "img_path, a path, or img, an array"
+            )
         return [inputs]
     if not isinstance(inputs, (str, os.PathLike)):
         raise TypeError(f"an input is {type(inputs).__name__}; expected a path or an array")
@@ -53,11 +93,68 @@ def list_images(inputs) -> list[Image]:
     return found
 
 
+def _check_array(image: object) -> None:
+    """Raise unless an array is (H, W, 3) uint8 with pixels."""
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"an image is {type(image).__name__}; expected an array (H, W, 3) uint8")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise TypeError(
+            f"an input is an array of shape {image.shape}; expected (H, W, 3) uint8, BGR. A grey "
+            "one becomes that by cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)"
+        )
+    if image.dtype != np.uint8:
+        raise TypeError(
+            f"an input is an array of {image.dtype}; expected uint8, BGR, 0 to 255. Values from 0 "
+            "to 1 become that by (255 * image).round().astype(np.uint8), 16 bits by "
+            "(image // 257).astype(np.uint8)"
+        )
+    if not image.size:
+        raise ValueError(f"an input is an array of shape {image.shape}, which has no pixels")
+
+
+def _place(image: Image) -> object:
+    """Equal for two names of one file; any other image has one of its own."""
+    if isinstance(image, dict) and image.keys() == {"img_path"}:
+        image = os.fspath(image["img_path"])
+    if not isinstance(image, str):
+        return object()
+    if "://" in image:
+        return image
+    # Not the file that a link leads to: some stores keep equal images once, and link to them.
+    return os.path.join(os.path.realpath(os.path.dirname(image)), os.path.basename(image))
+
+
+def image_digest(image: Image) -> str:
+    """A text that differs for other pixels, or for other keys of a dictionary.
+
+    Raises:
+        OSError: the file cannot be read; or what mmengine raises for a URL.
+    """
+    digest = hashlib.sha256()
+    for key, value in sorted(image.items()) if isinstance(image, dict) else [("", image)]:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{key} {value.shape} {value.dtype}".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        elif key in ("", "img_path"):
+            digest.update(f"{key} {_content_digest(os.fspath(value))}".encode())
+        else:
+            digest.update(f"{key} {value!r}".encode())
+    return digest.hexdigest()
+
+
+def _content_digest(name: str) -> str:
+    if "://" not in name:
+        return file_digest(name)
+    import mmengine
+
+    return hashlib.sha256(mmengine.fileio.get(name)).hexdigest()
+
+
 def image_name(image: Image, number: int) -> str:
     """Path of an image, or a number for an array."""
     if isinstance(image, dict):
         return image_name(image.get("img_path", image.get("img")), number)
-    return image if isinstance(image, str) else f"{number:08d}"
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"{number:08d}"
 
 
 def unique_stems(images: Sequence[Image]) -> list[str]:

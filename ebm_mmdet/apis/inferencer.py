@@ -7,6 +7,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 
 import cv2
@@ -22,12 +23,18 @@ from ..files import file_digest, write_bytes, write_json
 from ..models.detectors import EBMDetector
 from ..visualization.predictions import draw_prediction
 from .coco_results import CocoIds
-from .image_list import image_name, list_images, read_image
+from .image_list import image_digest, image_name, list_images, read_image
 from .inference_run import InferenceRun
 from .inspection import classes_of
 from .plain_fields import plain_fields
-from .refiner_of_call import refiner_of_call
-from .trained_detector import dataset_meta, file_pipeline
+from .refiner_of_call import refiner_of_call, uses_head
+from .trained_detector import (
+    dataset_meta,
+    file_pipeline,
+    fit_weights,
+    refuse_other_models,
+    refuse_untrained_head,
+)
 
 __all__ = ["EBMInferencer"]
 
@@ -42,6 +49,11 @@ class EBMInferencer(DetInferencer):
         weights: checkpoint.
         device: ``'cpu'``, ``'cuda:0'``; by default a GPU if there is one.
         kwargs: further ones of ``DetInferencer``.
+
+    Raises:
+        ValueError: there is no such device, or the config's model is absent or no detector.
+        FileNotFoundError: there is no such checkpoint.
+        CheckpointError: the checkpoint cannot be read, lacks weights of the model, or has others.
     """
 
     forward_kwargs = {"refine", "refine_steps"}  # noqa: RUF012  (mmengine's metaclass reads it)
@@ -65,11 +77,19 @@ class EBMInferencer(DetInferencer):
             raise ValueError(
                 f"{cfg.filename or 'the config'} has no model; give a detector's config"
             )
+        refuse_other_models(cfg)
         self._digest = model_digest(cfg)
+        self._checkpoint = weights
         return super()._init_model(cfg, weights, device)
 
     def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
-        """As in mmdet, but names and colours that the checkpoint lacks are those of the config."""
+        """As in mmdet, but all weights have to fit, and what the meta lacks is of the config."""
+        self._tensors = None
+        if checkpoint is not None:
+            fit_weights(model, checkpoint, self._checkpoint)
+            self._tensors = tuple(checkpoint.get("state_dict", checkpoint))
+            # mmdet loads what fits, and prints the rest: it gets what is in the model already.
+            checkpoint = dict(meta=checkpoint.get("meta") or {}, state_dict=model.state_dict())
         known, meta = dataset_meta(cfg), (checkpoint or {}).get("meta", {})
         if self.palette == "none":  # mmdet would build the data set, which may make its images
             stored = meta.get("dataset_meta", {}).get("palette")
@@ -97,8 +117,9 @@ class EBMInferencer(DetInferencer):
             inputs: an image (H, W, 3) uint8 BGR, the path of one, of a folder of images, or a
                 pattern with ``*``; or a list of these.
             batch_size: images per run of the network.
-            out_dir: a new or empty folder, or that of the same call that was interrupted, which
-                then goes on. It gets ``vis/NAME.png``, boxes before and after with their spread,
+            out_dir: a new or empty folder, or that of the same call that was interrupted or left
+                images out, which then goes on with these, and with images that are others now. It
+                gets ``vis/NAME.png``, boxes before and after with their spread,
                 unless ``no_save_vis=True``; ``coco.json``, a data set in COCO's format with a
                 score in each annotation; and scene, depth and normals of a model that predicts
                 them, as ``scene/NAME.txt``, ``depth/NAME.{npy,png}``, ``normals/NAME.{npy,png}``.
@@ -119,18 +140,26 @@ class EBMInferencer(DetInferencer):
         Raises:
             FileNotFoundError: a path or pattern has no image.
             FileExistsError: ``out_dir`` has something else in it.
-            ValueError: ``refine_steps`` for a model whose refiner takes no steps, or ``ann_file``
-                does not list the images.
+            NotADirectoryError, PermissionError: ``out_dir`` cannot be made or written.
+            TypeError: an input is no image, or an array of another shape or dtype.
+            ValueError: ``batch_size`` is no whole number >= 1, ``refine_steps`` none >= 0 or for a
+                model whose refiner takes no steps, or ``ann_file`` does not list the images, or
+                has one for two of them.
+            CheckpointError: boxes would be moved or chosen by an energy head that the checkpoint
+                does not have.
         """
         out_dir = os.fspath(out_dir)
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; expected a whole number, 1 or more")
         images = list_images(inputs)
         refiner_of_call(self.model, refine, refine_steps)  # before any work
+        if self._tensors is not None and uses_head(self.model, refine):
+            refuse_untrained_head(self._tensors, self._checkpoint)
         classes = self.model.dataset_meta.get("classes") or ()
         ids = None
         if ann_file is not None:
             ids = CocoIds(ann_file, classes)
-            for image in images:
-                ids.image(image_name(image, 0))
+            ids.check([image_name(image, number) for number, image in enumerate(images)])
         run = InferenceRun(images)
         if out_dir:
             asked = dict(refine=refine, refine_steps=refine_steps, ann_file=ann_file, **kwargs)
@@ -176,10 +205,12 @@ class EBMInferencer(DetInferencer):
     def _get_chunk_data(self, inputs: Iterable, chunk_size: int) -> Iterator[list]:
         """Batches of (image, data); an image that cannot be read is left out and remembered."""
         chunk = []
-        for (stem, name), each in zip(self._run.names(), inputs):
+        for (stem, name, image), each in zip(self._run.names(), inputs):
             path = each.get("img_path", each.get("img")) if isinstance(each, dict) else each
             item = each if isinstance(each, dict) else _as_item(each)
             try:
+                # First: of no later content than what is predicted.
+                digest = image_digest(image) if self._run.folder is not None else None
                 # Without annotations, which some pipelines would load.
                 data = self.pipeline({"instances": [], **copy.deepcopy(item)})
             except Exception as error:  # whatever a pipeline raises for a broken file
@@ -188,7 +219,7 @@ class EBMInferencer(DetInferencer):
                 warnings.warn(f"{name} is left out: {reason}", stacklevel=2)
                 continue
             height, width = data["data_samples"].ori_shape[:2]
-            record = dict(file=name, width=int(width), height=int(height))
+            record = dict(file=name, width=int(width), height=int(height), digest=digest)
             self._run.expected.append((stem, record))
             chunk.append((path, data))
             if len(chunk) == chunk_size:
@@ -231,6 +262,8 @@ class EBMInferencer(DetInferencer):
         the config's visualizer.
         """
         folder = "" if no_save_vis else img_out_dir
+        if self._run.folder is not None:
+            self._run.folder.claim()  # the first batch is predicted
         if not (folder or show or return_vis):
             return None
         classes, pictures = self.model.dataset_meta.get("classes") or (), []

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..files import differing_keys, open_atomic, read_json, write_bytes, write_json, write_text
 from ..visualization.auxiliary_maps import depth_to_grey, normals_to_rgb
+from .fitting.folder import writable_place
 
 __all__ = ["PredictionFolder"]
 
@@ -30,12 +31,17 @@ class PredictionFolder:
     - ``depth/NAME.npy``: (h, w) float32 in metres, and ``depth/NAME.png``, grey, near white;
     - ``normals/NAME.npy``: (3, h, w) float32, and ``normals/NAME.png``, 255 (n + 1) / 2 as RGB.
 
+    Nothing is written before :meth:`claim` or the first :meth:`write`, so that a call that fails
+    at once leaves the folder to another.
+
     Args:
-        folder: new or empty, or that of an interrupted run with the same settings.
-        settings: all that the predictions depend on; JSON types.
+        folder: new or empty, or that of a run with the same settings that was interrupted or left
+            images out.
+        settings: all that the predictions depend on besides the images' content; JSON types.
 
     Raises:
         FileExistsError: the folder has other content; nothing was changed.
+        NotADirectoryError, PermissionError: it cannot be made or written.
     """
 
     def __init__(self, folder: str | Path, settings: dict) -> None:
@@ -54,10 +60,17 @@ class PredictionFolder:
             raise FileExistsError(
                 f"{folder} is not empty{what}; give a new folder, or empty this one"
             )
-        write_json(self._records / "settings.json", settings)
+        writable_place(self.folder)
+        self._settings = None if self.resumed else settings
+
+    def claim(self) -> None:
+        """Keep the folder for this run, and for none with other settings."""
+        if self._settings is not None:
+            write_json(self._records / "settings.json", self._settings)
+            self._settings = None
 
     def done(self, name: str) -> dict | None:
-        """The record of an image whose results are complete."""
+        """The record of an image whose results are complete, or None."""
         return read_json(self._records / "images" / f"{name}.json")
 
     def write(self, name: str, sample: DetDataSample, dataset_meta: Mapping, record: dict) -> None:
@@ -69,6 +82,7 @@ class PredictionFolder:
             dataset_meta: of the model, for its ``scene_types``.
             record: what :meth:`done` returns from now on; JSON types.
         """
+        self.claim()
         sample = sample.cpu()
         if "pred_scene" in sample:
             text = _scene_list(sample, dataset_meta.get("scene_types") or ())
@@ -81,10 +95,18 @@ class PredictionFolder:
             self._save("normals", name, normals, normals_to_rgb(normals))
         write_json(self._records / "images" / f"{name}.json", record)
 
-    def finish(self, name: str, content: object) -> None:
-        """Write the file with the results of all images, and remove the records."""
+    def finish(self, name: str, content: object, complete: bool = True) -> None:
+        """Write the file with the results of all images, and remove the records.
+
+        Args:
+            name: of the file.
+            content: of the file; JSON types.
+            complete: if not, the records stay, and a run with the same settings goes on from them.
+        """
+        self.claim()
         write_json(self.folder / name, content)
-        shutil.rmtree(self._records)
+        if complete:
+            shutil.rmtree(self._records)
 
     def _save(self, kind: str, name: str, values: np.ndarray, picture: np.ndarray) -> None:
         with open_atomic(self.folder / kind / f"{name}.npy") as file:

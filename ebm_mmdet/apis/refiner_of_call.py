@@ -1,15 +1,16 @@
-"""The refiner of one call of a model, instead of the model's own."""
+"""The refiner of one call of a model, instead of the model's own, and what the call needs."""
 
 from __future__ import annotations
 
 import copy
+from numbers import Integral
 
 from torch import nn
 
 from ..energy import Refiner, evaluate_only
 from ..models.detectors import EBMDetector
 
-__all__ = ["refiner_of_call"]
+__all__ = ["refiner_of_call", "uses_head"]
 
 
 def refiner_of_call(model: nn.Module, refine: bool, steps: int | None) -> Refiner | None:
@@ -21,10 +22,13 @@ def refiner_of_call(model: nn.Module, refine: bool, steps: int | None) -> Refine
         steps: steps instead of those of the model's refiner, which does not change.
 
     Raises:
-        ValueError: ``steps`` without a refinement, or for a refiner that takes none.
+        ValueError: ``steps`` is no whole number >= 0, is without a refinement, or for a refiner
+            that takes none.
     """
     if steps is None:
         return None if refine else evaluate_only
+    if not isinstance(steps, Integral) or steps < 0:
+        raise ValueError(f"{steps} refinement steps; expected a whole number, 0 or more")
     if not refine or not isinstance(model, EBMDetector):
         raise ValueError(f"refine_steps={steps} without a refinement")
     own = copy.copy(model.refiner)
@@ -35,3 +39,15 @@ def refiner_of_call(model: nn.Module, refine: bool, steps: int | None) -> Refine
     else:
         raise ValueError(f"{steps} steps, but the refiner {type(own).__name__} takes none")
     return own
+
+
+def uses_head(model: nn.Module, refine: bool) -> bool:
+    """Whether boxes of a call are moved, or chosen, by f of the model's energy head.
+
+    Args:
+        model: any detector.
+        refine: whether boxes are refined.
+    """
+    if not isinstance(model, EBMDetector):
+        return False
+    return model.candidates is not None or (refine and model.refiner is not None)

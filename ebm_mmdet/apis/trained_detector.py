@@ -6,11 +6,12 @@ import copy
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from mmcv.transforms import Compose
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -21,6 +22,7 @@ from torch import nn
 from ..engine import CheckpointError, usable_device
 from ..engine.stored_intervals import attach_stored_intervals, model_digest
 from ..models.detectors import EBMDetector
+from ..models.detectors.peculiarities import refuse_trackers
 from .config_faults import building
 from .config_text import type_name
 from .inspection import inner_datasets
@@ -28,11 +30,14 @@ from .inspection import inner_datasets
 __all__ = [
     "dataset_meta",
     "file_pipeline",
+    "fit_weights",
     "image_pipeline",
     "load_detector",
     "load_frozen_detector",
     "load_weights",
     "read_config",
+    "refuse_other_models",
+    "refuse_untrained_head",
 ]
 
 
@@ -41,6 +46,7 @@ def load_detector(
     checkpoint: str | os.PathLike | None,
     device: str | torch.device | None = "cpu",
     cfg_options: dict | None = None,
+    needs_head: bool = False,
 ) -> nn.Module:
     """Build the model of a config in eval mode, with the weights of a checkpoint, all of them.
 
@@ -53,6 +59,8 @@ def load_detector(
         checkpoint: file, URL, or None for the weights of the initialisation.
         device: of the model; None: a GPU if there is one.
         cfg_options: values to merge into the config, by dotted names.
+        needs_head: whether a checkpoint without an energy head is refused, see
+            :func:`refuse_untrained_head`.
 
     Returns:
         The model. Its ``cfg`` is the config, and its ``dataset_meta`` that of the config's test
@@ -73,6 +81,8 @@ def load_detector(
     meta = dataset_meta(cfg)
     if checkpoint is not None:
         loaded = load_weights(model, checkpoint)
+        if needs_head:
+            refuse_untrained_head(loaded.get("state_dict", loaded), checkpoint)
         attach_stored_intervals(model, loaded, model_digest(cfg))
         kept = loaded.get("meta", {}).get("dataset_meta", {})
         meta |= {key.lower(): value for key, value in kept.items() if value}
@@ -98,11 +108,7 @@ def load_frozen_detector(cfg: Config) -> EBMDetector:
 def load_weights(
     model: nn.Module, checkpoint: str | os.PathLike, what: str = "the model of the config"
 ) -> dict:
-    """Load a checkpoint into a model, all of its tensors into all of the model's.
-
-    A plain detector's checkpoint fits an ``EBMDetector``, whose head then keeps its values. The
-    file may have ``state_dict`` among other things, or be one. Prefixes of ``DataParallel`` and
-    ``torch.compile`` are dropped, and so are the second copies ``ema_*`` of mmdet 2.
+    """Load a checkpoint into a model as :func:`fit_weights` does.
 
     Args:
         model: on the CPU.
@@ -114,26 +120,95 @@ def load_weights(
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: it cannot be read, or a tensor is missing, without a place, or of another
-            shape; the message names it.
+        CheckpointError: it cannot be read, or does not fit.
     """
     loaded = CheckpointLoader.load_checkpoint(os.fspath(checkpoint), map_location="cpu")
+    fit_weights(model, loaded, checkpoint, what)
+    return loaded
+
+
+def fit_weights(
+    model: nn.Module,
+    loaded: object,
+    checkpoint: str | os.PathLike,
+    what: str = "the model of the config",
+) -> None:
+    """Load the content of a checkpoint into a model, all of its tensors into all of the model's.
+
+    A plain detector's checkpoint fits an ``EBMDetector``, whose head then keeps its values. The
+    file may have ``state_dict`` among other things, or be one. Prefixes of ``DataParallel`` and
+    ``torch.compile`` are dropped, and so are the second copies ``ema_*`` of mmdet 2, and buffers
+    that the model fills itself, which other versions of a package have saved.
+
+    Args:
+        model: on the CPU.
+        loaded: the content.
+        checkpoint: its file or URL, for the message.
+        what: the model's name for the message.
+
+    Raises:
+        CheckpointError: a tensor is missing, without a place, or of another shape; the message
+            names it.
+    """
     weights = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(weights, Mapping):
         raise CheckpointError(f"{checkpoint} does not fit {what}: it has no state_dict")
     try:
-        load_state_dict(model, _plain_names(weights, model.state_dict()), strict=True)
+        load_state_dict(model, _plain_names(weights, model), strict=True)
     except RuntimeError as error:  # torch's and mmengine's, of every kind of misfit
         raise CheckpointError(f"{checkpoint} does not fit {what}: {_misfit(error)}") from error
-    return loaded
 
 
-def _plain_names(weights: Mapping, known: Mapping) -> OrderedDict:
-    """Weights under the names that the model has outside of wrappers, ``known``."""
-    named = OrderedDict()
+def refuse_untrained_head(names: Iterable[str], checkpoint: str | os.PathLike) -> None:
+    """Refuse a plain detector's checkpoint where the energy head decides about boxes.
+
+    It fits an ``EBMDetector``, whose head keeps random values and would move every box.
+
+    Args:
+        names: of the checkpoint's tensors.
+        checkpoint: its file or URL, for the message.
+
+    Raises:
+        CheckpointError: no tensor is one of an energy head.
+    """
+    if not any("energy_head." in name for name in names):
+        raise CheckpointError(
+            f"{checkpoint} has no energy head (energy_head.*), so f of the config's would be "
+            "random and move boxes anywhere; give the checkpoint of a trained head, such as "
+            "`python -m ebm_mmdet fit` writes, or, for the detector's boxes alone, `predict "
+            "--no-refine` (refine=False) with a config without model.candidates"
+        )
+
+
+def refuse_other_models(cfg: Config) -> None:
+    """Refuse the config of a model that is no detector of images, before it is built.
+
+    Raises:
+        ValueError: it is one of videos, of numbers, or any other.
+    """
+    kind = cfg.model.get("type")
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, type):  # not registered, as building it will say
+        return
+    refuse_trackers(kind)
+    if not issubclass(kind, BaseDetector):
+        other = "another tool, made for it"
+        if kind.__name__ == "ImageRegressor":
+            other = "`python tools/test.py CONFIG CHECKPOINT --show-dir pictures`, which"
+            other += " predicts numbers for the config's test data (docs/regression.md)"
+        raise ValueError(
+            f"model.type={kind.__name__!r} is no detector, and boxes can be predicted by a "
+            f"detector alone (mmdet's BaseDetector); use {other}"
+        )
+
+
+def _plain_names(weights: Mapping, model: nn.Module) -> OrderedDict:
+    """Weights under the names that the model has outside of wrappers, of those that it loads."""
+    known, named = model.state_dict(), OrderedDict()
+    own = {name for name, _ in model.named_buffers()} - known.keys()
     for key, value in weights.items():
         name = re.sub(r"^(module\.|_orig_mod\.)+", "", key)
-        if name in known or not name.startswith("ema_"):
+        if name in known or not (name in own or name.startswith("ema_")):
             named[name] = value
     named._metadata = getattr(weights, "_metadata", OrderedDict())
     return named

@@ -17,7 +17,7 @@ def add_parsers(commands) -> None:
         help="detect and refine on images",
         description="Detect and refine; write pictures, a file in COCO's format, and scene, depth "
         "and normals of a model that predicts them. The same command goes on where an interrupted "
-        "one was.",
+        "one was, and with images that could not be read.",
     )
     predict.add_argument("config", help="config of a detector, with an energy head or without")
     predict.add_argument("checkpoint", help="its checkpoint")
@@ -26,7 +26,7 @@ def add_parsers(commands) -> None:
     predict.add_argument("--no-refine", action="store_true", help="the detector's boxes alone")
     predict.add_argument("--refine-steps", type=int, help="steps instead of the config's")
     predict.add_argument("--score-thr", type=float, default=0.3, help="lowest score in pictures")
-    predict.add_argument("--batch-size", type=int, default=1)
+    predict.add_argument("--batch-size", type=int, default=1, help="images at once; default: 1")
     predict.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
     predict.add_argument("--ann-file", help="COCO file whose image and category ids are used")
     predict.add_argument("--no-pictures", action="store_true", help="write no pictures")
@@ -97,7 +97,10 @@ def _predict(args: argparse.Namespace) -> None:
     for name, reason in found["failed"].items():
         print(f"  {name}: {reason}", file=sys.stderr)
     if failed:
-        raise ValueError(f"{failed} images could not be read, see above")
+        raise ValueError(
+            f"{failed} images could not be read, see above; once they can, the same command does "
+            "these alone"
+        )
 
 
 def _calibrate(args: argparse.Namespace) -> None:

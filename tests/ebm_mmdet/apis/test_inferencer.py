@@ -14,45 +14,22 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.runner import save_checkpoint
 from mmengine.structures import InstanceData, LabelData
 from pycocotools.coco import COCO
 
 from ebm_mmdet import diagnosis
-from ebm_mmdet.apis import EBMInferencer, add_energy_head
+from ebm_mmdet.apis import EBMInferencer
 from ebm_mmdet.apis.coco_results import CocoIds, coco_dataset, coco_results
-from ebm_mmdet.apis.image_list import list_images
 from ebm_mmdet.apis.refiner_of_call import refiner_of_call
 from ebm_mmdet.commands import main
 from ebm_mmdet.energy import evaluate_only
-from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
+from tests.ebm_mmdet.apis.user_project import make_refined_project
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     """A user's folder with the config and checkpoint of a refined detector (not trained)."""
-    folder = make_project(tmp_path_factory.mktemp("user") / "my work", ONE_STAGE)
-    cfg = add_energy_head(Config.fromfile(folder / "my_detector.py"), folder / "epoch_12.pth")
-    cfg.model.refiner = dict(type="GradientAscentRefiner", step_size=0.05, num_steps=3)
-    cfg.custom_imports = dict(imports=["ebm_mmdet"], allow_failed_imports=False)
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        loader.dataset.data_root = str(folder / "data")
-    cfg.dump(folder / "ebm.py")
-    from mmdet.registry import MODELS
-    from mmengine.registry import init_default_scope
-
-    init_default_scope("mmdet")
-    torch.manual_seed(1)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    torch.nn.init.normal_(model.energy_head.fc_energy.weight, std=0.5)
-    # Scores of a fresh layer are so close that rounding decides which boxes are the best.
-    for name, weight in model.detector.bbox_head.named_parameters():
-        if "cls" in name and weight.dim() == 4:
-            torch.nn.init.normal_(weight, std=0.5)
-    meta = dict(dataset_meta=dict(classes=("ape", "bat", "cat")))
-    save_checkpoint(dict(state_dict=model.state_dict(), meta=meta), str(folder / "best.pth"))
-    return folder
+    return make_refined_project(tmp_path_factory.mktemp("user") / "my work")
 
 
 @pytest.fixture(scope="module")
@@ -62,24 +39,6 @@ def infer(project) -> EBMInferencer:
 
 def images(project: Path) -> list[str]:
     return [str(project / "data" / f"im {number}.png") for number in (1, 2, 3)]
-
-
-def test_images_of_every_kind_are_found(project, tmp_path):
-    paths, folder = images(project), project / "data"
-    assert list_images(folder) == list_images(str(folder)) == paths  # and not boxes.json
-    assert list_images(str(folder / "im [12]*")) == paths[:2]
-    array = np.zeros((4, 4, 3), np.uint8)
-    assert list_images([Path(paths[2]), [paths[0]], str(folder / "*")]) == [
-        paths[2],
-        paths[0],
-        *paths,
-    ]
-    assert list_images(array)[0] is array
-    for nothing in (tmp_path, tmp_path / "no.png", str(tmp_path / "*.png")):
-        with pytest.raises(FileNotFoundError, match=r"has no image|there is no image"):
-            list_images(nothing)
-    with pytest.raises(TypeError, match="an input is int"):
-        list_images([3])
 
 
 def test_boxes_before_and_after(infer, project):
@@ -303,8 +262,3 @@ def test_an_interrupted_call_does_not_go_on_with_other_weights(project, tmp_path
         call()
     weights.write_bytes((project / "best.pth").read_bytes())
     assert len(call()["predictions"]) == 3
-
-
-def test_a_grey_array_is_refused_before_any_work():
-    with pytest.raises(TypeError, match=r"shape \(4, 5\); expected \(H, W, 3\) .*GRAY2BGR"):
-        list_images([np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8)])

@@ -67,3 +67,25 @@ def test_every_image_has_a_name_of_its_own():
     paths = ["a/x.png", "b/x.jpg", "x_2.png", "x.png", dict(img_path="c/x.png")]
     assert unique_stems(paths) == ["x", "x_2", "x_2_2", "x_3", "x_4"]
     assert unique_stems([np.zeros((2, 2, 3)), np.zeros((2, 2, 3))]) == ["00000000", "00000001"]
+
+
+def test_nothing_is_written_before_there_is_a_result(tmp_path):
+    PredictionFolder(tmp_path / "out", dict(a=1))
+    assert not (tmp_path / "out").exists()
+    PredictionFolder(tmp_path / "out", dict(a=2)).claim()
+    with pytest.raises(FileExistsError, match="interrupted run had another a;"):
+        PredictionFolder(tmp_path / "out", dict(a=1))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        PredictionFolder(tmp_path / "file" / "out", dict(a=1))
+
+
+def test_a_run_that_left_images_out_goes_on(tmp_path):
+    first = PredictionFolder(tmp_path / "out", dict(a=1))
+    first.write("x", make_sample(tasks=False), META, dict(found=[1]))
+    first.finish("all.json", [1], complete=False)
+    again = PredictionFolder(tmp_path / "out", dict(a=1))
+    assert again.done("x") == dict(found=[1])
+    again.finish("all.json", [1, 2])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["all.json"]
+    assert (tmp_path / "out" / "all.json").read_text() == "[\n 1,\n 2\n]\n"

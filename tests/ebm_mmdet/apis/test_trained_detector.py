@@ -8,6 +8,7 @@ from mmdet.apis import inference_detector
 from mmengine.config import Config
 
 from ebm_mmdet.apis import add_energy_head, load_detector, load_frozen_detector
+from ebm_mmdet.apis.trained_detector import fit_weights
 from ebm_mmdet.engine import CheckpointError
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
 
@@ -104,3 +105,24 @@ def test_a_misfit_is_one_line(project, tmp_path):
     assert "backbone.conv1.weight ([8, 3, 7, 7, 1] instead of [8, 3, 7, 7])" in text
     assert "tensors are missing: backbone.layer1" in text
     assert "1 tensor is not the model's: mystery" in text
+
+
+def test_a_buffer_that_the_model_fills_itself_may_be_in_a_checkpoint(project):
+    """Other versions of a package have saved what this one computes, such as position ids."""
+    model = load_detector(project / "my_detector.py", None)
+    model.register_buffer("position_ids", torch.arange(4), persistent=False)
+    loaded = dict(model.state_dict(), position_ids=torch.zeros(4))
+    fit_weights(model, loaded, "other.pth")
+    assert model.position_ids.tolist() == [0, 1, 2, 3]
+    with pytest.raises(CheckpointError, match="not the model's: more_ids"):
+        fit_weights(model, dict(loaded, more_ids=torch.zeros(4)), "other.pth")
+
+
+def test_a_plain_checkpoint_has_no_head_where_one_is_needed(project, tmp_path):
+    weights = project / "epoch_12.pth"
+    cfg = add_energy_head(Config.fromfile(project / "my_detector.py"), weights)
+    model = load_detector(cfg, weights)
+    with pytest.raises(CheckpointError, match=r"epoch_12\.pth has no energy head"):
+        load_detector(cfg, weights, needs_head=True)
+    torch.save(model.state_dict(), tmp_path / "trained.pth")
+    load_detector(cfg, tmp_path / "trained.pth", needs_head=True)

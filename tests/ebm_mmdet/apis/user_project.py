@@ -1,4 +1,7 @@
-"""A user's folder: a config of a small detector, three images with boxes, and a checkpoint."""
+"""A user's folder: a config of a small detector, three images with boxes, and a checkpoint.
+
+Of a refined detector too, if asked.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import save_checkpoint
+
+from ebm_mmdet.apis import add_energy_head
 
 TWO_STAGE = """
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
@@ -73,4 +79,27 @@ def make_project(folder: Path, detector: str = TWO_STAGE) -> Path:
     model.init_weights()
     meta = dict(dataset_meta=dict(classes=("ape", "bat", "cat")))
     torch.save(dict(state_dict=model.state_dict(), meta=meta), folder / "epoch_12.pth")
+    return folder
+
+
+def make_refined_project(folder: Path) -> Path:
+    """:func:`make_project` with ``ebm.py`` and ``best.pth`` of a refined detector (not trained)."""
+    make_project(folder, ONE_STAGE)
+    cfg = add_energy_head(Config.fromfile(folder / "my_detector.py"), folder / "epoch_12.pth")
+    cfg.model.refiner = dict(type="GradientAscentRefiner", step_size=0.05, num_steps=3)
+    cfg.custom_imports = dict(imports=["ebm_mmdet"], allow_failed_imports=False)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = str(folder / "data")
+    cfg.dump(folder / "ebm.py")
+    init_default_scope("mmdet")
+    torch.manual_seed(1)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    torch.nn.init.normal_(model.energy_head.fc_energy.weight, std=0.5)
+    # Scores of a fresh layer are so close that rounding decides which boxes are the best.
+    for name, weight in model.detector.bbox_head.named_parameters():
+        if "cls" in name and weight.dim() == 4:
+            torch.nn.init.normal_(weight, std=0.5)
+    meta = dict(dataset_meta=dict(classes=("ape", "bat", "cat")))
+    save_checkpoint(dict(state_dict=model.state_dict(), meta=meta), str(folder / "best.pth"))
     return folder
