@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from .annotations import PARTS
 __all__ = ["apply_decisions"]
 
 KINDS = ("box", "missing", "superfluous")
+DECISIONS = ("accept", "reject")
 
 
 def apply_decisions(
@@ -23,9 +25,9 @@ def apply_decisions(
     """Write an annotation file with the accepted changes.
 
     An accepted ``box`` gets the proposal, and keeps the old box as ``bbox_before_audit``; an
-    accepted ``missing`` object becomes a new annotation; an accepted ``superfluous`` annotation is
-    left out. Everything else stays. A mask (``segmentation``) stays as it is, and so does the
-    ``area`` beside one.
+    accepted ``missing`` object becomes a new annotation, whose id is above all numbers among the
+    ids; an accepted ``superfluous`` annotation is left out. Everything else stays. A mask
+    (``segmentation``) stays as it is, and so does the ``area`` beside one.
 
     Args:
         decisions: the file that the page has saved.
@@ -38,7 +40,8 @@ def apply_decisions(
     Raises:
         FileNotFoundError: there is no such file.
         FileExistsError: ``out`` exists.
-        ValueError: the decisions are not of this annotation file.
+        ValueError: the decisions are not of this annotation file, or one is neither ``accept`` nor
+            ``reject``.
     """
     if Path(out).exists():
         raise FileExistsError(f"{out} exists and is not overwritten; give a new name as --out")
@@ -52,6 +55,11 @@ def apply_decisions(
     for number, each in enumerate(saved["decisions"]):
         if not isinstance(each, Mapping):
             raise ValueError(f"{decisions}: decision {number} is {each!r}; expected a mapping")
+        if each.get("decision") not in DECISIONS:
+            raise ValueError(
+                f"{decisions}: decision {number} is {each.get('decision')!r}; expected "
+                f"{' or '.join(DECISIONS)}. Correct it, or remove it to leave its entry as it is"
+            )
     accepted = [each for each in saved["decisions"] if each.get("decision") == "accept"]
     # What is no annotation was not audited, and stays.
     rows = [dict(row) if isinstance(row, Mapping) else row for row in content["annotations"]]
@@ -77,21 +85,23 @@ def apply_decisions(
     kept = [row for number, row in enumerate(rows) if number not in removed]
     known = _by_page_id(image["id"] for image in content["images"])
     classes = _by_page_id(category["id"] for category in content["categories"])
-    ids = (row.get("id") for row in rows if isinstance(row, Mapping))
-    free = max((number for number in ids if isinstance(number, int)), default=0)
+    ids = [row.get("id") for row in rows if isinstance(row, Mapping)]
+    # Also floats, as pandas writes ids, but not its NaN for a row without one.
+    numbers = [math.floor(each) for each in ids if _is_finite(each)]
+    free = max(numbers, default=0) + 1
     for each in accepted:
         if each["kind"] != "missing":
             continue
         found = {}
-        for key, ids in (("image_id", known), ("category_id", classes)):
+        for key, there in (("image_id", known), ("category_id", classes)):
             given = each.get(key)
-            if not is_id(given) or _page_id(given) not in ids:
+            if not is_id(given) or _page_id(given) not in there:
                 raise ValueError(f"{ann_file} has no {key} {given!r} of {decisions}")
-            found[key] = ids.get(given, ids[_page_id(given)])
+            found[key] = there.get(given, there[_page_id(given)])
         box = _box(each, "bbox", decisions)
         kept.append(
             dict(
-                id=free + done["added"] + 1,
+                id=free + done["added"],
                 image_id=found["image_id"],
                 category_id=found["category_id"],
                 bbox=box,
@@ -108,6 +118,10 @@ def apply_decisions(
         removed=len(removed),
         with_masks=done["with_masks"],
     )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _page_id(value: object) -> object:

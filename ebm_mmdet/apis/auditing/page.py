@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -12,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ...files import write_text
+from ...files import PARTIAL, write_text
 from .annotations import Annotations
 from .findings import SIDES, Findings
 
@@ -25,6 +28,10 @@ LONGEST = 480
 AROUND = 0.7
 """Margin around both boxes, in units of their size."""
 LEAST_AROUND = 16
+OWN_NAMES = re.compile(
+    rf"[0-9a-f]{{16}}\.jpg|\.[0-9a-f]{{16}}\.jpg{re.escape(PARTIAL)}|\d{{6}}\.jpg"
+)
+"""Of pictures, of those that an interrupted call has left half written, and of earlier versions."""
 JPEG = [
     *(cv2.IMWRITE_JPEG_QUALITY, 95),
     # Colours as sharp as brightness: small cut-outs are shown enlarged.
@@ -42,6 +49,9 @@ def write_page(
     say: Callable[[str], None] = print,
 ) -> None:
     """Write ``index.html``, ``data.js`` and ``pictures/``.
+
+    A page of an earlier call stays whole until ``data.js`` is replaced: its pictures are not
+    touched before, since a picture is named after what it shows.
 
     Args:
         folder: where to.
@@ -79,7 +89,8 @@ def write_page(
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
     write_text(folder / "data.js", f"window.AUDIT = {text};\n")
     template = files(__package__).joinpath("index.html").read_text(encoding="utf-8")
-    write_text(folder / "index.html", template)  # last: the rest is there
+    write_text(folder / "index.html", template)  # the rest is there
+    cuts.remove_unused(say)
 
 
 def _entry(kind: str, each: Mapping, annotations: Annotations, cuts: _Pictures) -> dict:
@@ -139,8 +150,7 @@ class _Pictures:
         self.folder = folder
         self.images = {each.image.id: each.image for each in annotations.images}
         self.annotated = {each.image.id: each for each in annotations.images}
-        self.wanted: dict = {}
-        self.count = 0
+        self.wanted: dict[int | float | str, dict[str, tuple[int, int, int, int]]] = {}
 
     def add(self, image_id, boxes: Sequence[Sequence[float]]) -> list:
         """Plan a picture around boxes (x, y, w, h); returns [file, x, y, w, h] of the cut-out."""
@@ -151,9 +161,9 @@ class _Pictures:
         x1, y1 = np.maximum(np.floor(low - margin), 0).astype(int).tolist()
         x2, y2 = np.minimum(np.ceil(high + margin), size).astype(int).tolist()
         x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
-        self.count += 1
-        name = f"{self.count:06d}.jpg"
-        self.wanted.setdefault(image_id, []).append((name, x1, y1, x2, y2))
+        shown = repr((image_id, x1, y1, x2, y2))
+        name = hashlib.sha256(shown.encode()).hexdigest()[:16] + ".jpg"
+        self.wanted.setdefault(image_id, {})[name] = (x1, y1, x2, y2)
         return [name, x1, y1, x2 - x1, y2 - y1]
 
     def near(self, image_id, cut: Sequence, row: int | None) -> list[list[float]]:
@@ -174,11 +184,23 @@ class _Pictures:
             if image is None:
                 say(f"{path} has no picture on the page: it cannot be read")
                 continue
-            for name, x1, y1, x2, y2 in cuts:
+            for name, (x1, y1, x2, y2) in cuts.items():
                 part = image[y1:y2, x1:x2]
                 factor = LONGEST / max(part.shape[:2])
                 if factor < 1:
                     size = [max(1, math.ceil(factor * x)) for x in part.shape[1::-1]]
                     part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
                 _, code = cv2.imencode(".jpg", part, JPEG)
-                (self.folder / name).write_bytes(code.tobytes())
+                partial = self.folder / f".{name}{PARTIAL}"
+                partial.write_bytes(code.tobytes())
+                os.replace(partial, self.folder / name)
+
+    def remove_unused(self, say: Callable[[str], None]) -> None:
+        """Remove pictures of earlier calls; what has another name is somebody else's, and stays."""
+        used = {name for cuts in self.wanted.values() for name in cuts}
+        for path in self.folder.iterdir():
+            if OWN_NAMES.fullmatch(path.name) and path.name not in used:
+                try:
+                    path.unlink()
+                except OSError as error:
+                    say(f"{path} is not used any more and cannot be removed: {error}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ebm_mmdet.apis.auditing.annotations import Annotations, read_annotations
 from ebm_mmdet.apis.auditing.findings import Findings, find
+from ebm_mmdet.apis.auditing.page import write_page
 
 CLASSES = ("ape", "bat")
 
@@ -80,3 +81,14 @@ def some_findings(folder: Path, **more) -> tuple[Path, Annotations, Findings]:
     path = write_data(folder, **more)
     annotations = read_annotations(path, folder, CLASSES)
     return path, annotations, find(annotations, some_results(annotations), CLASSES)
+
+
+def write_some_page(folder: Path) -> Path:
+    """A page about findings; returns its folder."""
+    path, annotations, findings = some_findings(folder / "my data")
+    out = folder / "an audit"
+    summary = dict(
+        audited=len(findings.boxes), share_bad=0.1, folds=5, complete=True, threshold=0.5
+    )
+    write_page(out, annotations, findings, summary, path, "a key")
+    return out

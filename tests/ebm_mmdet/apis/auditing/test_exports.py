@@ -150,6 +150,42 @@ def test_decisions_about_another_file_are_refused(audited, change, match):
     assert not (folder / "new.json").exists()
 
 
+@pytest.mark.parametrize("decision", ["banana", "Accept", None, True, ["accept"]])
+def test_what_is_no_decision_is_refused(audited, decision):
+    folder, path, findings = audited
+    with pytest.raises(ValueError, match=r"decision 0 is .*; expected accept or reject"):
+        apply_decisions(decide(folder, findings, decision=decision), path, folder / "new.json")
+    assert not (folder / "new.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("ids", "new"),
+    [
+        ([1, 2, 3], 4),
+        ([1.0, 2.0, 3.0], 4),  # as pandas writes them
+        ([1, 7.0, 3], 8),
+        ([1.5, 2.5, 0.5], 3),
+        ([float("nan"), 5.0, 2.0], 6),
+        ([2.0, 5.0, float("inf")], 6),
+        ([2**62, 1.0, "x"], 2**62 + 1),
+        (["a", "b", "c"], 1),
+        ([None, 4.0, None], 5),
+    ],
+)
+def test_a_new_object_has_an_id_of_its_own(tmp_path, ids, new):
+    path = write_data(tmp_path, images=1, boxes=3)
+    before = content(path)
+    for row, number in zip(before["annotations"], ids, strict=True):
+        row["id"] = number
+    path.write_text(json.dumps(before))
+    one = dict(kind="missing", decision="accept", image_id=1, category_id=1, bbox=[5, 5, 20, 20])
+    (tmp_path / "accepted.json").write_text(json.dumps(dict(decisions=[one, one])))
+    apply_decisions(tmp_path / "accepted.json", path, tmp_path / "new.json")
+    after = [each["id"] for each in content(tmp_path / "new.json")["annotations"]]
+    assert after[-2:] == [new, new + 1]
+    assert not {new, new + 1} & set(ids)
+
+
 def test_files_of_decisions(audited):
     folder, path, _ = audited
     with pytest.raises(FileNotFoundError):

@@ -10,21 +10,28 @@ import subprocess
 
 import pytest
 
+from ebm_mmdet.apis.auditing import page
+from ebm_mmdet.apis.auditing.annotations import read_annotations
+from ebm_mmdet.apis.auditing.findings import find
 from ebm_mmdet.apis.auditing.page import write_page
-from tests.ebm_mmdet.apis.auditing.some_findings import some_findings
+from tests.ebm_mmdet.apis.auditing.some_findings import (
+    CLASSES,
+    some_findings,
+    some_results,
+    write_data,
+    write_some_page,
+)
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    path, annotations, findings = some_findings(tmp_path / "my data")
-    out = tmp_path / "an audit"
-    summary = dict(
-        audited=len(findings.boxes), share_bad=0.1, folds=5, complete=True, threshold=0.5
-    )
-    write_page(out, annotations, findings, summary, path, "a key")
-    return out
+    return write_some_page(tmp_path)
+
+
+def data_of(folder):
+    return json.loads((folder / "data.js").read_text()[len("window.AUDIT = ") : -2])
 
 
 def in_browser(folder, script: str, size: str = "1400,900") -> dict:
@@ -78,7 +85,7 @@ def test_the_folder_needs_nothing_else(folder):
     page = (folder / "index.html").read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data\.js)[^"#]+"', page)
     assert "://" not in page.replace("http://www.w3.org/2000/svg", "")
-    data = json.loads((folder / "data.js").read_text()[len("window.AUDIT = ") : -2])
+    data = data_of(folder)
     for entries in data["lists"].values():
         for each in entries:
             assert (folder / "pictures" / each["cut"][0]).stat().st_size > 100
@@ -116,7 +123,7 @@ def test_keys_decide_and_the_file_has_the_decisions(folder):
     assert re.fullmatch(r"−\d+\.\d px", result["tags"][0])
     assert "left" in result["first"]
     assert result["boxes"] == 4  # each has a shadow
-    data = json.loads((folder / "data.js").read_text()[len("window.AUDIT = ") : -2])
+    data = data_of(folder)
     first, second = (each["key"] for each in data["lists"]["box"][:2])
     assert result["stored"] == {first: "accept", second: "reject"}  # the last one was undone
     assert result["name"] == "accepted.json"
@@ -139,9 +146,11 @@ def test_filters_and_lists(folder):
         set('class', 'bat'); result.bats = count();
         set('class', ''); set('search', 'im 2'); result.two = count();
         set('search', 'nowhere'); result.none = count();
-        result.empty = document.getElementById('empty').innerText;
+        const empty = document.getElementById('empty');
+        result.empty = empty.innerText;
         result.disabled = document.getElementById('accept').disabled;
         set('search', '');
+        result.over = empty.checkVisibility();
         press('a'); set('state', 'accept'); result.accepted = count();
         set('state', 'all');
         document.querySelector('[data-kind=missing]').click(); result.missing = count();
@@ -157,13 +166,14 @@ def test_filters_and_lists(folder):
     assert result["none"] == 0
     assert "filter" in result["empty"]
     assert result["disabled"]
+    assert not result["over"]
     assert result["accepted"] == 1
     assert result["missing"] == 6
     assert result["superfluous"] == 1
 
 
 def test_five_thousand_entries_make_few_rows(folder):
-    data = json.loads((folder / "data.js").read_text()[len("window.AUDIT = ") : -2])
+    data = data_of(folder)
     one = data["lists"]["box"][0]
     data["lists"]["box"] = [{**one, "key": f"box:{k}", "row": k} for k in range(5000)]
     (folder / "data.js").write_text(f"window.AUDIT = {json.dumps(data)};\n")
@@ -239,6 +249,111 @@ def test_what_has_the_focus_keeps_its_keys(folder):
     assert result["decided"] == "0 decided"
     assert not result["list"]
     assert result["moved"] == 1
+
+
+@pytest.mark.parametrize("size", ["1400,900", "560,900"])
+def test_the_mouse_gives_keys_back_and_a_failing_store_is_seen(folder, size):
+    result = in_browser(
+        folder,
+        """
+        const send = (target, type, more) => {
+          const event = new MouseEvent(type, {bubbles: true, cancelable: true, detail: 1, ...more});
+          return target.dispatchEvent(event);
+        };
+        const at = id => document.getElementById(id), focus = () => document.activeElement.tagName;
+        const key = key => document.activeElement.dispatchEvent(
+            new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
+        for (const id of ['accept', 'state']) {
+          send(at(id), 'mousedown'); at(id).focus();
+          result[id] = [focus()];
+          send(at(id), 'mouseup'); send(at(id), 'click');
+          if (id === 'state') at(id).dispatchEvent(new Event('change', {bubbles: true}));
+          result[id].push(focus());
+        }
+        key(' ');
+        result.alone = getComputedStyle(document.querySelector('#frame svg')).display;
+        result.hidden = at('unkept').checkVisibility();
+        Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); };
+        key('a');
+        result.decided = at('reviewed').textContent;
+        const {top, bottom, height} = at('unkept').getBoundingClientRect();
+        result.said = [top >= 0, bottom <= innerHeight, height > 10];
+        result.guarded = !dispatchEvent(new Event('beforeunload', {cancelable: true}));
+        """,
+        size,
+    )
+    assert result["accept"] == ["BUTTON", "BODY"]
+    assert result["state"] == ["SELECT", "BODY"]
+    assert result["alone"] == "none"
+    assert result["decided"] == "2 decided"
+    assert not result["hidden"]
+    assert result["said"] == [True] * 3
+    assert result["guarded"]
+
+
+@pytest.mark.parametrize("at", ["first picture", "later picture", "rename", "data.js"])
+def test_an_interrupted_call_leaves_the_page_of_the_one_before(tmp_path, monkeypatch, at):
+    """Its boxes and their pictures: both are looked at together."""
+    path = write_data(tmp_path / "data")
+    annotations = read_annotations(path, path.parent, CLASSES)
+    results, out = some_results(annotations), tmp_path / "out"
+
+    def write(results):
+        found = find(annotations, results, CLASSES)
+        summary = dict(audited=len(found.boxes), folds=5, complete=True, threshold=0.5)
+        write_page(out, annotations, found, summary, path, "a key", lambda line: None)
+
+    def seen():
+        return {
+            each["key"]: (each, (out / "pictures" / each["cut"][0]).read_bytes())
+            for entries in data_of(out)["lists"].values()
+            for each in entries
+        }
+
+    write({k: v for k, v in results.items() if k < 3})
+    before, calls = seen(), []
+
+    def interrupted(real, after):
+        def call(*arguments, **more):
+            calls.append(1)
+            if len(calls) > after:
+                raise KeyboardInterrupt
+            return real(*arguments, **more)
+
+        return call
+
+    place, name, after = {
+        "first picture": (page.cv2, "imencode", 0),
+        "later picture": (page.cv2, "imencode", 20),
+        "rename": (page.os, "replace", 20),
+        "data.js": (page, "write_text", 0),
+    }[at]
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, interrupted(getattr(place, name), after))
+        with pytest.raises(KeyboardInterrupt):
+            write(results)
+    assert len(calls) == after + 1
+    assert seen() == before
+    write(results)
+    assert len(seen()) > len(before)
+    used = {each["cut"][0] for each, _ in seen().values()}
+    assert {each.name for each in (out / "pictures").iterdir()} == used
+
+
+def test_pictures_are_named_after_what_they_show(folder):
+    """Of one image and cut there is one; those of an earlier version go, a user's files stay."""
+    pictures = folder / "pictures"
+    entries = [each for some in data_of(folder)["lists"].values() for each in some]
+    by_name = {each["cut"][0]: (each["image"], each["cut"]) for each in entries}
+    for each in entries:
+        assert by_name[each["cut"][0]] == (each["image"], each["cut"])
+    assert len({repr(shown) for shown in by_name.values()}) == len(by_name)
+    stale = ["000001.jpg", "0123456789abcdef.jpg", ".0123456789abcdef.jpg.partial"]
+    own = ["notes.txt", "000001 copy.jpg", "sea.jpg"]
+    for name in [*stale, *own]:
+        (pictures / name).write_bytes(b"something")
+    write_some_page(folder.parent)
+    assert {each.name for each in pictures.iterdir()} == {*by_name, *own}
 
 
 def test_the_page_says_what_it_does_not_show(tmp_path, monkeypatch):
