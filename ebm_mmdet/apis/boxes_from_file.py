@@ -9,24 +9,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
-from torch import Tensor
 
 from ..box_iou import box_iou
 from ..energy import Refiner
 from ..files import read_json, write_json
 from ..models.detectors import EBMDetector
+from ..models.detectors.refined_boxes import add_last_pixel, write_refined_boxes
+from ..models.inclusive_boxes import rescale_inclusive, undo_rescale_inclusive
+from ..models.pixels import network_pixels
 from .box_file import BoxFile, Complaints, box_fault, check_lists, read_boxes
+from .coco_results import coco_fields
 from .fitting.folder import writable_place
 from .image_index import ImageFile, images_by_id, is_id, listed_images, look_at
+from .plain_fields import plain_fields
 from .refiner_of_call import refiner_of_call
 from .trained_detector import image_pipeline, load_detector, read_config
 
 __all__ = ["refine_boxes", "refine_file"]
 
 BOXES_AT_ONCE = 1000
+_TOO_NARROW = "narrower or lower than the 1 - 1/r pixels that legacy_plus_one takes off"
 
 
 def refine_file(
@@ -42,9 +48,11 @@ def refine_file(
 ) -> dict:
     """Refine the boxes of a file with the features of the config's detector.
 
-    Scores, order, ids and all other keys stay, and a box that does not move keeps its numbers.
-    Each refined box gains ``log_density`` and ``accepted_steps``, and ``side_std`` if the refiner
-    samples. Crowds and boxes that cannot be refined stay as they are; a line says how many and why.
+    Scores, order, ids and all other keys stay, and a box that does not move keeps its numbers,
+    whatever the model's ``clip_boxes``; its ``min_score`` is about scores of its own detector, and
+    is not applied. Each refined box gains the fields of :func:`coco_fields`. A mask
+    (``segmentation``) stays as it is, and so does the ``area`` beside one. Crowds and boxes that
+    cannot be refined stay as they are. Lines say how many of these there are, and why.
 
     Args:
         config: of an ``EBMDetector``, such as ``fit`` leaves.
@@ -59,7 +67,8 @@ def refine_file(
         say: receives lines.
 
     Returns:
-        ``boxes``, ``refined``, ``moved``, ``mean_iou`` (with the boxes before) and ``lines``.
+        ``boxes``, ``refined``, ``moved``, ``with_masks`` (moved boxes that have a mask),
+        ``mean_iou`` (with the boxes before) and ``lines`` (about boxes that are not refined).
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -67,6 +76,7 @@ def refine_file(
         PermissionError, NotADirectoryError: ``out`` cannot be written there.
         ValueError: there is no such device, a file has another format, the config has no energy
             head, or the classes of the boxes are not known and the head needs them.
+        CheckpointError: the checkpoint does not fit, or has no energy head.
     """
     if Path(out).exists():
         raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
@@ -92,7 +102,7 @@ def refine_file(
             f"{cfg.filename or 'the config'} has no energy head; `python -m ebm_mmdet fit` trains "
             "one"
         )
-    model = load_detector(cfg, checkpoint, device)
+    model = load_detector(cfg, checkpoint, device, needs_head=True)
     labels = _labels(found, listing, model)
     refiner = refiner_of_call(model, True, steps) or model.refiner
     rows, summary = refine_boxes(model, cfg, found.rows, labels, index, refiner, say)
@@ -137,7 +147,7 @@ def refine_boxes(
             by_image.setdefault(row["image_id"], []).append(number)
         else:
             complain(fault, _example(number, row))
-    load, ious = image_pipeline(cfg), []
+    load, ious, moved = image_pipeline(cfg), [], []
     for done, (image_id, numbers) in enumerate(by_image.items(), 1):
         image, fault = look_at(images[image_id])
         if fault is not None:
@@ -147,21 +157,29 @@ def refine_boxes(
         for number, change, iou in _refine_image(
             model, load(image.path), rows, numbers, labels, refiner
         ):
-            if change is None:
-                complain("outside the image", _example(number, rows[number]))
+            if isinstance(change, str):
+                complain(change, _example(number, rows[number]))
                 continue
             out[number].update(change)
             ious.append(iou)
+            if "bbox" in change:
+                moved.append(number)
         if done % 100 == 0:
             say(f"{done} of {len(by_image)} images")
     lines = complain.lines()
     for line in lines:
         say(f"left as they are: {line}")
-    moved = sum(iou < 1 for iou in ious)
+    masks = [number for number in moved if rows[number].get("segmentation")]
+    if masks:
+        say(
+            f"{len(masks)} of the moved boxes have a mask (segmentation), which stays as it was, "
+            f"and so does its area; the first is {_example(masks[0], rows[masks[0]])}"
+        )
     summary = dict(
         boxes=len(rows),
         refined=len(ious),
-        moved=moved,
+        moved=len(moved),
+        with_masks=len(masks),
         mean_iou=float(np.mean(ious)) if ious else None,
         lines=lines,
     )
@@ -176,57 +194,68 @@ def _refine_image(
     numbers: Sequence[int],
     labels: Sequence[int | None],
     refiner: Refiner | None,
-) -> Iterator[tuple[int, dict | None, float]]:
-    """(row, changed keys, IoU of new and old box) of each box; None for a box outside the image."""
+) -> Iterator[tuple[int, dict | str, float]]:
+    """(row, changed keys, IoU of new and old box) of each box; a reason if it cannot be refined."""
     batch = model.data_preprocessor(pseudo_collate([item]), False)
     inputs, (sample,) = batch["inputs"], batch["data_samples"]
     feats = model.read(model.extract_maps(inputs), inputs)
     height, width = sample.ori_shape[:2]
     xywh = torch.tensor([rows[i]["bbox"] for i in numbers], dtype=torch.float64)
     boxes = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
-    inside = (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < boxes.new_tensor([width, height])).all(1)
-    for number in np.asarray(numbers)[~inside.numpy()].tolist():
-        yield number, None, 1.0
-    numbers = np.asarray(numbers)[inside.numpy()].tolist()
-    for part, old in zip(_parts(numbers), boxes[inside].split(BOXES_AT_ONCE)):
-        found = InstanceData(
-            bboxes=old.float().to(inputs.device),
-            labels=torch.tensor([labels[i] for i in part], device=inputs.device),
-            scores=torch.tensor([_score(rows[i]) for i in part]).to(inputs.device),
-        )
+    scale = network_pixels(sample, inputs.device)
+    # What the model adds to every box is not yet in what it is given.
+    read = undo_rescale_inclusive(boxes, scale.cpu()) if model.legacy_plus_one else boxes
+    inside = (read[:, 2:] > 0).all(1) & (read[:, :2] < read.new_tensor([width, height])).all(1)
+    wide = (read[:, 2:] > read[:, :2]).all(1)
+    for k in (~(inside & wide)).nonzero().flatten().tolist():
+        yield numbers[k], "outside the image" if not inside[k] else _TOO_NARROW, 1.0
+    kept = (inside & wide).nonzero().flatten()
+    numbers = [numbers[k] for k in kept.tolist()]
+    parts = zip(_parts(numbers), boxes[kept].split(BOXES_AT_ONCE), read[kept].split(BOXES_AT_ONCE))
+    for part, old, given in parts:
+        given = given.float().to(inputs.device)
+        given_labels = torch.tensor([labels[i] for i in part], device=inputs.device)
+        # Not model.move: its min_score would leave boxes out for another detector's scores.
+        (reference,), (result,) = model.find_modes(feats, [given * scale], [given_labels], refiner)
         here = copy.copy(sample)
-        here.pred_instances = found
-        (here,) = model.move(feats, [here], True, refiner)
-        result = here.pred_instances.cpu()
-        yield from zip(part, *_changes(rows, part, old, result))
-
-
-def _score(row: Mapping) -> float:
-    """The score of a result; 1 for an annotation, which has none."""
-    score = row.get("score")
-    return 1.0 if score is None else float(score)
+        here.pred_instances = InstanceData(bboxes=given, labels=given_labels)
+        write_refined_boxes(here, scale, reference, result, model.clip_boxes)
+        if model.legacy_plus_one:
+            add_last_pixel(here.pred_instances, scale)
+        still = rescale_inclusive(given, scale) if model.legacy_plus_one else given
+        # Of those that the refiner has not moved, clip_boxes='all' clips some all the same.
+        unmoved = (result.y == 0).all(1) | (here.pred_instances.bboxes == still).all(1)
+        yield from zip(part, *_changes(rows, part, old.numpy(), here, unmoved.tolist()))
 
 
 def _changes(
-    rows: Sequence[Mapping], part: Sequence[int], old: Tensor, result: InstanceData
+    rows: Sequence[Mapping],
+    part: Sequence[int],
+    old: np.ndarray,
+    sample: DetDataSample,
+    unmoved: Sequence[bool],
 ) -> tuple[list[dict], list[float]]:
-    """Changed keys of each row, and IoU of the new box with the old one."""
-    new = result.bboxes.double()
-    same = (new.float() == old.float()).all(1)
-    ious = np.where(same.numpy(), 1.0, box_iou(new.numpy(), old.numpy()))
-    changes = []
+    """Changed keys of each row, and IoU of the new box with the old one.
+
+    Args:
+        rows: all rows of the file.
+        part: numbers of n of them.
+        old: (n, 4) ``(x1, y1, x2, y2)`` in pixels of the file, their boxes.
+        sample: with the n refined boxes in the same unit.
+        unmoved: of each, whether it keeps its numbers.
+    """
+    new = sample.pred_instances.bboxes.cpu().double().numpy()
+    ious = np.where(unmoved, 1.0, box_iou(new, old))
+    fields, changes = plain_fields(sample), []
     for k, number in enumerate(part):
-        change = dict(
-            log_density=round(float(result.log_density[k]), 4),
-            accepted_steps=int(result.accepted_steps[k]),
-        )
-        if "side_std" in result:
-            change["side_std"] = [round(x, 3) for x in result.side_std[k].tolist()]
-        if not same[k]:
+        change = coco_fields(fields, k)
+        if not unmoved[k]:
             x1, y1, x2, y2 = new[k].tolist()
             change["bbox"] = [round(x, 3) for x in (x1, y1, x2 - x1, y2 - y1)]
             if "area" in rows[number] and not rows[number].get("segmentation"):
                 change["area"] = round((x2 - x1) * (y2 - y1), 3)
+        elif change.get("modes"):
+            change["modes"][0] = list(rows[number]["bbox"])  # the first mode is the box
         changes.append(change)
     return changes, ious.tolist()
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..files import read_json
 
-__all__ = ["CocoIds", "coco_dataset", "coco_results"]
+__all__ = ["CocoIds", "coco_dataset", "coco_fields", "coco_results"]
 
 
 class CocoIds:
@@ -59,6 +59,23 @@ class CocoIds:
             raise ValueError(f"{self.ann_file} does not list {path}, or lists several {name}")
         return self._by_name[name]
 
+    def check(self, paths: Sequence[str]) -> None:
+        """Raise unless each image file has an id of its own.
+
+        Raises:
+            ValueError: see :meth:`image`; or two files are one image of the annotation file, which
+                would have the detections of both.
+        """
+        of: dict[int | str, str] = {}
+        for path in paths:
+            image_id = self.image(path)
+            if image_id in of:
+                raise ValueError(
+                    f"{of[image_id]} and {path} are one image in {self.ann_file}, id {image_id!r}; "
+                    "give one of them"
+                )
+            of[image_id] = path
+
 
 def coco_results(
     predictions: Sequence[Mapping], image_ids: Sequence[int | str], categories: Sequence[int]
@@ -67,7 +84,7 @@ def coco_results(
 
     Args:
         predictions: ``bboxes`` (n x 4, xyxy), ``scores`` and ``labels`` of each image, as lists,
-            and ``side_interval`` (n x 4 x 2) if the model gives it.
+            and what :func:`coco_fields` reads, if the model gives it.
         image_ids: id of each image.
         categories: id of the category of each label.
 
@@ -90,16 +107,47 @@ def coco_results(
                 bbox=[_rounded(value) for value in (x1, y1, x2 - x1, y2 - y1)],
                 score=float(score),
             )
-            if "side_interval" in found:
-                ends = found["side_interval"][i]
-                result["side_interval"] = [[_rounded(end) for end in side] for side in ends]
-            results.append(result)
+            results.append(result | coco_fields(found, i))
     return results
 
 
-def _rounded(value: float) -> float | None:
-    """To a thousandth of a pixel; None for what JSON does not have."""
-    return float(np.round(value, 3)) if np.isfinite(value) else None
+def coco_fields(found: Mapping, i: int) -> dict:
+    """What our detectors know about a box beyond COCO's keys, as plain values.
+
+    Args:
+        found: of an image, as :func:`plain_fields` gives it.
+        i: which of its boxes.
+
+    Returns:
+        Of these keys those that the model gives, with None for what is not finite: ``log_density``
+        (f, a number), ``accepted_steps``, ``side_std`` (4) and ``side_interval`` (4 x 2) of x1, y1,
+        x2, y2 in pixels, ``modes`` (K x 4, ``[x, y, width, height]`` as ``bbox``, which is the
+        first) and ``mode_mass`` (K), where K differs between boxes.
+    """
+    fields: dict = {}
+    if "log_density" in found:
+        fields["log_density"] = _rounded(found["log_density"][i], 4)
+    if "accepted_steps" in found:
+        fields["accepted_steps"] = int(found["accepted_steps"][i])
+    if "side_std" in found:
+        fields["side_std"] = [_rounded(std) for std in found["side_std"][i]]
+    if "side_interval" in found:
+        ends = found["side_interval"][i]
+        fields["side_interval"] = [[_rounded(end) for end in side] for side in ends]
+    if "modes" in found:
+        fields["modes"] = [
+            [_rounded(value) for value in (x1, y1, x2 - x1, y2 - y1)]
+            for x1, y1, x2, y2 in found["modes"][i]
+        ]
+    if "mode_mass" in found:
+        fields["mode_mass"] = [_rounded(share, 4) for share in found["mode_mass"][i]]
+    return fields
+
+
+def _rounded(value: float | None, digits: int = 3) -> float | None:
+    """Such as to a thousandth of a pixel; None for what JSON does not have."""
+    known = value is not None and np.isfinite(value)
+    return float(np.round(value, digits)) if known else None
 
 
 def coco_dataset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,8 @@ def is_id(value) -> bool:
 def listed_images(content: Mapping, folder: str | os.PathLike) -> dict[int | str, ImageFile]:
     """The ``images`` of a file in COCO's format, by id.
 
-    A ``file_name`` is looked for in the folder, then its last part alone.
+    A ``file_name`` is looked for in the folder, then its last part alone, unless another name has
+    that part too: a/1.png and b/1.png are two images, and 1.png could be either.
 
     Args:
         content: content of the file.
@@ -50,6 +52,7 @@ def listed_images(content: Mapping, folder: str | os.PathLike) -> dict[int | str
         ValueError: an image has no id or no ``file_name``, or two have one id.
     """
     found: dict[int | str, ImageFile] = {}
+    names = set()
     for number, image in enumerate(content["images"]):
         if not isinstance(image, Mapping) or not {"id", "file_name"} <= image.keys():
             raise ValueError(f"images[{number}] is {image!r}; expected 'id' and 'file_name'")
@@ -60,17 +63,26 @@ def listed_images(content: Mapping, folder: str | os.PathLike) -> dict[int | str
         if image["id"] in found:
             raise ValueError(f"images[{number}] has id {image['id']!r}, which another one has too")
         name = str(image["file_name"])
-        places = [Path(folder, name), Path(folder, Path(name).name)]
-        path = next((place for place in places if place.is_file()), None)
+        names.add(Path(name))
         width, height = image.get("width"), image.get("height")
         size = (int(width), int(height)) if width and height else None
-        found[image["id"]] = ImageFile(image["id"], name, path, size)
+        found[image["id"]] = ImageFile(image["id"], name, None, size)
+    shares = Counter(name.name for name in names)
+    for key, each in found.items():
+        places, last = [Path(folder, each.name)], Path(each.name).name
+        if shares[last] == 1:
+            places.append(Path(folder, last))
+        path = next((place for place in places if place.is_file()), None)
+        found[key] = replace(each, path=path)
     return found
 
 
 def images_by_id(ids: Iterable[int | str], folder: str | os.PathLike) -> dict[int | str, ImageFile]:
     """Image files whose name is the id: that of the file, with or without its ending, or, for a
     number, a name that ends in it (COCO's 000000000139.jpg).
+
+    An id that is a path may begin with one more folder (data/1.png for 1.png in the folder), unless
+    another id is the same without that, or is what remains.
 
     Raises:
         FileNotFoundError: there is no such folder, or no image in it.
@@ -90,8 +102,10 @@ def images_by_id(ids: Iterable[int | str], folder: str | os.PathLike) -> dict[in
         for key in keys:
             names.setdefault(key, []).append(path)
     found = {}
-    for each in dict.fromkeys(ids):
-        matches = names.get(str(each)) or names.get("/".join(Path(str(each)).parts[1:])) or []
+    rest = {each: "/".join(Path(str(each)).parts[1:]) for each in ids}
+    shares = Counter(key for each, part in rest.items() for key in (str(each), part))
+    for each, part in rest.items():
+        matches = names.get(str(each)) or (names.get(part) if shares[part] == 1 else None) or []
         if len(matches) > 1:
             raise ValueError(
                 f"image id {each!r} fits {matches[0]} and {matches[1]}; give the annotation file "

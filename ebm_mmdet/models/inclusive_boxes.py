@@ -14,7 +14,12 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-__all__ = ["InclusiveRoIExtractor", "rescale_inclusive", "to_last_pixels"]
+__all__ = [
+    "InclusiveRoIExtractor",
+    "rescale_inclusive",
+    "to_last_pixels",
+    "undo_rescale_inclusive",
+]
 
 
 def to_last_pixels(boxes: Tensor) -> Tensor:
@@ -34,8 +39,29 @@ def rescale_inclusive(boxes: Tensor, scale: Tensor) -> Tensor:
         boxes: (..., 4) half open, divided by r already: x1 / r, y1 / r, x2 / r, y2 / r.
         scale: (4,) r, network pixels per pixel of the original image.
     """
+    return boxes + _missing(scale).to(boxes)
+
+
+def undo_rescale_inclusive(boxes: Tensor, scale: Tensor) -> Tensor:
+    """The inverse of :func:`rescale_inclusive`, for boxes that come from the original image.
+
+    Times r the result is (x1 r, y1 r, (x2 - 1) r + 1, (y2 - 1) r + 1). Where r > 1, a box narrower
+    or lower than 1 - 1/r pixels has no positive size there.
+
+    Args:
+        boxes: (..., 4) half open, in pixels of the original image.
+        scale: (4,) r, network pixels per pixel of the original image.
+
+    Returns:
+        (..., 4) half open, to be multiplied by r.
+    """
+    return boxes - _missing(scale).to(boxes)
+
+
+def _missing(scale: Tensor) -> Tensor:
+    """(4,) 0, 0, 1 - 1/r, 1 - 1/r of r (4,)."""
     missing = 1 - 1 / scale
-    return boxes + torch.cat([torch.zeros_like(missing[:2]), missing[2:]]).to(boxes)
+    return torch.cat([torch.zeros_like(missing[:2]), missing[2:]])
 
 
 class _OfLastPixels(nn.Module):

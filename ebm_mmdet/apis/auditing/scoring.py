@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...files import read_json, write_json
 from ...models.detectors import EBMDetector
 from ...models.flip_mean import FlipMean
+from ...models.inclusive_boxes import rescale_inclusive, undo_rescale_inclusive
 from ..fitting.clock import Clock
 from ..fitting.kl_regressor import KLRegressor
 from .evidence import NUM_STEPS, Evidence, box_evidence
@@ -105,7 +106,9 @@ def score_image(
     f and the surprise are means over the image and its mirror images.
 
     Args:
-        model: the detector.
+        model: the detector. With ``legacy_plus_one`` its detections, and the boxes that its own
+            head is asked about, are half open in the network's input, as in its predictions; heads
+            of folds have learned from annotations times r, and are asked about such boxes.
         head: the energy head, one that has not seen the image.
         images: the images.
         index: position of the image.
@@ -126,23 +129,42 @@ def score_image(
     seen = seen or images.see(model, index, flips)
     mean = FlipMean(head, seen.flips, seen.input_shape)
     feats = mean.prepare(seen.views)
-    scale = seen.scale.cpu().double().numpy()
-    limits = seen.scale[:2] * seen.scale.new_tensor(here.image.size)
+    r = seen.scale.cpu().double()
+    scale = r.numpy()
+    legacy = model.legacy_plus_one
+    own = legacy and head is model.energy_head
+
+    def to_network(boxes: np.ndarray) -> Tensor:
+        """(n, 4) float32 boxes that the head reads, of boxes in pixels of the file."""
+        given = torch.from_numpy(boxes)
+        if own:
+            given = undo_rescale_inclusive(given, r)
+        return given.float().to(seen.scale.device) * seen.scale
+
+    def to_file(boxes: Tensor, inclusive: bool) -> np.ndarray:
+        """(n, 4) float64 boxes in pixels of the file, of boxes in those of the network's input."""
+        found = boxes.cpu().double() / r
+        return (rescale_inclusive(found, r) if inclusive else found).numpy()
+
+    limits = to_network(np.array([[0.0, 0.0, *here.image.size]]))[0, 2:]
 
     def look(boxes: Tensor, labels: Tensor) -> Evidence:
         return box_evidence(mean, feats, boxes, labels, limits, num_steps, step_size)
 
-    boxes = torch.from_numpy(here.boxes).float().to(seen.scale.device) * seen.scale
+    boxes = to_network(here.boxes)
     labels = torch.from_numpy(here.labels).to(seen.scale.device)
     about = look(boxes, labels)
     surprise = None if gaussian is None else _surprise(gaussian, seen, boxes)
-    found = seen.boxes.cpu().double().numpy() / scale
+    found = to_file(seen.boxes, legacy)
     scores = seen.scores.cpu().double().numpy()
     classes = seen.labels.cpu().numpy()
     compared = presence(here.boxes, here.labels, here.others, found, scores, classes)
     absent = torch.from_numpy(compared.missing).to(seen.boxes.device)
-    objects = look(seen.boxes[absent], seen.labels[absent])
-    proposal = _pixels(about.proposal, scale)
+    detected = seen.boxes[absent]
+    if legacy and not own:
+        detected = to_network(found[compared.missing])
+    objects = look(detected, seen.labels[absent])
+    proposal = to_file(about.proposal, own)
     # A box that the climb did not move keeps its numbers.
     still = (about.side_shift == 0).all(1).cpu().numpy()
     proposal[still] = here.boxes[still]
@@ -158,7 +180,7 @@ def score_image(
         detection=[None if k < 0 else _rounded(found[k]) for k in compared.match],
         score=[0.0 if k < 0 else round(float(scores[k]), 4) for k in compared.match],
         missing=dict(
-            box=_rounded(_pixels(objects.proposal, scale)),
+            box=_rounded(to_file(objects.proposal, own)),
             score=_rounded(scores[compared.missing], 4),
             label=classes[compared.missing].tolist(),
             spread=_rounded(_pixels(objects.side_spread, scale), 4),

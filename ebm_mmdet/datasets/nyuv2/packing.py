@@ -9,6 +9,7 @@ from mmdet.datasets.transforms import PackDetInputs
 from mmdet.registry import TRANSFORMS
 from mmengine.structures import LabelData, PixelData
 
+from .covered_image import note_maps, refuse_another_image
 from .maps import apply_to_maps, nearest
 
 __all__ = ["AuxiliaryTargets", "PackMultiTaskInputs"]
@@ -43,6 +44,7 @@ class AuxiliaryTargets(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Replace the maps that are present by smaller ones."""
+        note_maps(results)
         apply_to_maps(results, self._resize)
         if self.stride is None:
             results.pop("map_stride", None)
@@ -81,10 +83,16 @@ class PackMultiTaskInputs(PackDetInputs):
     image has.
 
     Arguments are those of ``PackDetInputs``.
+
+    Raises:
+        ValueError: The image was mirrored, cropped, padded or turned by a transform that leaves its
+            maps as they are, such as mmdet's ``RandomFlip``, or they never had its size and
+            `AuxiliaryTargets` has not made them (`refuse_another_image`).
     """
 
     def transform(self, results: dict) -> dict:
         """Pack the image into ``inputs``, everything else into ``data_samples``."""
+        refuse_another_image(results, type(self).__name__, padded=True)
         packed = super().transform(results)
         sample = packed["data_samples"]
         stride = results.get("map_stride")

@@ -11,6 +11,7 @@ from mmcv.transforms.utils import cache_randomness
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.bbox import autocast_box_type
 
+from .covered_image import note_image, refuse_another_image
 from .maps import apply_to_maps, refuse_other_sizes, zoom_maps
 
 __all__ = ["ROCKRandomCrop"]
@@ -73,9 +74,10 @@ class ROCKRandomCrop(BaseTransform):
         """Crop everything in the results by one rectangle, or return them unchanged.
 
         Raises:
-            ValueError: A map has other sides than the image.
+            ValueError: A map has other sides than the image, or is not that of it any more.
         """
         refuse_other_sizes(results, type(self).__name__)
+        refuse_another_image(results, type(self).__name__)
         height, width = results["img"].shape[:2]
         boxes = results["gt_bboxes"].tensor.numpy().astype(np.float64)
         ignored = np.asarray(results.get("gt_ignore_flags", np.zeros(len(boxes), bool)), bool)
@@ -85,6 +87,7 @@ class ROCKRandomCrop(BaseTransform):
         self._crop(results, boxes, patch)
         left, top, right, bottom = patch
         zoom_maps(results, math.sqrt((right - left) * (bottom - top) / (height * width)))
+        note_image(results)
         return results
 
     @cache_randomness

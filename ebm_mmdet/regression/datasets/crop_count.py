@@ -71,8 +71,9 @@ class CropCountDataset(TargetDataset):
 
     Raises:
         FileNotFoundError: the annotations or an image do not exist.
-        TargetError: the annotations are not as described, an image is smaller than a crop, a
-            count is above `max_count`, or the cache would be larger than 4 GiB.
+        TargetError: the annotations are not as described, an image is smaller than a crop or has
+            another size than they say (noticed when it is read: at once with `cache`), a count is
+            above `max_count`, or the cache would be larger than 4 GiB.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class CropCountDataset(TargetDataset):
                         {
                             "img_path": path,
                             "crop": (left, top),
+                            "stated_shape": (height, width),
                             "group": str(entry["file_name"]),
                             "gt_target": np.array([inside.sum()], np.float32),
                         }
@@ -215,18 +217,19 @@ class CropCountDataset(TargetDataset):
         crops = {}
         for i in range(len(self)):
             info = self.get_data_info(i)
-            crops[info["img_path"], info["crop"]] = self._read_crop(info["img_path"], info["crop"])
+            crops[info["img_path"], info["crop"]] = self._read_crop(info)
         self._crops = crops
 
-    def _read_crop(self, path: str, corner: tuple[int, int]) -> np.ndarray:
-        image = self._images(path)
-        left, top = corner
-        crop = image[top : top + self.crop_size, left : left + self.crop_size]
-        if crop.shape[:2] != (self.crop_size, self.crop_size):
+    def _read_crop(self, info: Mapping[str, Any]) -> np.ndarray:
+        image = self._images(info["img_path"])
+        (left, top), (height, width) = info["crop"], info["stated_shape"]
+        if image.shape[:2] != (height, width):
             raise TargetError(
-                f"the image {path} has {image.shape[1]} x {image.shape[0]} pixels, which is less "
-                f"than {self.ann_file} says"
+                f"the image {info['img_path']} has {image.shape[1]} x {image.shape[0]} pixels, and "
+                f"{self.ann_file} says {width} x {height}; give the images that were annotated, or "
+                "scale the annotations"
             )
+        crop = image[top : top + self.crop_size, left : left + self.crop_size]
         if self.output_size is None:
             return crop.copy()  # not a view, which would keep the whole image in memory
         size = (self.output_size, self.output_size)
@@ -237,7 +240,7 @@ class CropCountDataset(TargetDataset):
         info = self.get_data_info(idx)
         crop = self._crops.get((info["img_path"], info["crop"]))
         if crop is None:
-            crop = self._read_crop(info["img_path"], info["crop"])
+            crop = self._read_crop(info)
         info["img"] = crop.copy()  # a transform may write to it
         info["img_shape"] = info["ori_shape"] = info["img"].shape[:2]
         return self.pipeline(info)

@@ -29,8 +29,9 @@ class PackRegressionInputs(BaseTransform):
         meta_keys: keys of the results that become metainfo of the data sample.
 
     Raises:
-        ValueError: the image is not (H, W), (H, W, 1) or (H, W, 3), or of another type, or a target
-            is not finite.
+        ValueError: the image is not (H, W), (H, W, 1) or (H, W, 3), or of another type, a target
+            is not finite, or the image was mirrored without its target, which mirroring changes
+            (``flip_signs`` of -1).
     """
 
     def __init__(
@@ -74,8 +75,31 @@ class PackRegressionInputs(BaseTransform):
             target = np.array(results["gt_target"], np.float32).reshape(-1)
             if not np.isfinite(target).all():
                 raise ValueError(f"{source}: the target {target.tolist()} is not finite")
+            if _mirrored_alone(results):
+                raise ValueError(
+                    f"{source} was mirrored, and its target {target.tolist()} was not, which "
+                    f"changes with it (flip_signs={tuple(results['flip_signs'])}); use "
+                    "RandomFlipTarget instead of RandomFlip, horizontally alone"
+                )
             sample.gt_target = torch.from_numpy(target)
         return {"inputs": inputs, "data_samples": sample}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(meta_keys={self.meta_keys})"
+
+
+def _mirrored_alone(results: dict) -> bool:
+    """Whether something other than `RandomFlipTarget` has mirrored an image whose target changes.
+
+    mmdet's ``RandomFlip`` overwrites ``flip``, so its ``homography_matrix``, which accumulates,
+    counts too.
+    """
+    signs = results.get("flip_signs")
+    if signs is None or all(sign == 1 for sign in signs):
+        return False
+    matrix = results.get("homography_matrix")
+    if matrix is not None and (np.diagonal(matrix)[:2] < 0).any():
+        return True
+    if results.get("flip_direction"):
+        return True
+    return bool(results.get("flip")) and not results.get("target_flip")

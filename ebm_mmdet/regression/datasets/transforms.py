@@ -24,7 +24,8 @@ class RandomFlipTarget(BaseTransform):
 
     ``gt_target`` becomes a new array: the one of the data set stays as it is. The density of a
     mirrored label given the mirrored image is that of the label given the image, so
-    ``oracle_log_prob`` stays, and ``oracle_means`` are mirrored. Adds ``flip``.
+    ``oracle_log_prob`` stays, and ``oracle_means`` are mirrored. Adds ``flip``, ``target_flip``
+    (whether the target is mirrored) and the ``flip_signs`` that were used.
 
     Args:
         prob: probability of mirroring.
@@ -54,6 +55,9 @@ class RandomFlipTarget(BaseTransform):
             )
         flip = bool(random.random() < self.prob)
         results["flip"] = flip != results.get("flip", False)
+        # PackRegressionInputs compares: mmdet's RandomFlip mirrors the image alone.
+        results["target_flip"] = flip != results.get("target_flip", False)
+        results["flip_signs"] = tuple(signs)
         if not flip:
             return results
         factors = np.asarray(signs, np.float32)

@@ -6,7 +6,11 @@ from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 
 from ebm_mmdet.models import EBMBBoxHead
-from ebm_mmdet.models.inclusive_boxes import rescale_inclusive, to_last_pixels
+from ebm_mmdet.models.inclusive_boxes import (
+    rescale_inclusive,
+    to_last_pixels,
+    undo_rescale_inclusive,
+)
 
 HALF_OPEN = torch.tensor([[2.0, 3.0, 30.0, 41.0], [5.0, 5.0, 5.5, 9.0], [4.0, 4.0, 4.0, 4.0]])
 
@@ -93,3 +97,13 @@ def test_samples_move_with_their_boxes():
     moved = HALF_OPEN + torch.tensor([0.0, 0.0, 0.5, 0.5])
     assert torch.equal(instances.bboxes, moved)
     assert torch.equal(instances.box_samples, moved[:, None])
+
+
+def test_boxes_of_the_original_image_come_back_to_the_network_as_they_were():
+    """Times r: (x2 - 1) r + 1."""
+    scale = torch.tensor([1.6, 0.5, 1.6, 0.5], dtype=torch.float64)
+    boxes = HALF_OPEN.double()
+    network = undo_rescale_inclusive(boxes, scale) * scale
+    last = torch.tensor([0.0, 0, 1, 1], dtype=torch.float64)
+    torch.testing.assert_close(network, (boxes - last) * scale + last)
+    torch.testing.assert_close(rescale_inclusive(network / scale, scale), boxes)

@@ -131,6 +131,16 @@ def test_errors_name_the_value(tmp_path):
         CropCountDataset("none.json", max_count=9)
 
 
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("size", [(80, 100), (39, 50), (40, 51), (50, 40)])
+def test_an_image_of_another_size_than_stated_is_refused(tmp_path, size, cache):
+    options = write(tmp_path, ANNOTATIONS)
+    cv2.imwrite(str(tmp_path / "images" / "im 0.png"), np.zeros(size, np.uint8))
+    message = rf"im 0.png has {size[1]} x {size[0]} pixels, and .*ann.json says 50 x 40"
+    with pytest.raises(TargetError, match=message):
+        CropCountDataset(**options, max_count=9, crop_size=20, cache=cache)[0]
+
+
 @pytest.mark.skipif(not BBBC039.is_dir(), reason="the images of BBBC039 are not here")
 def test_real_nuclei():
     dataset = CropCountDataset(

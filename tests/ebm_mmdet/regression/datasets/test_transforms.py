@@ -11,6 +11,7 @@ from mmdet.registry import TRANSFORMS
 
 from ebm_mmdet.regression.datasets import (
     GeneratedRegressionDataset,
+    PackRegressionInputs,
     RandomFlipTarget,
     RandomLight,
     RandomQuarterTurns,
@@ -72,6 +73,68 @@ def test_flip_without_a_known_target_is_refused():
         RandomFlipTarget(1.0, signs=(2,))
     with pytest.raises(ValueError, match=r"prob=1.5"):
         RandomFlipTarget(1.5)
+
+
+HORIZONTAL, VERTICAL, DIAGONAL = (
+    dict(type="mmdet.RandomFlip", prob=1.0, direction=way)
+    for way in ("horizontal", "vertical", "diagonal")
+)
+NO_FLIP = dict(type="mmdet.RandomFlip", prob=0.0)
+TARGET, NO_TARGET = (dict(type="RandomFlipTarget", prob=prob) for prob in (1.0, 0.0))
+
+
+def packed(*steps, signs=(-1, 1, 1), **more):
+    results = sample((6, 8), flip_signs=signs, **more)
+    for step in steps:
+        results = TRANSFORMS.build(step)(results)
+    return PackRegressionInputs().transform(results)["data_samples"]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [HORIZONTAL],
+        [VERTICAL],
+        [DIAGONAL],
+        [dict(HORIZONTAL, type="mmcv.RandomFlip")],
+        [HORIZONTAL, NO_FLIP],
+        [HORIZONTAL, TARGET],
+        [HORIZONTAL, NO_TARGET],
+        [TARGET, HORIZONTAL],
+        [TARGET, HORIZONTAL, NO_FLIP],
+    ],
+)
+def test_an_image_that_was_mirrored_without_its_target_is_refused(steps):
+    with pytest.raises(ValueError, match=r"flip_signs=\(-1, 1, 1\).*RandomFlipTarget instead"):
+        packed(*steps)
+    # A flip does nothing to these, or nobody has said what, or there is no target.
+    for signs in ((1, 1, 1), None):
+        allowed = [step for step in steps if signs or step["type"] != "RandomFlipTarget"]
+        assert "gt_target" in packed(*allowed, signs=signs)
+    assert "gt_target" not in packed(*steps, gt_target=None)
+
+
+@pytest.mark.parametrize(
+    ("steps", "first"),
+    [
+        ([NO_FLIP], 10),
+        ([TARGET], -10),
+        ([TARGET, NO_FLIP], -10),
+        ([NO_FLIP, TARGET], -10),
+        ([TARGET, TARGET], 10),
+        ([TARGET, dict(type="RandomScaleCrop", size=4)], -10),
+        ([TARGET, dict(type="mmdet.Resize", scale=(12, 9))], -10),
+    ],
+)
+def test_a_target_that_was_mirrored_with_its_image_is_packed(steps, first):
+    assert packed(*steps).gt_target.tolist() == [first, 20, 0]
+
+
+def test_signs_of_the_transform_count_where_it_has_run():
+    flip = dict(type="RandomFlipTarget", prob=0.0, signs=(-1, 1, 1))
+    with pytest.raises(ValueError, match="RandomFlipTarget instead"):
+        packed(flip, HORIZONTAL, signs=None)
+    assert "gt_target" in packed(dict(flip, signs=(1, 1, 1)), HORIZONTAL)
 
 
 def test_scale_and_crop():
