@@ -18,7 +18,7 @@ from .inspection import inner_datasets
 from .trained_detector import load_detector, read_config
 from .unfinished_calibration import UnfinishedCalibration
 
-__all__ = ["CalibrationRun", "annotation_file", "coverage_lines"]
+__all__ = ["CalibrationRun", "annotation_file", "check_classes", "coverage_lines"]
 
 
 def annotation_file(dataset: Mapping) -> str | None:
@@ -30,9 +30,9 @@ def annotation_file(dataset: Mapping) -> str | None:
 class CalibrationRun:
     """A calibration: what it is given is checked at once, then its steps are called in this order.
 
-    - :meth:`dataset` and :meth:`model`;
-    - :meth:`matching`, in which the detections are matched, and :meth:`check_enough` of them;
-    - :meth:`write` the intervals that follow from them.
+    - :meth:`dataset` and :meth:`model`, whose classes :func:`check_classes` compares;
+    - :meth:`matching`, and within it, so that no other call does the same meanwhile:
+      :meth:`check_enough` of the matched detections, and :meth:`write` the intervals that follow.
 
     Args:
         config: of a detector.
@@ -156,27 +156,34 @@ class CalibrationRun:
 
     @contextmanager
     def matching(self) -> Iterator[Path]:
-        """The folder that keeps what is known of the detections, if the work is interrupted."""
+        """The folder that keeps what is known of the detections, if the work is interrupted.
+
+        Raises:
+            FileExistsError: another call is at work for the same checkpoint, or has written it.
+        """
         with self.unfinished.begin(self.say) as folder:
             yield folder
 
-    def check_enough(self, matched: int, independent: int | None = None) -> None:
+    def check_enough(self, matched: int, independent: int | None = None, where: str = "") -> None:
         """Raise ``ValueError`` if too few detections, or images with some, are there for the level.
 
         Args:
             matched: number of matched detections.
             independent: number of images that they are on, if bounds come from images.
+            where: which of all detections these are, for the message; by default all.
         """
+        where = f", {where}" if where else ""
         if matched < self.needed:
             raise ValueError(
                 f"{matched} detections with a score of {self.limits['score_thr']} or more match an "
-                f"object at an IoU of {self.limits['iou_thr']}; a level of {self.level} takes "
-                f"{self.needed} at least. Take more {self.unit}, or a lower level, score or IoU"
+                f"object at an IoU of {self.limits['iou_thr']}{where}; a level of {self.level} "
+                f"takes {self.needed} at least. Take more {self.unit}, or a lower level, score or "
+                "IoU"
             )
         if independent is not None and independent < self.needed:
             raise ValueError(
-                f"{independent} {self.unit} have a detection that matches an object; where all of "
-                f"one count as one, a level of {self.level} takes {self.needed} at least. "
+                f"{independent} {self.unit} have a detection that matches an object{where}; where "
+                f"all of one count as one, a level of {self.level} takes {self.needed} at least. "
                 f"Take more {self.unit}, or a lower level, or leave --by-image out"
             )
 
@@ -187,6 +194,10 @@ class CalibrationRun:
             intervals: such as :class:`~ebm_mmdet.models.SideIntervals`.
             dataset: of the calibration.
             report: says what the intervals promise.
+
+        Raises:
+            FileExistsError: somebody has made ``out`` meanwhile. It stays, and so does what is
+                known of the detections: with ``out`` moved away, the same call ends at once.
         """
         intervals.facts.update(
             self.limits,
@@ -198,6 +209,28 @@ class CalibrationRun:
         self.unfinished.remove()
         self.say(report(intervals))
         self.say(f"wrote {self.out}")
+
+
+def check_classes(model: nn.Module, dataset: Sequence, merged: bool = False) -> None:
+    """Check that a label means the same class to a detector and to a data set.
+
+    Args:
+        model: with ``dataset_meta``.
+        dataset: with ``metainfo``.
+        merged: whether one list of classes may end before the other one: a 3D detector that has
+            learned several classes as one keeps the names of all.
+
+    Raises:
+        ValueError: they have other classes, or in another order.
+    """
+    ours = list(model.dataset_meta.get("classes") or ())
+    theirs = list(dataset.metainfo.get("classes") or ())
+    both = min(len(ours), len(theirs)) if merged else None
+    if ours[:both] != theirs[:both]:
+        raise ValueError(
+            f"the detector's classes are {ours}, and those of the data set are {theirs}; set "
+            "metainfo=dict(classes=...) of test_dataloader.dataset to the detector's"
+        )
 
 
 def coverage_lines(

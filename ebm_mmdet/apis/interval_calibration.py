@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
-from torch import nn
 
 from ..datasets import use_checked_annotations
 from ..energy import grouped_quantiles, interval_scores
 from ..models.detectors.side_intervals import SPREADS, SideIntervals
-from .calibration_run import CalibrationRun, coverage_lines
+from .calibration_run import CalibrationRun, check_classes, coverage_lines
+from .fitting.classes import check_class_order, file_orders, training_file_orders
+from .fitting.image_set import ImageSet
+from .fitting.items import probe
 from .matched_sides import IOU_THR, SCORE_THR, MatchedSides, matched_sides
 
 __all__ = ["calibrate", "fit_intervals"]
@@ -76,11 +78,14 @@ def calibrate(
         The intervals.
 
     Raises:
-        FileExistsError: ``out`` exists, or an interrupted call to it had other settings.
+        FileExistsError: ``out`` exists, an interrupted call to it had other settings, or another
+            call to it is running.
         FileNotFoundError: there is no such config, checkpoint or annotation file.
         CheckpointError: the checkpoint does not fit.
-        ValueError: ``level`` is not in (0, 1), the annotations are those of the training, or too
-            few detections match; a detection lacks what ``spread`` needs.
+        ValueError: ``level`` is not in (0, 1), the annotations are those of the training, the
+            detector has other classes than the data set, files number them in another order,
+            annotations state another size of an image, or too few detections match; a detection
+            lacks what ``spread`` needs.
     """
     if spread is not None and spread not in SPREADS:
         raise ValueError(f"spread={spread!r}; use one of {', '.join(SPREADS)}")
@@ -100,13 +105,17 @@ def calibrate(
     use_checked_annotations()
     dataset = run.dataset(DATASETS, images)
     model = run.model(device, SideIntervals)
-    _check_classes(model, dataset)
+    check_classes(model, dataset)
+    orders = training_file_orders(run.cfg) + file_orders("calibration", dataset)
+    for line in check_class_order(orders, model.dataset_meta["classes"]):
+        say(line)
+    probe(ImageSet(dataset, range(len(dataset))), "calibration")
     with run.matching() as folder:
         sides = matched_sides(model, dataset, level, spread, score_thr, iou_thr, say, folder)
         run.check_enough(len(sides.residual), len(sides.image.unique()) if by_image else None)
-    classes = model.dataset_meta["classes"]
-    intervals = fit_intervals(sides, len(classes), level, joint, by_image, min_count)
-    run.write(intervals, dataset, report)
+        classes = model.dataset_meta["classes"]
+        intervals = fit_intervals(sides, len(classes), level, joint, by_image, min_count)
+        run.write(intervals, dataset, report)
     return intervals
 
 
@@ -168,12 +177,3 @@ def report(intervals: SideIntervals) -> str:
             f"(at least {facts['min_count']} {unit})",
         ]
     )
-
-
-def _check_classes(model: nn.Module, dataset: Sequence) -> None:
-    ours, theirs = model.dataset_meta.get("classes"), dataset.metainfo.get("classes")
-    if list(ours or ()) != list(theirs or ()):
-        raise ValueError(
-            f"the detector's classes are {ours}, and those of the data set are {theirs}; set "
-            "metainfo=dict(classes=...) of test_dataloader.dataset to the detector's"
-        )

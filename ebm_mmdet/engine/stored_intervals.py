@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from ..files import PARTIAL
 from ..models.detectors.side_intervals import INTERVAL_KINDS, attach_intervals
 from .checkpoint import write_checkpoint
 from .safe_loading import read_checkpoint
@@ -23,6 +25,7 @@ __all__ = [
     "attach_stored_intervals",
     "calibrated_path",
     "model_digest",
+    "refuse_existing",
     "store_intervals",
 ]
 
@@ -42,16 +45,40 @@ def calibrated_path(checkpoint: Path, out: str | os.PathLike | None) -> Path:
         FileExistsError: it exists.
     """
     path = Path(out) if out else checkpoint.with_name(f"{checkpoint.stem}_intervals.pth")
-    if path.exists():
-        raise FileExistsError(f"{path} exists and is not overwritten; remove it, or choose another")
+    refuse_existing(path)
     return path
 
 
+def refuse_existing(out: Path) -> None:
+    """Raise ``FileExistsError`` if there is something at the path of a checkpoint to write."""
+    if os.path.lexists(out):
+        raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
+
+
 def store_intervals(checkpoint: Path, out: Path, key: str, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint's weights again, with intervals under ``key`` of the meta, atomically."""
+    """Write a checkpoint's weights again, with intervals under ``key`` of the meta.
+
+    The file is written completely or not at all, and never in the place of another one.
+
+    Raises:
+        FileExistsError: ``out`` exists; its content stays.
+    """
     stored = read_checkpoint(checkpoint)
     meta = {**stored.get("meta", {}), key: content}
-    write_checkpoint(out, dict(meta=meta, state_dict=stored.get("state_dict", stored)))
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        write_checkpoint(partial, dict(meta=meta, state_dict=stored.get("state_dict", stored)))
+        refuse_existing(out)
+        try:
+            os.link(partial, out)  # a rename would replace a file that somebody has made meanwhile
+        except FileExistsError:
+            refuse_existing(out)
+            raise
+        except OSError:  # a file system without links
+            refuse_existing(out)
+            os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def attach_stored_intervals(model: nn.Module, checkpoint: Mapping, digest: str) -> None:

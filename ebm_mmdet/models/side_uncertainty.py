@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["covariance_to_side_std", "side_lengths", "side_std_to_covariance"]
+__all__ = [
+    "carry_side_std",
+    "covariance_to_side_std",
+    "side_lengths",
+    "side_std_to_covariance",
+]
 
 _MIN_SIZE = 1.0
 """Smallest size (pixels) of a box, because relative to a sliver uncertainties are unbounded."""
@@ -67,3 +72,27 @@ def covariance_to_side_std(boxes: Tensor, covariance: Tensor) -> Tensor:
     # Rounding may give a slightly negative value if a side is known far better than its opposite.
     sides = torch.cat((both - shared, both + shared), dim=1).clamp(min=0)
     return side_lengths(boxes) * sides.sqrt()
+
+
+def carry_side_std(covariance: Tensor, boxes: Tensor, others: Tensor) -> Tensor:
+    r"""The covariance of the same errors of sides, in pixels, relative to other boxes.
+
+    For boxes whose sides were moved, such as to the border of an image, while nothing more became
+    known. With ``(w, h)`` the size of a box and ``(w', h')`` that of the other one::
+
+        C' = S C S,   S = diag(w / w', h / h', w / w', h / h')
+
+    so that :func:`covariance_to_side_std` gives the same numbers. This is not
+    :func:`~ebm_mmdet.models.box_coding.change_reference`, which keeps the boxes that a covariance
+    speaks of, and therefore the errors of log-sizes.
+
+    Args:
+        covariance: (n, 4, 4) of encoded coordinates relative to ``boxes``.
+        boxes: (n, 4) ``(x1, y1, x2, y2)``. A side under 1 px counts as 1 px.
+        others: (n, 4), likewise, in the same unit.
+
+    Returns:
+        (n, 4, 4) relative to ``others``; every bit is kept where the sizes are equal.
+    """
+    ratio = (side_lengths(boxes) / side_lengths(others)).to(covariance)
+    return ratio[:, :, None] * covariance * ratio[:, None, :]

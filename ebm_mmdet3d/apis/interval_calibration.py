@@ -11,7 +11,7 @@ from mmdet3d.registry import DATASETS
 from mmengine.config import Config
 from torch import Tensor
 
-from ebm_mmdet.apis.calibration_run import CalibrationRun, coverage_lines
+from ebm_mmdet.apis.calibration_run import CalibrationRun, check_classes, coverage_lines
 from ebm_mmdet.energy import grouped_quantiles, interval_scores
 
 from ..models.detectors.dim_intervals import DIMENSIONS, MIN_SPREAD, SPREADS_3D, DimIntervals
@@ -22,6 +22,7 @@ __all__ = ["calibrate_3d", "fit_dim_intervals"]
 SCALE_EVERY = 5
 """One frame in so many makes the seven numbers comparable for joint intervals in metres."""
 FEWEST_FOR_SCALE = 5
+OTHER_FRAMES = f"without every {SCALE_EVERY}th frame, from which a joint level gets its units"
 
 
 def calibrate_3d(
@@ -68,11 +69,13 @@ def calibrate_3d(
         The intervals.
 
     Raises:
-        FileExistsError: ``out`` exists, or an interrupted call to it had other settings.
+        FileExistsError: ``out`` exists, an interrupted call to it had other settings, or another
+            call to it is running.
         FileNotFoundError: there is no such config, checkpoint or annotation file.
         CheckpointError: the checkpoint does not fit.
         ValueError: ``level`` is not in (0, 1), the annotations are those of the training, there
-            are none, too few detections match, or a detection lacks what ``spread`` needs.
+            are none, a label is of another class to the detector than to the data set, too few
+            detections match, or a detection lacks what ``spread`` needs.
     """
     if spread is not None and spread not in SPREADS_3D:
         raise ValueError(f"spread={spread!r}; for 3D boxes use one of {', '.join(SPREADS_3D)}")
@@ -91,14 +94,21 @@ def calibrate_3d(
     )
     dataset = run.dataset(DATASETS)
     model = run.model(device, DimIntervals)
+    check_classes(model, dataset, merged=True)
+    classes = list(dataset.metainfo["classes"])
     with run.matching() as folder:
         dims = matched_dims(model, dataset, spread, score_thr, iou_thr, period, say, folder)
-        run.check_enough(len(dims.residual), len(dims.image.unique()) if by_image else None)
-    classes = list(dataset.metainfo["classes"])
-    intervals = fit_dim_intervals(dims, len(classes), level, joint, by_image, min_count, period)
-    intervals.facts["classes"] = classes
-    run.write(intervals, dataset, report)
+        _check_enough(run, dims, by_image)
+        if joint:
+            _check_enough(run, _comparable(dims)[1], by_image, OTHER_FRAMES)
+        intervals = fit_dim_intervals(dims, len(classes), level, joint, by_image, min_count, period)
+        intervals.facts["classes"] = classes
+        run.write(intervals, dataset, report)
     return intervals
+
+
+def _check_enough(run: CalibrationRun, dims: MatchedDims, by_image: bool, where: str = "") -> None:
+    run.check_enough(len(dims.residual), len(dims.image.unique()) if by_image else None, where)
 
 
 def fit_dim_intervals(
@@ -129,8 +139,8 @@ def fit_dim_intervals(
         ValueError: there are too few detections for the level.
     """
     scale = torch.ones(7)
-    if joint and dims.kind == "metres":
-        scale, dims = _scale(dims)
+    if joint:
+        scale, dims = _comparable(dims)
     spread = (dims.spread * scale)[..., None].expand(-1, -1, 2)
     scores = interval_scores(dims.residual, spread)
     scores = scores.amax(1, keepdim=True) if joint else scores
@@ -156,18 +166,22 @@ def fit_dim_intervals(
     return DimIntervals(level, joint, dims.kind, bounds, tuple(scale.tolist()), period, facts)
 
 
-def _scale(dims: MatchedDims) -> tuple[Tensor, MatchedDims]:
-    """Median errors (7,) in every fifth frame, and the detections of the other frames.
+def _comparable(dims: MatchedDims) -> tuple[Tensor, MatchedDims]:
+    """Units (7,) in which the seven numbers are comparable, and detections with no part in them.
+
+    Without a spread, median errors in every fifth frame, and the detections of the other frames.
 
     Raises:
         ValueError: there are too few of either.
     """
+    if dims.kind != "metres":
+        return torch.ones(7), dims
     some = dims.image % SCALE_EVERY == 0
     if int(some.sum()) < FEWEST_FOR_SCALE or bool(some.all()):
         raise ValueError(
             f"{int(some.sum())} of {len(some)} detections are in every {SCALE_EVERY}th frame, from "
-            f"which a joint level gets its units; it takes {FEWEST_FOR_SCALE} at least. Take more "
-            "frames, or a model with a spread"
+            f"which a joint level gets its units; it takes {FEWEST_FOR_SCALE} at least, and others "
+            "for the bounds. Take more frames, or a model with a spread"
         )
     scale = dims.residual[some].abs().median(0).values.clamp(min=MIN_SPREAD)
     rest = MatchedDims(*(each[~some] for each in dims[:-1]), kind=dims.kind)

@@ -11,6 +11,7 @@ second for a prior about the detection plus the median residual. The checkpoint 
 from __future__ import annotations
 
 import argparse
+import math
 
 from mmdet.registry import DATASETS
 from mmdet.utils import register_all_modules
@@ -23,9 +24,17 @@ from ebm_mmdet.datasets import use_checked_annotations
 from ebm_mmdet.energy import fit_residual_std
 from ebm_mmdet.engine.command_line import merge_options
 
+FEWEST = 2
+"""Matched detections; about its own median a single one has no spread."""
+
 
 def main(arguments: list[str] | None = None) -> list[str]:
-    """Fit the prior; print and return the config lines."""
+    """Fit the prior; print and return the config lines.
+
+    Raises:
+        SystemExit: an option is wrong, or the matched detections are too few or too exact for a
+            prior; the message says what to do.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,6 +51,8 @@ def main(arguments: list[str] | None = None) -> list[str]:
     parser.add_argument("--k", type=float, default=0.125, help="weight of the density, scale^2")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction)
     options = parser.parse_args(arguments)
+    if not 0 < options.k < math.inf:
+        parser.error(f"--k {options.k}; give a positive number, such as 0.125")
 
     register_all_modules()
     cfg = Config.fromfile(options.config)
@@ -59,12 +70,22 @@ def main(arguments: list[str] | None = None) -> list[str]:
     dataset = DATASETS.build(dataset)
     detector = load_frozen_detector(cfg)
     residuals = detector_residuals(detector, dataset, options.score_thr, options.iou_thr)
+    if len(residuals) < FEWEST:
+        parser.error(
+            f"{len(residuals)} detections with a score of {options.score_thr} or more match an "
+            f"object at an IoU of {options.iou_thr}, on {len(dataset)} images; a prior takes "
+            f"{FEWEST} at least. Check that the checkpoint and the classes of {options.dataset} "
+            "are those of the detector, or give a lower --score-thr or --iou-thr, or more images"
+        )
     bias = residuals.median(0).values
-    lines = [
-        f"prior=dict(std={_rounded(fit_residual_std(rest, robust=None))}{more}, "
-        f"scale={options.k**0.5:.4f}, temperature=1.0)"
-        for rest, more in ((residuals, ""), (residuals - bias, f", bias={_rounded(bias)}"))
-    ]
+    try:
+        lines = [
+            f"prior=dict(std={_rounded(fit_residual_std(rest, robust=None))}{more}, "
+            f"scale={options.k**0.5:.4g}, temperature=1.0)"
+            for rest, more in ((residuals, ""), (residuals - bias, f", bias={_rounded(bias)}"))
+        ]
+    except ValueError as error:
+        parser.error(f"{error} Give images that the detector has not learned by heart")
     print(f"{len(residuals)} matched detections on {len(dataset)} images; for model.refiner:")
     print(lines[0])
     print("or, to correct the detector's systematic error too:")
@@ -73,7 +94,8 @@ def main(arguments: list[str] | None = None) -> list[str]:
 
 
 def _rounded(values: Tensor) -> list[float]:
-    return [round(value, 4) for value in values.tolist()]
+    """Three significant digits, so that no positive number becomes zero."""
+    return [float(f"{value:.3g}") for value in values.tolist()]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from ...energy import RefinementResult
 from ..box_coding import change_reference, decode_boxes
 from ..inclusive_boxes import rescale_inclusive
 from ..pixels import clip_to_image
+from ..side_uncertainty import carry_side_std
 from ..uncertain_instances import UncertainInstances
 from .detector_wrapper import detector_covariance
 
@@ -27,7 +28,8 @@ def write_refined_boxes(
     """Write the result of an image into its ``pred_instances``, in place.
 
     Boxes that did not move keep every bit, unless ``clip_boxes='all'``. ``EBMDetector`` describes
-    the fields.
+    the fields. Standard deviations of sides are those of the box before clipping, and the
+    detector's own stay what they are, in pixels: to move a side makes it no better known.
 
     Args:
         sample: the data sample.
@@ -41,6 +43,7 @@ def write_refined_boxes(
     moved = (result.y != 0).any(dim=1, keepdim=True)
     refined = decode_boxes(result.y, reference) / scale
     detected = instances.bboxes.to(refined.dtype)
+    unclipped = torch.where(moved, refined, detected)
     if clip_boxes:
         clipped = clip_to_image(refined, sample.metainfo, scale)
         # A pixel of tolerance, because detectors that clip do so at a rounded border.
@@ -63,14 +66,15 @@ def write_refined_boxes(
         instances.mode_mass = result.mode_mass
     covariance = result.covariance
     if covariance is not None:
+        covariance = change_reference(covariance, reference, unclipped * scale)
+        covariance = carry_side_std(covariance, unclipped, boxes)
         instances.ess, instances.log_prob = result.ess, result.log_prob
         if result.samples is not None:
             drawn = decode_boxes(result.samples, reference.unsqueeze(1))
             instances.box_samples = drawn / scale
-    else:
-        covariance = detector_covariance(instances)
+    elif (covariance := detector_covariance(instances)) is not None:
+        covariance = carry_side_std(covariance, detected, boxes)
     if covariance is not None:
-        covariance = change_reference(covariance, reference, boxes * scale)
         instances.box_cov = covariance
         instances.box_std = covariance.diagonal(dim1=1, dim2=2).sqrt()
         sample.pred_instances = UncertainInstances.of(instances)

@@ -39,10 +39,11 @@ def variance_vote(
 
     Scores are not used. All picks of all classes and images are one computation, whose memory is
     K x (boxes in the largest group). It is a softmax over i, so no variance is too small or large.
+    A candidate with a number that is not finite has no vote, and stays where it is if picked.
 
     Args:
         boxes: (N, 4) ``(x1, y1, x2, y2)``, candidates before suppression.
-        log_variance: (N, 4) log σ² of the same sides, finite. Only ratios matter.
+        log_variance: (N, 4) log σ² of the same sides. Only ratios matter.
         groups: (N,) int64; only boxes of one group (a class of an image) vote on each other.
         picks: (K,) int64, rows of ``boxes`` that suppression kept, in its order.
         sigma_t: how fast the weight of a vote decays as the overlap decreases.
@@ -59,9 +60,13 @@ def variance_vote(
     if len(picks) == 0:
         return boxes.new_zeros(0, 4)
     members, valid = _members(groups, picks)
-    picked, others = boxes[picks].unsqueeze(1), boxes[members]
-    iou = bbox_overlaps(picked, others).squeeze(1)
-    voters = valid & (iou > iou_thr)
+    # Rows of others fill up each group, and a weight of 0 does not stop their NaN.
+    sound = (boxes.isfinite() & log_variance.isfinite()).all(1)
+    inert = ~sound.unsqueeze(1)
+    usable, log_variance = boxes.masked_fill(inert, 0), log_variance.masked_fill(inert, 0)
+    picked, others = usable[picks].unsqueeze(1), usable[members]
+    iou = bbox_overlaps(picked, others).squeeze(1).nan_to_num(0)  # an area may overflow
+    voters = valid & sound[members] & sound[picks].unsqueeze(1) & (iou > iou_thr)
     if remaining is not None:
         voters &= _remaining(iou, members, groups, picks, *remaining)
     itself = valid & (members == picks.unsqueeze(1))
@@ -69,8 +74,9 @@ def variance_vote(
     # A box without area has IoU 0 with itself.
     closeness = closeness.masked_fill(~voters, -math.inf).masked_fill(itself, 0)
     weights = (closeness.unsqueeze(2) - log_variance[members]).softmax(dim=1)
+    shifts = (others - picked).masked_fill(~(voters | itself).unsqueeze(2), 0)
     # Sums of shifts, not of coordinates, lose no digits far from the origin.
-    return boxes[picks] + (weights * (others - picked)).sum(1)
+    return boxes[picks] + (weights * shifts).sum(1)
 
 
 def _members(groups: Tensor, picks: Tensor) -> tuple[Tensor, Tensor]:

@@ -215,7 +215,9 @@ class EBM3DDetector(DetectorWrapper, Base3DDetector):
         if len(occupied) == len(batch_data_samples):
             return samples
         results = list(batch_data_samples)
-        usual = samples or [self._predict_one_point(batch_inputs_dict, results[0], **kwargs)]
+        usual = samples or [
+            self._predict_one_point(batch_inputs_dict, results[0], refiner=refiner, **kwargs)
+        ]
         nothing = usual[0].pred_instances_3d[:0]
         for i, sample in enumerate(results):
             if i in occupied:

@@ -164,14 +164,18 @@ class EBM3DRefineHead(RegressingHead):
         Args:
             maps: BEV maps (B, C, H, W) that the detector gives.
             points: (P, 3 or more) of each of the B frames, metres.
+
+        Returns:
+            The maps; the chosen one is (B, C + 3, H, W) float32, because half precision rounds
+            heights to centimetres.
         """
         if not self.point_heights or self.feature_level >= len(maps):
             return maps
         feat = maps[self.feature_level]
         place = self.origin, self.cell_size, self.pixel_offset
-        heights = height_map(points, feat.shape[-2:], *place).to(feat)
+        heights = height_map(points, feat.shape[-2:], *place).to(feat.device)
         maps = list(maps)
-        maps[self.feature_level] = torch.cat([feat, heights], dim=1)
+        maps[self.feature_level] = torch.cat([feat.float(), heights], dim=1)
         return maps
 
     def _branch(self, channels: int) -> nn.Sequential:

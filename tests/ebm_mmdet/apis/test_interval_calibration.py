@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,10 +26,16 @@ from ebm_mmdet.apis import (
     load_detector,
     matched_sides,
 )
+from ebm_mmdet.apis.calibration_run import CalibrationRun
 from ebm_mmdet.apis.fitting.items import UnreadableItem
 from ebm_mmdet.commands import main
 from ebm_mmdet.energy import expected_coverage
-from ebm_mmdet.engine.stored_intervals import StoredIntervalsHook, model_digest
+from ebm_mmdet.engine.stored_intervals import (
+    StoredIntervalsHook,
+    model_digest,
+    store_intervals,
+)
+from ebm_mmdet.files import write_json
 from tests.ebm_mmdet.apis.noisy_oracle import CLASSES, CONFIG, NoisyOracle
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
 
@@ -110,7 +117,9 @@ def test_a_detector_without_a_spread_has_intervals_of_its_size(oracle, tmp_path)
     text = "\n".join(lines)
     assert "coverage of each side: 90." in text
     assert f"wrote {tmp_path / 'a.pth'}" in text
-    with pytest.raises(ValueError, match="need box_cov, box_std or side_std.*another score"):
+    with pytest.raises(
+        ValueError, match="need box_cov, box_std or side_std.*another spread: size, pixels"
+    ):
         calibrate(path, oracle / "best.pth", out=tmp_path / "b.pth", spread="std")
     assert not (tmp_path / "b.pth").exists()
 
@@ -215,6 +224,113 @@ def test_a_broken_image_does_not_lose_what_was_done(oracle, tmp_path, monkeypatc
     lines = []
     calibrate(oracle / "calibration.py", oracle / "best.pth", out=out, say=lines.append)
     assert lines[0].startswith("going on from")
+
+
+def during_matching(monkeypatch, position: int, action) -> None:
+    """Lets something happen, once, when this image is matched."""
+    real, done = sides_module.match_detections, []
+
+    def matched(truth, at, *rest):
+        if at == position and not done:
+            done.append(at)
+            action()
+        return real(truth, at, *rest)
+
+    monkeypatch.setattr(sides_module, "match_detections", matched)
+
+
+@pytest.mark.parametrize("options", [dict(), dict(joint=True), dict(level=0.8)], ids=str)
+def test_a_second_call_at_the_same_time_is_refused(oracle, tmp_path, monkeypatch, options):
+    """Also of one whose folder has been claimed, and that matches nothing yet or everything."""
+    arguments = oracle / "calibration.py", oracle / "best.pth"
+    out, refusals = tmp_path / "a.pth", []
+
+    def second():
+        with pytest.raises(FileExistsError) as refused:
+            calibrate(*arguments, out=out, **options)
+        refusals.append(str(refused.value))
+
+    for position in (0, 89):
+        during_matching(monkeypatch, position, second)
+        found = calibrate(*arguments, out=out)
+        stored = torch.load(out, weights_only=True)["meta"]["side_intervals"]
+        assert stored == found.to_meta()
+        out.unlink()
+    text = "another level" if "level" in options else r"another process works in .*a\.pth\.unf"
+    assert len(refusals) == 2
+    assert all(re.search(text, each) for each in refusals)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_call_that_ends_while_another_one_loads_is_not_replaced(oracle, tmp_path, monkeypatch):
+    """Neither had begun to match when the other one looked."""
+    arguments, out = (oracle / "calibration.py", oracle / "best.pth"), tmp_path / "a.pth"
+    real, whole = CalibrationRun.model, []
+
+    def loads(self, *rest):
+        if not whole:
+            whole.append(None)
+            calibrate(*arguments, out=out, joint=True)
+            whole.append(out.read_bytes())
+        return real(self, *rest)
+
+    monkeypatch.setattr(CalibrationRun, "model", loads)
+    with pytest.raises(FileExistsError, match=r"a\.pth exists and is not overwritten"):
+        calibrate(*arguments, out=out)
+    assert out.read_bytes() == whole[1]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_file_that_somebody_makes_meanwhile_stays_and_so_do_the_matches(
+    oracle, tmp_path, monkeypatch
+):
+    arguments, out = (oracle / "calibration.py", oracle / "best.pth"), tmp_path / "a.pth"
+    during_matching(monkeypatch, 80, lambda: out.write_bytes(b"mine"))
+    with pytest.raises(FileExistsError, match=r"a\.pth exists and is not overwritten"):
+        calibrate(*arguments, out=out)
+    assert out.read_bytes() == b"mine"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.pth", "a.pth.unfinished"]
+    out.unlink()
+    monkeypatch.setattr(sides_module, "match_detections", lambda *_: 1 / 0)
+    calibrate(*arguments, out=out)  # nothing is matched again
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_two_calls_that_claim_the_folder_at_once_do_not_mix(oracle, tmp_path, monkeypatch):
+    """The settings that are there must be those of the one that matches, or a later one errs."""
+    module = importlib.import_module("ebm_mmdet.apis.unfinished_calibration")
+    real = module.claim_folder
+
+    def claim(folder, wanted, *rest):
+        begun = real(folder, wanted, *rest)
+        write_json(folder / "settings.json", {**wanted, "level": 0.5})  # the other one was later
+        return begun
+
+    monkeypatch.setattr(module, "claim_folder", claim)
+    arguments, out = (oracle / "calibration.py", oracle / "best.pth"), tmp_path / "a.pth"
+    with pytest.raises(FileExistsError, match="has begun in .* meanwhile, with another level"):
+        calibrate(*arguments, out=out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_stored_checkpoint_never_takes_the_place_of_another_one(tmp_path, monkeypatch, links):
+    """Nor on a file system without links; half of one is not left behind."""
+    torch.save(dict(state_dict={}, meta={}), tmp_path / "best.pth")
+    if not links:
+
+        def link(*_):
+            raise PermissionError("no links here")
+
+        monkeypatch.setattr(os, "link", link)
+    out = tmp_path / "out.pth"
+    store_intervals(tmp_path / "best.pth", out, "key", {"a": 1})
+    content = out.read_bytes()
+    with pytest.raises(FileExistsError, match=r"out\.pth exists and is not overwritten"):
+        store_intervals(tmp_path / "best.pth", out, "key", {"a": 2})
+    assert out.read_bytes() == content
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["best.pth", "out.pth"]
+    assert torch.load(out, weights_only=True)["meta"] == {"key": {"a": 1}}
 
 
 def test_too_few_images_for_bounds_by_image(oracle, tmp_path):

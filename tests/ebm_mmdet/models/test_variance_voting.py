@@ -235,6 +235,66 @@ def test_extreme_certainty_is_finite(alpha):
             assert torch.isfinite(value).all()
 
 
+def broken_copy(image, field, row, value):
+    """An image whose candidates of these rows have a number that is not finite."""
+    copied = InstanceData(**{key: tensor.clone() for key, tensor in image.items()})
+    copied[field][row, 2:3] = value
+    return copied
+
+
+@pytest.mark.parametrize("nms", [HARD, GAUSSIAN, LINEAR], ids=["hard", "gaussian", "linear"])
+@pytest.mark.parametrize("candidates", ["all", "remaining"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[(field, value) for field in ("alpha", "bboxes") for value in (math.nan, math.inf)],
+        ("bboxes", 3e38),  # finite, but its area is not
+    ],
+)
+def test_a_candidate_that_is_not_finite_has_no_vote(field, value, candidates, nms):
+    """Of whichever image: the others are voted on as if it were not there, and it stays."""
+    generator = torch.Generator().manual_seed(4)
+    images = [make_image(generator, n) for n in (12, 5, 20)]
+    groups = torch.cat([3 * i + image.labels for i, image in enumerate(images)])
+    whole = InstanceData.cat(images)
+    picks = whole.scores.argsort(descending=True)
+    for row in (0, 11, 12, 20, 36):
+        one = broken_copy(whole, field, row, value)
+        rest, others = torch.arange(len(one)) != row, picks != row
+        found, alone = (
+            variance_vote(
+                one.bboxes[rows],
+                one.alpha[rows],
+                groups[rows],
+                chosen,
+                remaining=(one.scores[rows], nms) if candidates == "remaining" else None,
+            )
+            for rows, chosen in (
+                (slice(None), picks),
+                (rest, (rest.cumsum(0) - 1)[picks[others]]),
+            )
+        )
+        assert found[others].isfinite().all()
+        torch.testing.assert_close(found[others], alone)
+        itself = one.bboxes[row][None]
+        torch.testing.assert_close(found[~others], itself, equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("space", ["delta", "pixel"])
+def test_a_broken_image_leaves_the_others_as_they_are(space):
+    generator = torch.Generator().manual_seed(5)
+    images = [make_image(generator, n) for n in (12, 5)]
+    cfg = dict(nms=HARD, max_per_img=100, var_vote=dict(space=space))
+    expected = select_detections(images, cfg)
+    for broken in (0, 1):
+        for field in ("bboxes", "alpha", "side_std"):
+            some = list(images)
+            some[broken] = broken_copy(images[broken], field, slice(None), math.nan)
+            found = select_detections(some, cfg)[1 - broken]
+            for key in ("bboxes", "scores", "labels", "side_std"):
+                torch.testing.assert_close(found[key], expected[1 - broken][key])
+
+
 def test_empty_images():
     empty = make_image(torch.Generator(), 0)
     for image in select_detections([empty, empty], dict(nms=HARD, max_per_img=5, var_vote={})):

@@ -42,9 +42,9 @@ def _scope():
 class Scenes(torch.utils.data.Dataset):
     """Items of a data set, made once."""
 
-    def __init__(self, dataset) -> None:
+    def __init__(self, dataset, metainfo: dict | None = None) -> None:
         self.items = [dataset[i] for i in range(len(dataset))]
-        self.metainfo = dataset.metainfo
+        self.metainfo = metainfo or dataset.metainfo
 
     def __len__(self) -> int:
         return len(self.items)
@@ -339,6 +339,83 @@ def test_refusals_come_before_the_work(oracle, tmp_path):
     refused(ValueError, "frame 0 of the data set has no annotations", config=cfg, out=out)
     assert not list(tmp_path.glob("new.pth*"))
     assert not list(oracle.glob("*.unfinished"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "fits"),
+    [(["Car", "Van"], True), (["Car"], True), (["Van", "Car"], False), (["Van"], False)],
+    ids=str,
+)
+def test_labels_mean_the_same_to_model_and_data(
+    oracle, tmp_path, scenes, monkeypatch, classes, fits
+):
+    """One list may end before: a model that takes vans for cars has learned from both."""
+    few = Scenes([scenes[1][i] for i in range(3)], scenes[1].metainfo)
+    monkeypatch.setattr("ebm_mmdet.apis.calibration_run.CalibrationRun.dataset", lambda *_: few)
+    weights, out = tmp_path / "best.pth", tmp_path / "out.pth"
+    state = torch.load(oracle / "best.pth", weights_only=True)["state_dict"]
+    torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=classes))), weights)
+    if fits:
+        calibrate_3d(oracle / "lidar.py", weights, out=out, level=0.5)
+    else:
+        with pytest.raises(ValueError, match=rf"classes are \{classes}.*those of the data set are"):
+            calibrate_3d(oracle / "lidar.py", weights, out=out, level=0.5)
+    assert out.exists() == fits
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+@pytest.mark.parametrize("by_image", [False, True])
+def test_too_few_outside_of_the_frames_for_the_units(
+    oracle, scenes, tmp_path, monkeypatch, by_image
+):
+    """All of them were enough. Nothing is left that would refuse a call with other settings."""
+    monkeypatch.setattr(
+        "ebm_mmdet.apis.calibration_run.CalibrationRun.dataset", lambda *_: scenes[1]
+    )
+    config, weights, out = oracle / "lidar.py", oracle / "best.pth", tmp_path / "a.pth"
+    dims = matched_dims(NoisyOracle3D().eval(), scenes[1], "metres")
+    rest = dims.image[dims.image % 5 != 0]
+    number, found = (
+        (len(rest.unique()), len(dims.image.unique()))
+        if by_image
+        else (
+            len(rest),
+            len(dims.image),
+        )
+    )
+    level = found / (found + 1)  # that number is the least
+    options = dict(out=out, level=level, joint=True, by_image=by_image, spread="metres")
+    text = rf"^{number} (frames|detections) .*, without every 5th frame, .* takes {found} at least"
+    with pytest.raises(ValueError, match=text):
+        calibrate_3d(config, weights, **options)
+    assert not list(tmp_path.iterdir())
+    options.update(level=0.9, score_thr=0.1)
+    intervals = calibrate_3d(config, weights, **options)
+    assert intervals.facts["counts"][-1] == number
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_second_call_at_the_same_time_is_refused(oracle, scenes, tmp_path, monkeypatch):
+    """Level and joint decide nothing about the matches, and all about what is stored."""
+    monkeypatch.setattr(
+        "ebm_mmdet.apis.calibration_run.CalibrationRun.dataset", lambda *_: scenes[1]
+    )
+    arguments = oracle / "lidar.py", oracle / "best.pth"
+    real, refused = dims_module.match_boxes_3d, []
+
+    def matched(*rest):
+        if not refused:
+            refused.append(True)
+            for options in (dict(level=0.5), dict(joint=True)):
+                with pytest.raises(FileExistsError, match="another process works in"):
+                    calibrate_3d(*arguments, out=tmp_path / "a.pth", **options)
+        return real(*rest)
+
+    monkeypatch.setattr(dims_module, "match_boxes_3d", matched)
+    found = calibrate_3d(*arguments, out=tmp_path / "a.pth")
+    stored = torch.load(tmp_path / "a.pth", weights_only=True)["meta"]["dim_intervals"]
+    assert refused
+    assert stored == found.to_meta()
 
 
 def test_an_interrupted_calibration_goes_on(oracle, scenes, tmp_path, monkeypatch):

@@ -7,6 +7,9 @@ import torch
 
 pytest.importorskip("mmdet3d", reason="3D needs mmdet3d: pip install 'ebm-mmdet[3d]'")
 
+from ebm_mmdet.energy import evaluate_only
+from ebm_mmdet.models import attach_intervals
+from ebm_mmdet3d.models.detectors import DimIntervals
 from tests.ebm_mmdet3d.models.sassd_toys import CARS, RANGE, car_frame, sassd_cfg
 from tests.ebm_mmdet3d.models.toys import (
     REAL_HEAD,
@@ -114,6 +117,22 @@ def test_results_are_of_the_type_of_others(name, refiner):
     first.scores_3d = first.scores_3d + 1
     first.extra = first.scores_3d
     assert "extra" not in second
+
+
+def test_results_have_the_fields_of_the_refiner_of_the_call():
+    """Not those of the model's own: batches of frames with points and without may be joined."""
+    samples = dict(type="ImportanceMeanRefiner", prior=dict(std=[0.01] * 7), num_samples=16)
+    model = build(cfg_of("toy", refiner=samples))
+    attach_intervals(model, DimIntervals(0.9, False, "metres", torch.ones(4, 7)), DimIntervals)
+    keys = []
+    for empty in ((False,), (True, False), (True,), (True, True)):
+        data = batch(model, frames_of("toy", empty))
+        with torch.no_grad():
+            found = model.predict(*data.values(), refiner=evaluate_only)
+        keys += [set(each.pred_instances_3d.keys()) for each in found]
+    assert keys == keys[:1] * 6
+    assert "box_cov" not in keys[0]
+    assert "dim_interval" not in keys[0]
 
 
 def test_labels_that_index_are_int64():

@@ -122,6 +122,21 @@ def test_f_sees_a_few_centimetres_of_bottom_and_height():
     assert (slope[..., [2, 5]] != 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_heights_are_not_rounded_with_the_map(dtype):
+    """Half precision knows a height to some centimetres, which are a `branch_scale`."""
+    head = make_head()
+    frames = [points(3000), points(3000, 1)]
+    exact = height_map(frames, GRID, ORIGIN, CELL)
+    maps = [torch.randn(2, 8, *GRID)]
+    with torch.autocast("cpu", dtype=dtype):
+        for given in (maps, [maps[0].to(dtype)]):
+            (read,) = head.prepare(head.with_heights(given, frames))
+            assert read.dtype == torch.float32
+            assert torch.equal(read[:, 8:], exact)
+            assert torch.equal(read[:, :8], given[0].float())
+
+
 def test_maps_without_heights_and_heads_that_do_not_read_them():
     head = make_head()
     with pytest.raises(ValueError, match=r"expected \(B, 11, H, W\), 3 of them heights"):
