@@ -19,6 +19,7 @@ from ebm_mmdet.engine.command_line import (
     UsageError,
     add_common_arguments,
     build_runner,
+    evaluator_cfgs,
     load_config,
     set_evaluation_metrics,
 )
@@ -105,7 +106,9 @@ def use_test_time_augmentation(cfg: Config) -> None:
         )
     if "tta_model" not in cfg:
         nms = dict(type="nms", iou_threshold=0.5)
-        cfg.tta_model = dict(type="EBMTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+        counted = [each.get("max_dets") or 0 for each in evaluator_cfgs(cfg.get("test_evaluator"))]
+        tta_cfg = dict(nms=nms, max_per_img=max([100, *counted]))
+        cfg.tta_model = dict(type="EBMTTAModel", tta_cfg=tta_cfg)
     elif cfg.tta_model.type in ("DetTTAModel", "mmdet.DetTTAModel"):
         # Ours merges the same boxes and keeps the other fields of each box.
         cfg.tta_model.type = "EBMTTAModel"

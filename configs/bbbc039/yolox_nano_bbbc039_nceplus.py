@@ -67,8 +67,6 @@ default_hooks = dict(
                     backend_args=dict(backend='atomic')))
 log_processor = dict(by_epoch=False)
 custom_hooks = []  # nothing of the detector is trained
-val_evaluator = dict(type='HighIoUCocoMetric', max_dets=300)  # an image has up to 230 nuclei
-test_evaluator = val_evaluator
 # Training images prepared as in the test, from which the prior is fitted; read by fit_residual_prior.py and study.py.
 fit_dataset = _base_.bbbc039.fit_dataset
 _base_.pop('bbbc039')

@@ -223,12 +223,17 @@ def settings_around(cfg: Config, max_dets: int | None = None) -> dict:
     if len(kept) < len(hooks):
         comment = "those of the detector's training are left out"
         settings["custom_hooks"] = Noted(plain(kept), comment)
+    most = {} if max_dets is None else {"max_dets": Noted(max_dets, "images have many")}
+    ours, comment = {"type": "HighIoUCocoMetric", **most}, "CocoMetric, and AP at 0.6 to 0.9"
     for split in ("val", "test"):
         metric = cfg.get(f"{split}_evaluator")
-        if isinstance(metric, Mapping) and metric.get("type") and type_name(metric) == "CocoMetric":
-            most = {} if max_dets is None else {"max_dets": Noted(max_dets, "images have many")}
+        if isinstance(metric, Mapping) and _is_coco(metric):
+            settings[f"{split}_evaluator"] = Noted(ours, comment)
+        elif isinstance(metric, (list, tuple)) and any(map(_is_coco, metric)):
+            # A list takes the place of the one in the base config.
             settings[f"{split}_evaluator"] = Noted(
-                {"type": "HighIoUCocoMetric", **most}, "CocoMetric, and AP at 0.6 to 0.9"
+                [{**plain(each), **ours} if _is_coco(each) else plain(each) for each in metric],
+                comment,
             )
     if (cfg.get("auto_scale_lr") or {}).get("enable"):
         settings["auto_scale_lr"] = Noted({"enable": False}, "the learning rate is not for a batch")
@@ -237,3 +242,9 @@ def settings_around(cfg: Config, max_dets: int | None = None) -> dict:
     if cfg.get("work_dir"):
         settings["work_dir"] = f"{str(cfg.work_dir).rstrip('/')}_ebm"
     return settings
+
+
+def _is_coco(metric: object) -> bool:
+    """Whether this is the config of mmdet's ``CocoMetric``."""
+    known = isinstance(metric, Mapping) and metric.get("type")
+    return bool(known) and type_name(metric) == "CocoMetric"

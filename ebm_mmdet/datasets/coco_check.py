@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
@@ -11,7 +13,20 @@ from mmengine.logging import print_log
 
 from .annotation_check import AnnotationError, check_class_names, complete_annotations
 
-__all__ = ["CheckedCOCO", "use_checked_annotations"]
+__all__ = [
+    "CategoryIds",
+    "CheckedCOCO",
+    "class_order",
+    "class_order_of_file",
+    "use_checked_annotations",
+]
+
+
+class CategoryIds(list):
+    """Category ids in the order of the labels that mmdet gives them."""
+
+    names: tuple[str, ...] = ()
+    """Of the categories."""
 
 
 class CheckedCOCO(COCO):
@@ -49,21 +64,68 @@ class CheckedCOCO(COCO):
 
     def get_cat_ids(
         self, cat_names: Sequence[str] = (), sup_names: Sequence = (), cat_ids: Sequence = ()
-    ) -> list[int]:
-        """Category ids, in the order of the file.
+    ) -> CategoryIds:
+        """Category ids, in the order of the file, by which mmdet numbers labels.
+
+        If that is not the order of ``cat_names``, this is logged.
 
         Raises:
             AnnotationError: a name is not in the file. pycocotools would leave it out, and then all
                 labels after it would mean other classes.
         """
+        cat_names = [cat_names] if isinstance(cat_names, str) else list(cat_names)
         check_class_names(self.dataset, cat_names, self.source)
-        return super().get_cat_ids(list(cat_names), list(sup_names), list(cat_ids))
+        found = CategoryIds(super().get_cat_ids(cat_names, list(sup_names), list(cat_ids)))
+        name_of = {each["id"]: each["name"] for each in self.dataset["categories"]}
+        found.names = tuple(name_of[each] for each in found)
+        if cat_names and len(found) == len(cat_names) and list(found.names) != cat_names:
+            print_log(_other_order(self.source, found.names, cat_names), "current", 30)
+        return found
 
 
 class _CheckedDatasetCOCO(CheckedCOCO):
     """The reader of data sets, which also need the images."""
 
     with_images = True
+
+
+def _other_order(source: str, found: Sequence[str], classes: Sequence[str]) -> str:
+    label = next(i for i, (one, other) in enumerate(zip(found, classes)) if one != other)
+    return (
+        f"{source} has the categories {', '.join(map(str, found[:10]))}, and the data set's "
+        f"classes are {', '.join(map(str, classes[:10]))}. mmdet numbers labels in the order of "
+        f"the file: label {label} is {found[label]!r}, not {classes[label]!r}. All files of a "
+        "detector must have the same order; names in pictures and tables are those of the classes"
+    )
+
+
+def class_order(dataset) -> tuple[str, ...] | None:
+    """Names of a data set's classes by label; None if it was not read by :class:`CheckedCOCO`.
+
+    Args:
+        dataset: an mmdet data set, without a wrapper.
+    """
+    return getattr(getattr(dataset, "cat_ids", None), "names", None) or None
+
+
+def class_order_of_file(path: str | Path, classes: Sequence[str]) -> tuple[str, ...]:
+    """Those of some classes that an annotation file has, in the order in which mmdet numbers them.
+
+    Args:
+        path: file in COCO's format, of which the categories alone are looked at.
+        classes: names.
+
+    Raises:
+        AnnotationError: it is not JSON, or its categories have no names.
+    """
+    try:
+        names = [each["name"] for each in json.loads(Path(path).read_bytes())["categories"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise AnnotationError(
+            f"the order of the categories of {path} cannot be read ({type(error).__name__}: "
+            f"{error}); repair the file, or let the config name another"
+        ) from error
+    return tuple(name for name in names if name in set(classes))
 
 
 def use_checked_annotations() -> None:

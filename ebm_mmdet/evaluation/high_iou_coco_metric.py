@@ -24,7 +24,7 @@ from .conventions import (
     best_convention_iou,
     check_conventions,
 )
-from .crowded_images import crowded_images
+from .crowded_images import crowded_images, cut_detections
 
 __all__ = ["HighIoUCocoMetric", "true_positive_ious"]
 
@@ -55,7 +55,8 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
     Args:
         max_dets: number of detections per image and class that count in every average precision,
             for images with more than 100 objects. By default COCO's: 100 in ``mAP``, and the last
-            of ``proposal_nums`` in the others.
+            of ``proposal_nums`` in the others. A warning is logged if images have more objects
+            than that, or than the detector seems to keep.
         conventions: an object may have several right boxes, in the key ``conventions`` of its
             annotation (:mod:`ebm_mmdet.evaluation.conventions`), and the box values are computed
             with the IoU of the better-matching one. Its area is that of ``bbox``.
@@ -131,8 +132,7 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
                 "An annotation has id 0, which pycocotools reads as 'not matched': a detection "
                 "of that object counts as a false positive. Number annotations from 1."
             )
-        if warning := crowded_images(self._coco_api, self.max_dets or 100):
-            logger.warning(warning)
+        self._warn_of_limits([prediction for _, prediction in results], logger)
         evaluation = self._evaluate([prediction for _, prediction in results])
         for item in self.box_items:
             values[f"bbox_{item}"] = self._value(evaluation, item)
@@ -147,6 +147,20 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         if self.classwise:
             values.update(self._classwise(evaluation, logger))
         return values
+
+    def _warn_of_limits(self, predictions: Sequence[dict], logger: MMLogger) -> None:
+        """Say so if the metric or the detector has fewer detections than images have objects."""
+        counted = {"mAP": 100, "the other values": self.proposal_nums[-1]}
+        warnings = (
+            crowded_images(self._coco_api, self.cat_ids, self.max_dets or counted),
+            cut_detections(
+                self._coco_api,
+                self.cat_ids,
+                {prediction["img_id"]: len(prediction["bboxes"]) for prediction in predictions},
+            ),
+        )
+        for warning in filter(None, warnings):
+            logger.warning(warning)
 
     def _evaluate(self, predictions: Sequence[dict]) -> COCOeval:
         """Run pycocotools on predictions with ``img_id, bboxes (n, 4) xyxy, scores, labels``."""

@@ -107,6 +107,12 @@ def test_augmentation_reaches_every_data_set():
     assert steps == [["LoadImageFromFile", "TestTimeAug"]] * 2
     assert [len(d.pipeline[1]["transforms"]) for d in (plain, wrapped.dataset)] == [2, 3]
     assert cfg.model.type == "EBMTTAModel"
+    assert cfg.model.tta_cfg.max_per_img == 100
+
+    cfg = nested_test_sets()
+    cfg.test_evaluator = [dict(type="CocoMetric"), dict(type="X", max_dets=300)]
+    tool("test").use_test_time_augmentation(cfg)
+    assert cfg.model.tta_cfg.max_per_img == 300  # as many as count
 
     cfg = nested_test_sets()
     cfg.tta_pipeline = [dict(type="Own")]

@@ -46,9 +46,11 @@ def assign_folds(images: Sequence[AnnotatedImage], folds: int, seed: int) -> lis
     """
     with_boxes = sum(bool(len(each.rows)) for each in images)
     if with_boxes < folds:
+        # The head of a fold learns from the others, so that one image cannot be dealt out at all.
+        fewer = f"--folds {with_boxes} or fewer, or " if with_boxes > 1 else ""
         raise ValueError(
-            f"{with_boxes} images with boxes cannot be dealt out to {folds} folds; give --folds "
-            f"{max(with_boxes, 2)} or fewer, or --folds 0"
+            f"{with_boxes} image{'s' * (with_boxes != 1)} with boxes cannot be dealt out to "
+            f"{folds} folds; give {fewer}--folds 0, where one head judges all"
         )
     order = np.random.default_rng(seed).permutation(len(images))
     order = sorted(order, key=lambda i: -len(images[i].rows))  # stable: equal ones stay shuffled

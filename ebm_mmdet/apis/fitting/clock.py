@@ -10,6 +10,8 @@ from ...files import read_json, write_json
 
 __all__ = ["Clock"]
 
+SAVE_SECONDS = 30.0
+
 
 class Clock:
     """Seconds of work that a fit has used; what an interrupted call used counts too.
@@ -24,6 +26,7 @@ class Clock:
         self.path, self.limit, self._now = path, limit, now
         self._before = float((read_json(path) or {}).get("seconds", 0.0))
         self._start = now()
+        self._saved = self._before
 
     def used(self) -> float:
         """Seconds used until now."""
@@ -35,4 +38,14 @@ class Clock:
 
     def save(self) -> None:
         """Write the seconds used to the file."""
-        write_json(self.path, dict(seconds=round(self.used(), 1)))
+        self._saved = self.used()
+        write_json(self.path, dict(seconds=round(self._saved, 1)))
+
+    def save_regularly(self, used: float) -> None:
+        """:meth:`save` if half a minute has passed since the last time.
+
+        Args:
+            used: what :meth:`used` has just said.
+        """
+        if used - self._saved > SAVE_SECONDS:
+            self.save()

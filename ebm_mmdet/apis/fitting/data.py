@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.config import Config
 
 from ..inspection import inner_datasets
+from .classes import check_class_order, file_orders
 from .items import probe, refuse_absent_files
 from .kind import Kind
 
@@ -79,7 +80,7 @@ class FitData:
         return float(np.median(sides)) if sides else None
 
 
-def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
+def split_data(cfg: Config, seed: int, kind: Kind, classes: Sequence[str] | None = None) -> FitData:
     """Build the data sets of a config and split the training images.
 
     A tenth of the training images with boxes, at most 200, is kept for tuning; of fewer than 200
@@ -90,23 +91,28 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
         cfg: config with ``train_dataloader`` for whole images, and an energy head.
         seed: seed of the split.
         kind: of the boxes.
+        classes: the detector's, if its checkpoint tells them.
 
     Raises:
-        ValueError: there are too few images, labels do not fit the detector's classes, a data
-            set does not tell its images apart, or an item of it cannot be read by its pipeline.
+        ValueError: there are too few images, labels do not fit the detector's classes or mean
+            other classes in another file, a data set does not tell its images apart, or an item of
+            it cannot be read by its pipeline.
         FileNotFoundError: some of the images are not there.
     """
     nouns = f"{kind.noun}s"
     train = _build(cfg.train_dataloader.dataset, kind)
-    classes = cfg.model.energy_head.num_classes
-    seen = hashlib.sha256()
-    keys, counts = _contents(train, classes, kind, "training", seen)
-    order = list(dict.fromkeys(key for key, n in zip(keys, counts) if n))
     loader = cfg.get("val_dataloader") or cfg.get("test_dataloader")
     pipeline = _test_pipeline(loader, nouns)
-    validation, notes, most = None, [], max(counts, default=0)
     found = _build(loader.dataset, kind)
-    of_val, count = _contents(found, classes, kind, "validation", seen)
+    orders = file_orders("training", train) + file_orders("validation", found)
+    named = (getattr(train, "metainfo", None) or {}).get("classes")
+    notes = check_class_order(orders, classes, named)
+    num_classes = cfg.model.energy_head.num_classes
+    seen = hashlib.sha256()
+    keys, counts = _contents(train, num_classes, kind, "training", seen)
+    order = list(dict.fromkeys(key for key, n in zip(keys, counts) if n))
+    validation, most = None, max(counts, default=0)
+    of_val, count = _contents(found, num_classes, kind, "validation", seen)
     if any(count):
         most = max(most, *count)
         validation = kind.item_set(found, range(len(found)), cfg)
@@ -131,7 +137,8 @@ def split_data(cfg: Config, seed: int, kind: Kind) -> FitData:
     plain_keys = []
     for index in range(min(len(plain), len(keys))):
         info = plain.get_data_info(index)
-        kind.count(plain, info, classes, "training")  # by the test pipeline, which may want more
+        # By the test pipeline, which may want more.
+        kind.count(plain, info, num_classes, "training")
         plain_keys.append(kind.key(info))
 
     def some(chosen: set[str]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,14 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["check_folder", "claim_folder", "describe_inputs", "held", "writable_place"]
+__all__ = [
+    "SETTINGS",
+    "check_folder",
+    "claim_folder",
+    "describe_inputs",
+    "held",
+    "writable_place",
+]
 
 SETTINGS = "settings.json"
 
@@ -34,7 +41,13 @@ def describe_inputs(cfg: Config, checkpoint: Path, settings: dict) -> dict:
     return dict(config=config, checkpoint=file_digest(checkpoint), **settings)
 
 
-def claim_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "--out-dir") -> bool:
+def claim_folder(
+    folder: Path,
+    wanted: dict,
+    what: str = "fit",
+    option: str = "--out-dir",
+    free: Collection[str] = (),
+) -> bool:
     """Make the folder of a fit, or check that it is that of the same one.
 
     Args:
@@ -42,6 +55,8 @@ def claim_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "-
         wanted: of :func:`describe_inputs`.
         what: name of what is done in it, for messages.
         option: name of the option that gives the folder, for messages.
+        free: settings that may be others than those of the earlier call, whose values stay in the
+            folder.
 
     Returns:
         Whether an earlier call has begun in it.
@@ -49,13 +64,19 @@ def claim_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "-
     Raises:
         FileExistsError: see :func:`check_folder`.
     """
-    begun = check_folder(folder, wanted, what, option)
+    begun = check_folder(folder, wanted, what, option, free)
     if not begun:
         write_json(folder / SETTINGS, wanted)
     return begun
 
 
-def check_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "--out-dir") -> bool:
+def check_folder(
+    folder: Path,
+    wanted: dict,
+    what: str = "fit",
+    option: str = "--out-dir",
+    free: Collection[str] = (),
+) -> bool:
     """Check that a folder is empty, absent, or that of the same fit; nothing is written.
 
     Arguments are those of :func:`claim_folder`.
@@ -78,11 +99,11 @@ def check_folder(folder: Path, wanted: dict, what: str = "fit", option: str = "-
                 f"{folder} has something else in it; give a new {option}, or empty this one"
             )
         return False
-    if stored != wanted:
-        changed = ", ".join(differing_keys(stored, wanted))
+    changed = [key for key in differing_keys(stored, wanted) if key not in free]
+    if changed:
         raise FileExistsError(
-            f"{folder} has {_a(what)} with another {changed}; give a new {option}, or remove this "
-            "one"
+            f"{folder} has {_a(what)} with another {', '.join(changed)}; give a new {option}, or "
+            "remove this one"
         )
     with held(folder, option):  # said now rather than after the data has been read
         pass

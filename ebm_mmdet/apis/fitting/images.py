@@ -19,6 +19,7 @@ from ...datasets import use_checked_annotations
 from ...energy import fit_residual_std
 from ...evaluation import MatchedDetections
 from ...evaluation.average_precision import METRICS
+from ..box_limits import too_few_boxes
 from ..config_faults import building
 from ..config_text import Noted
 from ..energy_config import add_energy_head, refuse_3d, write_energy_config
@@ -108,15 +109,7 @@ class Images:
             notes.append(
                 f"Images have up to {most} objects: more than COCO's 100 boxes of an image count."
             )
-        test_cfg = cfg.model.detector.get("test_cfg") or {}
-        for name, part in (("test_cfg", test_cfg), ("test_cfg.rcnn", test_cfg.get("rcnn") or {})):
-            kept = part.get("max_per_img")
-            if isinstance(kept, int) and 0 < kept < most:
-                notes.append(
-                    f"The detector keeps at most {kept} boxes of an image, but images have up to "
-                    f"{most} objects: raise model.{name}.max_per_img in its config."
-                )
-        return notes
+        return notes + too_few_boxes(cfg.model.detector, most)
 
     # Boxes.
 

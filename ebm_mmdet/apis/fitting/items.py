@@ -8,11 +8,18 @@ from typing import Any
 
 from mmdet.datasets.transforms import LoadAnnotations
 
-__all__ = ["UnreadableItem", "probe", "read_item", "refuse_absent_files", "refuse_without_polygons"]
+__all__ = [
+    "UnreadableItem",
+    "parts_of",
+    "probe",
+    "read_item",
+    "refuse_absent_files",
+    "refuse_without_polygons",
+]
 
 
 class UnreadableItem(ValueError):
-    """A file of an item is absent or broken; once it is repaired, the same call goes on."""
+    """A file of an item is absent, broken or another; repaired, the same call goes on."""
 
 
 def read_item(dataset, index: int, key: Callable[[Mapping], str]) -> dict:
@@ -24,8 +31,9 @@ def read_item(dataset, index: int, key: Callable[[Mapping], str]) -> dict:
         key: from ``dataset.get_data_info(index)`` to the item's name, for the message.
 
     Raises:
-        UnreadableItem: the pipeline raises something, such as for a broken image; the message has
-            the item, its annotation file and a remedy.
+        UnreadableItem: the pipeline raises something, such as for a broken image, or the image has
+            another size than the annotations state; the message has the item, its annotation file
+            and a remedy.
         ValueError: likewise, where the pipeline itself has to change.
     """
     try:
@@ -40,7 +48,31 @@ def read_item(dataset, index: int, key: Callable[[Mapping], str]) -> dict:
             f"{_named(name, dataset)} cannot be read by the data set's pipeline "
             f"({type(error).__name__}: {error}); {_remedy(error)}"
         ) from error
+    _refuse_other_size(dataset, index, item["data_samples"], key)
     return item
+
+
+def _refuse_other_size(dataset, index: int, sample: Any, key: Callable[[Mapping], str]) -> None:
+    """Raise if an image is not of the size for which its boxes are meant.
+
+    Width and height of most annotation formats are looked at; other data sets give none.
+    """
+    meta, ask = getattr(sample, "metainfo", {}), getattr(dataset, "get_data_info", None)
+    if not meta.get("ori_shape") or not callable(ask):
+        return
+    info = ask(index)
+    # mmengine's data sets give another image if an augmentation has left none of the boxes.
+    same = all(meta[name] == info.get(name) for name in ("img_path", "img_id") if name in meta)
+    stated = (info.get("width"), info.get("height"))
+    known = all(isinstance(side, (int, float)) and side > 0 for side in stated)
+    found = (meta["ori_shape"][1], meta["ori_shape"][0])
+    if same and known and stated != found:
+        raise UnreadableItem(
+            f"{_named(key(info), dataset)} has {found[0]} x {found[1]} pixels, but width and "
+            f"height of its annotation are {stated[0]} x {stated[1]}, so that its boxes may be at "
+            "other places; give the image that was annotated, or correct width and height, and "
+            "the boxes if they are for this size"
+        )
 
 
 def _remedy(error: Exception) -> str:
@@ -84,19 +116,19 @@ def refuse_without_polygons(dataset, info: Mapping, name: str) -> None:
         )
 
 
-def _inner(dataset) -> Iterator[Any]:
+def parts_of(dataset) -> Iterator[Any]:
     """The data set and those inside it."""
     yield dataset
     inside = [*getattr(dataset, "datasets", ())]
     if hasattr(dataset, "dataset"):
         inside.append(dataset.dataset)
     for each in inside:
-        yield from _inner(each)
+        yield from parts_of(each)
 
 
 def _steps(dataset) -> Iterator[Any]:
     """Transforms of the data set and of those inside it."""
-    for each in _inner(dataset):
+    for each in parts_of(dataset):
         pipeline = getattr(each, "pipeline", None)
         yield from getattr(pipeline, "transforms", pipeline or ())
 
@@ -108,7 +140,7 @@ def _loads_masks(step) -> bool:
 
 def _named(name: str, dataset) -> str:
     """An item with the annotation files that it may be from."""
-    found = [str(getattr(each, "ann_file", "")) for each in _inner(dataset)]
+    found = [str(getattr(each, "ann_file", "")) for each in parts_of(dataset)]
     files = dict.fromkeys(filter(None, found))
     return f"{name}, of {' or '.join(files)}," if files else name
 

@@ -56,6 +56,11 @@ class Plan:
     """Images that there should be time for."""
     fits_in_cache: bool
 
+    @property
+    def seconds(self) -> float:
+        """Of all parts."""
+        return self.cache_s + self.train_s + self.tune_s + self.judge_s + self.end_s
+
     def to_dict(self) -> dict:
         return asdict(self)
 

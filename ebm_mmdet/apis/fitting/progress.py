@@ -1,4 +1,4 @@
-"""Lines about how far a step is, at most one every ten seconds."""
+"""Lines about how far a step is, at most one every ten seconds; its time is kept meanwhile."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ class Progress:
         self._said = clock.used()
 
     def __call__(self, share: float) -> None:
-        """Say it if ten seconds have passed since the last line."""
+        """Say it if ten seconds have passed since the last line, and save the clock now and then.
+
+        So the time of a step counts also if it is killed before its result is there.
+        """
         now = self.clock.used()
+        self.clock.save_regularly(now)
         if now - self._said < SECONDS:
             return
         self._said = now

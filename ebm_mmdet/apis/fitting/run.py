@@ -18,6 +18,7 @@ from torch import nn
 from ...engine import usable_device
 from ...files import read_json, write_json
 from ..trained_detector import load_weights
+from .classes import check_classes, classes_of_checkpoint
 from .clock import Clock
 from .data import FitData, split_data
 from .folder import check_folder, claim_folder, describe_inputs, held
@@ -26,12 +27,14 @@ from .kind import Kind
 from .page import table
 from .progress import Progress
 from .residuals import measure_residuals
-from .steps import Steps
+from .steps import Steps, planned_seconds
 
 __all__ = ["fit", "run_fit"]
 
 MAX_ITERS = 10000
 """Iterations after which more time would change little."""
+MAY_CHANGE = ("minutes",)
+"""Settings of a fit that is not complete."""
 RESIDUALS_SHARE = 0.05
 """Of the time, at most, for measuring how far the detector's boxes lie from the objects."""
 
@@ -57,7 +60,8 @@ def fit(
         config: config file of the detector, or the name of a packaged one, ``mmdet::...``.
         checkpoint: its checkpoint.
         out_dir: a new folder, or that of an interrupted call; ``NAME_fit`` by default.
-        minutes: time for everything from here on, reading of the data apart.
+        minutes: time for everything from here on, reading of the data apart. A call that goes on
+            may have another, of which the earlier calls have used a part.
         cache_gb: memory for features, in GB.
         device: ``'cpu'``, ``'cuda:0'``; by default a GPU if there is one.
         seed: seed of the split, the training and the bootstrap.
@@ -69,9 +73,11 @@ def fit(
         ``checkpoint``, ``iterations``.
 
     Raises:
-        ValueError: a setting is out of range, or the data or the detector cannot be used.
+        ValueError: a setting is out of range, the data or the detector cannot be used, or their
+            classes do not fit.
         FileNotFoundError: there is no such config, checkpoint or annotation file.
-        FileExistsError: ``out_dir`` has other content or a fit with other settings.
+        FileExistsError: ``out_dir`` has other content, a fit with other settings, or a complete
+            one with other ``minutes``.
         CheckpointError: the checkpoint does not fit the detector.
     """
     return run_fit(
@@ -112,14 +118,18 @@ def run_fit(
     kind.refuse(plain)
     settings = dict(minutes=minutes, cache_gb=cache_gb, seed=seed, max_iters=max_iters)
     wanted = describe_inputs(plain, checkpoint, settings)
-    check_folder(folder, wanted)
-    done = _finished(folder, kind, say)
+    check_folder(folder, wanted, free=MAY_CHANGE)
+    done = _finished(folder, minutes, kind, say)
     if done is not None:
         return done
     kind.begin(plain)
     cfg = kind.add_energy_head(plain, checkpoint, max_iters)
-    model = _load(cfg, checkpoint, on)  # may fail, and the data may take minutes to read
-    data = split_data(cfg, seed, kind)
+    # Both may fail, and the data may take minutes to read.
+    model, loaded = _load(cfg, checkpoint, on)
+    classes = classes_of_checkpoint(loaded)
+    for line in check_classes(cfg, cfg.model.energy_head.num_classes, classes, checkpoint):
+        say(line)
+    data = split_data(cfg, seed, kind, classes)
     about_data, before = kind.about_data(data), cfg.model
     cfg = kind.add_energy_head(plain, checkpoint, max_iters, **about_data)
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,29 +138,34 @@ def run_fit(
         kind.write_config(config, checkpoint, written, max_iters, **about_data)
         Config.fromfile(written)
     if cfg.model != before:
-        model = _load(cfg, checkpoint, on)
-    resumed = claim_folder(folder, wanted)
+        model, _ = _load(cfg, checkpoint, on)
+    resumed = claim_folder(folder, wanted, free=MAY_CHANGE)
     with held(folder):
         clock = Clock(folder / "clock.json", 60 * minutes)
         _keep_digest(folder, data)
         say(f"going on in {folder}" if resumed else f"working in {folder}")
-        residuals = measure_residuals(
-            kind,
-            model,
-            data,
-            folder / "residuals.json",
-            RESIDUALS_SHARE * 60 * minutes,
-            clock,
-            seed,
-            Progress("measuring the detector", say, clock),
-        )
-        about_data["residuals"] = residuals
-        cfg = kind.add_energy_head(plain, checkpoint, max_iters, **about_data)
-        sigmas = cfg.model.energy_head.objective.noise.sigmas
-        matched = f"{len(residuals)} boxes of the detector match an object"
-        say(f"{matched}; noise of the training {sigmas}")
-        steps = Steps(kind, cfg, data, model, folder, clock, seed, max_iters, about_data, say)
-        return steps.run(config, checkpoint, stem, cache_gb)
+        for note in data.notes:
+            say(note)
+        try:
+            residuals = measure_residuals(
+                kind,
+                model,
+                data,
+                folder / "residuals.json",
+                RESIDUALS_SHARE * 60 * minutes,
+                clock,
+                seed,
+                Progress("measuring the detector", say, clock),
+            )
+            about_data["residuals"] = residuals
+            cfg = kind.add_energy_head(plain, checkpoint, max_iters, **about_data)
+            sigmas = cfg.model.energy_head.objective.noise.sigmas
+            matched = f"{len(residuals)} boxes of the detector match an object"
+            say(f"{matched}; noise of the training {sigmas}")
+            steps = Steps(kind, cfg, data, model, folder, clock, seed, max_iters, about_data, say)
+            return steps.run(config, checkpoint, stem, cache_gb)
+        finally:
+            clock.save()  # what a step has used counts, whether or not its result is there
 
 
 def _keep_digest(folder: Path, data: FitData) -> None:
@@ -170,22 +185,32 @@ def _keep_digest(folder: Path, data: FitData) -> None:
         )
 
 
-def _finished(folder: Path, kind: Kind, say: Callable[[str], None]) -> dict | None:
-    """The result of a fit that is complete; None if there is none."""
+def _finished(folder: Path, minutes: float, kind: Kind, say: Callable[[str], None]) -> dict | None:
+    """The result of a fit that is complete; None if there is none.
+
+    Raises:
+        FileExistsError: it had other minutes.
+    """
     result = read_json(folder / "result.json")
     if result is None:
         return None
+    planned = planned_seconds(folder)
+    if planned not in (None, 60 * minutes):
+        raise FileExistsError(
+            f"{folder} has a complete fit with another minutes, {planned / 60:g}, to which no time "
+            "can be added; give a new --out-dir"
+        )
     rows = table(result["rows"], kind)
     say(f"{folder} is complete already.\n\n{rows}\n\n{result['sentence']}")
     return result
 
 
-def _load(cfg: Config, checkpoint: Path, device: torch.device) -> nn.Module:
-    """The wrapper with the detector's weights.
+def _load(cfg: Config, checkpoint: Path, device: torch.device) -> tuple[nn.Module, dict]:
+    """The wrapper with the detector's weights, and the checkpoint.
 
     Raises:
         CheckpointError: the checkpoint lacks weights of the detector, or has others.
     """
     model = MODELS.build(copy.deepcopy(cfg.model))
-    load_weights(model.detector, checkpoint, "the detector of the config")
-    return model.to(device).eval()
+    loaded = load_weights(model.detector, checkpoint, "the detector of the config")
+    return model.to(device).eval(), loaded

@@ -16,7 +16,9 @@ from ...files import read_json, write_json
 from ...models.detectors.trunk_init import copy_trunk_from_box_head
 from ..trained_detector import load_detector
 from .clock import Clock
+from .compared import Compared
 from .data import FitData
+from .folder import SETTINGS
 from .judging import Judging, judge_rows
 from .kind import Kind
 from .page import table, write_page
@@ -29,9 +31,18 @@ from .tuning import Tuned, tune, tuned_methods
 from .verdict import verdict
 from .views import Batches
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "planned_seconds"]
 
 PICTURES = 6
+PLAN = "plan.json"
+
+
+def planned_seconds(folder: Path) -> float | None:
+    """The limit for which a fit in a folder is planned; None if none has begun."""
+    limit = (read_json(folder / PLAN) or {}).get("limit")
+    # Earlier versions, and calls that had no plan yet, have the minutes of the first call alone.
+    minutes = (read_json(folder / SETTINGS) or {}).get("minutes")
+    return limit if limit is not None or minutes is None else 60 * minutes
 
 
 class Steps:
@@ -70,8 +81,6 @@ class Steps:
 
     def run(self, config: str, checkpoint: Path, stem: str, cache_gb: float) -> dict:
         """All steps; returns the result of the fit."""
-        for note in self.data.notes:
-            self.say(note)
         plan = self._plan(cache_gb)
         training = self._train(plan, cache_gb)
         tuned = self._tune(plan, training.heads)
@@ -79,14 +88,24 @@ class Steps:
         return self._leave(plan, training, tuned, judging, config, checkpoint, stem)
 
     def _plan(self, cache_gb: float) -> Plan:
-        stored = read_json(self.folder / "plan.json")
+        path = self.folder / PLAN
+        stored, before = read_json(path), planned_seconds(self.folder)
+        if before not in (None, self.clock.limit):
+            self.say(
+                f"{self.clock.limit / 60:g} minutes instead of {before / 60:g}, of which "
+                f"{self.clock.left() / 60:.1f} are left"
+            )
         if stored is None:
             measured = measure(self.kind, self.model, self.data)
             plan = make_plan(measured, self.data, self.clock.left(), cache_gb)
-            stored = dict(measured=vars(measured), plan=plan.to_dict())
-            write_json(self.folder / "plan.json", stored)
-        plan = Plan(**stored["plan"])
-        measured = Measured(**stored["measured"])
+        else:
+            measured, plan = Measured(**stored["measured"]), Plan(**stored["plan"])
+            if before not in (None, self.clock.limit):
+                seconds = max(plan.seconds + self.clock.limit - before, 0.0)
+                plan = make_plan(measured, self.data, seconds, cache_gb)
+        now = dict(measured=vars(measured), plan=plan.to_dict(), limit=self.clock.limit)
+        if now != stored:
+            write_json(path, now)
         self.say(plan.sentence(measured, self.data, cache_gb, self.kind.noun))
         return plan
 
@@ -101,7 +120,15 @@ class Steps:
             self.seed,
         )
         if training.finished:
-            self.say(f"trained already, {training.iteration} iterations")
+            self.say(
+                f"trained already, {training.iteration} iterations"
+                + (
+                    f" of {self.max_iters}: the time for them was over, and a longer training "
+                    "takes a new --out-dir"
+                    if training.iteration < self.max_iters
+                    else ""
+                )
+            )
             return training
         progress = Progress("computing features", self.say, self.clock)
         cache_bytes = cache_gb * GB if plan.fits_in_cache else 0.0
@@ -142,13 +169,18 @@ class Steps:
         rest = plan.judge_s + plan.end_s
         # More than planned, if the iterations have ended the training before its time.
         until = self.clock.used() + max(self.clock.left() - rest, 0.0)
+        compared = Compared(self.folder / "compared.json", self.clock)
+        progress = Progress("tuning", self.say, self.clock)
         images, positions = [], []
-        for position in range(plan.tune_images):
-            if images and self.clock.used() > until - plan.tune_s / 2:
+        for position in range(compared.images or plan.tune_images):
+            late = images and self.clock.used() > until - plan.tune_s / 2
+            if late and compared.images is None:  # else settings are compared on so many images
                 break
             found = self.kind.detect(self.model, self.data.tune[position], self.max_dets)
             images.append(_on_cpu(found))
             positions.append(position)
+            progress(0.0)
+        compared.begin(len(images))
         tuned = tune(
             self.kind,
             self.model,
@@ -161,8 +193,9 @@ class Steps:
             self.num_classes,
             max(until - self.clock.used(), 0.0),
             self.clock,
-            Progress("tuning", self.say, self.clock),
+            progress,
             self.max_dets,
+            compared,
         )
         write_json(path, tuned.to_dict())
         self.clock.save()

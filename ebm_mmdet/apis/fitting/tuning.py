@@ -11,6 +11,7 @@ from mmdet.registry import TASK_UTILS
 from torch import Tensor, nn
 
 from .clock import Clock
+from .compared import Compared
 from .detections import Detected, Method, unrefined
 from .kind import Items, Kind
 
@@ -75,8 +76,11 @@ def tune(
     clock: Clock,
     progress: Callable[[float], None] = lambda share: None,
     max_dets: int = 100,
+    compared: Compared | None = None,
 ) -> Tuned:
     """Compare settings by COCO's AP; one kind after the other, each from the best so far.
+
+    An interrupted call goes on with the settings that are not in ``compared``.
 
     Args:
         kind: of the boxes.
@@ -93,7 +97,9 @@ def tune(
         clock: the clock of the fit.
         progress: receives the share that is done.
         max_dets: boxes of an image and class that count.
+        compared: keeps the AP of each setting.
     """
+    compared = Compared() if compared is None else compared
     enough = len(residuals) >= FEWEST_RESIDUALS
     offset = residuals.median(0).values if enough else torch.zeros(kind.dim)
     until = clock.used() + seconds
@@ -101,9 +107,10 @@ def tune(
 
     def moved(method: Method) -> list[list[dict]]:
         """Records of each image."""
-        count[0] += 1
-        found = [kind.refine(model, method, image)[0] for image in images]
-        progress(min(count[0] / MOST_SETTINGS, 1.0))
+        found = []
+        for image in images:
+            found.append(kind.refine(model, method, image)[0])
+            progress(min(count[0] / MOST_SETTINGS, 1.0))
         return [kind.records(*each, num_classes) for each in zip(positions, found)]
 
     def score(found: Sequence[Sequence[dict]]) -> float:
@@ -111,26 +118,47 @@ def tune(
         value = float(matched.metrics()[0])
         return value if value == value else 0.0  # NaN: nothing is annotated
 
+    def compare(setting: dict, method: Method) -> tuple[float, list[list[dict]] | None]:
+        """AP of a setting, and its records if they are made for it."""
+        count[0] += 1
+        ap, found = compared.get(setting), None
+        if ap is None:
+            found = moved(method)
+            ap = score(found)
+            compared.add(setting, ap)
+        return ap, found
+
+    def compare_energy(refiner: dict, low: float) -> tuple[float, list[list[dict]] | None]:
+        method = _energy(heads["energy"], refiner, low)
+        return compare(_setting(refiner, low), method)
+
+    def compare_regression(length: float) -> float:
+        method = _regression(kind, heads["l1"], length, few)
+        return compare(dict(regression=length, min_score=few), method)[0]
+
     objects = kind.num_objects(image_set, positions)
     least, few = least_score(kind, images, objects), comparing_score(kind, images, objects)
+    count[0] += 1
     unmoved = moved(unrefined(heads["energy"]))
     before = score(unmoved)
-    step = max((1.0, 0.5), key=lambda s: score(moved(_regression(kind, heads["l1"], s, few))))
+    step = max((1.0, 0.5), key=compare_regression)
     best, best_found, best_ap, complete = dict(base), unmoved, -1.0, True
     regresses = getattr(heads["energy"], "regresses", False)
     for settings in _rounds(base, kind.prior(residuals) if enough else None, regresses):
         for each in settings(best):
-            if clock.used() > until and best_ap >= 0:
+            known = compared.get(_setting(each, few)) is not None
+            if clock.used() > until and best_ap >= 0 and not known:
                 complete = False
                 break
-            found = moved(_energy(heads["energy"], each, few))
-            ap = score(found)
+            ap, found = compare_energy(each, few)
             if ap > best_ap:
                 best, best_found, best_ap = each, found, ap
     low = few
-    if few > least and clock.used() <= until:
-        best_found = moved(_energy(heads["energy"], best, least))
-        low, best_ap = least, score(best_found)
+    if few > least and (clock.used() <= until or compared.get(_setting(best, least)) is not None):
+        low = least
+        best_ap, best_found = compare_energy(best, least)
+    if best_found is None:  # its AP is that of an interrupted call
+        best_found = moved(_energy(heads["energy"], best, low))
     for candidate in MIN_SCORES:
         if candidate <= low:
             continue
@@ -152,6 +180,11 @@ def tune(
         tried=count[0],
         complete=complete,
     )
+
+
+def _setting(refiner: dict, min_score: float) -> dict:
+    """What :class:`Compared` knows a setting of the energy head by."""
+    return dict(refiner=refiner, min_score=min_score)
 
 
 def _moved_above(min_score: float, moved: Sequence[dict], unmoved: Sequence[dict]) -> list[dict]:

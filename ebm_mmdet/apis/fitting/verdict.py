@@ -123,7 +123,10 @@ def _high(row: dict, around: Circumstances) -> str:
 def _reasons(detector: dict, around: Circumstances) -> list[str]:
     reasons = []
     if around.iterations < FEW_ITERATIONS:
-        reasons.append(f"too little training ({around.iterations} iterations; give more minutes)")
+        reasons.append(
+            "too little training "
+            f"({around.iterations} iterations; give more minutes and a new --out-dir)"
+        )
     if around.boxes < FEW_BOXES:
         reasons.append(
             f"too few annotations ({around.boxes} boxes in {around.images} {around.noun}s to train "

@@ -81,10 +81,15 @@ def _side_std(found: InstanceData) -> Tensor | None:
 
 
 def _missing(found: InstanceData, kind: str, wanted: str) -> str:
+    others = ["size", "pixels"]
+    if kind != "samples" and "box_samples" in found:
+        others.insert(0, "samples")
+    if kind != "std" and _side_std(found) is not None:
+        others.insert(0, "std")
     return (
         f"intervals from {kind!r} need {wanted}, and detections have {sorted(found.keys())}; give "
-        "the model a refiner that computes it, or calibrate with another score: "
-        f"{', '.join(SPREADS)}"
+        "the model a refiner that computes it, or calibrate with another spread: "
+        f"{', '.join(others)}"
     )
 
 

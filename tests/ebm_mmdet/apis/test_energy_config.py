@@ -88,6 +88,21 @@ def test_folders_may_be_links(tmp_path, monkeypatch):
         assert Config.fromfile(written).model.detector.type == "RetinaNet"
 
 
+@pytest.mark.parametrize("type_", ["CocoMetric", "mmdet.CocoMetric"])
+def test_all_metrics_of_coco_count_as_many_boxes(tmp_path, type_):
+    """One, or some of a list, whose other settings and other members stay."""
+    project = make_project(tmp_path / "a", ONE_STAGE)
+    cfg = Config.fromfile(project / "my_detector.py")
+    coco = dict(type=type_, ann_file="a.json", metric="bbox")
+    cfg.val_evaluator, cfg.test_evaluator = coco, [coco, dict(type="VOCMetric", metric="mAP")]
+    cfg.dump(project / "listed.py")
+    path = write_energy_config(project / "listed.py", "x.pth", max_dets=300)
+    made = Config.fromfile(path)
+    ours = dict(coco, type="HighIoUCocoMetric", max_dets=300)
+    assert made.val_evaluator == ours
+    assert made.test_evaluator == [ours, dict(type="VOCMetric", metric="mAP")]
+
+
 def test_every_number_has_a_comment(tmp_path):
     project = make_project(tmp_path / "a", ONE_STAGE)
     text = write_energy_config(project / "my_detector.py", "x.pth").read_text()

@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 
 from ebm_mmdet.datasets import AnnotationError, CheckedCOCO, use_checked_annotations
 from ebm_mmdet.datasets.annotation_check import complete_annotations
+from ebm_mmdet.datasets.coco_check import class_order
 
 CLASSES = ("cat", "dog")
 
@@ -229,6 +230,26 @@ def test_a_misspelt_class_is_refused_when_the_data_set_is_built(tmp_path, checke
         dataset(path, ("cat", "dgo"))
     with pytest.raises(AnnotationError, match="78 of the 80 classes"):
         CocoDataset(ann_file=path, data_prefix=dict(img=""), pipeline=[])  # with COCO's own classes
+
+
+def test_labels_are_numbered_in_the_order_of_the_file_and_another_one_is_said(
+    tmp_path, checked, messages
+):
+    path = write(tmp_path / "train.json", content())
+    assert class_order(dataset(path)) == CLASSES
+    assert not messages()
+    data = dataset(path, CLASSES[::-1])
+    assert data.cat2label == {3: 0, 4: 1}  # mmdet's numbers, whatever the classes are
+    assert class_order(copy.deepcopy(data)) == CLASSES
+    assert class_order(object()) is None
+    (line,) = messages()
+    assert "train.json has the categories cat, dog, and the data set's classes are dog, cat" in line
+    assert "label 0 is 'cat', not 'dog'" in line
+    more = content()
+    more["categories"].insert(1, dict(id=9, name="cow"))  # of which nothing is wanted
+    assert class_order(dataset(write(tmp_path / "more.json", more))) == CLASSES
+    assert len(messages()) == 1
+    assert dataset(path, "dog").cat_ids == [4]  # a single name, of which mmengine says something
 
 
 def test_mmdets_own_metric_is_told_as_well(tmp_path, checked):

@@ -260,15 +260,46 @@ def test_the_warning_is_about_the_detections_that_count(tmp_path, caplog, max_de
     assert len(found) == warned
 
 
-def evaluated_lines(tmp_path, caplog, coco, max_dets):
-    """What an evaluation of one detection says about too many objects."""
+@pytest.mark.parametrize(
+    ("options", "told"), [({}, True), (dict(proposal_nums=[1, 10, 100]), False)]
+)
+def test_values_with_different_limits_are_told_apart(tmp_path, caplog, options, told):
+    """By default 100 detections count in mAP, and 1000 in the others."""
+    boxes = [(40 * (i % 15), 40 * (i // 15), 30, 30, 1) for i in range(150)]
+    found = [[(*box, 0.9 - i / 1000) for i, box in enumerate(boxes)]]
+    (line,), values = warnings_of(tmp_path, caplog, ground_truth([boxes]), found, **options)
+    assert ("at most 100 in mAP and 1000 in the other values" in line) == told
+    assert ("only 100 detections of an image and class count" in line) != told
+    assert values["bbox_mAP"] == pytest.approx(2 / 3, abs=0.01)
+    others = [value for key, value in values.items() if key[-3:] in ("_50", "_75", "_90")]
+    assert others == pytest.approx([1 if told else 2 / 3] * 3, abs=0.01)
+
+
+@pytest.mark.parametrize(("kept", "warned"), [(150, 0), (100, 1), (97, 0), (3, 0), (0, 0)])
+def test_a_detector_that_keeps_fewer_boxes_than_objects(tmp_path, caplog, kept, warned):
+    boxes = [(40 * (i % 15), 40 * (i // 15), 30, 30, 1 + i % 2) for i in range(150)]
+    found = [[(*box, 0.9 - i / 1000) for i, box in enumerate(boxes[:kept])]]
+    lines, _ = warnings_of(tmp_path, caplog, ground_truth([boxes]), found, max_dets=300)
+    assert len(lines) == warned
+    if warned:
+        assert "exactly 100 detections" in lines[0]
+        assert "max_per_img=150" in lines[0]
+
+
+def warnings_of(tmp_path, caplog, coco, found, **options):
+    """The warnings of an evaluation, and its values."""
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     try:
-        predictions = [
-            prediction(image["id"], [(0, 0, 20, 20, 1, 0.9)]) for image in coco["images"]
-        ]
-        evaluate(tmp_path, coco, predictions, max_dets=max_dets)
+        predictions = [prediction(image, boxes) for image, boxes in enumerate(found, 1)]
+        values = evaluate(tmp_path, coco, predictions, **options)
     finally:
         logger.removeHandler(caplog.handler)
-    return [each.getMessage() for each in caplog.records if "objects of a class" in each.msg]
+    return [each.getMessage() for each in caplog.records if each.levelname == "WARNING"], values
+
+
+def evaluated_lines(tmp_path, caplog, coco, max_dets):
+    """What an evaluation of one detection says about too many objects."""
+    found = [[(0, 0, 20, 20, 1, 0.9)] for _ in coco["images"]]
+    lines, _ = warnings_of(tmp_path, caplog, coco, found, max_dets=max_dets)
+    return [line for line in lines if "objects of a class" in line]

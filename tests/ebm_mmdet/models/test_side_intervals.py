@@ -244,9 +244,17 @@ def test_what_is_unknown_has_no_finite_interval():
 
 
 def test_detections_without_a_spread_are_refused_with_the_remedy():
-    for kind, wanted in (("std", "box_cov"), ("samples", "box_samples")):
-        with pytest.raises(ValueError, match=rf"{wanted}.*calibrate with another score"):
-            intervals(kind).add_to(sample_of())
+    samples = dict(box_samples=torch.rand(3, 5, 4))
+    for kind, wanted, there, others in (
+        ("std", "box_cov", {}, "size, pixels"),
+        ("samples", "box_samples", {}, "size, pixels"),
+        ("std", "box_cov", samples, "samples, size, pixels"),
+        ("samples", "box_samples", dict(side_std=SIDE_STD), "std, size, pixels"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"{wanted}.*calibrate with another spread: {others}$"
+        ):
+            intervals(kind).add_to(sample_of(**there))
     with pytest.raises(ValueError, match="use one of std, samples"):
         intervals("sigma")
     with pytest.raises(ValueError, match=r"expected \(classes \+ 1, 4, 4\)"):

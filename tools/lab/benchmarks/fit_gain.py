@@ -10,6 +10,7 @@ image in all rows, the detector's too. Errors are those of a paired bootstrap ov
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from mmengine.config import DictAction
 from mmengine.dataset import pseudo_collate
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tools/, which contains lab
+
 from ebm_mmdet.apis import load_detector
 from ebm_mmdet.apis.fitting.detections import coco_records
 from ebm_mmdet.apis.fitting.image_set import ImageSet
@@ -28,6 +31,7 @@ from ebm_mmdet.energy import evaluate_only
 from ebm_mmdet.evaluation import MatchedDetections, bootstrap_weights
 from ebm_mmdet.evaluation.average_precision import METRICS
 from ebm_mmdet.files import markdown_table, read_json, write_json
+from lab.studies.limits import detections_per_image
 
 GOAL = 0.9
 
@@ -67,7 +71,7 @@ def measure_gains(
     loader = fitted.cfg.get("val_dataloader") or fitted.cfg.test_dataloader
     dataset = DATASETS.build(loader.dataset)
     images = ImageSet(dataset, range(len(dataset)))
-    most = getattr(fitted.cfg.get("val_evaluator"), "max_dets", None) or 100
+    most = detections_per_image(fitted.cfg)
     rows, runs = [], []
     for name, model, refiner in (
         ("detector", fitted, evaluate_only),

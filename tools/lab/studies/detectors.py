@@ -22,18 +22,17 @@ from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.engine import read_checkpoint
 from ebm_mmdet.evaluation.average_precision import MatchedDetections, coco_results
 from ebm_mmdet.evaluation.bootstrap import bootstrap_weights, resample
-from ebm_mmdet.evaluation.crowded_images import crowded_images
 from ebm_mmdet.files import read_json, write_csv, write_json
 
 from ..demo.train import train_stage
 from ..processes import in_processes
 from .auxiliary import annotations_of, auxiliary_metrics, auxiliary_values, mean_and_spread
 from .heads import TrainedHeads, training_views
+from .limits import detections_per_image, limit_warnings
 from .methods import ENERGY, Method
 from .study import (
     StudySettings,
     claim,
-    detections_per_image,
     hash_recipe,
     make_row,
     statistic,
@@ -130,9 +129,10 @@ class _Study:
         self.ann_file = annotations_of(self.test_set, out)
         self.truth = CheckedCOCO(self.ann_file)
         self.most = detections_per_image(cfgs[rows[0].name])
-        if warning := crowded_images(self.truth, self.most):
-            say(warning)
         self.cat_ids = self.truth.get_cat_ids(cat_names=self.test_set.metainfo["classes"])
+        models = [(f"{row.name}: ", "model", cfgs[row.name].model) for row in rows]
+        for warning in limit_warnings(models, self.truth, self.cat_ids, self.most):
+            say(warning)
 
     def missing(self) -> list[tuple[list[Row], int]]:
         """What has to be trained or tested: rows of the same detector, and a seed."""

@@ -16,15 +16,14 @@ from ebm_mmdet.apis.trained_detector import load_frozen_detector
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.evaluation.average_precision import MatchedDetections
 from ebm_mmdet.evaluation.bootstrap import bootstrap_weights, resample
-from ebm_mmdet.evaluation.crowded_images import crowded_images
 from ebm_mmdet.files import write_csv, write_json
 
 from .heads import TrainedHeads, training_views
+from .limits import detections_per_image, limit_warnings, wrapper_and_detector
 from .methods import ENERGY, Method, apply, energy_methods
 from .study import (
     StudySettings,
     claim_folder,
-    detections_per_image,
     make_row,
     residual_prior,
     statistic,
@@ -74,7 +73,7 @@ def compare_recipes(
     std, shift = residual_prior(first, detector, out / "prior.json", say)
     test_set = DATASETS.build(first.val_dataloader.dataset)
     truth, most = CheckedCOCO(test_set.ann_file), detections_per_image(first)
-    if warning := crowded_images(truth, most):
+    for warning in limit_warnings(wrapper_and_detector(first), truth, test_set.cat_ids, most):
         say(warning)
     images = cache_test_images(detector, test_set, most)
     weights = bootstrap_weights(len(truth.imgs), settings.resamples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,13 +22,13 @@ from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.energy import fit_residual_std
 from ebm_mmdet.evaluation.average_precision import METRICS, MatchedDetections
 from ebm_mmdet.evaluation.bootstrap import Resamples, bootstrap_weights, difference, resample
-from ebm_mmdet.evaluation.crowded_images import crowded_images
 from ebm_mmdet.files import differing_keys, read_json, write_csv, write_json
 from ebm_mmdet.models.detectors import EBMDetector
 
 from ..study_arguments import RIVALS
 from .heads import TrainedHeads, training_views
 from .kl_voting import every_box, nms_of
+from .limits import detections_per_image, limit_warnings, wrapper_and_detector
 from .methods import ENERGY, KL, L1, Method, apply, study_methods
 from .study_file import StudyFileError, folder_name
 
@@ -36,7 +36,6 @@ __all__ = [
     "StudySettings",
     "claim",
     "claim_folder",
-    "detections_per_image",
     "hash_recipe",
     "load_frozen_detector",
     "make_row",
@@ -94,7 +93,7 @@ def run_study(
     test_set = DATASETS.build(cfg.val_dataloader.dataset)
     truth = CheckedCOCO(test_set.ann_file)
     most = detections_per_image(cfg)
-    if warning := crowded_images(truth, most):
+    for warning in limit_warnings(wrapper_and_detector(cfg), truth, test_set.cat_ids, most):
         say(warning)
     votes = KL in settings.rivals and nms_of(detector.detector) is not None
     flips = flips_of(cfg)[1:]
@@ -176,12 +175,6 @@ def _chosen(methods: Sequence[Method], settings: StudySettings) -> list[Method]:
             raise StudyFileError(f"--methods {text!r} is in no row's name; the rows are: {names}")
     asked = settings.methods or ("",)
     return [known[0], *(m for m in known[1:] if any(text in m.name for text in asked))]
-
-
-def detections_per_image(cfg: Config) -> int:
-    """How many detections of an image count: ``max_dets`` of the config's metric, or COCO's 100."""
-    evaluator = cfg.get("val_evaluator") or {}
-    return (evaluator.get("max_dets") if isinstance(evaluator, Mapping) else None) or 100
 
 
 def residual_prior(

@@ -12,7 +12,9 @@ from mmengine.registry import init_default_scope
 
 from ebm_mmdet.apis import add_energy_head
 from ebm_mmdet.apis.fitting.data import _number_to_tune, split_data
+from ebm_mmdet.apis.fitting.image_set import image_key
 from ebm_mmdet.apis.fitting.images import Images
+from ebm_mmdet.apis.fitting.items import UnreadableItem, read_item
 from ebm_mmdet.apis.fitting.views import make_view
 from ebm_mmdet.datasets import use_checked_annotations
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
@@ -37,6 +39,88 @@ def test_images_to_tune_on(images, to_tune):
 def test_more_images_are_never_fewer_to_tune_on():
     numbers = [_number_to_tune(images) for images in range(2, 3000)]
     assert numbers == sorted(numbers)
+
+
+def other_order(content):
+    """Ids and annotations stay as they are."""
+    content["categories"].reverse()
+
+
+def test_files_that_number_classes_differently_are_refused(project):
+    """mmdet numbers labels in the order of each file, whatever metainfo says."""
+    lines = other_validation_file(other_order) + "))"
+    message = (
+        r"(?s)label 0 is 'ape' in data/boxes\.json \(ape, bat, cat\), and 'cat' in data/val\.json "
+        r"\(cat, bat, ape\)\. Put .*detector's classes are ape, bat, cat"
+    )
+    with pytest.raises(ValueError, match=message):
+        split(lines)
+    # Two training files, of which one is inside of wrappers.
+    one = "_base_.train_dataloader.dataset"
+    both = f"[{one}, dict({one}, ann_file='val.json')]"
+    lines = (
+        "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2, "
+        f"dataset=dict(type='ConcatDataset', datasets={both})))"
+    )
+    with pytest.raises(ValueError, match=r"'ape' in data/boxes\.json.*'cat' in data/val\.json"):
+        split(lines)
+
+
+def test_files_that_agree_with_each_other_but_not_with_the_classes(project):
+    """A detector that was trained on them has their order: a fit goes on, with a sentence."""
+    assert not [note for note in split().notes if "order" in note]
+    edit(other_order)
+    data = split()
+    (note,) = [note for note in data.notes if "order of the categories" in note]
+    assert "label 0 is 'cat' in data/boxes.json (cat, bat, ape), and 'ape' in" in note
+    assert sorted(int(label) for i in range(3) for label in data.judge.truth(i)[1]) == [0, 1, 2]
+
+
+def test_an_image_of_another_size_than_stated_is_named(project):
+    """The image that is read first at once, and any other one when it is read."""
+    data = split()
+    name = data.judge[0]["data_samples"].img_path
+
+    def twice(content):
+        for each in content["images"]:
+            each["width"] *= 2
+
+    lines = other_validation_file(twice) + "))"
+    message = (
+        r"(?s)the {} data cannot be used: .*im \d\.png, of data/{}\.json, has 90 x \d\d pixels"
+    )
+    message += r".* are 180 x \d\d.*give the image that was annotated, or correct width"
+    with pytest.raises(ValueError, match=message.format("validation", "val")):
+        split(lines)
+    edit(twice)
+    with pytest.raises(ValueError, match=message.format("training", "boxes")):
+        split()
+    picture = cv2.imread(name)
+    cv2.imwrite(name, np.concatenate([picture, picture]))
+    with pytest.raises(UnreadableItem, match=r"im \d\.png, .* has 90 x 1\d\d pixels"):
+        data.judge[0]
+    cv2.imwrite(name, picture)
+    assert data.judge[0]  # the same command goes on
+
+
+class Replaces:
+    """A data set that gives its second image for the first, as mmengine's do for an empty one."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, index):
+        return self.dataset[1]
+
+    def get_data_info(self, index):
+        return self.dataset.get_data_info(index)
+
+
+def test_the_size_of_an_image_in_place_of_another_is_not_compared(project):
+    first, second = (split().judge.dataset.get_data_info(i) for i in (0, 1))
+    assert first["height"] != second["height"]
+    item = read_item(Replaces(split().judge.dataset), 0, image_key)
+    assert item["data_samples"].img_path == second["img_path"]
 
 
 def split(lines=""):
@@ -97,7 +181,7 @@ def test_wrappers(project, lines, at_least):
 
 def test_grey_images(project):
     for path in (project / "data").glob("*.png"):
-        cv2.imwrite(str(path), np.full((72, 90), 7, np.uint8))
+        cv2.imwrite(str(path), np.full(cv2.imread(str(path)).shape[:2], 7, np.uint8))
     data = split()
     assert data.train[data.indices[0]]["inputs"].shape[0] == 3
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from ebm_mmdet.apis.fitting.training import HeadTraining
 from ebm_mmdet.engine import CheckpointError
 from ebm_mmdet.files import read_json
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
+
+run_module = importlib.import_module("ebm_mmdet.apis.fitting.run")
 
 # Its iterations end it, not its minutes: the machine of a test may be slow.
 QUICK = dict(minutes=100, max_iters=6, device="cpu")
@@ -73,12 +77,98 @@ def test_interrupted_continued_and_complete(project, monkeypatch):
     assert model.min_score == result["tuned"]["min_score"]
     assert model.dataset_meta["classes"] == ("ape", "bat", "cat")
 
-    # Again: nothing is done. With another setting: nothing is done either.
+    # Again: nothing is done. With other minutes, to which a complete fit has no use: a reason.
+    assert not any("instead of" in line for line in lines)
     before = (folder / "result.json").read_bytes()
     assert fit("my_detector.py", "epoch_12.pth", **QUICK) == result
-    with pytest.raises(FileExistsError, match="another minutes"):
+    with pytest.raises(FileExistsError, match="complete fit with another minutes, 100, .*--out-di"):
         fit("my_detector.py", "epoch_12.pth", **{**QUICK, "minutes": 1})
     assert (folder / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["this version", "an earlier one"])
+def test_an_unfinished_fit_takes_other_minutes(project, monkeypatch, is_old):
+    """They are planned with and said, also where the files are those of an earlier version."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    real = HeadTraining._step
+    monkeypatch.setattr(HeadTraining, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit("my_detector.py", "epoch_12.pth", **QUICK)
+    monkeypatch.setattr(HeadTraining, "_step", real)
+    path = project / "my_detector_fit" / "plan.json"
+    before = read_json(path)
+    if is_old:
+        before.pop("limit")
+        path.write_text(json.dumps(before))
+    with pytest.raises(FileExistsError, match="another seed; give a new --out-dir"):
+        fit("my_detector.py", "epoch_12.pth", **QUICK, seed=1)
+    lines, other = [], {**QUICK, "minutes": 150}
+    result = fit("my_detector.py", "epoch_12.pth", **other, say=lines.append)
+    assert any(line.startswith("150 minutes instead of 100, of which 1") for line in lines)
+    whole = sum(value for key, value in read_json(path)["plan"].items() if key.endswith("_s"))
+    assert whole == pytest.approx(9000, rel=0.1)
+    assert read_json(path)["measured"] == before["measured"]
+    assert result["iterations"] == 6
+    assert fit("my_detector.py", "epoch_12.pth", **other) == result
+    with pytest.raises(FileExistsError, match="complete fit with another minutes, 150, "):
+        fit("my_detector.py", "epoch_12.pth", **QUICK)
+
+
+def test_the_time_of_a_step_without_a_result_counts(project, monkeypatch):
+    """As if the machine was slow, and Ctrl-C came before anything was measured."""
+
+    def interrupted(kind, model, data, path, seconds, clock, *rest):
+        clock._before += 70.0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "measure_residuals", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit("my_detector.py", "epoch_12.pth", **QUICK)
+    assert read_json(project / "my_detector_fit" / "clock.json")["seconds"] >= 70
+
+
+def test_classes_of_checkpoint_and_data_are_compared_before_anything_is_read(project, monkeypatch):
+    """As many under other names are a warning, another number is an error with both lists."""
+    loaded = torch.load("epoch_12.pth", weights_only=True)
+    read = []
+
+    def stops(*_):
+        read.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "split_data", stops)
+
+    def lines_of(meta, config="my_detector.py"):
+        content = loaded["state_dict"] if meta is None else {**loaded, "meta": meta}
+        torch.save(content, "other.pth")
+        lines = []
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, "other.pth", **QUICK, say=lines.append)
+        return lines
+
+    assert lines_of(dict(dataset_meta=dict(classes=("ape", "bat", "cat")))) == []
+    assert lines_of(dict(CLASSES=["ape", "bat", "cat"])) == []  # of mmdet 2
+    assert lines_of(None) == []
+    (line,) = lines_of(dict(dataset_meta=dict(classes=("ape", "bats", "cat"))))
+    assert re.search("detector are ape, bats, cat, .* label 1 .* 'bats', counts .* 'bat'", line)
+    number = len(read)
+    torch.save({**loaded, "meta": dict(dataset_meta=dict(classes=("ape", "cat")))}, "two.pth")
+    message = "two.pth has 2 classes, ape, cat, but .*train_dataloader has 3, ape, bat, cat: .*Give"
+    refused(project, "", message, checkpoint="two.pth")
+    cell = "dict(dataset=dict(metainfo=dict(classes=('cell',))))"
+    message = "has 3 classes, ape, bat, cat, but the data of {}_dataloader has 1, cell"
+    for name in ("train", "val"):
+        refused(project, f"{name}_dataloader = {cell}", message.format(name))
+    assert len(read) == number
+    # A fit does not read what the config tests on.
+    (project / "tests_other.py").write_text(
+        f"_base_ = './my_detector.py'\ntest_dataloader = {cell}\n"
+    )
+    meta = dict(dataset_meta=dict(classes=("ape", "bat", "cat")))
+    assert lines_of(meta, "tests_other.py") == []
 
 
 def refused(project, text, match, error=ValueError, checkpoint="epoch_12.pth"):
@@ -102,7 +192,8 @@ def test_what_cannot_work_is_said_before_any_work(project, capsys):
     for name in ("bbox_head.retina_cls.weight", "bbox_head.retina_cls.bias"):
         state[name] = state[name][:18]  # nine anchors of two classes
     torch.save(state, "two.pth")
-    refused(project, few, "label 2, but the detector has 2 classes", checkpoint="two.pth")
+    theirs = r"has 2 classes \(num_classes\), but the data of train_dataloader has 3, ape, bat, cat"
+    refused(project, few, theirs, checkpoint="two.pth")
     five = "model = dict(bbox_head=dict(num_classes=5))"
     refused(project, five, "does not fit the detector", CheckpointError)
     refused(project, "", "no checkpoint absent.pth", FileNotFoundError, "absent.pth")

@@ -1,4 +1,4 @@
-"""A fit that is killed while it trains, and then while it judges: the same command goes on."""
+"""A fit that is killed while it trains, tunes and judges: the same command goes on."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ COMMAND += ["--max-iters", "6"]  # these end it, not the minutes: the machine of
 KILLED = """
 import os, signal, sys
 from ebm_mmdet import commands
-from ebm_mmdet.apis.fitting import judging, training
+from ebm_mmdet.apis.fitting import compared, judging, training
 training.SAVE_SECONDS = judging.SECONDS_PER_FILE = 0  # else half a minute is lost
 where, survived = sys.argv[1], int(sys.argv[2])
-part, name = {"training": (training.HeadTraining, "_step"), "judging": (judging.Judging, "_judge")}[where]
+part, name = {
+    "training": (training.HeadTraining, "_step"),
+    "tuning": (compared.Compared, "add"),
+    "judging": (judging.Judging, "_judge"),
+}[where]
 real, calls = getattr(part, name), []
 
 def counted(self, *arguments):
@@ -37,7 +41,7 @@ def counted(self, *arguments):
 
 setattr(part, name, counted)
 sys.exit(commands.main(sys.argv[3:]))
-"""  # noqa: E501
+"""
 
 
 def killed(where: str, survived: int) -> None:
@@ -51,11 +55,14 @@ def killed(where: str, survived: int) -> None:
 
 
 @pytest.mark.slow
-def test_killed_while_training_and_while_judging(tmp_path, monkeypatch, capsys):
+def test_killed_while_training_tuning_and_judging(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(make_project(tmp_path / "my work", ONE_STAGE))
     folder = tmp_path / "my work" / "my_detector_fit"
     killed("training", survived=3)
     assert torch.load(folder / "training.pth", weights_only=True)["iteration"] == 3
+    killed("tuning", survived=4)
+    assert len(read_json(folder / "compared.json")["settings"]) == 4
+    assert not (folder / "tuning.json").exists()
     killed("judging", survived=2)
     assert not (folder / "result.json").exists()
     before = (folder / "training.pth").read_bytes()

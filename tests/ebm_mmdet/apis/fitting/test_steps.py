@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,12 +25,14 @@ from ebm_mmdet.apis.fitting.image_set import ImageSet
 from ebm_mmdet.apis.fitting.images import Images
 from ebm_mmdet.apis.fitting.judging import Judging, judge_rows
 from ebm_mmdet.apis.fitting.plan import Measured, Plan, make_plan
+from ebm_mmdet.apis.fitting.progress import Progress
 from ebm_mmdet.apis.fitting.residuals import measure_residuals
 from ebm_mmdet.apis.fitting.steps import Steps
 from ebm_mmdet.apis.fitting.training import HeadTraining, learning_rate_factor
 from ebm_mmdet.apis.fitting.tuning import tune, tuned_methods
 from ebm_mmdet.apis.fitting.views import Batches
 from ebm_mmdet.apis.head_settings import schedule
+from ebm_mmdet.files import read_json
 from ebm_mmdet.models.box_coding import decode_boxes, encode_boxes
 from ebm_mmdet.models.detectors import EBMDetector
 
@@ -209,6 +212,10 @@ class Given:
         return dict(instances=[dict(bbox=box, bbox_label=i) for i, box in enumerate(boxes)])
 
 
+def boxes_of(indices) -> torch.Tensor:
+    return torch.cat([detected(i).sample.pred_instances.bboxes for i in indices])
+
+
 def detected(index: int) -> Detected:
     """Both objects, each a little beside its place."""
     generator = torch.Generator().manual_seed(index)
@@ -313,6 +320,65 @@ def test_tuning_takes_what_the_training_has_left(model, tmp_path, left, complete
     plan = Plan(0.0, 0.0, 1.0, 10.0, 10.0, 4, 1, True)
     tuned = steps._tune(plan, dict(energy=Answers(), l1=Answers()))
     assert (tuned.images >= 1, tuned.complete) == (True, complete)
+
+
+@pytest.mark.parametrize("compares_on_few", [False, True])
+def test_an_interrupted_tuning_ends_as_one_that_was_not(
+    model, tmp_path, monkeypatch, compares_on_few
+):
+    """Wherever it is stopped: no setting is compared twice, and the result is the same."""
+    if compares_on_few:  # then the best setting is moved once more, with all boxes
+        monkeypatch.setattr(tuning, "comparing_score", lambda *_: 0.7)
+    calls, stop_at = [], [10**9]
+    real = tuning.Compared.add
+
+    def stops(self, setting, ap):
+        calls.append(json.dumps(setting))
+        if len(calls) == stop_at[0]:
+            raise KeyboardInterrupt
+        real(self, setting, ap)
+
+    monkeypatch.setattr(tuning.Compared, "add", stops)
+
+    def result(folder):
+        folder.mkdir(exist_ok=True)
+        ticks = itertools.count()
+        clock = Clock(folder / "clock.json", 1e6, lambda: float(next(ticks)))
+        data = FitData(None, [], tune=ImageSet(Given(), range(2)), **FACTS)
+        steps = Steps.__new__(Steps)
+        steps.kind, steps.data, steps.model, steps.folder = Seen(detected), data, model, folder
+        residuals = encode_boxes(torch.cat(TRUTH[:12]), boxes_of(range(12)))
+        steps.clock, steps.say, steps.about_data = clock, print, dict(residuals=residuals)
+        steps.cfg = Config(dict(model=dict(refiner=BASE)))
+        steps.num_classes, steps.max_dets = 2, 100
+        plan = Plan(0.0, 0.0, 1e5, 10.0, 10.0, 2, 1, True)
+        return steps._tune(plan, dict(energy=Answers(), l1=Answers()))
+
+    whole, every = result(tmp_path / "whole"), list(calls)
+    assert "prior" in whole.refiner
+    assert whole.ap_after > whole.ap_before
+    for number in (1, 3, 6, len(every) - 1, len(every)):
+        calls.clear()
+        folder, stop_at[0] = tmp_path / str(number), number
+        with pytest.raises(KeyboardInterrupt):
+            result(folder)
+        assert read_json(folder / "clock.json")["seconds"] > 0
+        stop_at[0] = 10**9
+        assert result(folder) == whole
+        assert calls[number:] == every[number - 1 :]
+        assert read_json(folder / "tuning.json") == read_json(tmp_path / "whole" / "tuning.json")
+
+
+def test_progress_keeps_the_time_of_a_long_step(tmp_path):
+    now = [0.0]
+    clock = Clock(tmp_path / "clock.json", 1e6, lambda: now[0])
+    progress = Progress("measuring", lambda line: None, clock)
+    for now[0] in (1.0, 29.0):
+        progress(0.1)
+        assert not clock.path.exists()
+    for now[0], kept in ((31.0, 31.0), (60.0, 31.0), (62.0, 62.0)):
+        progress(0.2)
+        assert read_json(clock.path)["seconds"] == kept
 
 
 PRIOR = ([0.04, 0.04, 0.1, 0.1], [0.01, 0.0, 0.0, 0.0])
