@@ -94,6 +94,34 @@ def test_other_implementations_on_a_cpu_give_the_same_bits():
                 assert torch.equal(a, b)
 
 
+def test_autocast_changes_no_digit(backend):
+    """Of values, first and second derivatives, and of what serves without the extension."""
+
+    def results() -> list[Tensor]:
+        features, rois, levels = problem(0, 19, 12, torch.float32)
+        inputs = [x.requires_grad_() for x in (rois, *features)]
+        pooled = prroi_pool_levels(features, rois, levels, (3, 2), SCALES, backend)
+        first = torch.autograd.grad(pooled.square().sum(), inputs, create_graph=True)
+        return [pooled, *first, *torch.autograd.grad(first[0].square().sum(), inputs)]
+
+    def kernels() -> list[Tensor]:
+        kernels = operators._kernels_by_level()
+        calls = operator_calls(torch.float32)
+        names = [operator._schema.name.partition("::")[2] for operator, _ in calls]
+        arguments = [[_detached(x) for x in given] for _, given in calls]
+        return [x for name, given in zip(names, arguments) for x in _listed(kernels[name](*given))]
+
+    for compute in (results, kernels):
+        torch.manual_seed(0)
+        expected = compute()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = compute()
+        for a, b in zip(found, expected, strict=True):
+            scale = float(b.detach().abs().max().clamp(min=1e-3))
+            torch.testing.assert_close(a / scale, b / scale, **TOLERANCE[torch.float32])
+
+
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
 def test_derivatives(backend, check):
     features, rois, levels = problem(2, channels=2, count=3, maps=2)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from mmdet.models import DetDataPreprocessor
+from mmdet.models.dense_heads import YOLOXHead
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
@@ -41,12 +45,20 @@ class DetectorGraph(nn.Module):
     Args:
         model: an ``EBMDetector`` in eval mode, on one of mmdet's detectors with one or two stages.
         image_size: (H, W) in pixels.
-        count: K; by default ``max_per_img`` of the model, or 100 if it has no limit (YOLOX).
+        count: K; by default ``max_per_img`` of the model, or 100 where that is missing, or at most
+            0, which is mmdet's "all". No more than there are ``candidates``.
         candidates: places for boxes before suppression, those of the highest scores. By default
-            1000, or 300 with ``EnergyGuidedNMS``, which evaluates f at all of them.
+            1000, or 300 with ``EnergyGuidedNMS``, which evaluates f at all of them; or ``count`` if
+            that is more.
+
+    Attributes:
+        count: K.
+        places: places for boxes before suppression.
+        limit: the largest number of boxes that ``predict`` gives; None: it has no limit.
 
     Raises:
-        ValueError: a part of the model cannot be exported; the message names it.
+        ValueError: a part of the model cannot be exported; the message names it. Or ``count`` or
+            ``candidates`` is below 1, or ``count`` above ``candidates``.
     """
 
     input_names = ("image",)
@@ -59,14 +71,24 @@ class DetectorGraph(nn.Module):
         candidates: int | None = None,
     ) -> None:
         super().__init__()
+        for name, value in (("count", count), ("candidates", candidates)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} of boxes is {value}; give a number of 1 or more")
+        if count and candidates and count > candidates:
+            raise ValueError(
+                f"count of boxes is {count}, but there are {candidates} candidates before "
+                "suppression; give as many candidates or more"
+            )
         check_refiner(model)
         _check_detector(model)
         self.model, self.image_size = model, tuple(image_size)
         self.guided = model.candidates
-        config = self._test_cfg()
-        most = self.guided.max_per_img if self.guided else config.get("max_per_img", _BOXES)
-        self.places = candidates or (300 if self.guided else 1000)
-        self.count = min(count or most, self.places)
+        most = _limit(vars(self.guided) if self.guided else self._test_cfg())
+        self.places = candidates or max(300 if self.guided else 1000, count or 0)
+        self.count = min(count or most or _BOXES, self.places)
+        # YOLOX's head does not read it.
+        unread = isinstance(getattr(model.detector, "bbox_head", None), YOLOXHead)
+        self.limit = None if unread and not self.guided else most
         self.output_names = ("boxes", "scores", "labels", "log_density", "number")
         if isinstance(model.refiner, ImportanceMeanRefiner):
             self.output_names += ("side_std",)
@@ -108,17 +130,19 @@ class DetectorGraph(nn.Module):
 
     @torch.no_grad()
     def predicted(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The same from ``model.predict``, which computes in shapes of its own: what is right."""
+        """The same from ``model.predict``, which computes in shapes of its own: what is right.
+
+        All that it gives: more than K rows where it has more boxes.
+        """
         sample = DetDataSample(metainfo=dict(img_shape=self.image_size, ori_shape=self.image_size))
         data = self.model.data_preprocessor(dict(inputs=[image[0]], data_samples=[sample]))
         (sample,) = self.model.predict(data["inputs"], data["data_samples"], rescale=False)
         found = sample.pred_instances
-        number = min(len(found), self.count)
+        number = len(found)
 
         def rows(values: Tensor, filling: float) -> Tensor:
-            full = values.new_full((self.count, *values.shape[1:]), filling)
-            full[:number] = values[:number]
-            return full
+            empty = max(self.count - number, 0)
+            return torch.cat([values, values.new_full((empty, *values.shape[1:]), filling)])
 
         outputs = [
             rows(found.bboxes, 0),
@@ -145,7 +169,8 @@ class DetectorGraph(nn.Module):
             return best(found, self.places).filled(self.count)
         first = detector.test_cfg["rpn"]
         proposals = dense_candidates(detector.rpn_head, maps, self.image_size, first)
-        proposals = by_scores(proposals, *_nms(first), first["max_per_img"])
+        most = _limit(first) or len(proposals.scores)
+        proposals = by_scores(proposals, *_nms(first), most)
         found = roi_candidates(
             detector.roi_head, maps, proposals, self.image_size, config["score_thr"]
         )
@@ -160,6 +185,12 @@ class DetectorGraph(nn.Module):
 
 _BOXES = 100
 """Of a detector without a limit."""
+
+
+def _limit(config: Mapping[str, Any]) -> int | None:
+    """``max_per_img``, or None where all boxes are kept."""
+    most = config.get("max_per_img")
+    return most if most is not None and most > 0 else None
 
 
 def left_out(model: EBMDetector) -> list[str]:

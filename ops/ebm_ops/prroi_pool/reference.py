@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ebm_ops.bmm import bmm
+
 MIN_SIDE = 1e-5
 """A box whose side is shorter than this many feature cells has no area and pools to zero."""
 
@@ -60,7 +62,7 @@ def forward(features: Tensor, rois: Tensor, output_size: tuple[int, int], scale:
         x, y = _axes(rois[group.index], scale)
         vx = _weights(*x, w, group.columns).to(features.dtype)
         vy = _weights(*y, h, group.rows).to(features.dtype)
-        parts.append(_contract(maps[group.batch, group.rows, group.columns], vx, vy))
+        parts.append(_contract(maps[group.batch, None, group.rows, group.columns], vx, vy))
         order.append(group.index)
     pooled = features.new_zeros(rois.shape[0], features.shape[1], h, w)
     return pooled.index_copy(0, torch.cat(order), torch.cat(parts))
@@ -96,8 +98,7 @@ def forward_gathered(
                 rows.clamp(max=height - 1)[:, :, None],
                 columns.clamp(max=width - 1)[:, None],
             ]
-            across = torch.einsum("nqj,nijc->niqc", vx.to(pixels.dtype), pixels)
-            parts.append(torch.einsum("npi,niqc->ncpq", vy.to(pixels.dtype), across))
+            parts.append(_contract(pixels, vx.to(pixels.dtype), vy.to(pixels.dtype)))
     pooled = features.new_zeros(rois.shape[0], features.shape[1], h, w)
     return pooled.index_copy(0, index, torch.cat(parts))
 
@@ -120,7 +121,7 @@ def grad_rois(grad: Tensor, features: Tensor, rois: Tensor, scale: float) -> Ten
     result = torch.zeros_like(rois, memory_format=torch.contiguous_format)
     for group in _groups(rois, features.shape[2:], scale):
         x, y = _axes(rois[group.index], scale)
-        window, g = maps[group.batch, group.rows, group.columns], grad[group.index]
+        window, g = maps[group.batch, None, group.rows, group.columns], grad[group.index]
         vx, x_lower, x_upper = _weights_and_derivatives(*x, w, group.columns, scale)
         vy, y_lower, y_upper = _weights_and_derivatives(*y, h, group.rows, scale)
         pairs = ((x_lower, vy), (vx, y_lower), (x_upper, vy), (vx, y_upper))
@@ -145,15 +146,19 @@ def grad_features(
         Tensor: (B, C, H, W) in channels-last layout.
     """
     check_batch_index(rois, batch)
-    h, w = grad.shape[2:]
-    maps = grad.new_zeros(batch, height, width, grad.shape[1])
+    _, channels, h, w = grad.shape
+    maps = grad.new_zeros(batch, height, width, channels)
     for group in _groups(rois, (height, width), scale):
         x, y = _axes(rois[group.index], scale)
         vx = _weights(*x, w, group.columns).to(grad.dtype)
         vy = _weights(*y, h, group.rows).to(grad.dtype)
-        maps[group.batch, group.rows, group.columns] += torch.einsum(
-            "npi,ncpq,nqj->ijc", vy, grad[group.index], vx
-        )
+        n, rows, columns = len(vx), vy.shape[2], vx.shape[2]
+        g = grad[group.index].permute(0, 2, 3, 1).reshape(n, h, w * channels)
+        down = bmm(vy.mT, g).reshape(n, rows, w, channels).transpose(1, 2)
+        # The product over bins and boxes at once is their sum.
+        down = down.reshape(1, n * w, rows * channels)
+        found = bmm(vx.reshape(1, n * w, columns).mT, down).reshape(columns, rows, channels)
+        maps[group.batch, group.rows, group.columns] += found.transpose(0, 1)
     return maps.permute(0, 3, 1, 2)
 
 
@@ -270,12 +275,16 @@ def by_sides(by_a: Tensor, by_b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     return lower, upper
 
 
-def _contract(window: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
-    """`sum_ij wy[n, p, i] window[i, j, c] wx[n, q, j]` -> (n, c, p, q)."""
-    (n, q, _), p, (rows, _, channels) = wx.shape, wy.shape[1], window.shape
-    across = wx.flatten(0, 1) @ window  # (rows, n q, c)
-    across = across.reshape(rows, n, q * channels).transpose(0, 1)
-    return (wy @ across).reshape(n, p, q, channels).permute(0, 3, 1, 2)
+def _contract(windows: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
+    """`sum_ij wy[n, p, i] windows[n, i, j, c] wx[n, q, j]` -> (n, c, p, q).
+
+    Or all boxes have one window (1, i, j, c), which is then multiplied with all of their columns.
+    """
+    (n, q, j), p, (several, i, _, c) = wx.shape, wy.shape[1], windows.shape
+    columns = windows.transpose(1, 2).reshape(several, j, i * c)
+    across = bmm(wx.reshape(several, n // several * q, j), columns)
+    across = across.reshape(n, q, i, c).transpose(1, 2).reshape(n, i, q * c)
+    return bmm(wy, across).reshape(n, p, q, c).permute(0, 3, 1, 2)
 
 
 def _groups(rois: Tensor, map_size: tuple[int, int], scale: float) -> Iterator[_Group]:

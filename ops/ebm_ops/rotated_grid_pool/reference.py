@@ -24,6 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ebm_ops.bmm import bmm
+
 _MAX_VALUES = 2**24
 """Values of the map that are copied at a time."""
 
@@ -183,7 +185,7 @@ def _forward(
 ) -> Tensor:
     s = _samples(boxes, batch_index, bev.shape[2:], grid)
     weights = _weights(s, tangent, grid).to(bev.dtype)
-    sampled = torch.einsum("nst,nstc->nsc", weights, _values(bev, s))
+    sampled = bmm(weights.flatten(0, 1)[:, None], _values(bev, s).flatten(0, 1))
     each = max(1, grid.samples_per_bin) ** 2
     means = sampled.reshape(len(boxes), grid.rows, grid.columns, each, bev.shape[1]).sum(3)
     return means.permute(0, 3, 1, 2).contiguous()

@@ -6,7 +6,13 @@ import pytest
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from ebm_mmdet.apis.exporting import DetectorGraph, RefinementGraph, largest_differences, left_out
+from ebm_mmdet.apis.exporting import (
+    Comparison,
+    DetectorGraph,
+    RefinementGraph,
+    largest_differences,
+    left_out,
+)
 from ebm_mmdet.energy.host_reads import without_reads
 from tests.ebm_mmdet.apis.exporting.small_models import CLIMB, SIZE, build_separated, small_fcos_cfg
 from tests.ebm_mmdet.models.toys import ebm_cfg
@@ -74,6 +80,72 @@ def changed(path: str, value, cfg: dict | None = None) -> dict:
     cfg = Config(cfg or small_fcos_cfg())
     cfg.merge_from_dict({path: value})
     return cfg.to_dict()
+
+
+def yolox_cfg() -> dict:
+    """A head that reads no limit, below one in the config of another."""
+    head = dict(type="YOLOXHead", num_classes=3, in_channels=16, feat_channels=16, strides=[4])
+    return changed("detector.bbox_head", dict(head, _delete_=True, stacked_convs=1))
+
+
+NO_LIMIT = {
+    "YOLOX": yolox_cfg,
+    "FCOS, all but the last in mmdet": lambda: changed("detector.test_cfg.max_per_img", -1),
+    "FCOS, all": lambda: changed("detector.test_cfg.max_per_img", None),
+    "Faster R-CNN": lambda: changed("detector.test_cfg.rcnn.max_per_img", -1, faster_rcnn_cfg()),
+    "Faster R-CNN, NMS by energy": lambda: faster_rcnn_cfg(candidates=dict(GUIDED, max_per_img=-1)),
+}
+
+
+@pytest.mark.parametrize("name", NO_LIMIT)
+def test_no_limit_is_a_hundred_rows_or_what_is_asked_for(name):
+    model = build_separated(NO_LIMIT[name]())
+    every = DetectorGraph(model, (96, 128), count=60).eval()
+    assert every.limit is None
+    (image,) = every.example(1)
+    wanted = every.predicted(image)
+    few = DetectorGraph(model, (96, 128), count=3).eval()
+    for graph in (every, few):
+        compared = Comparison(graph.output_names)
+        compared.add(graph(image), graph.predicted(image))
+        number = compared.worst.pop("number")
+        assert max(compared.worst.values()) <= 1e-3, compared.worst
+        beyond = int(wanted[4]) - graph.count
+        assert len(compared.beyond[0]) == max(beyond, 0)
+        # mmdet's slice [:-1]; no limit leaves nothing out.
+        assert number == compared.added <= ("last" in name or "energy" in name)
+        assert compared.missing == 0
+        assert len(compared.moved) == min(graph.count, int(wanted[4])) > 2
+    assert beyond > 0
+    assert DetectorGraph(model, SIZE).count == (4 if name == "YOLOX" else 100)
+
+
+def test_proposals_without_a_limit_are_all_kept():
+    """mmdet leaves out the worst of them at -1, here far below those that count."""
+    wanted, found = (
+        DetectorGraph(
+            build_separated(changed("detector.test_cfg.rpn.max_per_img", most, faster_rcnn_cfg())),
+            SIZE,
+        )
+        for most in (1000, -1)
+    )
+    (image,) = found.example(1)
+    apart = largest_differences(found.output_names, found(image), wanted(image))
+    assert int(found(image)[4]) > 3
+    assert max(apart.values()) == 0, apart
+
+
+def test_rows_are_no_more_than_candidates():
+    model = build_separated(changed("detector.test_cfg.max_per_img", 3000))
+    graph = DetectorGraph(model, SIZE)
+    assert (graph.limit, graph.places, graph.count) == (3000, 1000, 1000)
+    graph = DetectorGraph(model, SIZE, count=1500)
+    assert (graph.places, graph.count) == (1500, 1500)
+    with pytest.raises(ValueError, match=r"count of boxes is 50, but there are 40 candidates"):
+        DetectorGraph(model, SIZE, count=50, candidates=40)
+    for name in ("count", "candidates"):
+        with pytest.raises(ValueError, match=f"{name} of boxes is -1; give a number of 1 or more"):
+            DetectorGraph(model, SIZE, **{name: -1})
 
 
 REFUSED = {
