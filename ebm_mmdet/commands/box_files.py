@@ -76,17 +76,21 @@ def add_parsers(commands) -> None:
 def _refine(args: argparse.Namespace) -> None:
     from ..apis import refine_file
 
-    done = refine_file(
-        args.config,
-        args.checkpoint,
-        args.images,
-        args.boxes,
-        args.out,
-        args.ann,
-        args.steps,
-        args.device,
-        say,
-    )
+    try:
+        done = refine_file(
+            args.config,
+            args.checkpoint,
+            args.images,
+            args.boxes,
+            args.out,
+            args.ann,
+            args.steps,
+            args.device,
+            say,
+        )
+    except KeyboardInterrupt:
+        say(f"{args.out} is not written; the same command begins anew")
+        raise
     about = f", mean IoU with the boxes before {done['mean_iou']:.3f}" if done["refined"] else ""
     print(f"{done['refined']} of {done['boxes']} boxes refined{about}: {args.out}")
 

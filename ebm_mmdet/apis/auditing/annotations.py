@@ -158,7 +158,9 @@ def _labels(content: Mapping, classes: Sequence[str], ann_file) -> dict:
         raise ValueError(
             f"{ann_file} has the categories {', '.join(names[:10]) or 'none'}, and the detector "
             f"the classes {', '.join(map(str, classes[:10])) or '(not known)'}: none is the same. "
-            "Set metainfo=dict(classes=(...)) of the config's data sets to the detector's names"
+            "The checkpoint names the classes (its dataset_meta), and the config's metainfo only "
+            "where the checkpoint has none. Give a copy of the file in which each category has, "
+            "beside its id, the name of the class that the detector finds its objects as"
         )
     return labels
 

@@ -10,6 +10,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_flip
 from mmengine.structures import InstanceData
 
+from ..task_modules.energy_guided_nms import at_most
 from ..uncertain_instances import UncertainInstances
 from .auxiliary_views import merge_auxiliary_views
 
@@ -60,7 +61,7 @@ class EBMTTAModel(DetTTAModel):
             everything.labels,
             self.tta_cfg["nms"],
         )
-        most = self.tta_cfg["max_per_img"]
+        most = at_most(self.tta_cfg["max_per_img"])
         merged = everything[rows][:most]
         merged.bboxes, merged.scores = kept[:most, :4], kept[:most, 4]
         data_samples[0].pred_instances = merged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -60,6 +61,28 @@ def write(path, content):
     return path
 
 
+def refined_by(project, model, rows, checkpoint="mine.pth", **more):
+    """The rows of a call, and its summary, with further settings of the model."""
+    cfg = Config.fromfile("mine_ebm.py")
+    cfg.merge_from_dict(copy.deepcopy(dict(model=model)))  # it takes _delete_ out
+    cfg.dump(project / "other.py")
+    boxes, out = write(project / "given.json", rows), project / "refined.json"
+    out.unlink(missing_ok=True)
+    more = dict(ann_file="data/boxes.json", **QUIET) | more
+    done = refine_file(project / "other.py", checkpoint, "data", boxes, out, **more)
+
+    def refuse(value):
+        raise AssertionError(f"{value} is not JSON")
+
+    return json.loads(out.read_text(), parse_constant=refuse), done
+
+
+MODES = dict(num_starts=3, start_std=0.2, num_samples=8, num_modes=3)
+SAMPLER = dict(
+    _delete_=True, type="ImportanceMeanRefiner", prior=dict(std=[0.05] * 4), num_samples=32
+)
+
+
 def test_results_keep_order_scores_ids_and_keys(project):
     given = results()
     boxes, out = write(project / "in.json", given), project / "out.json"
@@ -84,6 +107,55 @@ def test_without_steps_boxes_keep_their_numbers(project):
     assert [row["bbox"] for row in rows] == [row["bbox"] for row in json.loads(boxes.read_text())]
 
 
+@pytest.mark.parametrize("refiner", [{}, MODES, SAMPLER])
+def test_the_least_score_of_the_own_detector_is_not_applied(project, refiner):
+    low = [dict(row, score=0.01) for row in results()]
+    model = dict(refiner=refiner)
+    usual, done = refined_by(project, model, low)
+    assert done["moved"] > 0
+    assert refined_by(project, model | dict(min_score=0.3), low) == (usual, done)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("clip", [True, False, "all"])
+@pytest.mark.parametrize("refiner", [{}, MODES])
+def test_boxes_over_the_border_that_do_not_move_keep_their_numbers(project, clip, legacy, refiner):
+    state = torch.load("mine.pth", weights_only=True)
+    state["state_dict"]["energy_head.fc_energy.weight"].zero_()  # nowhere is f higher
+    torch.save(state, project / "flat.pth")
+    given = results(bbox=[60.123456789, 40, 60, 60], area=3600)
+    model = dict(legacy_plus_one=legacy, clip_boxes=clip, refiner=refiner)
+    model["energy_head"] = dict(legacy_plus_one=legacy)
+    rows, done = refined_by(project, model, given, checkpoint=project / "flat.pth")
+    assert (done["refined"], done["moved"], done["mean_iou"]) == (3, 0, 1.0)
+    for old, new in zip(given, rows, strict=True):
+        assert new["bbox"] == old["bbox"]
+        assert new.get("area") == old.get("area")
+        assert not refiner or new["modes"][0] == old["bbox"]
+
+
+def test_a_moved_box_is_clipped_as_the_model_says(project):
+    given = results(bbox=[60, 40, 60, 60])
+    (first, *_), _ = refined_by(project, dict(clip_boxes="all"), given)
+    assert first["accepted_steps"] > 0
+    assert first["bbox"][0] + first["bbox"][2] <= 90
+    assert first["bbox"][1] + first["bbox"][3] <= 66
+    (first, *_), _ = refined_by(project, dict(clip_boxes=False), given)
+    assert first["bbox"][0] + first["bbox"][2] > 90
+
+
+def test_modes_and_spreads_are_in_the_file(project):
+    rows, _ = refined_by(project, dict(refiner=MODES), results())
+    for row in rows:
+        assert 1 <= len(row["modes"]) == len(row["mode_mass"]) <= 3
+        assert row["modes"][0] == row["bbox"]
+        assert all(share is None or 0 <= share <= 1 for share in row["mode_mass"])
+    rows, _ = refined_by(project, dict(refiner=SAMPLER), results())
+    for row in rows:
+        assert len(row["side_std"]) == 4
+        assert all(std is not None and std >= 0 for std in row["side_std"])
+
+
 def test_images_are_found_by_their_names(project):
     given = [dict(row, image_id=int(str(row["image_id"])[1:])) for row in results()]
     boxes = write(project / "in.json", given)  # 1 is "im 1.png"
@@ -106,6 +178,27 @@ def test_an_annotation_file_stays_one(project):
     for old, new in zip(before["annotations"], after["annotations"], strict=True):
         assert new["area"] == pytest.approx(new["bbox"][2] * new["bbox"][3], abs=0.05)
         assert new["id"] == old["id"]
+
+
+@pytest.mark.parametrize("mask", [[[1, 2, 3, 4, 5, 6]], dict(size=[66, 90], counts="abc")])
+def test_masks_of_moved_boxes_are_said(project, mask):
+    content = json.loads(Path("data/boxes.json").read_text())
+    for row in content["annotations"][:2]:
+        row["segmentation"] = mask
+    content["annotations"][2]["segmentation"] = []
+    boxes, lines = write(project / "masks.json", content), []
+    done = refine_file(*REFINE, boxes, project / "a.json", device="cpu", say=lines.append)
+    rows = json.loads((project / "a.json").read_text())["annotations"]
+    pairs = list(zip(content["annotations"], rows))
+    moved = sum(old["bbox"] != new["bbox"] for old, new in pairs[:2])
+    assert done["with_masks"] == moved > 0
+    (line,) = lines
+    assert line.startswith(f"{moved} of the moved boxes have a mask (segmentation), which stays")
+    assert all(old[key] == new[key] for old, new in pairs[:2] for key in ("segmentation", "area"))
+    lines.clear()
+    more = dict(steps=0, device="cpu", say=lines.append)
+    assert refine_file(*REFINE, boxes, project / "b.json", **more)["with_masks"] == 0
+    assert not lines
 
 
 @pytest.mark.parametrize(
@@ -246,3 +339,18 @@ def test_the_command(project, capsys):
     assert "3 of 3 boxes refined" in capsys.readouterr().out
     assert commands.main(arguments) == 1
     assert "not overwritten" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_that_nothing_is_written(project, capsys, monkeypatch):
+    boxes = write(project / "in.json", results())
+    out = project / "out.json"
+
+    def stop(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ebm_mmdet.apis.boxes_from_file.look_at", stop)
+    arguments = ["refine", *REFINE[:2], "--images", "data", "--boxes", str(boxes)]
+    arguments += ["--out", str(out), "--ann", "data/boxes.json", "--device", "cpu"]
+    assert commands.main(arguments) == 130
+    assert f"{out} is not written" in capsys.readouterr().out
+    assert not out.exists()
