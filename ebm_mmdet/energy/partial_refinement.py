@@ -51,11 +51,16 @@ class RefineChosen:
             )
         if records_graph():
             return self._of_all(log_density_fn, y0, covariance, num_per_image)
-        inside = torch.nonzero(self.chosen).squeeze(1)
-        outside = torch.nonzero(~self.chosen).squeeze(1)
+        # Read once, as a whole: the host makes indices and counts of it without a further wait.
+        chosen = self.chosen.cpu()
+        on_host = [torch.nonzero(part).squeeze(1) for part in (chosen, ~chosen)]
         counts = None
         if num_per_image is not None:
-            counts = [int(part.sum()) for part in self.chosen.split(list(num_per_image))]
+            counts = [int(part.sum()) for part in chosen.split(list(num_per_image))]
+        order, inside, outside = (
+            index.to(y0.device, non_blocking=True)
+            for index in (torch.argsort(torch.cat(on_host)), *on_host)
+        )
         moved = self.refiner(
             log_density_fn.select(inside),
             y0[inside],
@@ -64,7 +69,6 @@ class RefineChosen:
         )
         self._check(moved)
         still = evaluate_only(log_density_fn.select(outside), y0[outside])
-        order = torch.argsort(torch.cat([inside, outside]))
         joined = zip(moved[:3], still[:3])
         result = RefinementResult(*(torch.cat([a, b.to(a.dtype)])[order] for a, b in joined))
         if moved.modes is None or moved.mode_mass is None:

@@ -37,6 +37,7 @@ def with_gaussian_prior(
     std: Tensor,
     scale: float = 1.0,
     temperature: float = 1.0,
+    validate: bool = True,
 ) -> LogDensityFn:
     """The log-density  y ↦ τ f(x, y) + log N(y; mean, (scale · std)²).
 
@@ -51,12 +52,15 @@ def with_gaussian_prior(
             lower triangles L with a positive diagonal, for covariances L Lᵀ.
         scale: s, positive.
         temperature: τ, factor on f, not negative.
+        validate: check the values of ``std``, for which the host waits if they are on a GPU; False
+            if the caller has checked them.
 
     Raises:
         ValueError: ``std`` (or the diagonal of L) or ``scale`` is not positive and finite, or τ is
             negative.
     """
-    _check_positive("std", std.diagonal(dim1=1, dim2=2) if std.dim() == 3 else std)
+    if validate:
+        _check_positive("std", std.diagonal(dim1=1, dim2=2) if std.dim() == 3 else std)
     if not (0 < scale < math.inf and 0 <= temperature < math.inf):
         raise ValueError(
             f"scale={scale} must be positive and temperature={temperature} not negative, both "
@@ -167,9 +171,21 @@ def prior_step_size(std: Tensor, scale: float = 1.0, factor: float = 1.0) -> Ten
         λ, (D,) or (N, D), for ``gradient_ascent``.
     """
     if std.dim() == 3:
-        precision = torch.cholesky_inverse(std).diagonal(dim1=1, dim2=2)
+        if std.device.type == "cpu":
+            precision = torch.cholesky_inverse(std).diagonal(dim1=1, dim2=2)
+        else:
+            precision = _precisions_without_reads(std)
         return factor * scale**2 / precision
     return factor * (scale * std).square()
+
+
+def _precisions_without_reads(root: Tensor) -> Tensor:
+    """The diagonal (N, D) of (L Lᵀ)⁻¹ for L (N, D, D).
+
+    ``cholesky_inverse`` reads from the device whether it could be computed.
+    """
+    identity = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+    return torch.linalg.solve_triangular(root, identity, upper=False).square().sum(1)
 
 
 def fit_residual_std(residuals: Tensor, robust: Literal["clip", "mad"] | None = "clip") -> Tensor:

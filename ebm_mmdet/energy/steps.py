@@ -28,6 +28,7 @@ class Steps:
         y: (N, S, D) the starting points.
         decay: factor on the steps of a point after one that failed.
         acceleration: None or ``'bb'``.
+        validate: whether to check the values of λ, for which the host waits if they are on a GPU.
 
     Raises:
         ValueError: λ is negative or not finite, or its shape does not fit.
@@ -39,8 +40,10 @@ class Steps:
         y: Tensor,
         decay: float,
         acceleration: Acceleration | None = None,
+        validate: bool = True,
     ) -> None:
-        self.size, self.decay, self.acceleration = _step_sizes(step_size, y), decay, acceleration
+        self.size = _step_sizes(step_size, y, validate)
+        self.decay, self.acceleration = decay, acceleration
         if acceleration is not None:
             # The start of the last move of each point, ∇f there, and whether it was the last step.
             self.origin, self.slope_there = y, torch.zeros_like(y)
@@ -97,10 +100,10 @@ def check_climb(num_steps: int, decay: float, acceleration: str | None, toleranc
         )
 
 
-def _step_sizes(step_size: float | Sequence[float] | Tensor, y: Tensor) -> Tensor:
+def _step_sizes(step_size: float | Sequence[float] | Tensor, y: Tensor, validate: bool) -> Tensor:
     """λ for every point and coordinate, (N, S, D)."""
     if isinstance(step_size, Tensor):
-        step = step_size.to(y)
+        step = step_size.to(y, non_blocking=step_size.device.type == "cpu")
     else:
         step = torch.as_tensor(step_size, dtype=y.dtype).to(y.device, non_blocking=True)
     step = step.unsqueeze(1) if step.dim() == 2 else step
@@ -111,7 +114,7 @@ def _step_sizes(step_size: float | Sequence[float] | Tensor, y: Tensor) -> Tenso
             f"step_size of shape {tuple(step.shape)} does not fit points of shape "
             f"{tuple(y.shape)}; give a number, (D,), or (N, D)."
         ) from error
-    if not _are_step_sizes(step_size, torch.finfo(y.dtype).max):
+    if validate and not _are_step_sizes(step_size, torch.finfo(y.dtype).max):
         raise ValueError(f"step_size must be finite and not negative, got {step_size}.")
     return step
 

@@ -9,9 +9,10 @@ from mmdet.registry import TASK_UTILS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ...energy.host_reads import pays_to_read
 from ..masks import masks_can_wait, without_masks
 
-__all__ = ["EnergyGuidedNMS"]
+__all__ = ["EnergyGuidedNMS", "at_most"]
 
 
 @TASK_UTILS.register_module()
@@ -27,7 +28,7 @@ class EnergyGuidedNMS:
     Args:
         score_thr: boxes with a classification score above this are candidates.
         iou_threshold: a box is suppressed if its IoU with a survivor is above this.
-        max_per_img: largest number of survivors; those of the highest scores are kept.
+        max_per_img: largest number of survivors; those of the highest scores are kept. -1: all.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), detection code; Jiang et al., IoU-Net,
     ECCV 2018 (IoU-guided NMS).
@@ -93,10 +94,15 @@ class EnergyGuidedNMS:
         best = instances.scores[order].scatter_reduce(
             0, owner, instances.scores[order], "amax", include_self=True
         )[survivors]
-        rank = best.argsort(descending=True, stable=True)[: self.max_per_img]
+        rank = best.argsort(descending=True, stable=True)[: at_most(self.max_per_img)]
         result = instances[order[survivors[rank]]]
         result.scores = best[rank]
         return result
+
+
+def at_most(max_per_img: int | None) -> int | None:
+    """The end of a slice of so many, or None, with which a slice has all: mmdet writes -1."""
+    return max_per_img if max_per_img is not None and max_per_img > 0 else None
 
 
 def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
@@ -119,24 +125,21 @@ def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tenso
         For each box the first survivor that suppresses it, or itself, (n,) int64; and the
         survivors in the order of the boxes, int64.
     """
+    size = _BLOCK_ON_CPU if pays_to_read(boxes.device, 0) else _BLOCK
     owner = torch.arange(len(boxes), device=boxes.device)
     remaining, survivors = owner, [owner[:0]]
     owner = owner.clone()
     overlaps = _Overlaps(boxes, labels, iou_threshold)
     while len(remaining):
-        block, rest = remaining.tensor_split([_BLOCK if boxes.is_cuda else _BLOCK_ON_CPU])
-        inside = overlaps(block, block).triu_(1)
-        survives = torch.ones_like(block, dtype=torch.bool)
-        while True:
-            suppressed, first = (inside & survives[:, None]).max(0)
-            if torch.equal(survives, ~suppressed):
-                break
-            survives = ~suppressed
-        owner[block] = torch.where(survives, block, block[first])
-        found = block[survives]
-        survivors.append(found)
+        block, rest = remaining.tensor_split([size])
         # Classes are in order, so that those after the last of the block are behind one another.
-        end = torch.searchsorted(labels[rest], labels[block[-1]], right=True)
+        end = block.new_zeros(1)
+        if len(rest):
+            end = torch.searchsorted(labels[rest], labels[block[-1:]], right=True)
+        survives, first, where, end = _solved(overlaps(block, block).triu_(1), end)
+        owner[block] = torch.where(survives, block, block[first])
+        found = block[where]
+        survivors.append(found)
         same, rest = rest[:end], rest[end:]
         if len(same):
             suppressed, first = overlaps(found, same).max(0)
@@ -144,6 +147,35 @@ def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float) -> tuple[Tenso
             rest = torch.cat([same[~suppressed], rest])
         remaining = rest
     return owner, torch.cat(survivors)
+
+
+def _solved(inside: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+    """The survivors of a block, and a number that the host reads together with them.
+
+    Args:
+        inside: (m, m) bool, whether box i, if it survives, suppresses box j; only j > i.
+        end: (1,) int64.
+
+    Returns:
+        Whether each box survives, (m,) bool; the first that suppresses it, if it does not, (m,)
+        int64; an index that selects the survivors; and ``end``.
+    """
+    reads_are_free = pays_to_read(inside.device, 0)
+    survives = inside.new_ones(len(inside))
+    settled, count, number = False, 0, 0
+    while not settled:
+        for _ in range(1 if reads_are_free else _ROUNDS):
+            before = survives
+            suppressed, first = (inside & survives[:, None]).max(0)
+            survives = ~suppressed
+        if reads_are_free:
+            settled = torch.equal(before, survives)
+        else:
+            same = (before == survives).all()
+            settled, count, number = torch.stack([same.long(), survives.sum(), end[0]]).tolist()
+    if reads_are_free:
+        return survives, first, survives, int(end)
+    return survives, first, survives.argsort(descending=True, stable=True)[:count], number
 
 
 class _Overlaps:
@@ -185,7 +217,12 @@ _NO_LIMIT = 1_000_000
 """A ``max_per_img`` that no detector reaches; -1 means "all" only in some mmdet heads."""
 
 _BLOCK, _BLOCK_ON_CPU = 1024, 128
-"""Boxes that are compared with one another at a time. A GPU waits a few times for each block."""
+"""Boxes that are compared with one another at a time. The host waits for a GPU once in the last
+block, and twice in each before it."""
+
+_ROUNDS = 4
+"""Rounds that a GPU does before the host asks whether they were enough, which they nearly always
+are: one too many costs less than to ask."""
 
 _SMALLEST_UNION = 1e-6
 """That of ``bbox_overlaps``, in square pixels: boxes without area have IoU 0."""

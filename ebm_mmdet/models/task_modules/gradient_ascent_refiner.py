@@ -17,7 +17,6 @@ from ...energy import (
     gradient_ascent,
     highest_end,
     mass_around,
-    prior_step_size,
     regression_steps,
     with_gaussian_prior,
 )
@@ -183,12 +182,15 @@ class GradientAscentRefiner:
         """
         step_size, climbed, centre, std = self.step_size, log_density_fn, y0, None
         if self.prior is not None:
-            std, centre = self.prior.scaled_std(y0, covariance), self.prior.mean(y0)
-            climbed = with_gaussian_prior(
-                log_density_fn, centre, std, temperature=self.prior.temperature
-            )
+            # The prior checks what it gives. Each further check would wait for a GPU.
             if step_size is None:
-                step_size = prior_step_size(std)
+                std, step_size = self.prior.std_and_step_size(y0, covariance)
+            else:
+                std = self.prior.scaled_std(y0, covariance)
+            centre = self.prior.mean(y0)
+            climbed = with_gaussian_prior(
+                log_density_fn, centre, std, temperature=self.prior.temperature, validate=False
+            )
         first, start = None, y0
         if self.regression_steps:
             first = regression_steps(
@@ -245,6 +247,7 @@ class GradientAscentRefiner:
             return_trace=self.return_trace,
             acceleration=self.acceleration,
             tolerance=self.tolerance,
+            validate=not isinstance(step_size, Tensor),  # the prior has checked those it gives
         )
 
     def _highest(
@@ -258,7 +261,8 @@ class GradientAscentRefiner:
         """The highest end of climbs from ``num_starts`` points, and the modes, if asked for."""
         if self.start_std is not None:
             std = fitting("start_std", self.start_std, y0)
-        noise = antithetic_normal(self.num_samples, y0.shape[1], self.seed).to(y0)
+        noise = antithetic_normal(self.num_samples, y0.shape[1], self.seed)
+        noise = noise.to(y0, non_blocking=True)
         samples = centre.unsqueeze(1) + gaussian_offsets(noise, std)
         f = evaluate_finite(climbed, samples)
         starts = torch.cat(

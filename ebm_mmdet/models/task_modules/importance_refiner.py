@@ -84,7 +84,8 @@ class ImportanceMeanRefiner:
             ValueError: too few samples for D coordinates.
         """
         std, centre = self.prior.scaled_std(y0, covariance), self.prior.mean(y0)
-        noise = antithetic_normal(self.num_samples, y0.shape[1], self.seed).to(y0)
+        noise = antithetic_normal(self.num_samples, y0.shape[1], self.seed)
+        noise = noise.to(y0, non_blocking=True)
         samples = centre.unsqueeze(1) + gaussian_offsets(noise, std)
         tau = self.prior.temperature
 

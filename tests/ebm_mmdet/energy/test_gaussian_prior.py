@@ -10,6 +10,7 @@ from ebm_mmdet.energy import (
     prior_step_size,
     with_gaussian_prior,
 )
+from ebm_mmdet.energy.priors import _precisions_without_reads
 
 
 class Quadratic:
@@ -149,6 +150,20 @@ def test_newton_step_of_the_prior_reaches_the_mean_of_a_flat_f_at_once():
     torch.testing.assert_close(at_once.y, mean.expand(2, 2))
     half = gradient_ascent(flat, y0, prior_step_size(STD, 0.5, factor=0.5), 1)
     torch.testing.assert_close(half.y, mean.expand(2, 2) / 2)
+
+
+def test_precisions_without_reads_are_those_of_the_inverse():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(50, 4, 4, generator=generator, dtype=torch.float64).tril()
+    root.diagonal(dim1=1, dim2=2).abs_().add_(0.1)
+    step_size = prior_step_size(root, scale=0.5)
+    torch.testing.assert_close(0.25 / _precisions_without_reads(root), step_size)
+
+
+@pytest.mark.parametrize("std", [torch.zeros(2), torch.zeros(3, 2, 2)])
+def test_values_that_were_checked_before_are_not_read_again(std):
+    with_gaussian_prior(F, torch.zeros(2), std, validate=False)
+    gradient_ascent(F, torch.zeros(3, 2), -torch.ones(3, 2), 0, validate=False)
 
 
 def test_works_when_everything_was_made_in_inference_mode():

@@ -12,7 +12,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 READS = {
+    "_linalg_check_errors",
     "_local_scalar_dense",
+    "cholesky_inverse",
     "equal",
     "is_nonzero",
     "item",
@@ -102,18 +104,25 @@ class DeviceWork(TorchDispatchMode):
             self.waits[name] += 1
         return result
 
-    def passing_checks(self) -> unittest.mock._patch:
-        """Let all conditions on tensors of ``meta`` be true, and count each as a wait."""
+    @contextlib.contextmanager
+    def reading_ones(self):
+        """Let all values that are read from ``meta`` be 1 or true; each read counts as a wait."""
 
-        read = torch.Tensor.__bool__
+        def counted(name: str):
+            read = getattr(torch.Tensor, name)
 
-        def checked(tensor: torch.Tensor) -> bool:
-            if _on_host(tensor):
+            def instead(tensor: torch.Tensor):
+                if not _on_host(tensor):
+                    self.waits[name.strip("_")] += 1
+                    tensor = torch.ones(tensor.shape, dtype=tensor.dtype)
                 return read(tensor)
-            self.waits["check"] += 1
-            return True
 
-        return unittest.mock.patch.object(torch.Tensor, "__bool__", checked)
+            return unittest.mock.patch.object(torch.Tensor, name, instead)
+
+        with contextlib.ExitStack() as stack:
+            for name in ("__bool__", "__int__", "tolist", "cpu"):
+                stack.enter_context(counted(name))
+            yield
 
     def _pool(self, func, name, args):
         """Run the wrapper of the Triton kernels, and return what the operator returns."""

@@ -6,12 +6,13 @@ import contextlib
 
 import pytest
 import torch
+from mmdet.registry import TASK_UTILS
 from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, instance_data
 
-from ebm_mmdet.energy import gradient_ascent
-from ebm_mmdet.energy.host_reads import without_reads
-from ebm_mmdet.models import EBMBBoxHead, EnergyHead
+from ebm_mmdet.energy import gradient_ascent, importance, refinement
+from ebm_mmdet.energy.host_reads import FEW, without_reads
+from ebm_mmdet.models import EBMBBoxHead, EnergyGuidedNMS, EnergyHead
 from tests.ebm_mmdet.models.device_work import DeviceWork
 from tests.ebm_mmdet.models.toys import build, ebm_cfg, energy_head_cfg
 from tests.tolerances import TOLERANCE
@@ -88,34 +89,96 @@ def test_a_step_waits_for_nothing_and_asks_for_few_operations(work, settings, mo
     assert not work.wrong_strides
 
 
-@pytest.mark.parametrize(
-    ("options", "checks"),
-    [(dict(step_size=STEP), 0), (dict(prior=dict(std=[0.1, 0.1, 0.2, 0.2])), 2)],
-    ids=["step size", "prior"],
-)
-def test_a_batch_of_images_is_refined_with_few_waits(work, options, checks):
-    """All of ``EBMDetector.move``: scaling, climb, clipping, and the fields of the result.
+PRIOR = dict(std=[0.1, 0.1, 0.2, 0.2])
+CHECK = "check of labels and images"
+CLIMB = dict(type="GradientAscentRefiner", num_steps=STEPS, step_size=STEP)
+STARTS = dict(num_starts=4, start_std=0.1)  # 800 points of 2 images, more than a GPU does in one go
+BATCHES = {
+    "step size": (2, {}, CLIMB, {CHECK: 1}),
+    "prior": (2, {}, CLIMB | dict(step_size=None, prior=PRIOR), {CHECK: 1}),
+    "prior and step size": (2, {}, CLIMB | dict(prior=PRIOR), {CHECK: 1}),
+    "prior per box": (
+        2,
+        {},
+        CLIMB | dict(step_size=None, prior=dict(std="per_box")),
+        {CHECK: 1, "bool": 1},
+    ),
+    "min_score, 1 image": (1, dict(min_score=0.05), CLIMB, {CHECK: 1, "cpu": 1}),
+    "min_score, 4 images": (4, dict(min_score=0.05), CLIMB, {CHECK: 1, "cpu": 1}),
+    "min_score, prior per box": (
+        2,
+        dict(min_score=0.05),
+        CLIMB | dict(step_size=None, prior=dict(std="per_box")),
+        {CHECK: 1, "cpu": 1, "bool": 1},
+    ),
+    "several starts": (2, {}, CLIMB | STARTS, {CHECK: 1}),
+    "several starts, tolerance": (
+        2,
+        {},
+        CLIMB | STARTS | dict(tolerance=0.01),
+        {CHECK: 1, "nonzero": 2},
+    ),
+    "modes": (2, {}, CLIMB | STARTS | dict(num_modes=2), {CHECK: 1, "int": 1}),
+    "mean": (2, {}, dict(type="ImportanceMeanRefiner", prior=PRIOR), {CHECK: 1, "int": 1}),
+    "mean, prior per box": (
+        2,
+        {},
+        dict(type="ImportanceMeanRefiner", prior=dict(std="per_box")),
+        {CHECK: 1, "bool": 1, "int": 1},
+    ),
+    "candidates, 1 image": (
+        1,
+        dict(candidates=EnergyGuidedNMS()),
+        CLIMB,
+        {CHECK: 2, "tolist": 1},
+    ),
+    "candidates, 4 images": (
+        4,
+        dict(candidates=EnergyGuidedNMS()),
+        CLIMB,
+        {CHECK: 5, "tolist": 4},
+    ),
+}
 
-    With a prior, its standard deviations and the steps that follow from them are checked too.
+
+@pytest.fixture(scope="module")
+def model():
+    return build(ebm_cfg("faster_rcnn")).to("meta")
+
+
+@pytest.mark.filterwarnings("ignore:.* effective sample size")
+@pytest.mark.parametrize(("images", "options", "refiner", "waits"), BATCHES.values(), ids=BATCHES)
+def test_a_batch_of_images_is_refined_with_few_waits(
+    work, model, monkeypatch, images, options, refiner, waits
+):
+    """All of ``EBMDetector.refine``: candidates, scaling, climb, clipping, fields of the result.
+
+    The numbers of docs/results.md, "Precise RoI pooling".
     """
-    refiner = dict(type="GradientAscentRefiner", num_steps=STEPS, **options)
-    model = build(ebm_cfg("faster_rcnn", refiner=refiner)).to("meta")
+    monkeypatch.setattr(importance._Warned, "already", False)
+    # mmengine knows the tensors of devices by their types, which `meta` has none of.
+    monkeypatch.setattr(instance_data, "IndexType", torch.Tensor | str)
+    # Without values, all targets remain.
+    monkeypatch.setattr(torch.fx.experimental._config, "meta_nonzero_assume_all_nonzero", True)
+    model.refiner = TASK_UTILS.build(dict(refiner))
+    model.min_score, model.candidates = options.get("min_score", 0.0), options.get("candidates")
     samples = []
-    for _ in range(2):
+    for _ in range(images):
         meta = dict(img_shape=(SIZE, SIZE), ori_shape=(SIZE // 2, SIZE // 2), scale_factor=(2, 2))
         sample = DetDataSample(metainfo=meta)
         sample.pred_instances = InstanceData(
             bboxes=boxes_of_all_levels().to("meta"),
             scores=torch.ones(BOXES, device="meta"),
             labels=torch.zeros(BOXES, dtype=torch.int64, device="meta"),
+            box_cov=torch.zeros(BOXES, 4, 4, device="meta"),
         )
         samples.append(sample)
-    feats = model.energy_head.prepare(feature_maps("meta", images=2))
-    with work, torch.no_grad(), work.passing_checks():
-        model.move(feats, samples, rescale=True)
-    assert work.waits.total() == 1 + checks
-    assert work.waits["check"] == checks
-    assert samples[1].pred_instances.log_density.shape == (BOXES,)
+    feats = model.energy_head.prepare(feature_maps("meta", images=images))
+    with work, torch.no_grad(), work.reading_ones():
+        model.refine(feats, samples, rescale=True)
+    assert +work.waits == waits
+    found = samples[-1].pred_instances
+    assert found.log_density.shape == found.scores.shape
 
 
 def test_a_read_is_found():
@@ -146,23 +209,52 @@ def test_f_of_any_number_of_boxes_waits_for_nothing(work):
     assert not +work.waits
 
 
-def test_climb_without_reads_equals_the_climb_that_leaves_targets_out():
-    """Bit for bit, for an f whose bits do not depend on the batch."""
+class Waves:
+    """Nearly as many points as a GPU does in one go; bits of f do not depend on the batch."""
 
-    def f(y):
+    def __init__(self) -> None:
+        self.evaluated = []
+
+    def __call__(self, y):
+        self.evaluated.append(len(y))
         wave = torch.sin(5 * y[..., 0]) + torch.cos(3 * y[..., 1])
         return torch.where(y[..., 0] > 1.5, torch.nan, wave)
 
-    y0 = 2 * torch.randn(50, 2, 2, generator=torch.Generator().manual_seed(0))
+    def select(self, index):
+        return self
+
+
+@contextlib.contextmanager
+def on_a_gpu():
+    """The way of a GPU, with values."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refinement, "pays_to_read", lambda device, rows: rows > FEW)
+        yield
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+@pytest.mark.parametrize(("points", "steps"), [(100, 20), (600, 3), (600, 40), (600, 70)])
+def test_climb_of_a_gpu_equals_the_climb_that_leaves_targets_out(points, steps, tolerance):
+    """Bit for bit: without reads, with some, and where nothing is left before the last step."""
+    y0 = 2 * torch.randn(points // 2, 2, 2, generator=torch.Generator().manual_seed(0))
     y0[4, 1, 0] = torch.inf
     y0[5] = torch.nan
-    found = []
-    for mode in (contextlib.nullcontext, without_reads):
+    found, evaluated = [], []
+    for mode in (contextlib.nullcontext, without_reads, on_a_gpu):
+        f = Waves()
         with mode():
-            found.append(gradient_ascent(f, y0, [0.7, 0.2], 20, return_trace=True))
-    for a, b in zip([*found[0][:3], *found[0].trace], [*found[1][:3], *found[1].trace]):
-        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
-    assert 0 < found[0].accepted.float().mean() < 20
+            found.append(
+                gradient_ascent(f, y0, [0.7, 0.2], steps, return_trace=True, tolerance=tolerance)
+            )
+        evaluated.append(f.evaluated)
+    expected = [*found[0][:3], *found[0].trace]
+    for other in found[1:]:
+        for a, b in zip(expected, [*other[:3], *other.trace], strict=True):
+            torch.testing.assert_close(b, a, rtol=0, atol=0, equal_nan=True)
+    assert 0 < found[0].accepted.float().mean() < steps
+    assert set(evaluated[1]) == {len(y0)}
+    looks = points > FEW and steps >= (4 if tolerance else 16)
+    assert (len(evaluated[2]) <= steps or min(evaluated[2]) < len(y0)) == looks
 
 
 def test_f_compiles_as_one_graph_with_its_gradient():

@@ -89,11 +89,15 @@ def on_a_lattice(n, generator, classes):
     exponent=st.integers(-10, 40),
     shift=st.sampled_from([0.0, -(2.0**15), 2.0**15]),
     block=st.sampled_from([1, 3, 64]),
+    rounds=st.sampled_from([None, 1, 4]),
 )
 def test_equals_the_loop_with_ties_at_any_scale(
-    n, seed, classes, threshold, exponent, shift, block
+    n, seed, classes, threshold, exponent, shift, block, rounds
 ):
-    """IoUs are those of the given boxes exactly: no offset of a class rounds their sides."""
+    """IoUs are those of the given boxes exactly: no offset of a class rounds their sides.
+
+    With ``rounds`` in the way of a GPU, where the host reads after several of them.
+    """
     found, f = on_a_lattice(n, torch.Generator().manual_seed(seed), classes)
     found.bboxes = (found.bboxes + shift) * 2.0**exponent
     expected = oracle(
@@ -101,6 +105,10 @@ def test_equals_the_loop_with_ties_at_any_scale(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(energy_guided_nms, "_BLOCK_ON_CPU", block)
+        if rounds is not None:
+            patch.setattr(energy_guided_nms, "pays_to_read", lambda device, rows: False)
+            patch.setattr(energy_guided_nms, "_BLOCK", block)
+            patch.setattr(energy_guided_nms, "_ROUNDS", rounds)
         kept = EnergyGuidedNMS(iou_threshold=threshold, max_per_img=1000)(found, f)
     assert kept.tag.tolist() == [i for i, _ in expected]
     assert kept.scores.tolist() == [score for _, score in expected]
@@ -117,6 +125,7 @@ def test_keeps_the_best_scores():
     found, energy = instances(50, 1)
     everything = EnergyGuidedNMS(max_per_img=1000)(found, energy)
     assert torch.equal(EnergyGuidedNMS(max_per_img=4)(found, energy).tag, everything.tag[:4])
+    assert torch.equal(EnergyGuidedNMS(max_per_img=-1)(found, energy).tag, everything.tag)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -float("inf")])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ebm_mmdet.energy import gradient_ascent
-from ebm_mmdet.models import GradientAscentRefiner
+from ebm_mmdet.models import GradientAscentRefiner, ImportanceMeanRefiner
 from ebm_mmdet.models.side_uncertainty import side_std_to_covariance
 
 MODE = torch.tensor([[0.2, -0.1, 0.3, 0.0], [-0.4, 0.1, 0.0, 0.2]])
@@ -120,6 +120,27 @@ def test_what_is_no_covariance_is_refused():
             refiner(log_density, torch.zeros(2, 4), covariance=broken)
 
 
+@pytest.mark.parametrize("size", [1e-24, 1e24])
+@pytest.mark.parametrize("per_box", [False, True])
+def test_a_prior_out_of_the_range_of_float32_is_refused(size, per_box):
+    """Each number is positive and finite: its product with the scale, or its square, is not."""
+    covariance = torch.diag_embed(torch.full((2, 4), size).double().square())
+    prior = dict(std="per_box" if per_box else [size] * 4, scale=size)
+    for refiner in (
+        GradientAscentRefiner(prior=prior),
+        GradientAscentRefiner(step_size=0.1, prior=prior),
+        ImportanceMeanRefiner(prior=prior, num_samples=8),
+    ):
+        with pytest.raises(ValueError, match=r"prior\.std=.*prior\.scale"):
+            refiner(log_density, torch.zeros(2, 4), covariance=covariance)
+    if size > 1:
+        prior["scale"] = 1.0  # the prior is one, but λ = std² is none
+        with pytest.raises(ValueError, match=r"prior\.std="):
+            GradientAscentRefiner(prior=prior)(
+                log_density, torch.zeros(2, 4), covariance=covariance
+            )
+
+
 def test_the_acceleration_is_that_of_the_climb():
     options = dict(acceleration="bb", tolerance=1e-3)
     found = GradientAscentRefiner(step_size=1e-3, num_steps=12, **options)(
@@ -156,6 +177,13 @@ def test_messages():
     for std in ("per-box", [0.1, 0.0, 0.1, 0.1], [], [float("inf")] * 4):
         with pytest.raises(ValueError, match="prior.std=.*'per_box'"):
             GradientAscentRefiner(prior=dict(std=std))
+    for temperature in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="prior.temperature=.*not negative"):
+            GradientAscentRefiner(prior=dict(std=[0.1] * 4, temperature=temperature))
+    for bias in (float("nan"), [0.0, float("nan"), 0.0, 0.0], (float("inf"),) * 4, [], "median"):
+        with pytest.raises(ValueError, match="prior.bias=.*finite"):
+            GradientAscentRefiner(prior=dict(std=[0.1] * 4, bias=bias))
+    GradientAscentRefiner(prior=dict(std=[0.1] * 4, temperature=0.0, bias=0))  # the prior alone
     for prior in (dict(std=[0.1] * 3), dict(std=[0.1] * 4, bias=[0.0] * 7)):
         with pytest.raises(ValueError, match="4 coordinates"):
             GradientAscentRefiner(prior=prior)(log_density, torch.zeros(2, 4))
