@@ -28,7 +28,7 @@ def small_fcos_cfg(score_thr: float = 0.0, **changes) -> dict:
     detector.bbox_head.update(regress_ranges=((-1, 1e8),))
     detector.test_cfg.update(score_thr=score_thr, nms_pre=30, max_per_img=4)
     model.energy_head.update(in_channels=16, strides=[4], feature_levels=[0])
-    model.energy_head.update(fc_channels=[16], pool_size=3)
+    model.energy_head.update(fc_channels=[16], pool_size=3, roi_shift=-0.125)
     return {**model.to_dict(), "refiner": CLIMB, **changes}
 
 
