@@ -3,7 +3,7 @@
     make demo                                               # runs both configs, evaluates, draws
     python tools/train.py configs/demo/shapes_ebm.py        # this alone, after shapes_base.py
 
-Hardware: 2 CPU cores, one to three minutes. Expected over the base: at least +2 AP and +7 AP90 (docs/results.md).
+Hardware: 2 CPU cores, one to three minutes. Expected over the base: +4 AP, +11 AP90 (docs/results.md).
 """
 
 _base_ = ['./shapes_base.py']
