@@ -22,6 +22,7 @@ __all__ = [
     "differing_keys",
     "file_digest",
     "fill_section",
+    "in_a_new_place",
     "markdown_table",
     "open_atomic",
     "read_json",
@@ -38,7 +39,7 @@ PARTIAL = ".partial"
 
 
 @contextmanager
-def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
+def open_atomic(path: str | Path, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a file for writing that keeps its old content until the new one is complete.
 
     The content is written to a temporary file in the same folder, which is flushed to the disk and
@@ -48,6 +49,8 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
 
     Args:
         path: file to write. Its permissions are those of any new file (the process's umask).
+        sync: False for one of many files that can be made again: a power failure may then leave it
+            empty, a killed process cannot.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,14 +58,38 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     try:
         with partial.open("xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)  # such as of a full disk, whose message then has it
         raise
+
+
+@contextmanager
+def in_a_new_place(path: str | Path) -> Iterator[Path]:
+    """A path for a file that is put at ``path`` when the block ends, if nothing is there.
+
+    Raises:
+        FileExistsError: there is something at ``path``, which stays, and the new file is removed.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        yield partial
+        try:
+            os.link(partial, path)  # a rename would replace a file that somebody has made meanwhile
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            if os.path.lexists(path):
+                raise FileExistsError(f"{path} exists") from None
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def file_digest(path: str | os.PathLike) -> str:
@@ -96,20 +123,8 @@ def write_new_text(path: str | Path, text: str) -> None:
     Raises:
         FileExistsError: the file exists; its content stays.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-    try:
+    with in_a_new_place(path) as partial:
         write_text(partial, text)
-        try:
-            os.link(partial, path)  # a rename would replace a file that somebody has made meanwhile
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            if path.exists():
-                raise FileExistsError(f"{path} exists") from None
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value) -> None:

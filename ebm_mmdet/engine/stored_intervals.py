@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from ..files import PARTIAL
+from ..files import in_a_new_place
 from ..models.detectors.side_intervals import INTERVAL_KINDS, attach_intervals
 from .checkpoint import write_checkpoint
 from .safe_loading import read_checkpoint
@@ -65,20 +64,14 @@ def store_intervals(checkpoint: Path, out: Path, key: str, content: Mapping[str,
     """
     stored = read_checkpoint(checkpoint)
     meta = {**stored.get("meta", {}), key: content}
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}{PARTIAL}")
+    content = dict(meta=meta, state_dict=stored.get("state_dict", stored))
     try:
-        write_checkpoint(partial, dict(meta=meta, state_dict=stored.get("state_dict", stored)))
+        with in_a_new_place(out) as partial:
+            write_checkpoint(partial, content)
+            refuse_existing(out)
+    except FileExistsError:
         refuse_existing(out)
-        try:
-            os.link(partial, out)  # a rename would replace a file that somebody has made meanwhile
-        except FileExistsError:
-            refuse_existing(out)
-            raise
-        except OSError:  # a file system without links
-            refuse_existing(out)
-            os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+        raise
 
 
 def attach_stored_intervals(model: nn.Module, checkpoint: Mapping, digest: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ...files import PARTIAL, write_text
+from ...files import PARTIAL, open_atomic, write_text
 from .annotations import Annotations
 from .findings import SIDES, Findings
 
@@ -29,7 +28,7 @@ AROUND = 0.7
 """Margin around both boxes, in units of their size."""
 LEAST_AROUND = 16
 OWN_NAMES = re.compile(
-    rf"[0-9a-f]{{16}}\.jpg|\.[0-9a-f]{{16}}\.jpg{re.escape(PARTIAL)}|\d{{6}}\.jpg"
+    rf"[0-9a-f]{{16}}\.jpg|\.[0-9a-f]{{16}}\.jpg\.[0-9a-f]+{re.escape(PARTIAL)}|\d{{6}}\.jpg"
 )
 """Of pictures, of those that an interrupted call has left half written, and of earlier versions."""
 JPEG = [
@@ -191,9 +190,8 @@ class _Pictures:
                     size = [max(1, math.ceil(factor * x)) for x in part.shape[1::-1]]
                     part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
                 _, code = cv2.imencode(".jpg", part, JPEG)
-                partial = self.folder / f".{name}{PARTIAL}"
-                partial.write_bytes(code.tobytes())
-                os.replace(partial, self.folder / name)
+                with open_atomic(self.folder / name, sync=False) as file:
+                    file.write(code.tobytes())
 
     def remove_unused(self, say: Callable[[str], None]) -> None:
         """Remove pictures of earlier calls; what has another name is somebody else's, and stays."""

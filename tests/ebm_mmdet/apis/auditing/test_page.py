@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -325,7 +326,7 @@ def test_an_interrupted_call_leaves_the_page_of_the_one_before(tmp_path, monkeyp
     place, name, after = {
         "first picture": (page.cv2, "imencode", 0),
         "later picture": (page.cv2, "imencode", 20),
-        "rename": (page.os, "replace", 20),
+        "rename": (os, "replace", 20),
         "data.js": (page, "write_text", 0),
     }[at]
     with monkeypatch.context() as patch:
@@ -348,7 +349,7 @@ def test_pictures_are_named_after_what_they_show(folder):
     for each in entries:
         assert by_name[each["cut"][0]] == (each["image"], each["cut"])
     assert len({repr(shown) for shown in by_name.values()}) == len(by_name)
-    stale = ["000001.jpg", "0123456789abcdef.jpg", ".0123456789abcdef.jpg.partial"]
+    stale = ["000001.jpg", "0123456789abcdef.jpg", ".0123456789abcdef.jpg.89abcdef.partial"]
     own = ["notes.txt", "000001 copy.jpg", "sea.jpg"]
     for name in [*stale, *own]:
         (pictures / name).write_bytes(b"something")
