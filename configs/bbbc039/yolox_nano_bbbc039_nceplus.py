@@ -4,9 +4,9 @@
     python tools/train.py configs/bbbc039/yolox_nano_bbbc039_nceplus.py
     python tools/test.py configs/bbbc039/yolox_nano_bbbc039_nceplus.py work_dirs/yolox_nano_bbbc039_nceplus/iter_600.pth
 
-Rivals and error bars: tools/study.py refinement with this config. Hardware: 2 CPU cores. Expected after 400 iterations: +1.0
-AP, +2.9 AP90, +4.9 AP95 (docs/results.md, section Nuclei of U2OS cells). For a fraction of the time (+0.7 AP, +2.3 AP90), and for
-+1.3 AP, +3.7 AP90 in several times that:
+Rivals and error bars: tools/study.py refinement with this config. Hardware: 2 CPU cores, 6 minutes. Expected: +1.2 AP, +3.6
+AP90; by 400 iterations on cached features +1.0 AP, +2.9 AP90, +4.9 AP95, over three seeds (docs/results.md, section Nuclei of
+U2OS cells). For a fraction of the time (+0.7 AP, +2.3 AP90), and for +1.3 to +1.4 AP, +3.7 AP90 in several times that:
 
     --cfg-options model.refiner.num_steps=0
     --cfg-options model.flips="[horizontal,vertical,diagonal]"
