@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from mmdet.models import DetDataPreprocessor
 from mmdet.models.dense_heads import YOLOXHead
@@ -16,6 +13,7 @@ from torch.nn import functional
 
 from ...energy import evaluate_only
 from ...models import EBMDetector, ImportanceMeanRefiner
+from ...models.task_modules.energy_guided_nms import at_most
 from .one_stage import check_dense_head, dense_candidates
 from .refinement_graph import check_refiner
 from .suppression import Candidates, best, by_energy, by_scores
@@ -83,7 +81,7 @@ class DetectorGraph(nn.Module):
         _check_detector(model)
         self.model, self.image_size = model, tuple(image_size)
         self.guided = model.candidates
-        most = _limit(vars(self.guided) if self.guided else self._test_cfg())
+        most = at_most((vars(self.guided) if self.guided else self._test_cfg()).get("max_per_img"))
         self.places = candidates or max(300 if self.guided else 1000, count or 0)
         self.count = min(count or most or _BOXES, self.places)
         # YOLOX's head does not read it.
@@ -169,7 +167,7 @@ class DetectorGraph(nn.Module):
             return best(found, self.places).filled(self.count)
         first = detector.test_cfg["rpn"]
         proposals = dense_candidates(detector.rpn_head, maps, self.image_size, first)
-        most = _limit(first) or len(proposals.scores)
+        most = at_most(first.get("max_per_img")) or len(proposals.scores)
         proposals = by_scores(proposals, *_nms(first), most)
         found = roi_candidates(
             detector.roi_head, maps, proposals, self.image_size, config["score_thr"]
@@ -185,12 +183,6 @@ class DetectorGraph(nn.Module):
 
 _BOXES = 100
 """Of a detector without a limit."""
-
-
-def _limit(config: Mapping[str, Any]) -> int | None:
-    """``max_per_img``, or None where all boxes are kept."""
-    most = config.get("max_per_img")
-    return most if most is not None and most > 0 else None
 
 
 def left_out(model: EBMDetector) -> list[str]:
