@@ -2,11 +2,11 @@
 
     python tools/train.py configs/bbbc039/yolox_nano_bbbc039.py             # first, the detector
     python tools/train.py configs/bbbc039/yolox_nano_bbbc039_nceplus.py
-    python tools/test.py configs/bbbc039/yolox_nano_bbbc039_nceplus.py work_dirs/yolox_nano_bbbc039_nceplus/iter_600.pth
+    python tools/test.py configs/bbbc039/yolox_nano_bbbc039_nceplus.py work_dirs/yolox_nano_bbbc039_nceplus/iter_1800.pth
 
-Rivals and error bars: tools/study.py refinement with this config. Hardware: 2 CPU cores, 6 minutes. Expected: +1.2 AP, +3.6
+Rivals and error bars: tools/study.py refinement with this config. Hardware: 2 CPU cores, 12 minutes. Expected: +1.4 AP, +4.6
 AP90; by 400 iterations on cached features +1.0 AP, +2.9 AP90, +4.9 AP95, over three seeds (docs/results.md, section Nuclei of
-U2OS cells). For a fraction of the time (+0.7 AP, +2.3 AP90), and for +1.3 to +1.4 AP, +3.7 AP90 in several times that:
+U2OS cells). For a fraction of the time (+0.7 AP, +2.3 AP90 with 400 iterations), and for +1.55 AP, +4.6 AP90 in several times that:
 
     --cfg-options model.refiner.num_steps=0
     --cfg-options model.flips="[horizontal,vertical,diagonal]"
@@ -52,7 +52,7 @@ model = dict(
     # 4e-5 and 1.6e-4 are as good on training images that were kept out. From where the regression leads, ten steps gain 0.2 AP more.
     refiner=dict(type='GradientAscentRefiner', regression_steps=1, step_size=8e-5, num_steps=10, decay=0.5))
 
-max_iters = 600
+max_iters = 1800  # 600 gain 0.2 AP and 1.0 AP90 less
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 # About 70 nuclei per crop.
 train_dataloader = dict(batch_size=1, sampler=dict(type='InfiniteSampler', shuffle=True))
