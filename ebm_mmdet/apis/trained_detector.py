@@ -31,6 +31,7 @@ __all__ = [
     "dataset_meta",
     "file_pipeline",
     "fit_weights",
+    "has_energy_head",
     "image_pipeline",
     "load_detector",
     "load_frozen_detector",
@@ -159,6 +160,14 @@ def fit_weights(
         raise CheckpointError(f"{checkpoint} does not fit {what}: {_misfit(error)}") from error
 
 
+def has_energy_head(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are of a checkpoint with an energy head.
+
+    A plain detector's loads into an ``EBMDetector`` too, and leaves its head untrained.
+    """
+    return any("energy_head." in name for name in names)
+
+
 def refuse_untrained_head(names: Iterable[str], checkpoint: str | os.PathLike) -> None:
     """Refuse a plain detector's checkpoint where the energy head decides about boxes.
 
@@ -171,7 +180,7 @@ def refuse_untrained_head(names: Iterable[str], checkpoint: str | os.PathLike) -
     Raises:
         CheckpointError: no tensor is one of an energy head.
     """
-    if not any("energy_head." in name for name in names):
+    if not has_energy_head(names):
         raise CheckpointError(
             f"{checkpoint} has no energy head (energy_head.*), so f of the config's would be "
             "random and move boxes anywhere; give the checkpoint of a trained head, such as "

@@ -22,7 +22,7 @@ from ..box_file import box_fault
 from ..energy_config import add_energy_head
 from ..image_index import listed_images, look_at
 from ..inspection import classes_of, inner_datasets
-from ..trained_detector import image_pipeline, load_detector
+from ..trained_detector import has_energy_head, image_pipeline, load_detector
 
 __all__ = ["Source", "image_folder", "load_source", "usual_size"]
 
@@ -67,10 +67,8 @@ def load_source(
     wrapped = str(cfg.get("model", {}).get("type", "")).endswith("EBMDetector")
     loaded = load_detector(cfg, checkpoint, device)
     meta = loaded.dataset_meta
-    # A plain checkpoint loads into an EBMDetector too, and leaves its head untrained.
     state = read_checkpoint(checkpoint)
-    names = state.get("state_dict", state)
-    has_head = wrapped and any("energy_head." in name for name in names)
+    has_head = wrapped and has_energy_head(state.get("state_dict", state))
     if not wrapped:
         cfg = add_energy_head(cfg, checkpoint, object_size=object_size)
         plain, loaded = loaded, MODELS.build(copy.deepcopy(cfg.model)).to(device).eval()
