@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("operator_tester", "property_tester", "backend_tester")
+TESTERS = ("operator_tester", "precision_tester", "property_tester", "backend_tester")
+pytest.register_assert_rewrite(*TESTERS)
 
 from ebm_ops import backend_info  # noqa: E402
 from surroundings import HAS_CPP  # noqa: E402

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from operator_tester import EXACT, OperatorTester
+from operator_tester import EXACT
+from precision_tester import PrecisionTester
 from surroundings import HAS_CPP
 
 backends = st.sampled_from(["cpp", "reference"] if HAS_CPP else ["reference"])
@@ -28,7 +29,7 @@ def maps(seed: int, height: int = 9, width: int = 11, channels: int = 2) -> Tens
     return torch.randn(1, channels, height, width, generator=g, dtype=torch.float64)
 
 
-class PropertyTester(OperatorTester):
+class PropertyTester(PrecisionTester):
     """Properties, boxes without a value, empty inputs, and the same bits again."""
 
     @relaxed

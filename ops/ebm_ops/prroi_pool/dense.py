@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ebm_ops.prroi_pool.reference import MIN_SIDE, by_sides, mean_of_hat
+from ebm_ops.prroi_pool.reference import by_sides, mean_of_hat
+from ebm_ops.prroi_pool.windows import MIN_SIDE
 
 __all__ = [
     "contract",

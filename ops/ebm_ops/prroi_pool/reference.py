@@ -9,34 +9,22 @@ Detection", ECCV 2018, eq. 3). The integral factorises over the axes:
     V[q, j] = (G(b_q - j) - G(a_q - j)) / (b_q - a_q)
 
 with `G` the integral of `h` and `a_q, b_q` the sides of bin `q`. Only the pixels under a box have
-a weight, so each box is computed on its own window of the map.
+a weight, so each box is computed on its own window of the map (`windows.py`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ebm_ops.bmm import bmm
-
-MIN_SIDE = 1e-5
-"""A box whose side is shorter than this many feature cells has no area and pools to zero."""
+from ebm_ops.prroi_pool.windows import axes, groups, windows_of
 
 _MAX_PIXELS = 2**16
 """Pixels that :func:`forward_gathered` copies at a time."""
-
-
-class _Group(NamedTuple):
-    """Consecutive boxes of one image and the window of the map that covers them all."""
-
-    index: Tensor  # (n,) int64
-    batch: int
-    rows: slice
-    columns: slice
 
 
 def forward(features: Tensor, rois: Tensor, output_size: tuple[int, int], scale: float) -> Tensor:
@@ -58,8 +46,8 @@ def forward(features: Tensor, rois: Tensor, output_size: tuple[int, int], scale:
     nothing = features.flatten()[:0].reshape(0, features.shape[1], h, w)
     parts = [nothing * rois[:0, :1].to(features.dtype).reshape(0, 1, 1, 1)]
     order = [torch.zeros(0, dtype=torch.int64, device=rois.device)]
-    for group in _groups(rois, features.shape[2:], scale):
-        x, y = _axes(rois[group.index], scale)
+    for group in groups(rois, features.shape[2:], scale):
+        x, y = axes(rois[group.index], scale)
         vx = _weights(*x, w, group.columns).to(features.dtype)
         vy = _weights(*y, h, group.rows).to(features.dtype)
         parts.append(_contract(maps[group.batch, None, group.rows, group.columns], vx, vy))
@@ -81,12 +69,12 @@ def forward_gathered(
     maps = features.permute(0, 2, 3, 1)
     nothing = features.flatten()[:0].reshape(0, features.shape[1], h, w)
     parts = [nothing * rois[:0, :1].to(features.dtype).reshape(0, 1, 1, 1)]
-    index, windows = _windows(rois, (height, width), scale)
+    index, windows = windows_of(rois, (height, width), scale)
     if len(index):
         sides = windows[:, 3:] - windows[:, 1:3]
         count = max(1, _MAX_PIXELS // int(sides[:, 0].max() * sides[:, 1].max()))
         for members, window in zip(index.split(count), windows.split(count)):
-            x, y = _axes(rois[members], scale)
+            x, y = axes(rois[members], scale)
             tops, lefts = window[:, 1], window[:, 2]
             rows = tops[:, None] + torch.arange(int(sides[:, 0].max()), device=rois.device)
             columns = lefts[:, None] + torch.arange(int(sides[:, 1].max()), device=rois.device)
@@ -119,8 +107,8 @@ def grad_rois(grad: Tensor, features: Tensor, rois: Tensor, scale: float) -> Ten
     h, w = grad.shape[2:]
     maps = features.permute(0, 2, 3, 1)
     result = torch.zeros_like(rois, memory_format=torch.contiguous_format)
-    for group in _groups(rois, features.shape[2:], scale):
-        x, y = _axes(rois[group.index], scale)
+    for group in groups(rois, features.shape[2:], scale):
+        x, y = axes(rois[group.index], scale)
         window, g = maps[group.batch, None, group.rows, group.columns], grad[group.index]
         vx, x_lower, x_upper = _weights_and_derivatives(*x, w, group.columns, scale)
         vy, y_lower, y_upper = _weights_and_derivatives(*y, h, group.rows, scale)
@@ -148,8 +136,8 @@ def grad_features(
     check_batch_index(rois, batch)
     _, channels, h, w = grad.shape
     maps = grad.new_zeros(batch, height, width, channels)
-    for group in _groups(rois, (height, width), scale):
-        x, y = _axes(rois[group.index], scale)
+    for group in groups(rois, (height, width), scale):
+        x, y = axes(rois[group.index], scale)
         vx = _weights(*x, w, group.columns).to(grad.dtype)
         vy = _weights(*y, h, group.rows).to(grad.dtype)
         n, rows, columns = len(vx), vy.shape[2], vx.shape[2]
@@ -179,12 +167,6 @@ def check_batch_index(rois: Tensor, batch: int) -> None:
             f"features of batch size {batch}, got {index[n].item():g}. "
             "Give RoIs as (batch_index, x1, y1, x2, y2)"
         )
-
-
-def _axes(rois: Tensor, scale: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """((x1, x2), (y1, y2)) in feature cells, float64: thin bins divide by their small width."""
-    x1, y1, x2, y2 = (rois[:, 1:].double() * scale).unbind(1)
-    return (x1, x2), (y1, y2)
 
 
 def _hat_integral(t: Tensor) -> Tensor:
@@ -285,50 +267,3 @@ def _contract(windows: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
     across = bmm(wx.reshape(several, n // several * q, j), columns)
     across = across.reshape(n, q, i, c).transpose(1, 2).reshape(n, i, q * c)
     return bmm(wy, across).reshape(n, p, q, c).permute(0, 3, 1, 2)
-
-
-def _groups(rois: Tensor, map_size: tuple[int, int], scale: float) -> Iterator[_Group]:
-    """Groups, in order, of the boxes that have an area and touch the map; each shares a window.
-
-    A group ends where its window would exceed twice the largest window of a single box: samples
-    around one object then need one matrix product, and scattered boxes do not waste work.
-    """
-    index, table = _windows(rois, map_size, scale)
-    windows = table.tolist()
-    begin = 0
-    while begin < len(windows):
-        b, *union = windows[begin]
-        largest = _area(union)
-        end = begin + 1
-        while end < len(windows) and windows[end][0] == b:
-            i0, j0, i1, j1 = windows[end][1:]
-            joined = [min(union[0], i0), min(union[1], j0), max(union[2], i1), max(union[3], j1)]
-            largest = max(largest, _area(windows[end][1:]))
-            if _area(joined) > 2 * largest:
-                break
-            union, end = joined, end + 1
-        rows, columns = slice(union[0], union[2]), slice(union[1], union[3])
-        yield _Group(index[begin:end], b, rows, columns)
-        begin = end
-
-
-def _windows(rois: Tensor, map_size: tuple[int, int], scale: float) -> tuple[Tensor, Tensor]:
-    """Index (n,) and windows (n, 5) of the boxes that have an area and touch the map.
-
-    A window (n, 5) int64 is image, top, left, bottom, right: the nodes under the box, half-open.
-    """
-    height, width = map_size
-    (x1, x2), (y1, y2) = _axes(rois.detach(), scale)
-    usable = torch.isfinite(x2 - x1) & torch.isfinite(y2 - y1)
-    usable &= (x2 - x1 >= MIN_SIDE) & (y2 - y1 >= MIN_SIDE)
-    # The nodes j with a - 1 < j < b + 1.
-    left, right = x1.floor().clamp(0, width), (x2.ceil() + 1).clamp(0, width)
-    top, bottom = y1.floor().clamp(0, height), (y2.ceil() + 1).clamp(0, height)
-    usable &= (left < right) & (top < bottom)
-    index = usable.nonzero().flatten()
-    table = torch.stack([rois[:, 0].detach().double(), top, left, bottom, right], 1)[index]
-    return index, table.long()
-
-
-def _area(window: list[int]) -> int:
-    return (window[2] - window[0]) * (window[3] - window[1])

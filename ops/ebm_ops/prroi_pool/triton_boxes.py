@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ebm_ops.prroi_pool.reference import MIN_SIDE
+from ebm_ops.prroi_pool.windows import MIN_SIDE
 
 _MIN_SIDE = tl.constexpr(MIN_SIDE)
 
