@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 from mmdet.registry import METRICS
+from mmengine.logging import MMLogger
 
 from .auxiliary_metric import AuxiliaryMetric, resize_to
 
 __all__ = ["DepthMetric"]
 
 _COLUMNS = ("abs_rel", "squared", "log10", "delta1", "delta2", "delta3")
+_MANY = 0.01
+"""Share of the known pixels outside of the range of which a warning is due."""
 
 
 @METRICS.register_module()
@@ -24,7 +27,8 @@ class DepthMetric(AuxiliaryMetric):
     resolution of the prediction by a nearest resize. A pixel is valid if its true depth is finite,
     positive and within ``depth_range``; the prediction is clamped to that range. Returns, under the
     prefix ``depth``, ``abs_rel``, ``rmse`` (metres), ``log10``, ``delta1``, ``delta2``, ``delta3``
-    in [0, 1] and ``images``, the number of images with a valid pixel.
+    in [0, 1] and ``images``, the number of images with a valid pixel. A warning says so if more
+    than one in a hundred pixels of known, positive depth is not in the range, as in the open air.
 
     The mean is that of Eigen et al. over all valid pixels of the set. Some later work computes each
     value for every image and takes the mean of those, which is ``average='images'``. The two differ
@@ -66,12 +70,17 @@ class DepthMetric(AuxiliaryMetric):
         self.depth_range, self.average = tuple(depth_range), average
 
     def measure(self, prediction: dict, truth: dict) -> np.ndarray:
-        """Sums over the valid pixels and their number (7,); empty if there is none."""
+        """Sums over the valid pixels, their number, and that of others with a positive depth.
+
+        (8,) float64; empty if no pixel is valid.
+        """
         found = prediction["depth"].detach().cpu().double()
         true = truth["depth"].detach().cpu().double()
         true = resize_to(true, found.shape[-2:], truth.get("stride"))
         low, high = self.depth_range
-        valid = torch.isfinite(true) & (true >= low) & (true <= high)
+        known = torch.isfinite(true) & (true > 0)
+        valid = known & (true >= low) & (true <= high)
+        outside = int(known.sum() - valid.sum())
         true, found = true[valid].numpy(), found[valid].clamp(low, high).numpy()
         if not true.size:
             return np.empty(0)
@@ -79,13 +88,26 @@ class DepthMetric(AuxiliaryMetric):
         error = found - true
         columns = (np.abs(error) / true, error**2, np.abs(np.log10(found / true)))
         sums = [column.sum() for column in columns]
-        return np.array([*sums, *((ratio < 1.25**j).sum() for j in (1, 2, 3)), true.size], float)
+        sums += [(ratio < 1.25**j).sum() for j in (1, 2, 3)]
+        return np.array([*sums, true.size, outside], float)
 
     def values(self, measurements: list[np.ndarray]) -> dict[str, float]:
         """See the class."""
-        sums = np.stack(measurements)
+        *sums, outside = np.stack(measurements).T
+        self._warn_of_range(outside.sum(), sums[-1].sum())
+        sums = np.stack(sums, axis=1)
         if self.average == "pixels":
             sums = sums.sum(0, keepdims=True)
         means = dict(zip(_COLUMNS, (sums[:, :-1] / sums[:, -1:]).T))
         means["rmse"] = np.sqrt(means.pop("squared"))
         return {name: float(means[name].mean()) for name in self.names}
+
+    def _warn_of_range(self, outside: float, inside: float) -> None:
+        share = outside / (outside + inside)
+        if share > _MANY:
+            MMLogger.get_current_instance().warning(
+                f"DepthMetric: {share:.0%} of the pixels with a positive depth are outside of "
+                f"depth_range={self.depth_range} metres and are not measured. Is the truth in "
+                "metres? Set depth_range of the metric, and of DepthTask, which clamps to its own, "
+                "if the scenes are deeper."
+            )

@@ -25,6 +25,7 @@ from .conventions import (
     check_conventions,
 )
 from .crowded_images import crowded_images, cut_detections
+from .image_check import ImageCheck, images_without_predictions
 
 __all__ = ["HighIoUCocoMetric", "true_positive_ious"]
 
@@ -66,7 +67,8 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         ValueError: ``max_dets`` is below 100, or ``conventions`` are to be read without
             ``ann_file``.
         AnnotationError: the annotation file is not as expected, or a class of the data set is not
-            in it; raised before anything is evaluated.
+            in it; raised before anything is evaluated. Or an image is not in it, raised at the
+            first one. An image with the name of another file is a warning.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         if conventions and ann_file is None:
             raise ValueError("conventions=True needs ann_file, whose annotations have them")
         self.max_dets, self.conventions = max_dets, conventions
+        self._check_images = ImageCheck("HighIoUCocoMetric") if ann_file is not None else None
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as local_path:
                 self._coco_api = CheckedCOCO(local_path)
@@ -111,6 +114,12 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         """Raise ``AnnotationError`` unless the annotation file has these classes."""
         if self._coco_api is not None:
             check_class_names(self._coco_api.dataset, classes, self._coco_api.source)
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Store the predictions of a batch, whose images have to be those of the annotations."""
+        if self._check_images is not None:
+            self._check_images(self._coco_api.imgs, self._coco_api.source, data_samples)
+        super().process(data_batch, data_samples)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Evaluate all images.
@@ -149,9 +158,12 @@ class HighIoUCocoMetric(ClassCheck, CocoMetric):
         return values
 
     def _warn_of_limits(self, predictions: Sequence[dict], logger: MMLogger) -> None:
-        """Say so if the metric or the detector has fewer detections than images have objects."""
+        """Say so if images were not predicted, or have more objects than detections count."""
         counted = {"mAP": 100, "the other values": self.proposal_nums[-1]}
         warnings = (
+            images_without_predictions(
+                self._coco_api, self.cat_ids, [prediction["img_id"] for prediction in predictions]
+            ),
             crowded_images(self._coco_api, self.cat_ids, self.max_dets or counted),
             cut_detections(
                 self._coco_api,

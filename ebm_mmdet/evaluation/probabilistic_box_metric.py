@@ -14,7 +14,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 from ..datasets.annotation_check import check_class_names
-from ..datasets.coco_check import CheckedCOCO
+from ..datasets.coco_check import CategoryIds, CheckedCOCO
 from ..models.box_coding import encode_boxes
 from .class_check import ClassCheck
 from .gaussian_scores import (
@@ -26,6 +26,7 @@ from .gaussian_scores import (
     gaussian_nll,
     side_covariance,
 )
+from .image_check import ImageCheck
 from .matching import match_detections
 
 __all__ = ["ProbabilisticBoxMetric"]
@@ -67,7 +68,8 @@ class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
 
     Raises:
         AnnotationError: the annotation file is not as expected, or a class of the data set is not
-            in it; raised before anything is evaluated.
+            in it; raised before anything is evaluated. Or an image is not in it, raised at the
+            first one. An image with the name of another file is a warning.
         ValueError: detections have no uncertainty, or one that is not finite; raised at the first
             such image.
 
@@ -92,6 +94,8 @@ class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
         self.ground_truth = CheckedCOCO(ann_file)
         self.score_thr, self.iou_thr, self.min_std = score_thr, iou_thr, min_std
         self.reliability_plot = reliability_plot
+        self._check_images = ImageCheck("ProbabilisticBoxMetric")
+        self._categories: tuple[Sequence[str], CategoryIds] | None = None
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise ``AnnotationError`` unless the annotation file has these classes."""
@@ -104,7 +108,8 @@ class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
             data_batch: unused.
             data_samples: ``img_id`` and ``pred_instances`` with boxes in the image's own pixels.
         """
-        categories = self.ground_truth.get_cat_ids(cat_names=self.dataset_meta["classes"])
+        self._check_images(self.ground_truth.imgs, self.ground_truth.source, data_samples)
+        categories = self._category_ids(self.dataset_meta["classes"])
         for sample in data_samples:
             found = sample["pred_instances"]
             boxes, scores, labels = (found[key].cpu() for key in ("bboxes", "scores", "labels"))
@@ -128,6 +133,13 @@ class ProbabilisticBoxMetric(ClassCheck, BaseMetric):
                     sides=(truth - boxes).numpy(),
                 )
             )
+
+    def _category_ids(self, classes: Sequence[str]) -> CategoryIds:
+        # Once for each set of classes: another order than the file's is worth one line, not one for
+        # every batch.
+        if self._categories is None or self._categories[0] != classes:
+            self._categories = classes, self.ground_truth.get_cat_ids(cat_names=classes)
+        return self._categories[1]
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Evaluate all images; see the class for the values.

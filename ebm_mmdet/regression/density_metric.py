@@ -64,7 +64,7 @@ class ProbabilisticRegressionMetric(TargetMetric):
         if energy_samples < 2:
             raise ValueError(f"energy_samples={energy_samples}: expected at least 2")
         self.min_ess, self.energy_samples = min_ess, energy_samples
-        self.groups = tuple(groups)
+        self.groups = tuple(map(str, groups))
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Score each image, so that samples need not be kept."""
@@ -74,7 +74,7 @@ class ProbabilisticRegressionMetric(TargetMetric):
             if sample.get("ess") is not None:
                 found["ess"] = float(finite_field(sample, "ess"))
             if sample.get("gt_target") is not None:
-                found["labelled"], group = 1, sample.get("group")
+                found["labelled"], group = 1, str(sample.get("group"))
                 found |= self._scores(sample, finite_field(sample, "gt_target")[None], periods)
                 if group in self.groups:
                     found |= {

@@ -65,7 +65,7 @@ class RegressionMetric(TargetMetric):
         if any(not threshold >= 0 for threshold in cs):
             raise ValueError(f"cs={cs}: expected thresholds that are not negative")
         self.cs, self.bins, self.branch_radius = tuple(cs), tuple(bins), branch_radius
-        self.groups = tuple(groups)
+        self.groups = tuple(map(str, groups))  # as those of data samples are compared
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Store the labels and predictions of a batch, one entry per image."""

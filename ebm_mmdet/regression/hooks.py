@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .datasets.target_space import TargetError
 from .heads.regression_head import RegressionHead
 from .label_check import check_extremes
+from .overlap_check import report_overlap
 from .target_codec import TargetCodec
 
 __all__ = ["FitTargetCodecHook", "FreezeBackboneHook", "ProposalWarmUpHook"]
@@ -29,19 +30,27 @@ class FitTargetCodecHook(Hook):
     of ``target_statistics()`` of the training set. They are saved in the checkpoint, and a resumed
     or fine-tuned model keeps those that it was trained with.
 
-    All labels of the training and validation sets have to be finite and inside of the codecs'
-    ranges, as far as the data sets have ``target_statistics()`` with ``min`` and ``max``. Where
-    the metainfo of a data set has a ``target``, its periods have to be those of the codecs. A
-    warning says so if its labels are integers, and a density is trained on them without
-    ``dequantise``.
+    All labels of the training, validation and test sets have to be finite and inside of the
+    codecs' ranges, as far as the data sets have ``target_statistics()`` with ``min`` and ``max``.
+    Where the metainfo of a data set has a ``target``, its periods have to be those of the codecs. A
+    warning says so if the labels to train on are integers, and a density is trained on them without
+    ``dequantise``; and if images are in the training and in the validation set.
 
     Raises:
         ValueError: a codec needs statistics, and the data set has no ``target_statistics``; a label
-            is not finite or outside of a range; or periods differ.
+            is not finite or outside of a range; periods differ; or student and teacher have
+            different statistics.
     """
+
+    def __init__(self) -> None:
+        self._checked = False
 
     def before_train(self, runner: Runner) -> None:
         """Fit the codecs that have not been fitted, and check the labels."""
+        self._checked = True
+        for module in runner.model.modules():
+            if hasattr(module, "share_statistics"):
+                module.share_statistics()
         codecs = _modules(runner.model, TargetCodec)
         target = _target(runner.train_dataloader.dataset)
         _check_periods(codecs, target, "the training set")
@@ -56,9 +65,25 @@ class FitTargetCodecHook(Hook):
                 "needs; set mean and std of the codec in the config, or add the method."
             )
         if runner.val_loop is not None:
-            dataset = runner.val_loop.dataloader.dataset
-            _check_periods(codecs, _target(dataset), "the validation set")
-            self._check_validation(codecs, _with_statistics(dataset))
+            validation = runner.val_loop.dataloader.dataset
+            self._check(codecs, validation, "the validation set")
+            report_overlap(dataset, _with_statistics(validation))
+
+    def before_val(self, runner: Runner) -> None:
+        """Check the labels of a validation without training."""
+        if not self._checked:
+            codecs = _modules(runner.model, TargetCodec)
+            self._check(codecs, runner.val_dataloader.dataset, "the validation set")
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the labels of the test set, for which another data set may have been given.
+
+        A number without a density may be compared with any label.
+        """
+        dataset = runner.test_dataloader.dataset
+        _check_periods(_modules(runner.model, TargetCodec), _target(dataset), "the test set")
+        heads = filter(_has_density, _modules(runner.model, RegressionHead))
+        self._check([head.codec for head in heads], dataset, "the test set")
 
     @staticmethod
     def _fit(codecs: list[TargetCodec], statistics: dict) -> None:
@@ -75,15 +100,17 @@ class FitTargetCodecHook(Hook):
             )
 
     @staticmethod
-    def _check_validation(codecs: list[TargetCodec], dataset: object) -> None:
-        if not hasattr(dataset, "target_statistics"):
+    def _check(codecs: list[TargetCodec], dataset: object, source: str) -> None:
+        _check_periods(codecs, _target(dataset), source)
+        dataset = _with_statistics(dataset)
+        if not codecs or not hasattr(dataset, "target_statistics"):
             return
         try:
             statistics = dataset.target_statistics()
         except TargetError:  # no image is labelled, and the metrics will say so
             return
         for codec in codecs:
-            check_extremes(codec, statistics, "the validation set")
+            check_extremes(codec, statistics, source)
 
 
 @HOOKS.register_module()
@@ -112,7 +139,8 @@ class ProposalWarmUpHook(Hook):
         if self.epochs and any(
             hasattr(module, "proposal_warm_up") for module in _modules(runner.model, nn.Module)
         ):
-            _check_epochs(runner, f"ProposalWarmUpHook(epochs={self.epochs})", "epochs=0")
+            until = "proposals and students learn from the labels alone to its end"
+            _check_epochs(runner, "ProposalWarmUpHook.epochs", self.epochs, until)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Switch the warm-up on or off, also after resuming."""
@@ -146,7 +174,8 @@ class FreezeBackboneHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Refuse a training in which the backbone would never be released."""
         if self.until and any(True for _ in _backbones(runner.model)):
-            _check_epochs(runner, f"FreezeBackboneHook(until={self.until})", "until=0")
+            until = "the backbone stays fixed to its end"
+            _check_epochs(runner, "FreezeBackboneHook.until", self.until, until)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Freeze before the epoch ``until``, release from it on."""
@@ -181,13 +210,26 @@ class FreezeBackboneHook(Hook):
                         module.eval()
 
 
-def _check_epochs(runner: Runner, hook: str, off: str) -> None:
-    """Refuse loops that count iterations: to mmengine's hooks they are one single epoch."""
+def _check_epochs(runner: Runner, name: str, count: int, until: str) -> None:
+    """Refuse loops that count iterations, which are one epoch to a hook; warn of too few epochs.
+
+    ``name`` is that of the hook and its argument, ``until`` what then holds to the end.
+    """
+    hook, _, argument = name.partition(".")
+    shown = f"{hook}({argument}={count})"
     if isinstance(runner.train_loop, IterBasedTrainLoop):
         raise ValueError(
-            f"{hook} counts epochs, and {type(runner.train_loop).__name__} has none: it would stay "
-            "on to the end of the training. Train by epochs, train_cfg=dict(by_epoch=True, "
-            f"max_epochs=...), or set {off}, or remove the hook."
+            f"{shown} counts epochs, and {type(runner.train_loop).__name__} has none: it would "
+            "stay on to the end of the training. Train by epochs, train_cfg=dict(by_epoch=True, "
+            f"max_epochs=...), or set {argument}=0, or remove the hook."
+        )
+    epochs = getattr(runner.train_loop, "max_epochs", math.inf)
+    if epochs <= count:
+        print_log(
+            f"{shown}, and the training has {epochs} epochs: {until}. Train longer, or set "
+            f"{argument} to a smaller number",
+            "current",
+            level=30,
         )
 
 
@@ -226,8 +268,7 @@ def _check_periods(codecs: list[TargetCodec], target: Mapping, source: str) -> N
 def _warn_of_integers(model: nn.Module) -> None:
     """Warn if a head with a density takes integers for points."""
     for head in _modules(model, RegressionHead):
-        has_density = type(head).posterior is not RegressionHead.posterior
-        if has_density and not head.codec.dequantise:
+        if _has_density(head) and not head.codec.dequantise:
             print_log(
                 f"the labels are integers, and {type(head).__name__} learns a density of them "
                 "without codec.dequantise=True: its likelihood can grow without bound and means "
@@ -236,6 +277,10 @@ def _warn_of_integers(model: nn.Module) -> None:
                 level=30,
             )
             return
+
+
+def _has_density(head: RegressionHead) -> bool:
+    return type(head).posterior is not RegressionHead.posterior
 
 
 def _with_statistics(dataset: object) -> object:

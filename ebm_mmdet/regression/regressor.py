@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from mmdet.registry import MODELS
+from mmengine.logging import print_log
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor
 
@@ -56,6 +57,9 @@ class ImageRegressor(BaseModel):
 
     Any backbone of mmdet works, and any of mmpretrain or timm where these are installed
     (``type='mmpretrain.ResNet'``, ``type='TimmBackbone'``).
+
+    Images of different sizes in one batch are padded to the largest, and the neck pools over the
+    padding too: predictions then depend on the other images of the batch. A warning says so once.
 
     Args:
         backbone: config of the backbone; it gives maps (N, C, H, W), one or several.
@@ -116,6 +120,8 @@ class ImageRegressor(BaseModel):
         Raises:
             ValueError: the mode is unknown, or labels are missing.
         """
+        if data_samples:
+            report_padding(self, data_samples)
         if mode == "tensor":
             return self.extract_feat(inputs)
         if mode == "loss":
@@ -132,6 +138,29 @@ class ImageRegressor(BaseModel):
         """
         y = y.expand(len(inputs), -1, -1) if y.dim() == 2 else y
         return self.head.log_prob(self.extract_feat(inputs), y, self.settings)
+
+
+def report_padding(model: BaseModel, data_samples: Sequence[RegressionDataSample]) -> None:
+    """Warn, once for each model, if the images of a batch differ in size.
+
+    Args:
+        model: whose batch it is.
+        data_samples: those with ``img_shape`` in their metainfo are compared.
+    """
+    known = (sample.metainfo.get("img_shape") for sample in data_samples)
+    shapes = sorted({tuple(shape[:2]) for shape in known if shape is not None})
+    if len(shapes) < 2 or getattr(model, "_told_of_padding", False):
+        return
+    model._told_of_padding = True
+    (height, width), (other_height, other_width) = shapes[0], shapes[-1]
+    print_log(
+        f"a batch has images of {len(shapes)} sizes, such as {width} x {height} and {other_width} "
+        f"x {other_height} pixels: smaller ones are padded, and predictions depend on the other "
+        "images of the batch. Put dict(type='Resize', scale=(width, height)) into the pipelines, "
+        "or predict with batch_size=1",
+        "current",
+        level=30,
+    )
 
 
 def _check_installed(name: str) -> None:

@@ -180,6 +180,11 @@ class TargetCodec(nn.Module):
         self.std.copy_(rows[1])
         self._fitted.fill_(True)
 
+    def copy_statistics(self, other: TargetCodec) -> None:
+        """Take over mean and standard deviation of another codec, and whether they were fitted."""
+        self.fit(other.mean, other.std)
+        self._fitted.copy_(other._fitted)
+
     def encode(self, y: Tensor) -> Tensor:
         """Labels (..., D) in their units -> z (..., D) float32, not wrapped."""
         return (y.to(self.mean.dtype) - self.mean) / self.std
@@ -273,6 +278,39 @@ class TargetCodec(nn.Module):
         # A tiny negative number has the remainder `period`, which the range does not include.
         turned = turned.where(turned < high - low, 0)
         return (turned + low).where(self.periodic_mask, z)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict,
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load, but leave angles in radians, whatever the model of the checkpoint read.
+
+        Their mean and standard deviation say what an angle is: with those of another period, or of
+        a coordinate that was not periodic, wrapping would tear the circle open.
+        """
+        own = self.mean.clone(), self.std.clone()
+        keys = missing_keys, unexpected_keys, error_msgs
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *keys)
+        index = self._periodic
+        if not index or all(
+            torch.allclose(now[index], before[index], rtol=1e-4, atol=1e-4)
+            for now, before in zip((self.mean, self.std), own)
+        ):
+            return
+        error_msgs.append(
+            f"labels of mean {self.mean.tolist()} and std {self.std.tolist()} are not those of "
+            f"periods={self.periods}: the checkpoint was trained with other periods. Those of the "
+            "config are kept; train again, or give the codec the periods of the checkpoint"
+        )
+        with torch.no_grad():
+            for buffer, before in zip((self.mean, self.std), own):
+                buffer[index] = before[index]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TargetCodec:
         # Moved to other devices, but never rounded to half precision.

@@ -16,7 +16,7 @@ from ..energy.importance import importance_diagnostics
 from ..energy.log_density import evaluate
 from .data_sample import RegressionDataSample
 from .heads import EBMRegressionHead, MixtureRegressionHead
-from .regressor import ImageRegressor
+from .regressor import ImageRegressor, report_padding
 
 __all__ = ["TeacherOptimWrapperConstructor", "TeacherRegressor"]
 
@@ -96,6 +96,27 @@ class TeacherRegressor(BaseModel):
         self.proposal_warm_up = False
         """Whether the student learns from the labels alone; ``ProposalWarmUpHook`` sets it."""
 
+    def share_statistics(self) -> None:
+        """Let both codecs have the same mean and standard deviation of the labels.
+
+        One of the two may come from a checkpoint, such as a student that was trained before, and
+        the other has those of the ranges: it then takes over the first one's.
+        ``FitTargetCodecHook`` calls this.
+
+        Raises:
+            ValueError: both have some, and they differ.
+        """
+        student, teacher = (_unwrapped(model).head.codec for model in (self.student, self.teacher))
+        if student.fitted != teacher.fitted:
+            known, new = (student, teacher) if student.fitted else (teacher, student)
+            new.copy_statistics(known)
+        elif student.extra_repr() != teacher.extra_repr():
+            raise ValueError(
+                "the labels of student and teacher are standardised in different ways, and f and "
+                f"q would be densities of different numbers; got {student} and {teacher}, perhaps "
+                "from different checkpoints. Load one of the two, or both from one training."
+            )
+
     def forward(
         self,
         inputs: Tensor,
@@ -107,6 +128,7 @@ class TeacherRegressor(BaseModel):
         The losses are ``loss_energy`` and ``loss_student``, with ``energy_<name>`` for the log.
         """
         if mode == "loss":
+            report_padding(self, data_samples or [])
             return self._losses(inputs, data_samples or [])
         return self.student(inputs, data_samples, mode=mode)
 

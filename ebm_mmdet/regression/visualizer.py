@@ -103,7 +103,7 @@ class RegressionVisualizationHook(Hook):
 
     The image is the network's input, because generated images have no file. ``tools/test.py
     --show-dir DIR`` writes one picture per image, up to ``max_pictures``, into DIR below the folder
-    of the run, named after the image and its number in the test.
+    of the run, named after the image and its number in the data set.
 
     Args:
         draw: draw at all; set by ``--show`` and ``--show-dir``.
@@ -166,7 +166,9 @@ class RegressionVisualizationHook(Hook):
             if self.test_out_dir is not None:
                 folder = Path(runner.work_dir, runner.timestamp, self.test_out_dir)
                 stem = Path(str(sample.get("img_path") or "image")).stem
-                out_file = str(folder / f"{self._drawn:04d}_{stem}.png")
+                # Its number in the set, which two processes do not share, as they do their counts.
+                number = sample.get("sample_idx", self._drawn)
+                out_file = str(folder / f"{number:04d}_{stem}.png")
             self._add(runner, data_batch, outputs, i, "test_img", out_file, self._drawn)
             self._drawn += 1
 

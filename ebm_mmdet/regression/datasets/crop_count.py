@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
@@ -174,6 +175,7 @@ class CropCountDataset(TargetDataset):
                     )
             known = {entry["id"] for entry in content["images"]}
             points = defaultdict(list)
+            self._check_categories(content)
             for entry in content["annotations"]:
                 if entry.get("iscrowd", 0) or (chosen and entry["category_id"] not in chosen):
                     continue
@@ -187,6 +189,11 @@ class CropCountDataset(TargetDataset):
                 else:
                     left, top, width, height = entry["bbox"]
                     x, y = left + width / 2, top + height / 2
+                if not (math.isfinite(x) and math.isfinite(y)):
+                    raise TargetError(
+                        f"{self.ann_file}: an object of the image {entry['image_id']!r} has its "
+                        f"centre at {x}, {y}, which is in no crop; correct or remove it"
+                    )
                 points[entry["image_id"]].append((float(x), float(y)))
             images = [
                 {key: entry[key] for key in ("id", "file_name", "height", "width")}
@@ -201,6 +208,19 @@ class CropCountDataset(TargetDataset):
             entry["id"]: np.array(points[entry["id"]], np.float64).reshape(-1, 2)
             for entry in images
         }
+
+    def _check_categories(self, content: Mapping[str, Any]) -> None:
+        """Refuse annotations of no category, whose objects would silently not be counted."""
+        if self.category is None:
+            return
+        known = {category["id"] for category in content["categories"]}
+        for entry in content["annotations"]:
+            if entry["category_id"] not in known:
+                raise TargetError(
+                    f"{self.ann_file}: an annotation of the image {entry['image_id']!r} has the "
+                    f"category_id {entry['category_id']!r}, and the categories have "
+                    f"{sorted(known, key=str)!r}: '1' and 1 are two ids. Correct the file"
+                )
 
     def full_init(self) -> None:
         """Count, and read the crops if they are to be kept."""

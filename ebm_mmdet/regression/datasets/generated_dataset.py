@@ -102,6 +102,10 @@ class GeneratedRegressionDataset(Dataset):
     def _render(self, index: int) -> np.ndarray:
         return _render(self.task, self.variant, self.seed, index)
 
+    def img_path(self, index: int) -> str:
+        """Name of image `index`, which says what it is a function of."""
+        return f"{self.task.name}://{self.variant}/{self.seed}/{index}"
+
     def get_data_info(self, index: int) -> dict:
         """Everything about image `index` but its pixels, which are not rendered.
 
@@ -114,7 +118,7 @@ class GeneratedRegressionDataset(Dataset):
         target, latent, truth = self.task.label(self.seed, index, self.variant)
         info: dict[str, Any] = {
             "sample_idx": index,
-            "img_path": f"{self.task.name}://{self.variant}/{self.seed}/{index}",
+            "img_path": self.img_path(index),
             "gt_target": target,
             "flip_signs": self.metainfo["target"]["flip_signs"],
         }

@@ -211,8 +211,9 @@ class RegressionArrayDataset(TargetDataset):
         kept = np.arange(len(labels))
         if self.only_in_range:
             low, high = np.array(target["ranges"]).T
-            # NaN stays, and is an error below.
-            kept = np.flatnonzero(~((labels < low) | (labels > high)).any(1))
+            linear = np.array([period is None for period in target["periods"]])
+            # NaN stays, and is an error below; angles of any value are inside.
+            kept = np.flatnonzero(~(((labels < low) | (labels > high)) & linear).any(1))
             if len(kept) < len(labels):
                 print_log(
                     f"{self.ann_file}: {len(labels) - len(kept)} of {len(labels)} images are left "

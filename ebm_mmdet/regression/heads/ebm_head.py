@@ -9,7 +9,14 @@ import torch
 from mmdet.registry import MODELS, TASK_UTILS
 from torch import Tensor
 
-from ...energy import LogDensityFn, MixtureDensity, MixtureDensityHead, Objective, ProposalObjective
+from ...energy import (
+    Density,
+    LogDensityFn,
+    MixtureDensity,
+    MixtureDensityHead,
+    Objective,
+    ProposalObjective,
+)
 from ...energy.importance import ImportanceWeights, importance_weights
 from ...energy.log_density import evaluate_finite
 from ...energy.objectives.proposal import check_residual_objective
@@ -90,9 +97,10 @@ class EBMRegressionHead(RegressionHead):
         **kwargs: those of :class:`.RegressionHead`.
 
     Raises:
-        ValueError: a proposal objective without a proposal, or the reverse, which would train
-            nothing; or a residual head without a proposal, or with an objective whose J_KL would
-            pull q towards an energy that contains it.
+        ValueError: noise for another number of coordinates than the codec has; a proposal
+            objective without a proposal, or the reverse, which would train nothing; or a residual
+            head without a proposal, or with an objective whose J_KL would pull q towards an energy
+            that contains it.
     """
 
     objective: Objective
@@ -138,6 +146,8 @@ class EBMRegressionHead(RegressionHead):
         config = dict(config)
         if isinstance(config.get("noise"), dict):
             config["noise"] = TASK_UTILS.build(config["noise"])
+        if "noise" in config:
+            self._check_noise(config["noise"])
         if "noise" in config and self.codec.is_periodic:
             config["noise"] = WrappedNoise(config["noise"], self.codec)
         objective: Objective = TASK_UTILS.build(config)
@@ -149,6 +159,16 @@ class EBMRegressionHead(RegressionHead):
                 "teacher of a TeacherRegressor has none, because the student is its proposal."
             )
         return objective
+
+    def _check_noise(self, noise: Density) -> None:
+        # Noise of one coordinate would be added to all of them alike, and f trained on a diagonal.
+        dim = getattr(noise, "dim", self.codec.dim)
+        if dim != self.codec.dim:
+            raise ValueError(
+                f"noise of dim={dim} for a codec with {self.codec.dim} ranges: every coordinate "
+                f"needs its own; set objective.noise.dim={self.codec.dim}, or give rows of as many "
+                "sigmas."
+            )
 
     def _check_residual(self) -> None:
         if not self.residual:

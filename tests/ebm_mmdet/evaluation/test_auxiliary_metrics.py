@@ -156,6 +156,29 @@ def test_depth_truth_is_read_at_the_centres_of_the_prediction():
     assert values["delta1"] == 1
 
 
+@pytest.mark.parametrize(
+    ("true", "share"),
+    [
+        ([1.0] * 50 + [80.0] * 50, "50%"),
+        ([1.0] * 50 + [1e-4] * 50, "50%"),  # in kilometres, say
+        ([1.0] * 99 + [80.0], None),  # a window
+        ([1.0] * 50 + [0.0] * 25 + [math.nan] * 20 + [math.inf, -1.0] + [9.0] * 3, None),
+    ],
+)
+def test_depths_that_the_range_leaves_out_are_reported(true, share, monkeypatch):
+    """Otherwise the errors in the open air are those of its nearest ten metres."""
+    said = []
+    monkeypatch.setattr(MMLogger, "warning", lambda logger, text: said.append(text))
+    true = np.array(true)[None]
+    values = evaluate("DepthMetric", [depth_sample(np.ones_like(true), true)] * 2)
+    assert values["images"] == 2
+    assert [f"{share} of the pixels" in text for text in said] == [True] * (share is not None)
+    assert not said or "and of DepthTask" in said[0]
+    said.clear()
+    evaluate("DepthMetric", [depth_sample(np.ones_like(true), true)], depth_range=(1e-5, 100))
+    assert not said
+
+
 # Normals --------------------------------------------------------------------------------------
 
 

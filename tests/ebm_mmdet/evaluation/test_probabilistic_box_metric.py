@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from mmdet.registry import METRICS
 
 import ebm_mmdet  # noqa: F401  (registers the metric)
+from ebm_mmdet.datasets import coco_check
 from ebm_mmdet.models import decode_boxes
 
 STD = torch.tensor([0.02, 0.03, 0.05, 0.06], dtype=torch.float64)
@@ -144,6 +146,22 @@ def test_no_detection_is_no_number(tmp_path, fields):
     values = evaluate(ann_file, [sample(1, [], **fields), sample(2, [], **fields)])
     assert values.pop("matched") == 0
     assert all(math.isnan(value) for value in values.values())
+
+
+def test_another_order_of_the_classes_is_reported_once(tmp_path, monkeypatch):
+    """And not once for each batch, of which a test has thousands."""
+    path = Path(write_annotations(tmp_path, [[[0, 0, 9, 9]]] * 3))
+    content = json.loads(path.read_text())
+    content["categories"].append(dict(id=3, name="dog"))
+    path.write_text(json.dumps(content))
+    metric = METRICS.build(dict(type="ProbabilisticBoxMetric", ann_file=str(path)))
+    metric.dataset_meta = dict(classes=("dog", "cat"))
+    said = []
+    monkeypatch.setattr(coco_check, "print_log", lambda text, *_: said.append(text))
+    for image_id in (1, 2, 3):
+        metric.process({}, [sample(image_id, [[0, 0, 9, 9]], box_std=STD[None])])
+    assert len(said) == 1
+    assert metric.compute_metrics(metric.results)["matched"] == 3
 
 
 def test_messages(tmp_path):

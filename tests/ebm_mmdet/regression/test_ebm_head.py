@@ -218,6 +218,27 @@ def test_objective_and_proposal_belong_together():
         build_head("ebm").propose(features(1))
 
 
+NOISY = {name: each for name, each in OBJECTIVES.items() if "noise" in each}
+NOISY["exchangeable"] = {**OBJECTIVES["nce"], "exchangeable": True}
+
+
+@pytest.mark.parametrize("labels", ["pose", "mixed"])
+@pytest.mark.parametrize("name", NOISY)
+def test_every_coordinate_has_noise_of_its_own(name, labels):
+    """Noise of one coordinate would be added to all alike, and f trained on a diagonal alone."""
+    objective = NOISY[name]
+    count = codec(labels).dim
+    with pytest.raises(ValueError, match=rf"dim=1 .* {count} ranges.*noise\.dim={count}"):
+        build_head("ebm", labels, objective=objective)
+    head = build_head("ebm", labels, objective={**objective, "noise": {**NOISE, "dim": count}})
+    seen = []
+    head.energy.forward = lambda part, x: seen.append(x) or x.new_zeros(x.shape[:2])
+    head.loss(features(1), middle(labels, 1))
+    offsets = head.codec.unembed(seen[0] / head.y_gain)[0]
+    offsets = offsets - offsets[0]
+    assert torch.linalg.matrix_rank(offsets, rtol=1e-3) == count
+
+
 def test_noise_around_an_angle_is_on_the_circle():
     assert isinstance(build_head("ebm", "angle").objective.noise, WrappedNoise)
     assert not isinstance(build_head("ebm", "count").objective.noise, WrappedNoise)

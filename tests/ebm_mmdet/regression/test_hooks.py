@@ -93,6 +93,16 @@ def test_labels_outside_the_ranges_stop_before_training(least, greatest):
         validation = SimpleNamespace(dataloader=SimpleNamespace(dataset=wrong))
         with pytest.raises(ValueError, match="labels of the validation set"):
             hook.before_train(runner_with(model, val_loop=validation))
+        with pytest.raises(ValueError, match="labels of the test set"):
+            hook.before_test(runner_with(model, test_dataloader=validation.dataloader))
+
+
+def test_a_number_without_a_density_may_be_compared_with_any_label():
+    hook = HOOKS.build({"type": "FitTargetCodecHook"})
+    loader = SimpleNamespace(dataset=of_labels(min=[-5.0], max=[1e3]))
+    hook.before_test(runner_with(build_regressor("direct"), test_dataloader=loader))
+    with pytest.raises(ValueError, match="labels of the test set"):
+        hook.before_test(runner_with(build_regressor("mixture"), test_dataloader=loader))
 
 
 def test_ends_of_ranges_angles_and_unlabelled_validation_are_sound():
@@ -137,7 +147,7 @@ PERIODS = {
 }
 
 
-@pytest.mark.parametrize("of", ["training", "validation"])
+@pytest.mark.parametrize("of", ["training", "validation", "test", "validation alone"])
 @pytest.mark.parametrize(("model", "data", "agree"), PERIODS.values(), ids=PERIODS)
 def test_an_angle_is_one_to_the_model_and_to_the_data(model, data, agree, of):
     """The other way round, an error of 2 degrees would be one of 358."""
@@ -150,13 +160,38 @@ def test_an_angle_is_one_to_the_model_and_to_the_data(model, data, agree, of):
     wrapped = SimpleNamespace(metainfo={}, dataset=declared)
     plain = SimpleNamespace(target_statistics=lambda: STATISTICS)
     datasets = (wrapped, plain) if of == "training" else (plain, wrapped)
-    validation = SimpleNamespace(dataloader=SimpleNamespace(dataset=datasets[1]))
-    runner = runner_with(regressor, dataset=datasets[0], val_loop=validation)
+    loader = SimpleNamespace(dataset=datasets[1])
+    runner = runner_with(
+        regressor,
+        dataset=datasets[0],
+        val_loop=SimpleNamespace(dataloader=loader),
+        val_dataloader=loader,
+        test_dataloader=loader,
+    )
+    call = {"test": hook.before_test, "validation alone": hook.before_val}.get(
+        of, hook.before_train
+    )
     if agree:
-        hook.before_train(runner)
+        call(runner)
     else:
-        with pytest.raises(ValueError, match=f"periods=.* of the {of} set, but periods=.* codec"):
-            hook.before_train(runner)
+        name = of.partition(" ")[0]
+        with pytest.raises(ValueError, match=f"periods=.* of the {name} set, but periods=.* codec"):
+            call(runner)
+
+
+def test_labels_are_looked_at_once_in_a_training():
+    """A validation after each epoch has the data set that was checked before the first."""
+    hook = HOOKS.build({"type": "FitTargetCodecHook"})
+    asked = []
+    dataset = SimpleNamespace(target_statistics=lambda: asked.append(1) or STATISTICS)
+    loader = SimpleNamespace(dataset=dataset)
+    runner = runner_with(
+        build_regressor("ebm"), val_loop=SimpleNamespace(dataloader=loader), val_dataloader=loader
+    )
+    hook.before_train(runner)
+    for _ in range(3):
+        hook.before_val(runner)
+    assert len(asked) == 1
 
 
 @pytest.fixture
@@ -217,6 +252,26 @@ def test_epochs_are_not_counted_in_a_loop_without_them(cfg, head, message):
             hook.before_train(runner)
         assert "IterBasedTrainLoop" in str(raised.value)
         assert "max_epochs" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "head", "of"),
+    [
+        ({"type": "ProposalWarmUpHook", "epochs": 2}, "ebm_mdn", "epochs=2"),
+        ({"type": "ProposalWarmUpHook", "epochs": 2}, "direct", None),
+        ({"type": "FreezeBackboneHook", "until": 2}, "direct", "until=2"),
+    ],
+)
+def test_a_schedule_that_ends_before_the_hook_is_reported(cfg, head, of, said):
+    """As whoever shortens a recipe of 75 epochs to ten leaves its backbone fixed to the end."""
+    for epochs in (1, 2, 3):
+        said.clear()
+        train_loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+        train_loop._max_epochs = epochs
+        HOOKS.build(cfg).before_train(runner_with(build_regressor(head), train_loop=train_loop))
+        assert len(said) == (of is not None and epochs <= 2)
+        if said:
+            assert f"{of}), and the training has {epochs} epochs" in said[0]
 
 
 def test_a_run_by_iterations_stops_before_it_begins(tmp_path):

@@ -98,6 +98,16 @@ def test_groups_have_their_own_likelihood():
     assert "density/nll_plain" not in found
 
 
+@pytest.mark.parametrize("wanted", ["2", 2])
+@pytest.mark.parametrize("group", ["2", 2])
+def test_a_group_is_known_by_its_name(wanted, group):
+    """Tables give names, and whoever has numbered the groups writes numbers into the config."""
+    one = sample(0.0, 3.0, group=group, gt_log_prob=torch.tensor(-1.0))
+    samples = [one, sample(0.0, 1.0, group="1", gt_log_prob=torch.tensor(-7.0))]
+    assert errors(samples, groups=(wanted,))["regression/mae_2"] == 3.0
+    assert density(samples, groups=(wanted,))["density/nll_2"] == 1.0
+
+
 def test_without_labels_nothing_is_measured():
     assert errors([sample(None, 1.0)]) == {"regression/labelled": 0}
     assert density([sample(None, 1.0)]) == {"density/labelled": 0}

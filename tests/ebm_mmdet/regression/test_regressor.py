@@ -9,10 +9,11 @@ from mmdet.registry import MODELS
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from ebm_mmdet.regression import PoolNeck
+from ebm_mmdet.regression import PoolNeck, regressor
 from tests.ebm_mmdet.energy.contract_checks import check_threads
 from tests.ebm_mmdet.regression.models import (
     HEADS,
+    PREPROCESSOR,
     build_regressor,
     images,
     middle,
@@ -142,6 +143,36 @@ def test_a_backbone_of_timm_by_name(monkeypatch):
         "drop_path_rate": 0.1,
     }
     assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 16)
+
+
+@pytest.mark.parametrize("kind", ["image", "teacher"])
+@pytest.mark.parametrize("mode", ["loss", "predict"])
+def test_images_of_several_sizes_in_a_batch_are_reported_once(kind, mode, monkeypatch):
+    """They are padded, and what one of them gets depends on the others."""
+    said = []
+    monkeypatch.setattr(regressor, "print_log", lambda text, *_, **__: said.append(text))
+    model = build_regressor("direct")
+    if kind == "teacher":
+        networks = dict(student=regressor_config("mixture"), teacher=regressor_config("ebm"))
+        config = dict(type="TeacherRegressor", data_preprocessor=PREPROCESSOR, num_noise=4)
+        model = MODELS.build({**config, **networks})
+
+    def run(*sizes):
+        inputs = [images(1, size)[0] for size in sizes]
+        samples = middle("count", len(sizes))
+        for sample, image in zip(samples, inputs):
+            sample.set_metainfo({"img_shape": tuple(image.shape[1:])})
+        data = model.data_preprocessor({"inputs": inputs, "data_samples": samples}, True)
+        return model(**data, mode=mode)
+
+    run(16, 16)
+    run(24, 24)
+    assert not said
+    run(16, 24)
+    run(16, 24)
+    assert len(said) == 1
+    assert "such as 16 x 16 and 24 x 24 pixels" in said[0]
+    assert "Resize" in said[0]
 
 
 def test_pooling():

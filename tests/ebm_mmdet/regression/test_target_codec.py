@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.runner import checkpoint
 
 from ebm_mmdet.regression import RegressionDataSample
 from ebm_mmdet.regression.label_check import check_labels
@@ -45,6 +46,42 @@ def test_angles_are_radians_and_wrap():
     torch.testing.assert_close(difference, torch.tensor([-1.0]), rtol=0, atol=1e-4)
     torch.testing.assert_close(c.embed(z), c.embed(z + 2 * math.pi), rtol=0, atol=1e-5)
     torch.testing.assert_close(c.unembed(3 * c.embed(z[2])), z[2])
+
+
+FITTED = {
+    "not periodic": {"ranges": [(-180, 180)] * 2, "mean": [10.0, 4.0], "std": [80.0, 2.0]},
+    "another period": {"ranges": [(-90, 90), (0, 9)], "periods": [180.0, None]},
+    "the same": {
+        "ranges": [(-180, 180), (0, 9)],
+        "periods": [360.0, None],
+        "mean": [0.0, 4.0],
+        "std": [1.0, 2.0],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", FITTED)
+@pytest.mark.parametrize("by", ["torch", "mmengine"])
+def test_an_angle_stays_one_with_any_checkpoint(kind, by, monkeypatch):
+    """With the mean and std of other coordinates, 179 and -179 degrees would be far apart."""
+    given = TargetCodec(**FITTED[kind])
+    c = TargetCodec(ranges=[(-180, 180), (0, 9)], periods=[360.0, None])
+    said = []
+    if by == "torch" and kind == "the same":
+        c.load_state_dict(given.state_dict())
+    elif by == "torch":
+        with pytest.raises(RuntimeError, match=r"trained with other periods.*config are kept"):
+            c.load_state_dict(given.state_dict())
+    else:
+        monkeypatch.setattr(checkpoint, "print_log", lambda text, **_: said.append(text))
+        checkpoint.load_state_dict(c, given.state_dict())
+        assert any("trained with other periods" in text for text in said) == (kind != "the same")
+    z = c.encode(torch.tensor([[179.0, 4.0], [-179.0, 4.0]]))
+    difference = torch.rad2deg(c.difference(z[0], z[1]))[0]
+    torch.testing.assert_close(difference, torch.tensor(-2.0), rtol=0, atol=1e-3)
+    torch.testing.assert_close(c.high[0] - c.low[0], torch.tensor(2 * math.pi))
+    # Of numbers that are no angles, the checkpoint's statistics are the model's.
+    assert (float(c.mean[1]), float(c.std[1])) == (float(given.mean[1]), float(given.std[1]))
 
 
 @given(st.floats(-1e4, 1e4), st.floats(-100, 100))

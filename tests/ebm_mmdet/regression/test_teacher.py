@@ -1,8 +1,9 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
-from mmdet.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmdet.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from ebm_mmdet.energy import mdn_teacher_loss, nce_loss
@@ -131,6 +132,28 @@ def test_predictions_are_the_students():
     for a, b in zip(found, expected):
         assert torch.equal(a.pred_target, b.pred_target)
         assert torch.equal(a.gt_log_prob, b.gt_log_prob)
+
+
+@pytest.mark.parametrize("loaded", ["student", "teacher"])
+def test_a_network_from_a_checkpoint_gives_the_other_its_statistics(loaded):
+    """f and q are densities of the same numbers, also if one of them was trained before."""
+    model = build()
+    known = getattr(model, loaded).head.codec
+    known.fit([7.0], [2.0])
+    before = {k: v.clone() for k, v in known.state_dict().items()}
+    hook = HOOKS.build({"type": "FitTargetCodecHook"})
+    dataset = SimpleNamespace(target_statistics=lambda: {"mean": [20.0], "std": [5.0]})
+    loader = SimpleNamespace(dataset=dataset)
+    runner = SimpleNamespace(model=model, train_dataloader=loader, val_loop=None)
+    hook.before_train(runner)
+    for network in (model.student, model.teacher):
+        state = network.head.codec.state_dict()
+        assert all(torch.equal(state[key], value) for key, value in before.items())
+        assert network.head.codec.fitted
+    other = model.teacher if loaded == "student" else model.student
+    other.head.codec.fit([8.0], [2.0])
+    with pytest.raises(ValueError, match="standardised in different ways.*Load one of the two"):
+        hook.before_train(runner)
 
 
 def test_what_does_not_fit_together():

@@ -164,6 +164,22 @@ def test_the_hook_draws_the_networks_inputs_of_a_test(tmp_path):
     assert [call[0] for call in runner.visualizer.calls[3:]] == ["val_img"]
 
 
+def test_two_processes_do_not_overwrite_each_others_pictures(tmp_path):
+    """Images of one file, or of several folders, may have the same name."""
+    names = []
+    for rank in (0, 1):
+        runner = SimpleNamespace(visualizer=Recorder(), work_dir=str(tmp_path), timestamp="now")
+        hook = HOOKS.build(
+            dict(type="RegressionVisualizationHook", draw=True, test_out_dir="p", max_pictures=9)
+        )
+        hook.before_test(runner)
+        for number in range(3):  # as mmengine's sampler deals them out
+            sample = BaseDataElement(metainfo=dict(img_path="a.h5#7", sample_idx=2 * number + rank))
+            hook.after_test_iter(runner, number, dict(inputs=[torch.zeros(3, 4, 4)]), [sample])
+        names += [rest["out_file"] for _, _, rest in runner.visualizer.calls]
+    assert len({*names}) == 6
+
+
 def test_the_hook_says_once_that_it_has_drawn_enough(monkeypatch):
     said = []
     monkeypatch.setattr(visualizer, "print_log", lambda text, *_: said.append(text))

@@ -131,6 +131,31 @@ def test_errors_name_the_value(tmp_path):
         CropCountDataset("none.json", max_count=9)
 
 
+@pytest.mark.parametrize("known", ["1", 1])
+@pytest.mark.parametrize("used", ["1", 1, 3])
+@pytest.mark.parametrize("image", ["scan a", 0])
+def test_ids_of_any_type_that_agree(tmp_path, known, used, image):
+    """An object of a category that is not in the file would be left out of every count."""
+    options = write(tmp_path, [nucleus(3, 3, image=image, category=used)])
+    content = json.loads((tmp_path / "ann.json").read_text())
+    content["categories"][0]["id"], content["images"][0]["id"] = known, image
+    (tmp_path / "ann.json").write_text(json.dumps(content))
+    settings = {"max_count": 9, "crop_size": 20, "category": "cell"}
+    if used == known:
+        assert sum(counts(CropCountDataset(**options, **settings))) == 1
+    else:
+        with pytest.raises(TargetError, match=rf"category_id {used!r}, and the categories have"):
+            CropCountDataset(**options, **settings)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_object_without_a_place_is_refused(tmp_path, bad):
+    for annotation in (nucleus(bad, 3), nucleus(3, 3, centroid=[3.0, bad])):
+        options = write(tmp_path, [nucleus(3, 3), annotation])
+        with pytest.raises(TargetError, match="which is in no crop"):
+            CropCountDataset(**options, max_count=9, crop_size=20)
+
+
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("size", [(80, 100), (39, 50), (40, 51), (50, 40)])
 def test_an_image_of_another_size_than_stated_is_refused(tmp_path, size, cache):

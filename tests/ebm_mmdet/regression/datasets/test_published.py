@@ -110,6 +110,17 @@ def test_utkface_leaves_out_ages_above_sixty(tmp_path):
         RegressionArrayDataset(path, "utkface", only_in_range=False)
 
 
+@pytest.mark.parametrize("periods", [None, (360.0, None)])
+def test_only_in_range_keeps_angles_of_any_value(tmp_path, periods):
+    labels = np.array([[10, 1], [200, 2], [-500, 3], [90, 11]], float)
+    np.savez(tmp_path / "own.npz", images=np.zeros((4, 8, 8, 3), np.uint8), labels=labels)
+    target = dict(ranges=((-180, 180), (0, 10)), periods=periods)
+    settings = dict(metainfo=dict(target=target), data_root=str(tmp_path))
+    dataset = RegressionArrayDataset("own.npz", only_in_range=True, **settings)
+    found = [dataset.get_data_info(i)["gt_target"].tolist() for i in range(len(dataset))]
+    assert found == (labels[:3] if periods else labels[:1]).tolist()
+
+
 def test_biwi_pixels_are_bgr(tmp_path):
     dataset = RegressionArrayDataset(write_biwi(tmp_path), "biwi")
     red, green, blue = colours()[0, :, 0, 0].tolist()
