@@ -5,7 +5,8 @@ SHELL := /bin/bash
 STACK ?= openmmlab
 # An active virtual environment, or an active one of conda's that is not its base; else our own.
 ACTIVE := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)))
-PYTHON := $(or $(ACTIVE),$(if $(filter onedl,$(STACK)),.venv-onedl,.venv))/bin/python
+ENVIRONMENT := $(or $(ACTIVE),$(if $(filter onedl,$(STACK)),.venv-onedl,.venv))
+PYTHON := "$(ENVIRONMENT)/bin/python"
 SET_UP := tools/setup_env.sh --stack $(STACK)
 CONSTRAINTS := requirements/constraints$(if $(filter onedl,$(STACK)),-onedl).txt
 
@@ -96,4 +97,4 @@ clean:
 	rm -rf {.,ops}/{build,dist,*.egg-info,.pytest_cache,.ruff_cache,.hypothesis} ebm_mmdet/.mim
 	find ops -name '*.so' -delete
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
-	rm -f $(dir $(PYTHON))../.ebm-mmdet-{,ops-,3d-}ready
+	rm -f "$(ENVIRONMENT)"/.ebm-mmdet-{,ops-,3d-}ready

@@ -5,7 +5,7 @@
     tools/study.py objectives STUDY.yaml --out DIR        which objective trains the head best?
     tools/study.py detectors STUDY.yaml --out DIR         which detector, and which way to test it?
     tools/study.py jittered CONFIG CKPT [CKPT ...]        true 3D boxes, moved at random and refined
-    tools/study.py intervals CONFIG CKPT                  do calibrated intervals hold?
+    tools/study.py intervals CONFIG CKPT                  do calibrated intervals hold? 2D and 3D
     tools/study.py conventions DETECTOR CONFIG --out DIR  objects that annotators box in two ways
     tools/study.py regression --out DIR                   images to numbers: which method for what?
     tools/study.py audit CONFIG CKPT --ann VAL.json --train-ann TRAIN.json --out DIR
@@ -85,6 +85,7 @@ def _intervals(args: argparse.Namespace) -> list[dict]:
         args.out,
         args.cfg_options,
         rivals,
+        undirected=args.undirected,
     )
 
 

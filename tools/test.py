@@ -13,16 +13,18 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults, MultiDatasetsEvaluator
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import dump
+from mmengine.hooks import Hook
 
 from ebm_mmdet.apis.inspection import inner_datasets
 from ebm_mmdet.engine.command_line import (
-    UsageError,
     add_common_arguments,
     build_runner,
     evaluator_cfgs,
     load_config,
     set_evaluation_metrics,
+    type_name,
 )
+from ebm_mmdet.engine.config_options import UsageError
 from ebm_mmdet.engine.stored_intervals import StoredIntervalsHook, model_digest
 from ebm_mmdet.engine.user_errors import USER_ERRORS
 
@@ -60,7 +62,7 @@ def mirrored(pipeline: Sequence[ConfigDict]) -> list[ConfigDict]:
         UsageError: its last step is not PackDetInputs, so the position for the flip is unknown.
     """
     pipeline = deepcopy(list(pipeline))
-    names = [str(step["type"]).rpartition(".")[2] for step in pipeline]
+    names = [type_name(step) for step in pipeline]
     if names[-1:] != ["PackDetInputs"]:
         raise UsageError(
             f"--tta: the test pipeline ends with {', '.join(names[-1:]) or 'nothing'}, expected "
@@ -109,12 +111,43 @@ def use_test_time_augmentation(cfg: Config) -> None:
         counted = [each.get("max_dets") or 0 for each in evaluator_cfgs(cfg.get("test_evaluator"))]
         tta_cfg = dict(nms=nms, max_per_img=max([100, *counted]))
         cfg.tta_model = dict(type="EBMTTAModel", tta_cfg=tta_cfg)
-    elif cfg.tta_model.type in ("DetTTAModel", "mmdet.DetTTAModel"):
+    elif type_name(cfg.tta_model) == "DetTTAModel":
         # Ours merges the same boxes and keeps the other fields of each box.
         cfg.tta_model.type = "EBMTTAModel"
     for dataset in inner_datasets(cfg.test_dataloader.dataset):
         dataset.pipeline = deepcopy(cfg.get("tta_pipeline")) or mirrored(dataset.pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def draw_predictions(cfg: Config, args: argparse.Namespace) -> list[Hook]:
+    """Switch on what ``--show`` and ``--show-dir`` ask for.
+
+    Returns:
+        Hooks to register besides those of the config: mmdet3d's own draws LiDAR frames in a window
+        of open3d only, and takes them for images unless the config has its ``vis_task``.
+
+    Raises:
+        UsageError: the config has no hook that draws, or ``--show`` would draw points as an image.
+    """
+    hook = cfg.get("default_hooks", {}).get("visualization") or {}
+    if cfg.get("default_scope") == "mmdet3d" and "vis_task" not in hook:
+        if args.show:
+            raise UsageError(
+                "--show: mmdet3d shows frames in a window of open3d, and has to know what they "
+                "are. Add --cfg-options default_hooks.visualization.vis_task=lidar_det (or "
+                "mono_det, multi-view_det, multi-modality_det); or give --show-dir, for pictures "
+                "from above"
+            )
+        from ebm_mmdet3d.visualization.bev_pictures_hook import BEVPicturesHook
+
+        return [BEVPicturesHook(args.show_dir)]
+    if not hook:
+        raise UsageError(
+            "--show, --show-dir: the config has no hook that draws; add --cfg-options "
+            "default_hooks.visualization.type=DetVisualizationHook"
+        )
+    trigger_visualization_hook(cfg, args)
+    return []
 
 
 class DumpWholeResults(DumpDetResults):
@@ -144,13 +177,13 @@ def main(argv: list[str] | None = None) -> int:
         cfg.resume = False
         if args.eval:
             set_evaluation_metrics(cfg, args.eval)
-        if args.show or args.show_dir:
-            trigger_visualization_hook(cfg, args)
+        hooks = draw_predictions(cfg, args) if args.show or args.show_dir else []
         digest = model_digest(cfg)
         if args.tta:
             use_test_time_augmentation(cfg)
-        runner = build_runner(cfg)
-        runner.register_hook(StoredIntervalsHook(digest))
+        runner = build_runner(cfg, args.incomplete)
+        for hook in (StoredIntervalsHook(digest), *hooks):
+            runner.register_hook(hook)
         if args.out is not None:
             writer = DumpWholeResults(out_file_path=args.out)
             runner.test_evaluator.metrics.append(writer)

@@ -10,13 +10,9 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ebm_mmdet.engine import find_resumable_checkpoint
-from ebm_mmdet.engine.command_line import (
-    UsageError,
-    add_common_arguments,
-    build_runner,
-    load_config,
-)
+from ebm_mmdet.engine import find_resumable_checkpoint, refuse_earlier_training
+from ebm_mmdet.engine.command_line import add_common_arguments, build_runner, load_config
+from ebm_mmdet.engine.config_options import UsageError
 from ebm_mmdet.engine.user_errors import USER_ERRORS
 
 
@@ -73,12 +69,14 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     elif args.resume is not None:
         cfg.resume = True
         cfg.load_from = args.resume
+    if not cfg.get("resume"):
+        refuse_earlier_training(cfg.work_dir)
 
 
-def train(cfg: Config) -> int:
+def train(cfg: Config, incomplete: bool = False) -> int:
     """Train according to the config; returns the exit status of the command."""
     try:
-        build_runner(cfg).train()
+        build_runner(cfg, incomplete).train()
     except KeyboardInterrupt:
         print(
             f"\nInterrupted. The checkpoints in {cfg.work_dir} are intact; the same command with "
@@ -94,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = load_config(args)
         apply_arguments(cfg, args)
-        return train(cfg)
+        return train(cfg, args.incomplete)
     except USER_ERRORS as error:
         sys.exit(f"train: {error}")
 

@@ -15,7 +15,12 @@ from mmengine.logging import print_log
 from ..files import PARTIAL, write_bytes
 from .safe_loading import CheckpointError, is_cut_off, read_checkpoint
 
-__all__ = ["AtomicLocalBackend", "find_resumable_checkpoint", "write_checkpoint"]
+__all__ = [
+    "AtomicLocalBackend",
+    "find_resumable_checkpoint",
+    "refuse_earlier_training",
+    "write_checkpoint",
+]
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -120,6 +125,25 @@ def find_resumable_checkpoint(work_dir: str | Path) -> str | None:
             "Nothing was changed; move these files away to begin again, or give another --work-dir."
         )
     return None
+
+
+def refuse_earlier_training(work_dir: str | Path) -> None:
+    """Refuse a folder with checkpoints of an earlier training to one that begins anew.
+
+    mmengine would write over those of the same iterations, and remove older ones.
+
+    Raises:
+        FileExistsError: there are some.
+    """
+    numbered = re.compile(r"(epoch|iter)_\d+\.pth")
+    found = [path for path in Path(work_dir).glob("*.pth") if numbered.fullmatch(path.name)]
+    if found:
+        last = max(found, key=_time)
+        raise FileExistsError(
+            f"{last} is of an earlier training, whose checkpoints this one would overwrite and "
+            "remove: --resume goes on with it, and --work-dir NAME begins in another folder; or "
+            "move the folder away"
+        )
 
 
 @dataclass(frozen=True)

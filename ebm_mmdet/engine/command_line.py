@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import inspect
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.runner import Runner
-from mmengine.utils import import_modules_from_strings
 
 import ebm_mmdet.registry  # noqa: F401  (before any config with an `ebm_mmdet::` base is read)
 
 from ..datasets import use_checked_annotations
-from ..engine import ReadableCheckpointHook
+from ..engine import CompleteWeightsHook, ReadableCheckpointHook
+from .config_options import OptionsAction, UsageError, merge_options
 from .distributed import prepare_distributed
 
 __all__ = [
-    "UsageError",
     "add_common_arguments",
     "build_runner",
     "evaluator_cfgs",
     "load_config",
-    "merge_options",
-    "parse_options",
     "set_evaluation_metrics",
+    "type_name",
 ]
-
-# Keys that mmengine's runners and the tools read besides the parameters of the runner.
-OTHER_KEYS = {
-    "activation_checkpointing",
-    "compile",
-    "custom_imports",
-    "efficient_conv_bn_eval",
-    "find_unused_parameters",
-    "model_wrapper_cfg",
-    "runner_type",
-    "sync_bn",
-    "tta_model",
-    "tta_pipeline",
-}
 
 # Values of `metric` that the evaluators of mmdet accept.
 EVALUATOR_METRICS = {
@@ -54,10 +36,6 @@ EVALUATOR_METRICS = {
     "KittiMetric": ("bbox", "img_bbox"),
     "EBMKittiMetric": ("bbox", "img_bbox"),
 }
-
-
-class UsageError(ValueError):
-    """Arguments that cannot work; the message names them and the remedy."""
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,11 +49,16 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=OptionsAction,
         metavar="KEY=VALUE",
         help="override settings of the config, e.g. model.refiner.num_steps=5, "
         "model.detector.backbone.out_indices=1,2 or "
         'visualizer.nested="[(a,b),(c,d)]" (quoted, without spaces)',
+    )
+    parser.add_argument(
+        "--incomplete",
+        action="store_true",
+        help="go on with a checkpoint that does not fit: weights that it lacks stay random",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     # Old launchers use the first spelling, those of torch >= 2.0 the second.
@@ -104,142 +87,13 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def parse_options(pairs: Sequence[str] | None) -> dict[str, object]:
-    """Options ``KEY=VALUE``, as :class:`mmengine.config.DictAction` reads them.
-
-    Raises:
-        UsageError: one has no ``=``.
-    """
-    for pair in pairs or ():
-        if "=" not in pair:
-            raise UsageError(f"--cfg-options {pair}: expected KEY=VALUE")
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
-    arguments = ["--cfg-options", *pairs] if pairs else []
-    return parser.parse_args(arguments).cfg_options or {}
-
-
-def merge_options(
-    cfg: Config, options: Mapping[str, object] | None, read: Collection[str] = ()
-) -> None:
-    """Apply ``--cfg-options`` to a config in place, after a check that they have an effect.
-
-    A variable at the top level of a config file, such as ``energy_head = dict(...)``, names a value
-    that the file puts into ``model``. The variable stays in the config, but nothing reads it, so
-    setting it would silently change nothing.
+def build_runner(cfg: Config, incomplete: bool = False) -> Runner:
+    """Build the runner of the config, for GPUs or, if there are none, for the CPU.
 
     Args:
         cfg: the config.
-        options: value of each dotted key, in the format of :class:`mmengine.config.DictAction`.
-        read: top-level keys that the calling tool reads besides those of a runner.
-
-    Raises:
-        UsageError: nothing reads the first key of an option; the message suggests keys of the same
-            name in the parts of the config that are read.
-    """
-    options = dict(options or {})
-    runner = options.get("runner_type", cfg.get("runner_type"))
-    known = {*_runner_keys(runner), *OTHER_KEYS, *read}
-    for option in options:
-        first = option.partition(".")[0]
-        if first in known:
-            continue
-        is_there = (
-            f"{first!r} is a variable of the config file that nothing reads"
-            if first in cfg
-            else f"the config has no {first!r}, and nothing would read it"
-        )
-        meant = (
-            _same_content(cfg, option, known)
-            or _same_name(cfg, option, known)
-            or _close_name(option, known)
-        )
-        remedy = f"Did you mean {' or '.join(meant)}? " if meant else ""
-        raise UsageError(
-            f"--cfg-options {option}={options[option]}: no effect, because {is_there}. {remedy}"
-            "The keys that a run reads begin with model, train_dataloader, optim_wrapper, and so "
-            "on; change a variable of the file in the file."
-        )
-    cfg.merge_from_dict(options)
-    if any(option.partition(".")[0] == "custom_imports" for option in options):
-        import_modules_from_strings(**cfg.custom_imports)  # those of the file are already imported
-
-
-def _runner_keys(runner_type: str | None) -> set[str]:
-    """Keys of a config that a type of runner takes, such as ``work_dir`` and ``model``."""
-    from mmdet.registry import RUNNERS
-
-    kind = (RUNNERS.get(runner_type) if runner_type else None) or Runner
-    return {*inspect.signature(kind.__init__).parameters} - {"self", "cfg"}
-
-
-def _same_content(cfg: Config, option: str, known: Collection[str]) -> list[str]:
-    """Paths, below the keys that are read, of the content of the variable in the option."""
-    keys = option.split(".")
-    part, best = cfg._cfg_dict, []
-    for depth, key in enumerate(keys, start=1):
-        if isinstance(part, Mapping):
-            part = part.get(key)
-        elif isinstance(part, list) and key.isdigit() and int(key) < len(part):
-            part = part[int(key)]
-        else:
-            break
-        # Numbers and names are equal by chance; a dictionary, or a list of some, is not.
-        first = part[0] if isinstance(part, list) and part else part
-        if not (isinstance(first, Mapping) and first):
-            break
-        same = [path for path, value in _parts(cfg, known) if value == part]
-        best = [path + keys[depth:] for path in same] or best
-    return _shown(best)
-
-
-def _same_name(cfg: Config, option: str, known: Collection[str]) -> list[str]:
-    """Paths, below the keys that are read, with the same ending as the option or its parent.
-
-    The longest common ending counts: ``energy_head.pool_size`` finds
-    ``model.energy_head.pool_size`` and not the ``pool_size`` of another part. A common ``type``
-    alone does not count.
-    """
-    wanted = option.split(".")
-    paths = [path for path, _ in _parts(cfg, known)]
-    for end, new in ((wanted, []), (wanted[:-1], wanted[-1:])):
-        for start in range(len(end)):
-            tail = end[start:]
-            found = [path for path in paths if path[-len(tail) :] == tail]
-            if found and tail != ["type"]:
-                return _shown([path + new for path in found])
-    return []
-
-
-def _shown(paths: list[list[str]], most: int = 3) -> list[str]:
-    return [".".join(path) for path in sorted(paths, key=len)[:most]]
-
-
-def _parts(cfg: Config, known: Collection[str]) -> Iterator[tuple[list[str], object]]:
-    """Path (a list of keys) and value of everything below the keys that are read."""
-
-    def walk(value: object) -> Iterator[tuple[list[str], object]]:
-        if isinstance(value, Mapping):
-            items = value.items()
-        else:
-            items = enumerate(value) if isinstance(value, (list, tuple)) else ()
-        for key, item in items:
-            yield [str(key)], item
-            yield from (([str(key), *path], inner) for path, inner in walk(item))
-
-    return walk({key: value for key, value in cfg.items() if key in known})
-
-
-def _close_name(option: str, known: Collection[str]) -> list[str]:
-    """The option with its first key corrected to one that is read, if the spelling is close."""
-    first, dot, rest = option.partition(".")
-    return [
-        name + dot + rest for name in difflib.get_close_matches(first, sorted(known), 1, cutoff=0.8)
-    ]
-
-
-def build_runner(cfg: Config) -> Runner:
-    """Build the runner of the config, for GPUs or, if there are none, for the CPU.
+        incomplete: whether the run may go on with weights that its checkpoint lacks
+            (:class:`~ebm_mmdet.engine.CompleteWeightsHook`).
 
     Raises:
         AnnotationError: an annotation file in COCO format lacks what a data set or a metric needs
@@ -253,7 +107,14 @@ def build_runner(cfg: Config) -> Runner:
     prepare_distributed(cfg, cfg.launcher)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     runner.register_hook(ReadableCheckpointHook())
+    runner.register_hook(CompleteWeightsHook(refuse=not incomplete))
     return runner
+
+
+def type_name(part: Mapping) -> str:
+    """Name of ``part['type']``: a string, maybe with a scope, or a class (mmengine's new style)."""
+    kind = part["type"]
+    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
 
 
 def evaluator_cfgs(evaluator: object) -> list[ConfigDict]:
@@ -280,13 +141,16 @@ def set_evaluation_metrics(cfg: Config, metrics: list[str]) -> None:
             that can compute none of them stays unchanged.
 
     Raises:
-        UsageError: none of the config's evaluators computes one of the metrics.
+        UsageError: none of the config's evaluators computes one of the metrics, or one computes
+            only one at a time.
     """
     accepted = {}
     for evaluator in evaluator_cfgs(cfg.get("test_evaluator")):
-        name = str(evaluator["type"]).rpartition(".")[2]
+        name = type_name(evaluator)
         accepted[name] = EVALUATOR_METRICS.get(name, ())
         chosen = [metric for metric in metrics if metric in accepted[name]]
+        if name == "VOCMetric" and len(chosen) > 1:
+            raise UsageError(f"--eval {' '.join(chosen)}: VOCMetric computes one of them at a time")
         if chosen:
             evaluator["metric"] = chosen
     unknown = [m for m in metrics if not any(m in names for names in accepted.values())]

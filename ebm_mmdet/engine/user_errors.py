@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..datasets import AnnotationError
 from ..regression.datasets import ArrayFileError, TargetError
-from .command_line import UsageError
+from .config_options import UsageError
 from .safe_loading import CheckpointError
 
 __all__ = ["USER_ERRORS"]

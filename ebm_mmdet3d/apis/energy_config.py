@@ -11,7 +11,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from ebm_mmdet.apis.config_file import write_over
-from ebm_mmdet.apis.config_text import Inherited, Noted
+from ebm_mmdet.apis.config_text import Inherited, Noted, type_name
 from ebm_mmdet.apis.energy_config import check_plain, put_over, quieten, settings_around
 from ebm_mmdet.apis.head_settings import schedule
 
@@ -139,7 +139,8 @@ def _changes(
     )
     for split in ("val", "test"):
         metric = cfg.get(f"{split}_evaluator")
-        if isinstance(metric, Mapping) and str(metric.get("type")) == "KittiMetric":
+        given = isinstance(metric, Mapping) and metric.get("type")
+        if given and type_name(metric) == "KittiMetric":
             settings[f"{split}_evaluator"] = Noted(
                 {"type": "EBMKittiMetric"}, "KittiMetric without a GPU, and AP at IoU 0.7 to 0.9"
             )

@@ -28,7 +28,9 @@ class LidarScenesDataset(Dataset):
 
     Args:
         num_scenes: Length of the set.
-        seed: Number of the endless set, ``>= 0``. Must differ from the seed of a written set.
+        seed: Number of the endless set, ``>= 0``. Must differ from the seed of a written set, or a
+            detector is trained on what it is tested on; ``create_kitti_infos.py`` writes set 0 by
+            default.
         pipeline: mmdet3d transforms; their input is already loaded (``points``,
             ``gt_bboxes_3d``, ``gt_labels_3d`` int64 into ``Car``, ``Van``).
         scene: Attributes of `SceneOptions`, with a dictionary for ``lidar``.
@@ -45,7 +47,7 @@ class LidarScenesDataset(Dataset):
     def __init__(
         self,
         num_scenes: int = 1_000_000,
-        seed: int = 0,
+        seed: int = 1,
         pipeline: Sequence = (),
         scene: dict | None = None,
         min_points: int = 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from mmdet3d.evaluation import KittiMetric
@@ -53,6 +54,8 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
     Raises:
         ValueError: a threshold is not in [0, 1), a number of positions does not exist, or the
             annotations lack a class of the data set; raised before anything is evaluated.
+        FileExistsError: ``submission_prefix`` or ``pklfile_prefix`` has results of an earlier run.
+            A submission would mix the frames of both.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
         for positions in recall_positions:
             if positions not in RECALL_POSITIONS:
                 raise ValueError(f"recall_positions: {positions!r}; expected 11, 40 or 41.")
+        _refuse_results("submission_prefix", self.submission_prefix, "*/*.txt")
+        _refuse_results("pklfile_prefix", self.pklfile_prefix, "*.pkl")
         self.iou_thresholds = tuple(iou_thresholds)
         self.recall_positions = tuple(recall_positions)
 
@@ -263,3 +268,13 @@ class EBMKittiMetric(ClassCheck, KittiMetric):
             if len(classes) > 1:
                 values |= overall(values, prefix, classes)
         return values
+
+
+def _refuse_results(name: str, prefix: str | None, pattern: str) -> None:
+    """Raise ``FileExistsError`` if the folder of results has some."""
+    found = next(iter(Path(prefix).glob(pattern)), None) if prefix else None
+    if found is not None:
+        raise FileExistsError(
+            f"{name}={prefix!r} has results of an earlier run, such as {found.name}, which are not "
+            "overwritten; move them away, or give another folder"
+        )

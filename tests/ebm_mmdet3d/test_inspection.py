@@ -10,11 +10,13 @@ import torch
 if not find_spec("mmdet3d"):
     pytest.skip("3D needs mmdet3d", allow_module_level=True)
 
+from mmdet3d.evaluation import KittiMetric
 from mmengine.config import Config
 from mmengine.hub import get_config
 
 from ebm_mmdet import commands
 from ebm_mmdet.apis.config_text import plain
+from ebm_mmdet3d.apis import add_energy_head_3d
 from ebm_mmdet3d.apis.head_settings import bev_head
 from ebm_mmdet3d.inspection import inspect_config_3d
 from tests.ebm_mmdet3d.models.toys import CELL, GRID, ORIGIN, REAL_HEAD, build, real_detector_cfg
@@ -50,6 +52,30 @@ def test_the_written_head_fits_each_family_of_detectors(name):
     assert head["pixel_offset"] == pytest.approx(0.5 / stride, abs=1e-4)
     cfg = dict(type="EBM3DDetector", detector=model, **parts)
     assert build(cfg).energy_head.cell_size == expected["cell_size"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "becomes"),
+    [
+        ("KittiMetric", "EBMKittiMetric"),
+        ("mmdet3d.KittiMetric", "EBMKittiMetric"),
+        (KittiMetric, "EBMKittiMetric"),
+        ("mmdet3d.LyftMetric", "mmdet3d.LyftMetric"),
+    ],
+    ids=str,
+)
+def test_kittis_metric_needs_no_gpu_however_its_type_is_spelled(kind, becomes):
+    cfg = Config(
+        dict(
+            default_scope="mmdet3d",
+            model=real_detector_cfg("pointpillars"),
+            train_dataloader=dict(dataset=dict(type="KittiDataset"), batch_size=2),
+            val_evaluator=dict(type=kind, ann_file="x.pkl"),
+        )
+    )
+    written = add_energy_head_3d(cfg, "mine.pth")
+    assert written.val_evaluator.type == becomes
+    assert written.val_evaluator.ann_file == "x.pkl"
 
 
 def test_what_is_measured_sets_noise_regression_and_the_scale_of_bottom_and_height():

@@ -10,6 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
 
 from tests.tools.tools_support import run
 
@@ -56,6 +59,7 @@ default_hooks = dict(
                     backend_args=dict(backend='atomic')))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
+load_from = {root!r} + '/detector.pth'
 """
 
 
@@ -91,6 +95,9 @@ def tiny_config(tmp_path_factory) -> Path:
     (root / "annotations.json").write_text(json.dumps(content))
     path = root / "tiny.py"
     path.write_text(CONFIG.format_map(_OnlyRoot(root=str(root))))
+    # The head's noise is registered in the processes that train.
+    cfg = Config.fromfile(path, import_custom_modules=False)
+    torch.save(dict(state_dict=MODELS.build(cfg.detector).state_dict()), root / "detector.pth")
     return path
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import types
 
 import pytest
 from mmengine.config import Config
 
-from ebm_mmdet.engine.command_line import UsageError, load_config, merge_options
+from ebm_mmdet.engine.command_line import add_common_arguments, load_config
+from ebm_mmdet.engine.config_options import UsageError, merge_options, parse_options
 from tests.tools.tools_support import run
 
 MODEL = dict(
@@ -116,6 +118,60 @@ def test_what_a_run_reads_is_applied_whether_it_is_there_or_not(option):
     for key in option.split("."):
         value = value[int(key)] if key.isdigit() else value[key]
     assert value == "new"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("param_scheduler.end=7", "param_scheduler is a list of 1, and 'end' is no position in it"),
+        ("param_scheduler.1.end=7", r"param_scheduler is a list of 1, and '1' is no position"),
+        ("model.refiner.step_size.2=7", r"model\.refiner\.step_size is a list of 2"),
+        ("model.refiner.step_size.2.x=7", r"model\.refiner\.step_size is a list of 2"),
+    ],
+)
+def test_a_place_that_a_list_does_not_have_is_named(option, message):
+    with pytest.raises(UsageError, match=rf"--cfg-options {option.partition('=')[0]}: {message}"):
+        merge_options(config(), parse_options([option]))
+    with pytest.raises(UsageError, match="not to be merged into the config: "):
+        merge_options(config(), {"model": 3, "model.refiner.num_steps": 4})
+
+
+VALUES = {
+    "my runs/a (1)": "my runs/a (1)",
+    "'my runs/a'": "my runs/a",
+    "  7 ": 7,
+    "1e-4": 1e-4,
+    "None": None,
+    "true": True,
+    "a b, c d": ["a b", "c d"],
+    "[ 1, 2 ]": [1, 2],
+    "[my runs/a (1), 'c d']": ["my runs/a (1)", "c d"],
+    "[(a b, 1), [2, None]]": [("a b", 1), [2, None]],
+    "(1, 2)": (1, 2),
+    "a=b c": "a=b c",
+}
+
+
+@pytest.mark.parametrize(("text", "value"), VALUES.items())
+def test_values_keep_their_blanks(text, value):
+    """mmengine writes the results of work_dir='my runs' to 'myruns'."""
+    assert parse_options([f"work_dir={text}"]) == {"work_dir": value}
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    assert parser.parse_args(["c.py", "--cfg-options", f"k={text}"]).cfg_options == {"k": value}
+
+
+@pytest.mark.parametrize("pairs", [["a"], ["a.b=1", "epoch_12.pth"]])
+def test_an_argument_that_is_no_option_ends_the_command(pairs, capsys):
+    """A checkpoint behind --cfg-options is taken for one of them."""
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["c.py", "--cfg-options", *pairs])
+    assert f"--cfg-options {pairs[-1]}: expected KEY=VALUE" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parser.parse_args(["c.py", "--cfg-options", "a=[1,(2]"])
+    assert "--cfg-options: Imbalanced brackets exist" in capsys.readouterr().err
 
 
 def test_keys_of_the_calling_tool_and_of_another_runner():

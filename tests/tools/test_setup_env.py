@@ -4,6 +4,7 @@ The long way, from nothing, is what `make test` itself takes in a fresh clone.
 """
 
 import os
+import shlex
 import shutil
 
 import pytest
@@ -199,8 +200,18 @@ def test_tests_install_only_what_they_need(tests, options):
 def test_the_other_line_has_its_own_environment():
     commands = make("test-fast", "STACK=onedl")
     assert "tools/setup_env.sh --stack onedl\n" in commands
-    assert ".venv-onedl/bin/python -m pytest" in commands
+    assert '".venv-onedl/bin/python" -m pytest' in commands
     assert '-m "not slow" tests/ebm_mmdet ops/tests' in commands
+
+
+@pytest.mark.parametrize(
+    "target", ["demo", "demo3d", "test", "test-fast", "lint", "bench", "docs", "clean"]
+)
+def test_an_environment_may_have_blanks_in_its_name(target):
+    commands = make(target, VIRTUAL_ENV="/my folder/venv")
+    words = shlex.split(commands.replace("$script", ""))
+    assert any(word.startswith("/my folder/venv/") for word in words)
+    assert "/my" not in words
 
 
 @pytest.mark.parametrize("target", ["demo", "demo3d"])

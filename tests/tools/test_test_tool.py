@@ -4,15 +4,23 @@ import importlib.util
 import pickle
 import re
 import sys
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from mmcv.transforms import Compose
+from mmcv.transforms import Compose, LoadImageFromFile, Pad
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import PackDetInputs
+from mmdet.models.test_time_augs import DetTTAModel
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from ebm_mmdet.engine.command_line import UsageError, load_config, set_evaluation_metrics
+from ebm_mmdet.engine import CompleteWeightsHook
+from ebm_mmdet.engine.command_line import load_config, set_evaluation_metrics
+from ebm_mmdet.engine.config_options import UsageError
+from ebm_mmdet.evaluation import HighIoUCocoMetric
 from tests.tools.tools_support import REPO, run
 
 
@@ -126,6 +134,22 @@ def test_augmentation_reaches_every_data_set():
         tool("test").use_test_time_augmentation(cfg)
 
 
+def test_augmentation_of_a_config_whose_types_are_classes():
+    pipeline = [dict(type=LoadImageFromFile), dict(type=Pad, size=(8, 8)), dict(type=PackDetInputs)]
+    cfg = Config(
+        dict(
+            model=dict(type=DetTTAModel),
+            tta_model=dict(type=DetTTAModel, tta_cfg=dict()),
+            test_dataloader=dict(dataset=dict(type=CocoDataset, pipeline=pipeline)),
+        )
+    )
+    tool("test").use_test_time_augmentation(cfg)
+    steps = cfg.test_dataloader.dataset.pipeline
+    assert [step["type"] for step in steps] == [LoadImageFromFile, "TestTimeAug"]
+    assert [len(each) for each in steps[1]["transforms"]] == [2, 1, 1]
+    assert cfg.model.type == "EBMTTAModel"
+
+
 def test_several_data_sets_with_an_evaluator_each(tiny_config, trained, tmp_path):
     """A ConcatDataset, its MultiDatasetsEvaluator, --tta, --eval and --out together."""
     config = tmp_path / "two.py"
@@ -178,6 +202,44 @@ def test_train_arguments_are_checked(capsys, monkeypatch):
         train.apply_arguments(Config({}), train.parse_args(["c.py", "--auto-scale-lr"]))
 
 
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_both_tools_compare_checkpoint_and_model(name, tmp_path, monkeypatch):
+    hooks: list[object] = []
+    fake = SimpleNamespace(register_hook=hooks.append, train=Mock(), test=Mock())
+    monkeypatch.setattr("ebm_mmdet.engine.command_line.Runner.from_cfg", lambda cfg: fake)
+    config, checkpoint = tmp_path / "c.py", tmp_path / "c.pth"
+    config.write_text("model = dict(type='X')")
+    checkpoint.touch()
+    arguments = [str(config), *([str(checkpoint)] if name == "test" else [])]
+    for options in ([], ["--incomplete"]):
+        hooks.clear()
+        assert tool(name).main([*arguments, "--work-dir", str(tmp_path), *options]) == 0
+        (compared,) = (hook for hook in hooks if isinstance(hook, CompleteWeightsHook))
+        assert compared.refuse == (not options)
+    getattr(fake, name).assert_called()
+
+
+def test_pictures_of_points_are_drawn_from_above():
+    """mmdet3d's hook takes frames for images unless it is told, and needs a display for points."""
+    pytest.importorskip("mmdet3d")
+    test = tool("test")
+    arguments = ["c.py", __file__, "--show-dir", "pictures"]
+    drawn, shown = test.parse_args(arguments), test.parse_args([*arguments, "--show"])
+    usual = dict(type="Det3DVisualizationHook")
+    lidar = Config(dict(default_scope="mmdet3d", default_hooks=dict(visualization=usual)))
+    (hook,) = test.draw_predictions(lidar, drawn)
+    assert hook.folder == "pictures"
+    assert "draw" not in lidar.default_hooks.visualization
+    with pytest.raises(UsageError, match=r"--show: .*vis_task=lidar_det"):
+        test.draw_predictions(lidar, shown)
+    lidar.default_hooks.visualization.vis_task = "mono_det"
+    assert test.draw_predictions(lidar, shown) == []
+    assert lidar.default_hooks.visualization.show
+    plain = Config(dict(default_scope="mmdet", default_hooks=dict()))
+    with pytest.raises(UsageError, match=r"no hook that draws.*DetVisualizationHook"):
+        test.draw_predictions(plain, drawn)
+
+
 def test_both_spellings_of_local_rank_and_packaged_names(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     parse = tool("train").parse_args
@@ -196,6 +258,9 @@ def test_eval_goes_to_the_evaluator_that_computes_it():
     cfg = Config(dict(test_evaluator=dict(type="EBMKittiMetric")))
     set_evaluation_metrics(cfg, ["bbox"])
     assert cfg.test_evaluator.metric == ["bbox"]
+    cfg = Config(dict(test_evaluator=dict(type=HighIoUCocoMetric)))  # mmengine's new style
+    set_evaluation_metrics(cfg, ["bbox"])
+    assert cfg.test_evaluator.metric == ["bbox"]
     several = dict(
         type="MultiDatasetsEvaluator",
         metrics=[dict(type="CocoMetric"), dict(type="VOCMetric"), dict(type="CocoMetric")],
@@ -204,6 +269,9 @@ def test_eval_goes_to_the_evaluator_that_computes_it():
     set_evaluation_metrics(cfg, ["bbox"])
     metrics = cfg.test_evaluator[0].metrics
     assert [metric.get("metric") for metric in metrics] == [["bbox"], None, ["bbox"]]
+    voc = Config(dict(test_evaluator=dict(type="VOCMetric")))
+    with pytest.raises(ValueError, match="--eval mAP recall: VOCMetric computes one"):
+        set_evaluation_metrics(voc, ["mAP", "recall"])
     with pytest.raises(ValueError, match=r"--eval recal: .*VOCMetric: mAP, recall"):
         set_evaluation_metrics(cfg, ["recal"])
     cfg = Config(dict(test_evaluator=dict(type="HighIoUCocoMetric")))

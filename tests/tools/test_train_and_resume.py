@@ -130,3 +130,11 @@ def test_the_configs_own_resume_does_not_take_unreadable_for_absent(trained, tmp
 def test_nothing_to_resume_starts_from_the_beginning(trained):
     assert "starting from the beginning" in trained.log
     assert iterations(trained.checkpoint.parent) == [2]
+
+
+def test_a_second_training_does_not_write_over_the_first(tiny_config, trained):
+    before = trained.checkpoint.read_bytes()
+    done = run(*TRAIN, tiny_config, "--work-dir", trained.checkpoint.parent)
+    assert done.returncode == 1
+    assert "iter_2.pth is of an earlier training" in done.stdout.splitlines()[-1]
+    assert trained.checkpoint.read_bytes() == before

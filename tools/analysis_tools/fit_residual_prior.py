@@ -15,14 +15,14 @@ import math
 
 from mmdet.registry import DATASETS
 from mmdet.utils import register_all_modules
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch import Tensor
 
 import ebm_mmdet  # noqa: F401  (registers our types)
 from ebm_mmdet.apis import detector_residuals, load_frozen_detector
 from ebm_mmdet.datasets import use_checked_annotations
 from ebm_mmdet.energy import fit_residual_std
-from ebm_mmdet.engine.command_line import merge_options
+from ebm_mmdet.engine.config_options import OptionsAction, merge_options
 
 FEWEST = 2
 """Matched detections; about its own median a single one has no spread."""
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> list[str]:
     parser.add_argument("--score-thr", type=float, default=0.3, help="default: %(default)s")
     parser.add_argument("--iou-thr", type=float, default=0.5, help="default: %(default)s")
     parser.add_argument("--k", type=float, default=0.125, help="weight of the density, scale^2")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction)
     options = parser.parse_args(arguments)
     if not 0 < options.k < math.inf:
         parser.error(f"--k {options.k}; give a positive number, such as 0.125")

@@ -24,7 +24,7 @@ import torch
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
@@ -35,7 +35,7 @@ from ebm_mmdet.apis.timing import take_turns
 from ebm_mmdet.apis.trained_detector import load_detector
 from ebm_mmdet.datasets import AnnotationError, use_checked_annotations
 from ebm_mmdet.engine import CheckpointError
-from ebm_mmdet.engine.command_line import UsageError, merge_options
+from ebm_mmdet.engine.config_options import OptionsAction, UsageError, merge_options
 from ebm_mmdet.files import write_json
 
 PARTS = ("network", "with post-processing", "whole step")
@@ -140,7 +140,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
     parser.add_argument("--threads", type=int, help="of the CPU; default: torch's own choice")
     parser.add_argument("--out", type=Path, help="JSON file for the numbers; must not exist")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    parser.add_argument("--cfg-options", nargs="+", action=OptionsAction, metavar="KEY=VALUE")
     args = parser.parse_args(argv)
     if args.out and args.out.exists():
         parser.error(f"--out {args.out} exists; name a new file, or move that one away")

@@ -42,6 +42,7 @@ class Frames:
 
     noun, dim, headings = "frame", 7, HEADINGS
     high, precise_iou = "AP80", 88.0
+    settings: ClassVar[dict] = {}
     delivered: ClassVar[dict] = {}
     described = (
         "AP is the mean over IoU 0.5 to 0.95, AP80 that at 0.8, of boxes in 3D and seen from above "

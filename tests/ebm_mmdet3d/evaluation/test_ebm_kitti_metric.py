@@ -366,6 +366,20 @@ def test_results_can_be_kept(tmp_path):
     assert [len(frame["name"]) for frame in kept] == [20] * 4
 
 
+@pytest.mark.parametrize("name", ["submission_prefix", "pklfile_prefix"])
+def test_results_of_an_earlier_run_are_neither_overwritten_nor_mixed_with_new_ones(name, tmp_path):
+    infos, samples = mixed_scene(1)
+    options = dict(classes=CLASSES, **{name: str(tmp_path / "my results")})
+    metric = build(tmp_path, infos, **options)
+    for _ in range(2):  # the validations of one training
+        evaluate(metric, samples)
+    before = {path: path.read_bytes() for path in (tmp_path / "my results").rglob("*.*")}
+    assert before
+    with pytest.raises(FileExistsError, match=rf"{name}=.*my results' has results"):
+        build(tmp_path, infos[:1], **options)
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_labels_without_a_name_are_pointed_out(tmp_path):
     infos = [frame_info(0, car_park(0), [5] * 20)]
     with pytest.raises(ValueError, match=r"labels \[5\], but .* names \[-1, 0, 1, 2, 3\]"):

@@ -138,6 +138,13 @@ def test_the_endless_data_set_gives_what_the_folder_gives(folder):
         LidarScenesDataset(num_scenes=0)
 
 
+def test_by_default_nothing_is_trained_on_what_it_is_tested_on():
+    from dataset_converters.create_kitti_infos import parse_args
+    from ebm_mmdet3d.datasets import LidarScenesDataset
+
+    assert LidarScenesDataset().seed != parse_args(["data/kitti"]).seed
+
+
 def test_database_holds_the_objects(folder):
     database = pickle.loads((folder / DATABASE).read_bytes())
     truth = [i["num_lidar_pts"] for info in infos(folder, "train") for i in info["instances"]]
