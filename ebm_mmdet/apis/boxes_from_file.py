@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import itertools
+import json
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
-from mmengine.structures import InstanceData
 
-from ..box_iou import box_iou
 from ..energy import Refiner
-from ..files import read_json, write_json
+from ..files import file_digest, read_json, write_new_text
 from ..models.detectors import EBMDetector
-from ..models.detectors.refined_boxes import add_last_pixel, write_refined_boxes
-from ..models.inclusive_boxes import rescale_inclusive, undo_rescale_inclusive
-from ..models.pixels import network_pixels
+from .auditing.scoring import Scores
 from .box_file import BoxFile, Complaints, box_fault, check_lists, read_boxes
-from .coco_results import coco_fields
-from .fitting.folder import writable_place
+from .fitting.clock import Clock
 from .image_index import ImageFile, images_by_id, is_id, listed_images, look_at
-from .plain_fields import plain_fields
+from .refined_rows import refine_rows
 from .refiner_of_call import refiner_of_call
-from .trained_detector import image_pipeline, load_detector, read_config
+from .trained_detector import file_pipeline, image_pipeline, load_detector, read_config
+from .unfinished_refinement import UnfinishedRefinement
 
 __all__ = ["refine_boxes", "refine_file"]
-
-BOXES_AT_ONCE = 1000
-_TOO_NARROW = "narrower or lower than the 1 - 1/r pixels that legacy_plus_one takes off"
 
 
 def refine_file(
@@ -54,6 +47,10 @@ def refine_file(
     (``segmentation``) stays as it is, and so does the ``area`` beside one. Crowds and boxes that
     cannot be refined stay as they are. Lines say how many of these there are, and why.
 
+    The file is written at the end. What is done until then is kept in a folder
+    ``OUT.unfinished`` beside it: the same call goes on where an interrupted one was, and does
+    images again that have changed since.
+
     Args:
         config: of an ``EBMDetector``, such as ``fit`` leaves.
         checkpoint: its checkpoint.
@@ -72,15 +69,13 @@ def refine_file(
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        FileExistsError: ``out`` exists.
+        FileExistsError: ``out`` exists, another call is at work on it, or an interrupted one had
+            other boxes, weights or settings.
         PermissionError, NotADirectoryError: ``out`` cannot be written there.
         ValueError: there is no such device, a file has another format, the config has no energy
             head, or the classes of the boxes are not known and the head needs them.
         CheckpointError: the checkpoint does not fit, or has no energy head.
     """
-    if Path(out).exists():
-        raise FileExistsError(f"{out} exists and is not overwritten; remove it, or choose another")
-    writable_place(Path(out), "--out")
     found = read_boxes(boxes)
     listing = found.content
     if ann_file is not None:
@@ -102,12 +97,35 @@ def refine_file(
             f"{cfg.filename or 'the config'} has no energy head; `python -m ebm_mmdet fit` trains "
             "one"
         )
+    unfinished = UnfinishedRefinement(out, _settings(cfg, checkpoint, boxes, ann_file, steps))
     model = load_detector(cfg, checkpoint, device, needs_head=True)
     labels = _labels(found, listing, model)
     refiner = refiner_of_call(model, True, steps) or model.refiner
-    rows, summary = refine_boxes(model, cfg, found.rows, labels, index, refiner, say)
-    write_json(out, {**found.content, "annotations": rows} if found.content else rows)
+    with unfinished.begin(say) as kept:
+        rows, summary = refine_boxes(model, cfg, found.rows, labels, index, refiner, kept, say)
+        content = {**found.content, "annotations": rows} if found.content else rows
+        write_new_text(out, json.dumps(content, indent=1) + "\n")
     return summary
+
+
+def _settings(
+    cfg: Config,
+    checkpoint: str | os.PathLike,
+    boxes: str | os.PathLike,
+    ann_file: str | os.PathLike | None,
+    steps: int | None,
+) -> dict:
+    """What tells a call that may go on from another one, besides the images; JSON types."""
+    # Before the model is built, as in predict: mmdet's detectors write into their config.
+    config = repr((cfg.model, file_pipeline(cfg)))
+    return dict(
+        config=hashlib.sha256(config.encode()).hexdigest(),
+        # One that is a URL, or not there, has no digest.
+        weights=file_digest(checkpoint) if os.path.isfile(checkpoint) else os.fspath(checkpoint),
+        boxes=file_digest(boxes),
+        annotations=None if ann_file is None else file_digest(ann_file),
+        steps=steps,
+    )
 
 
 def refine_boxes(
@@ -117,6 +135,7 @@ def refine_boxes(
     labels: Sequence[int | None],
     images: Mapping[int | str, ImageFile],
     refiner: Refiner | None,
+    kept: Scores,
     say: Callable[[str], None] = print,
 ) -> tuple[list[dict], dict]:
     """Refine boxes in COCO's format; see :func:`refine_file`.
@@ -128,6 +147,7 @@ def refine_boxes(
         labels: class of each row, None if the detector does not have it.
         images: by id.
         refiner: of these boxes.
+        kept: what is known of each image, which gets what this call finds.
         say: receives lines.
 
     Returns:
@@ -147,16 +167,33 @@ def refine_boxes(
             by_image.setdefault(row["image_id"], []).append(number)
         else:
             complain(fault, _example(number, row))
+    for image_id in list(kept.results):
+        if not _is_current(kept.results[image_id], images.get(image_id)):
+            del kept.results[image_id]
     load, ious, moved = image_pipeline(cfg), [], []
-    for done, (image_id, numbers) in enumerate(by_image.items(), 1):
+
+    def refine_one(image_id: int | str) -> dict:
         image, fault = look_at(images[image_id])
         if fault is not None:
-            for number in numbers:
-                complain(fault, _example(number, rows[number]))
-            continue
-        for number, change, iou in _refine_image(
-            model, load(image.path), rows, numbers, labels, refiner
-        ):
+            return dict(image=image_id, fault=fault)
+        digest = file_digest(image.path)  # first: of no later content than what is refined
+        given = load(image.path), rows, by_image[image_id], labels, refiner
+        return dict(image=image_id, digest=digest, boxes=list(refine_rows(model, *given)))
+
+    numbers_done = itertools.count(len(by_image.keys() & kept.results) + 1)
+
+    def progress(share: float) -> None:
+        done = next(numbers_done)
+        if done % 100 == 0:
+            say(f"{done} of {len(by_image)} images")
+
+    clock = Clock(kept.folder / "clock.json", math.inf)
+    kept.run(list(by_image), refine_one, clock, math.inf, progress)
+    for image_id, numbers in by_image.items():
+        result = kept.results[image_id]
+        for number in numbers if "fault" in result else ():
+            complain(result["fault"], _example(number, rows[number]))
+        for number, change, iou in result.get("boxes", ()):
             if isinstance(change, str):
                 complain(change, _example(number, rows[number]))
                 continue
@@ -164,8 +201,6 @@ def refine_boxes(
             ious.append(iou)
             if "bbox" in change:
                 moved.append(number)
-        if done % 100 == 0:
-            say(f"{done} of {len(by_image)} images")
     lines = complain.lines()
     for line in lines:
         say(f"left as they are: {line}")
@@ -186,83 +221,10 @@ def refine_boxes(
     return out, summary
 
 
-@torch.no_grad()
-def _refine_image(
-    model: EBMDetector,
-    item: dict,
-    rows: Sequence[Mapping],
-    numbers: Sequence[int],
-    labels: Sequence[int | None],
-    refiner: Refiner | None,
-) -> Iterator[tuple[int, dict | str, float]]:
-    """(row, changed keys, IoU of new and old box) of each box; a reason if it cannot be refined."""
-    batch = model.data_preprocessor(pseudo_collate([item]), False)
-    inputs, (sample,) = batch["inputs"], batch["data_samples"]
-    feats = model.read(model.extract_maps(inputs), inputs)
-    height, width = sample.ori_shape[:2]
-    xywh = torch.tensor([rows[i]["bbox"] for i in numbers], dtype=torch.float64)
-    boxes = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
-    scale = network_pixels(sample, inputs.device)
-    # What the model adds to every box is not yet in what it is given.
-    read = undo_rescale_inclusive(boxes, scale.cpu()) if model.legacy_plus_one else boxes
-    inside = (read[:, 2:] > 0).all(1) & (read[:, :2] < read.new_tensor([width, height])).all(1)
-    wide = (read[:, 2:] > read[:, :2]).all(1)
-    for k in (~(inside & wide)).nonzero().flatten().tolist():
-        yield numbers[k], "outside the image" if not inside[k] else _TOO_NARROW, 1.0
-    kept = (inside & wide).nonzero().flatten()
-    numbers = [numbers[k] for k in kept.tolist()]
-    parts = zip(_parts(numbers), boxes[kept].split(BOXES_AT_ONCE), read[kept].split(BOXES_AT_ONCE))
-    for part, old, given in parts:
-        given = given.float().to(inputs.device)
-        given_labels = torch.tensor([labels[i] for i in part], device=inputs.device)
-        # Not model.move: its min_score would leave boxes out for another detector's scores.
-        (reference,), (result,) = model.find_modes(feats, [given * scale], [given_labels], refiner)
-        here = copy.copy(sample)
-        here.pred_instances = InstanceData(bboxes=given, labels=given_labels)
-        write_refined_boxes(here, scale, reference, result, model.clip_boxes)
-        if model.legacy_plus_one:
-            add_last_pixel(here.pred_instances, scale)
-        still = rescale_inclusive(given, scale) if model.legacy_plus_one else given
-        # Of those that the refiner has not moved, clip_boxes='all' clips some all the same.
-        unmoved = (result.y == 0).all(1) | (here.pred_instances.bboxes == still).all(1)
-        yield from zip(part, *_changes(rows, part, old.numpy(), here, unmoved.tolist()))
-
-
-def _changes(
-    rows: Sequence[Mapping],
-    part: Sequence[int],
-    old: np.ndarray,
-    sample: DetDataSample,
-    unmoved: Sequence[bool],
-) -> tuple[list[dict], list[float]]:
-    """Changed keys of each row, and IoU of the new box with the old one.
-
-    Args:
-        rows: all rows of the file.
-        part: numbers of n of them.
-        old: (n, 4) ``(x1, y1, x2, y2)`` in pixels of the file, their boxes.
-        sample: with the n refined boxes in the same unit.
-        unmoved: of each, whether it keeps its numbers.
-    """
-    new = sample.pred_instances.bboxes.cpu().double().numpy()
-    ious = np.where(unmoved, 1.0, box_iou(new, old))
-    fields, changes = plain_fields(sample), []
-    for k, number in enumerate(part):
-        change = coco_fields(fields, k)
-        if not unmoved[k]:
-            x1, y1, x2, y2 = new[k].tolist()
-            change["bbox"] = [round(x, 3) for x in (x1, y1, x2 - x1, y2 - y1)]
-            if "area" in rows[number] and not rows[number].get("segmentation"):
-                change["area"] = round((x2 - x1) * (y2 - y1), 3)
-        elif change.get("modes"):
-            change["modes"][0] = list(rows[number]["bbox"])  # the first mode is the box
-        changes.append(change)
-    return changes, ious.tolist()
-
-
-def _parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(numbers), BOXES_AT_ONCE):
-        yield numbers[start : start + BOXES_AT_ONCE]
+def _is_current(result: Mapping, image: ImageFile | None) -> bool:
+    """Whether the result of an earlier call is of an image as it is now, and not of its fault."""
+    there = "fault" not in result and image is not None and image.path is not None
+    return there and result["digest"] == file_digest(image.path)
 
 
 def _labels(found: BoxFile, listing: Mapping | None, model: EBMDetector) -> list[int | None]:

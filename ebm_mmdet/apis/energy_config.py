@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,15 +45,16 @@ def add_energy_head(
     object_size: float | None = None,
     max_dets: int | None = None,
     residuals: Tensor | None = None,
+    enlarge: int = 1,
 ) -> Config:
     """The config of the same detector, frozen, with an energy head that is trained.
 
-    Which maps the head reads is found by running the detector on a blank image
-    (:func:`~ebm_mmdet.apis.inspect_config`). A two-stage detector with shared fully connected
-    layers gets the papers' head, and its trunk starts from these layers, unless finer maps suit the
-    objects better; any other gets the small head on all maps at once. The data, batch size and
-    augmentation are the detector's, except that images are not mixed (mosaics). The rest of the
-    config stays.
+    Which maps the head reads is found by running the detector on one image, as its test reads it
+    (:func:`~ebm_mmdet.apis.inspect_config`); a warning says so if one is there that cannot be run.
+    A two-stage detector with shared fully connected layers gets the papers' head, and its trunk
+    starts from these layers, unless finer maps suit the objects better; any other gets the small
+    head on all maps at once. The data, batch size and augmentation are the detector's, except that
+    images are not mixed (mosaics). The rest of the config stays.
 
     Args:
         cfg: the detector's config; it does not change.
@@ -65,17 +67,19 @@ def add_energy_head(
             :func:`~ebm_mmdet.apis.detector_residuals`. Noise and steps are scaled to their spread
             (:func:`~ebm_mmdet.apis.residual_spread`); without them, or with fewer than 20, they
             are the usual ones.
+        enlarge: factor by which images are enlarged for the head (``EBMDetector``).
 
     Raises:
         ValueError: the model predicts no boxes, is an ``EBMDetector`` already, there is no
             training data that the head could learn from, ``max_iters`` is below 1, or
             ``residuals`` are not (n, 4).
-        RuntimeError: the detector does not run here on a blank image.
+        RuntimeError: the detector does not run here, on a blank image either.
     """
     cfg = copy.deepcopy(cfg)
     if checkpoint is None:
         checkpoint = cfg.get("load_from")
-    _, settings = _changes(cfg, checkpoint, max_iters, None, object_size, max_dets, residuals)
+    about = object_size, max_dets, residuals, enlarge
+    _, settings = _changes(cfg, checkpoint, max_iters, None, *about)
     return put_over(cfg, settings)
 
 
@@ -88,6 +92,7 @@ def write_energy_config(
     object_size: float | None = None,
     max_dets: int | None = None,
     residuals: Tensor | None = None,
+    enlarge: int = 1,
 ) -> Path:
     """Write the config of :func:`add_energy_head`, inheriting from the detector's, as a file.
 
@@ -101,6 +106,7 @@ def write_energy_config(
         object_size: see :func:`add_energy_head`.
         max_dets: likewise.
         residuals: likewise.
+        enlarge: likewise.
 
     Returns:
         The path of the file.
@@ -113,7 +119,7 @@ def write_energy_config(
     """
 
     def changes(cfg: Config):
-        about = object_size, max_dets, residuals
+        about = object_size, max_dets, residuals, enlarge
         look, settings = _changes(cfg, os.fspath(checkpoint), max_iters, tuned, *about)
         prelude = ["detector = _base_.model", *quieten(copy.deepcopy(cfg.model))]
         return look.detector, prelude, settings
@@ -179,6 +185,7 @@ def _changes(
     object_size: float | None,
     max_dets: int | None,
     residuals: Tensor | None,
+    enlarge: int,
 ) -> tuple[Inspection, dict]:
     """What the detector looks like, and the settings to put over its config."""
     refuse_3d(cfg)
@@ -188,7 +195,10 @@ def _changes(
     test_pipeline = (inner_datasets(test["dataset"])[0].get("pipeline") or []) if test else []
     dataset = cfg.train_dataloader["dataset"]
     whole = plain(whole_image_dataset(dataset, test_pipeline))  # first: it may refuse the data
-    look = inspect_config(cfg, object_size)
+    look = inspect_config(cfg, object_size, enlarge)
+    for fault in look.image_faults:
+        said = f"{fault}; the detector's maps are those of another image: {look.image}"
+        warnings.warn(said, stacklevel=3)
     if look.num_classes is None:
         raise ValueError(f"{look.detector} has no head with num_classes; write the config by hand")
     settings = {

@@ -31,11 +31,15 @@ def _levels(look: Inspection) -> dict:
         "feature_levels": levels["feature_levels"],
         "roi_shift": Noted(look.roi_shift, look.roi_shift_reason),
     }
-    if source in ("neck", "backbone"):
-        return {"energy_head": head}
-    if not isinstance(source, str):
-        source = Noted(source, "objects are small: finer maps are read as well")
-    return {"feature_source": source, "energy_head": head}
+    parts = {"energy_head": head}
+    if source not in ("neck", "backbone"):
+        if not isinstance(source, str):
+            source = Noted(source, "objects are small: finer maps are read as well")
+        parts = {"feature_source": source, **parts}
+    if look.enlarge > 1:
+        comment = "times the image, for the head alone; strides are in pixels of the image as it is"
+        parts = {"enlarge": Noted(look.enlarge, comment), **parts}
+    return parts
 
 
 def papers_head(look: Inspection, spread: ResidualSpread | None = None) -> dict:

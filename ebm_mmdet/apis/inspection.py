@@ -10,13 +10,17 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from ..models.detectors.dry_run import DryRun, default_source, dry_run
+from ..models.detectors.dry_run import DryRun, default_source
 from ..models.detectors.peculiarities import refuse_trackers, refuse_without_boxes
 from ..models.detectors.trunk_init import shared_fcs
 from ..models.feature_maps import fill_in_levels
+from ..models.pixels import check_enlarge
 from .config_faults import building
 from .config_text import type_name
+from .dry_run_image import run_as_in_test
 from .map_choice import (
+    ENOUGH_CELLS,
+    WANTED_CELLS,
     MapRow,
     bins_for,
     finer_modules,
@@ -65,6 +69,12 @@ class Inspection:
     """``scale`` of the test pipeline's resize, (width, height), or None if there is none."""
     pipeline: list[str]
     """Transforms of the test pipeline."""
+    image: str
+    """Which image was run, and its size."""
+    image_faults: list[str]
+    """Why other images of the config's test were not run; one line each."""
+    enlarge: int = 1
+    """Factor by which images are enlarged for the head; strides are those of the image as it is."""
 
     def report(self) -> str:
         """All of it as text, with lines for ``energy_head`` that fit."""
@@ -102,35 +112,48 @@ class Inspection:
             "roi_shift": f"{self.roi_shift}: {self.roi_shift_reason}",
             "image scale": scale,
             "test pipeline": ", ".join(self.pipeline) or "none",
+            "image": self.image,
         }
-        return [f"{name:14} {value}" for name, value in facts.items()]
+        lines = [f"{name:14} {value}" for name, value in facts.items()]
+        return lines + [f"{'':14} {fault}" for fault in self.image_faults]
 
     def _lines(self) -> list[str]:
         values = {"num_classes": self.num_classes, **self.levels, "roi_shift": self.roi_shift}
         lines = [f"    {name}={value!r}," for name, value in values.items()]
         lines = ["Lines for energy_head that fit:", *lines]
+        wrapper = {}
         if not isinstance(self.feature_source, str):
-            lines = [f"For the EBMDetector: feature_source={self.feature_source}", *lines]
-        return lines
+            wrapper["feature_source"] = self.feature_source
+        if self.enlarge > 1:
+            wrapper["enlarge"] = self.enlarge
+        said = ", ".join(f"{name}={value}" for name, value in wrapper.items())
+        return [f"For the EBMDetector: {said}", *lines] if wrapper else lines
 
 
-def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
-    """Build the detector of a config and run it on a blank image; nothing is loaded or trained.
+def inspect_config(cfg: Config, object_size: float | None = None, enlarge: int = 1) -> Inspection:
+    """Build the detector of a config and run it on one image; nothing is loaded or trained.
+
+    The image is one of the test or validation data, or a blank one where there is none
+    (:func:`.dry_run_image.run_as_in_test`).
 
     Where objects have less than four cells of the finest map, finer ones of the backbone are read
     as well, until one gives them eight, and maps on which they have less than two cells are not. A
     trunk then does not start from a box head, which reads other maps. A fresh trunk has a bin for
-    each cell of a usual object.
+    each cell of a usual object. Who enlarges images wants fine maps: fewer than eight cells are
+    then too few.
 
     Args:
         cfg: config of an mmdet detector; of an ``EBMDetector``, the detector inside is looked at.
         object_size: usual side of an object, in pixels of the network's input.
+        enlarge: factor by which the image is enlarged for the head (``EBMDetector``). Strides, also
+            those of the rows, are in pixels of the image as it is.
 
     Raises:
-        ValueError: the config has no model, the model cannot be built or predicts no boxes, or none
-            of its maps can be used.
-        RuntimeError: the detector does not run here on a blank image.
+        ValueError: the config has no model, the model cannot be built or predicts no boxes, none
+            of its maps can be used, or ``enlarge`` is not a whole number from 1 on.
+        RuntimeError: the detector does not run here, on a blank image either.
     """
+    check_enlarge(enlarge)
     model = cfg.get("model")
     if not model or "type" not in model:
         raise ValueError(f"{cfg.filename or 'the config'} has no model; give a detector's config")
@@ -142,7 +165,9 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
         refuse_trackers(kind)
     detector = _build(model)
     refuse_without_boxes(detector)
-    run = dry_run(detector)
+    datasets = _test_datasets(cfg)
+    run, image, image_faults = run_as_in_test(detector, datasets)
+    run = run.enlarged(enlarge)
     source = default_source(detector)
     source = source if source in run.outputs else default_source(detector, run)
     if source is None:
@@ -154,10 +179,11 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
     levels = fill_in_levels({}, maps)
     trunk, trunk_source = _trunk(detector, levels)
     has_finer = bool(finer_modules(run, source, 0, levels["strides"]))
-    objects = size_rule(object_size, min(levels["strides"]), bool(trunk), has_finer)
+    enough = ENOUGH_CELLS if enlarge == 1 else WANTED_CELLS
+    objects = size_rule(object_size, min(levels["strides"]), bool(trunk), has_finer, enough)
     finer = []
     if object_size is not None:
-        finer = finer_modules(run, source, object_size, levels["strides"])
+        finer = finer_modules(run, source, object_size, levels["strides"], enough)
     if finer and trunk:
         trunk, trunk_source = None, "starts fresh (the box head reads no finer maps)"
     if finer:
@@ -168,9 +194,9 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
     shift, reason = (
         (-0.5, "where mmdet's box head reads, from which the trunk starts")
         if trunk
-        else roi_shift_of(run, levels["strides"])
+        else roi_shift_of(run, levels["strides"], enlarge)
     )
-    pipeline = _test_pipeline(cfg)
+    pipeline = (datasets[0].get("pipeline") or []) if datasets else []
     return Inspection(
         detector=type(detector).__name__,
         feature_source=[source, *finer] if finer else source,
@@ -186,6 +212,9 @@ def inspect_config(cfg: Config, object_size: float | None = None) -> Inspection:
         roi_shift_reason=reason,
         image_scale=_scale(pipeline),
         pipeline=[type_name(step) for step in pipeline],
+        image=image,
+        image_faults=image_faults,
+        enlarge=enlarge,
     )
 
 
@@ -213,7 +242,9 @@ def _trunk(detector: nn.Module, levels: Mapping) -> tuple[tuple[int, ...] | None
     return widths, f"starts from roi_head.bbox_head.shared_fcs, {' and '.join(map(str, widths))}"
 
 
-def roi_shift_of(run: DryRun, strides: Sequence[int]) -> tuple[float | list[float], str]:
+def roi_shift_of(
+    run: DryRun, strides: Sequence[float], enlarge: int = 1
+) -> tuple[float | list[float], str]:
     """Where cell i of each map lies, as ``roi_shift`` of the energy head, and a clause about it.
 
     Every convolution or pooling of stride s, kernel k and padding p puts its cell 0 at
@@ -223,17 +254,23 @@ def roi_shift_of(run: DryRun, strides: Sequence[int]) -> tuple[float | list[floa
 
         roi_shift = -(o + 1/2) / stride
 
+    Both are in pixels of the image that the network sees: in cells, an image that is enlarged has
+    the same shift.
+
     Args:
         run: dry run of the detector.
-        strides: of the maps that are used.
+        strides: of the maps that are used, in pixels of the image as it is.
+        enlarge: factor by which the network's image is enlarged.
 
     Returns:
         One number, or a list where maps differ.
     """
+    strides = [round(stride * enlarge) for stride in strides]
     centres = [_first_pixel(run, stride) for stride in strides]
     shifts = [round(-(centre + 0.5) / stride, 4) for centre, stride in zip(centres, strides)]
     places = [f"{stride} i + {centre:g}" for centre, stride in zip(centres, strides)]
-    said = f"cells i are centred on pixels {', '.join(places)}"
+    of = "" if enlarge == 1 else " of the enlarged image"
+    said = f"cells i are centred on pixels {', '.join(places)}{of}"
     return (shifts[0] if len(set(shifts)) == 1 else shifts), said
 
 
@@ -281,11 +318,11 @@ def classes_of(cfg: Config) -> tuple[str, ...] | None:
     return None
 
 
-def _test_pipeline(cfg: Config) -> list[Mapping]:
-    loader = cfg.get("test_dataloader") or cfg.get("val_dataloader")
-    if not loader:
-        return []
-    return inner_datasets(loader["dataset"])[0].get("pipeline") or []
+def _test_datasets(cfg: Config) -> list[Mapping]:
+    """Configs of the first data set of the test and of the validation; one where they are equal."""
+    loaders = [cfg.get(name) for name in ("test_dataloader", "val_dataloader")]
+    found = [inner_datasets(loader["dataset"])[0] for loader in loaders if loader]
+    return found[:1] if found[:1] == found[1:] else found
 
 
 def _scale(pipeline: Sequence[Mapping]) -> tuple[int, ...] | None:

@@ -9,7 +9,9 @@ from ..models.detectors.dry_run import DryRun
 from ..models.feature_maps import COARSEST_STRIDE, FeatureMap, fill_in_levels
 
 __all__ = [
+    "ENOUGH_CELLS",
     "REGION_SCALE",
+    "WANTED_CELLS",
     "MapRow",
     "bins_for",
     "finer_modules",
@@ -54,11 +56,15 @@ def _stages(run: DryRun, source: str) -> list[str]:
 
 
 def finer_modules(
-    run: DryRun, source: str, object_size: float, strides: Sequence[int]
+    run: DryRun,
+    source: str,
+    object_size: float,
+    strides: Sequence[int],
+    enough: int = ENOUGH_CELLS,
 ) -> list[str]:
-    """The stages whose maps small objects need, coarse to fine; none where they have four cells."""
+    """The stages whose maps small objects need, coarse to fine; none where cells are enough."""
     finest = min(strides)
-    if object_size >= ENOUGH_CELLS * finest:
+    if object_size >= enough * finest:
         return []
     found = {}
     for name in _stages(run, source):
@@ -73,7 +79,13 @@ def finer_modules(
     return chosen
 
 
-def size_rule(object_size: float | None, finest: int, trunk: bool, has_finer: bool) -> str:
+def size_rule(
+    object_size: float | None,
+    finest: float,
+    trunk: bool,
+    has_finer: bool,
+    enough: int = ENOUGH_CELLS,
+) -> str:
     """What the size of the objects has to do with the choice of the maps.
 
     Args:
@@ -81,20 +93,21 @@ def size_rule(object_size: float | None, finest: int, trunk: bool, has_finer: bo
         finest: stride of the finest map of the source.
         trunk: whether there is a box head that the trunk can start from.
         has_finer: whether the backbone has finer maps.
+        enough: sides in cells, from which finer maps are not read.
     """
     rule = f"finer maps are read too, until one gives {WANTED_CELLS} cells"
     if object_size is None:
-        least = ENOUGH_CELLS * finest
+        least = enough * finest
         if not has_finer:
             return f"the finest map has stride {finest}: below {least} px it is too coarse"
-        rule = f"below {least} px, {ENOUGH_CELLS} cells of stride {finest}, {rule}"
+        rule = f"below {least} px, {enough} cells of stride {finest}, {rule}"
         return f"{rule}{', by a fresh trunk' if trunk else ''} (--object-size)"
     cells = f"{object_size:g} px, {object_size / finest:.1f} cells of stride {finest}"
-    if object_size >= ENOUGH_CELLS * finest:
-        return f"{cells}: {ENOUGH_CELLS} are enough"
+    if object_size >= enough * finest:
+        return f"{cells}: {enough} are enough"
     if not has_finer:
-        return f"{cells}: fewer than {ENOUGH_CELLS}, but the backbone has no finer map"
-    return f"{cells}: fewer than {ENOUGH_CELLS}, so {rule}"
+        return f"{cells}: fewer than {enough}, but the backbone has no finer map"
+    return f"{cells}: fewer than {enough}, so {rule}"
 
 
 def levels_for(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .shared import kept_on_interruption, say
+from .shared import add_enlarge, kept_on_interruption, say
 
 __all__ = ["COMMANDS", "add_parsers"]
 
@@ -15,7 +15,8 @@ def add_parsers(commands) -> None:
         "refine",
         help="refine the boxes of a file: another detector's results, annotations, proposals",
         description="Refine boxes of a file with the features of the config's detector. Scores, "
-        "order, ids and all other keys stay.",
+        "order, ids and all other keys stay. The same command goes on where an interrupted one "
+        "was.",
     )
     refine.add_argument("config", help="config of a detector with an energy head")
     refine.add_argument("checkpoint", help="its checkpoint")
@@ -70,13 +71,19 @@ def add_parsers(commands) -> None:
         help="judge by each image alone, not by its mirror images too, those of the training "
         "pipeline's RandomFlip: faster, and less exact",
     )
+    audit.add_argument(
+        "--class-blind",
+        action="store_true",
+        help="the file's categories are not the detector's classes: one f for all of them",
+    )
+    add_enlarge(audit)
     audit.add_argument("--apply", metavar="FILE", help="decisions that the page has saved")
 
 
 def _refine(args: argparse.Namespace) -> None:
     from ..apis import refine_file
 
-    try:
+    with kept_on_interruption():
         done = refine_file(
             args.config,
             args.checkpoint,
@@ -88,9 +95,6 @@ def _refine(args: argparse.Namespace) -> None:
             args.device,
             say,
         )
-    except KeyboardInterrupt:
-        say(f"{args.out} is not written; the same command begins anew")
-        raise
     about = f", mean IoU with the boxes before {done['mean_iou']:.3f}" if done["refined"] else ""
     print(f"{done['refined']} of {done['boxes']} boxes refined{about}: {args.out}")
 
@@ -125,6 +129,8 @@ def _audit(args: argparse.Namespace) -> None:
             args.seed,
             say,
             not args.no_flips,
+            args.class_blind,
+            args.enlarge,
         )
 
 

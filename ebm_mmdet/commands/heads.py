@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from .shared import is_3d, kept_on_interruption, read_config, say
+from .shared import add_enlarge, is_3d, kept_on_interruption, read_config, say
 
 __all__ = ["COMMANDS", "add_parsers"]
 
@@ -20,6 +20,7 @@ def add_parsers(commands) -> None:
     )
     inspect.add_argument("config", help="a config file, or the name of a packaged one: mmdet::NAME")
     _add_object_size(inspect)
+    add_enlarge(inspect)
 
     add = commands.add_parser(
         "add-head",
@@ -32,6 +33,7 @@ def add_parsers(commands) -> None:
     add.add_argument("--out", help="the file to write; default: NAME_ebm.py beside NAME.py")
     add.add_argument("--max-iters", type=int, default=10000, help="length of the training")
     _add_object_size(add)
+    add_enlarge(add)
 
     fit = commands.add_parser(
         "fit",
@@ -48,6 +50,7 @@ def add_parsers(commands) -> None:
     fit.add_argument("--device", help="cpu or cuda:0; default: a GPU if there is one")
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--max-iters", type=int, default=10000, help="most iterations of the training")
+    add_enlarge(fit)
 
 
 def _add_object_size(command: argparse.ArgumentParser) -> None:
@@ -60,39 +63,56 @@ def _add_object_size(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _refuse_in_3d(args: argparse.Namespace) -> None:
+    if getattr(args, "object_size", None) is not None:
+        raise ValueError("--object-size is for images; in 3D there is one map to read")
+    if args.enlarge != 1:
+        raise ValueError("--enlarge is for images; in 3D a map has the cells that its voxels have")
+
+
 def _inspect(args: argparse.Namespace) -> None:
     cfg = read_config(args.config)
     if is_3d(cfg):
         from ebm_mmdet3d.inspection import inspect_config_3d
 
+        _refuse_in_3d(args)
         print(inspect_config_3d(cfg).report())
         return
     from ..apis import inspect_config
 
-    print(inspect_config(cfg, args.object_size).report())
+    print(inspect_config(cfg, args.object_size, args.enlarge).report())
 
 
 def _add_head(args: argparse.Namespace) -> None:
     if is_3d(read_config(args.config)):
         from ebm_mmdet3d.apis import write_energy_config_3d
 
-        if args.object_size is not None:
-            raise ValueError("--object-size is for images; in 3D there is one map to read")
+        _refuse_in_3d(args)
         path = write_energy_config_3d(args.config, args.checkpoint, args.out, args.max_iters)
     else:
         from ..apis import write_energy_config
 
         path = write_energy_config(
-            args.config, args.checkpoint, args.out, args.max_iters, object_size=args.object_size
+            args.config,
+            args.checkpoint,
+            args.out,
+            args.max_iters,
+            object_size=args.object_size,
+            enlarge=args.enlarge,
         )
     print(f"Wrote {path}. Train it with: python tools/train.py {shlex.quote(str(path))}")
 
 
 def _fit(args: argparse.Namespace) -> None:
+    more = {}
     if is_3d(read_config(args.config)):
         from ebm_mmdet3d.apis import fit_3d as fit
+
+        _refuse_in_3d(args)
     else:
         from ..apis import fit
+
+        more["enlarge"] = args.enlarge
 
     with kept_on_interruption():
         fit(
@@ -105,6 +125,7 @@ def _fit(args: argparse.Namespace) -> None:
             args.seed,
             args.max_iters,
             say=say,
+            **more,
         )
 
 

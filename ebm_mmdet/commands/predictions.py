@@ -71,7 +71,7 @@ def add_parsers(commands) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     from ..apis import EBMInferencer
-    from ..engine.command_line import merge_options, parse_options
+    from ..engine.config_options import merge_options, parse_options
 
     cfg = read_config(args.config)
     if is_3d(cfg):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["is_3d", "kept_on_interruption", "read_config", "say"]
+__all__ = ["add_enlarge", "is_3d", "kept_on_interruption", "read_config", "say"]
 
 
 def say(line: str) -> None:
@@ -39,3 +40,15 @@ def is_3d(cfg) -> bool:
     from ebm_mmdet3d import EBM3DDetector  # noqa: F401
 
     return True
+
+
+def add_enlarge(command: argparse.ArgumentParser) -> None:
+    """Add ``--enlarge``."""
+    command.add_argument(
+        "--enlarge",
+        type=int,
+        default=1,
+        metavar="N",
+        help="times by which images are enlarged for the head: finer maps and more precise boxes, "
+        "for N^2 times the time of the detector's features; default: 1",
+    )

@@ -30,8 +30,13 @@ class FeatureMap(NamedTuple):
     channels: int
     height: int
     width: int
-    stride: int
+    stride: float
     """Pixels of the network's input per cell, rounded; 0 if the two axes differ."""
+
+    def enlarged(self, factor: int) -> FeatureMap:
+        """The same map of an image that is enlarged, in pixels of the image as it is."""
+        stride = self.stride // factor if self.stride % factor == 0 else self.stride / factor
+        return self._replace(height=self.height * factor, width=self.width * factor, stride=stride)
 
 
 def measure_maps(maps: Sequence[Tensor], input_shape: Sequence[int]) -> list[FeatureMap]:

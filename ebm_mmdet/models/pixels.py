@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
 from ..energy.host_reads import constant
 
-__all__ = ["box_scale", "clip_to_image", "network_pixels"]
+__all__ = ["box_scale", "check_enlarge", "clip_to_image", "enlarged", "network_pixels"]
 
 
 def network_pixels(sample: DetDataSample, device: torch.device) -> Tensor:
@@ -26,6 +27,22 @@ def box_scale(sample: DetDataSample, rescale: bool) -> Tensor:
     """
     device = sample.pred_instances.bboxes.device
     return network_pixels(sample, device) if rescale else torch.ones(4, device=device)
+
+
+def check_enlarge(factor: int) -> None:
+    """Raise ``ValueError`` unless this is a whole number from 1 on."""
+    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
+        raise ValueError(
+            f"enlarge={factor!r}; give a whole number: 2 for maps of an image of twice the size, "
+            "1 for the image as it is"
+        )
+
+
+def enlarged(images: Tensor, factor: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, factor H, factor W), bilinear; what lies at x is at factor x then."""
+    if factor == 1:
+        return images
+    return F.interpolate(images, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
 def clip_to_image(boxes: Tensor, metainfo: dict, scale: Tensor | float = 1.0) -> Tensor:

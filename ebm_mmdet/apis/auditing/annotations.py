@@ -41,7 +41,8 @@ class Annotations:
     images: list[AnnotatedImage]
     """Those that can be read, in the order of the file; also images without a box."""
     category_ids: list[int | str | None]
-    """Of each class of the detector; None for a class that the file does not have."""
+    """Of each label; None for a class of the detector that the file does not have, and where
+    classes do not count and the file has several categories."""
     complaints: Complaints = field(default_factory=Complaints)
     """What is not audited, and why."""
 
@@ -50,12 +51,18 @@ class Annotations:
         """Number of annotations that can be audited."""
         return sum(len(each.rows) for each in self.images)
 
+    @property
+    def category_names(self) -> dict[int | str, str]:
+        """Of each category id."""
+        return {each["id"]: str(each["name"]) for each in self.content["categories"]}
+
 
 def read_annotations(
     ann_file: str | os.PathLike,
     folder: str | os.PathLike,
     classes: Sequence[str],
     progress: Callable[[float], None] = lambda share: None,
+    class_blind: bool = False,
 ) -> Annotations:
     """Read an annotation file, and look at each image's header.
 
@@ -68,6 +75,7 @@ def read_annotations(
         folder: folder of its images.
         classes: names of the detector's classes.
         progress: receives the share of the images that have been looked at.
+        class_blind: all categories are audited with the label 0, whatever the detector calls them.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -78,12 +86,14 @@ def read_annotations(
         raise FileNotFoundError(f"there is no annotation file {ann_file}")
     check_lists(content, ann_file, PARTS)
     index = listed_images(content, folder)
-    labels = _labels(content, classes, ann_file)
+    labels = _labels(content, classes, ann_file, class_blind)
     faults = {}
     for done, (key, image) in enumerate(index.items(), 1):
         index[key], faults[key] = look_at(image)
         progress(done / len(index))
-    found = Annotations(content, [], _category_ids(labels, len(classes)))
+    several = class_blind and len(labels) > 1
+    ids = [None] if several else _category_ids(labels, 1 if class_blind else len(classes))
+    found = Annotations(content, [], ids)
     usable: dict = {key: [] for key, fault in faults.items() if fault is None}
     others: dict = {key: [] for key in usable}
     for number, row in enumerate(content["annotations"]):
@@ -142,8 +152,8 @@ def _drop_outside(found: Annotations) -> None:
         )
 
 
-def _labels(content: Mapping, classes: Sequence[str], ann_file) -> dict:
-    """The detector's class of each category id; None for one that it does not have.
+def _labels(content: Mapping, classes: Sequence[str], ann_file, class_blind: bool) -> dict:
+    """The detector's class of each category id, or 0; None for one that it does not have.
 
     Raises:
         ValueError: it has none of them.
@@ -152,6 +162,8 @@ def _labels(content: Mapping, classes: Sequence[str], ann_file) -> dict:
     for k, each in enumerate(content["categories"]):
         if not isinstance(each, Mapping) or not {"id", "name"} <= each.keys():
             raise ValueError(f"{ann_file}: categories[{k}] is {each!r}; expected 'id' and 'name'")
+    if class_blind:
+        return {each["id"]: 0 for each in content["categories"]}
     labels = {each["id"]: number.get(each["name"]) for each in content["categories"]}
     if all(label is None for label in labels.values()):
         names = [str(each["name"]) for each in content["categories"]]
@@ -160,7 +172,8 @@ def _labels(content: Mapping, classes: Sequence[str], ann_file) -> dict:
             f"the classes {', '.join(map(str, classes[:10])) or '(not known)'}: none is the same. "
             "The checkpoint names the classes (its dataset_meta), and the config's metainfo only "
             "where the checkpoint has none. Give a copy of the file in which each category has, "
-            "beside its id, the name of the class that the detector finds its objects as"
+            "beside its id, the name of the class that the detector finds its objects as, or audit "
+            "without classes: --class-blind"
         )
     return labels
 

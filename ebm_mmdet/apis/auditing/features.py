@@ -58,10 +58,13 @@ class AuditImages:
     Args:
         cfg: config of the detector.
         images: the annotated images.
+        class_blind: detections have the label 0, as all annotations then have.
     """
 
-    def __init__(self, cfg: Config, images: Sequence[AnnotatedImage]) -> None:
-        self.images = images
+    def __init__(
+        self, cfg: Config, images: Sequence[AnnotatedImage], class_blind: bool = False
+    ) -> None:
+        self.images, self.class_blind = images, class_blind
         self._load = image_pipeline(cfg)
 
     def item(self, index: int) -> dict:
@@ -88,16 +91,16 @@ class AuditImages:
         """
         batch = model.data_preprocessor(pseudo_collate([self.item(index)]), False)
         inputs, samples = batch["inputs"], batch["data_samples"]
-        with model.capture_features() as features:
+        with model.maps_of(inputs) as maps:
             (found,) = predict_boxes(model.detector, inputs, samples, False)
         boxes = found.pred_instances
         return Seen(
-            tuple(features()),
+            tuple(maps()),
             network_pixels(found, inputs.device),
             tuple(inputs.shape[-2:]),
             boxes.bboxes.float(),
             boxes.scores.float(),
-            boxes.labels,
+            torch.zeros_like(boxes.labels) if self.class_blind else boxes.labels,
             tuple(flips),
             tuple(tuple(model.extract_maps(mirror(inputs, flip))) for flip in flips[1:]),
         )

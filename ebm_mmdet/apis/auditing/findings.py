@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...box_iou import box_iou
-from .annotations import Annotations
+from .annotations import AnnotatedImage, Annotations
 from .calibration import Mixture, evidence_against, fit_mixture, side_factor
 from .presence import certainty, relative_spread
 from .scoring import INFINITE, joined_surprise
@@ -42,13 +42,12 @@ class Findings:
     """Factor between the spread of f and that of these annotations."""
 
 
-def find(annotations: Annotations, results: Mapping[int, dict], classes: Sequence[str]) -> Findings:
+def find(annotations: Annotations, results: Mapping[int, dict]) -> Findings:
     """Calibrate on all annotations that were scored, and rank.
 
     Args:
         annotations: the annotations.
         results: of :func:`~.scoring.score_image`, by position of the image.
-        classes: names of the detector's classes.
     """
     order = sorted(results)
     scored = [(annotations.images[i], results[i]) for i in order]
@@ -71,7 +70,7 @@ def find(annotations: Annotations, results: Mapping[int, dict], classes: Sequenc
     factor = side_factor(shift[some], spread[some])
     usual = float(np.median(relative_spread(spread[some], boxes[some]))) if some.any() else 0.05
     probability = mixture.probability(against)
-    found, missing, at = [], [], 0
+    found, missing, at, names = [], [], 0, annotations.category_names
     for here, each in scored:
         stop = at + len(here.rows)
         proposals = np.asarray(each["proposal"], float).reshape(-1, 4)
@@ -85,7 +84,7 @@ def find(annotations: Annotations, results: Mapping[int, dict], classes: Sequenc
                     id=source.get("id"),
                     image_id=here.image.id,
                     file_name=here.image.name,
-                    category=str(classes[here.labels[k]]),
+                    category=names[source["category_id"]],
                     bbox=list(source["bbox"]),
                     proposal=_xywh(proposals[k]),
                     log_ratio=each["log_ratio"][k],
@@ -98,7 +97,7 @@ def find(annotations: Annotations, results: Mapping[int, dict], classes: Sequenc
                     doubt=round(float((1 - support[at + k]) * (1 - sharp[k])), 4),
                 )
             )
-        missing += _missing(here, each["missing"], usual, annotations, classes)
+        missing += _missing(here, each["missing"], usual, annotations.category_ids, names)
         at = stop
     found.sort(key=lambda each: (-each["probability"], -each["evidence"]))
     missing.sort(key=lambda each: -each["rank"])
@@ -126,20 +125,22 @@ def _sides(each: Mapping, k: int, factor: float) -> dict:
     return sides
 
 
-def _missing(here, each: Mapping, usual: float, annotations: Annotations, classes) -> list[dict]:
+def _missing(
+    here: AnnotatedImage, each: Mapping, usual: float, ids: Sequence, names: Mapping
+) -> list[dict]:
     boxes = np.asarray(each["box"], float).reshape(-1, 4)
     sharp = certainty(np.asarray(each["spread"], float).reshape(-1, 4), boxes, usual)
     rows = []
     for k, box in enumerate(boxes):
         label = each["label"][k]
-        if label >= len(classes) or annotations.category_ids[label] is None:
+        if label >= len(ids) or ids[label] is None:
             continue
         rows.append(
             dict(
                 image_id=here.image.id,
                 file_name=here.image.name,
-                category=str(classes[label]),
-                category_id=annotations.category_ids[label],
+                category=names[ids[label]],
+                category_id=ids[label],
                 bbox=_xywh(box),
                 score=each["score"][k],
                 certainty=round(float(sharp[k]), 4),

@@ -28,7 +28,7 @@ from .findings import Findings, find
 from .folds import assign_folds, new_gaussian, train_head
 from .page import write_page
 from .scoring import Scores, score_image
-from .source import Source, image_folder, load_source, usual_size
+from .source import Source, image_folder, load_source, usual_size, without_classes
 
 __all__ = ["audit"]
 
@@ -52,6 +52,8 @@ def audit(
     seed: int = 0,
     say: Callable[[str], None] = print,
     flips: bool = True,
+    class_blind: bool = False,
+    enlarge: int = 1,
 ) -> dict:
     """Look for annotations that are badly located, missing, or about nothing.
 
@@ -78,6 +80,11 @@ def audit(
         say: receives lines.
         flips: judge by the mean over an image and its mirror images, those of the ``RandomFlip`` of
             the config's training pipeline. Scoring takes so many times as long.
+        class_blind: for annotations whose categories are not the detector's classes: one f for all
+            of them, and detections of any class confirm an annotation. Missing objects are listed
+            if the file has one category, which is then theirs.
+        enlarge: factor by which images are enlarged for the heads, if the config has none of its
+            own.
 
     Returns:
         ``annotations``, ``audited``, ``flagged``, ``share_bad``, ``missing``, ``superfluous``,
@@ -108,6 +115,8 @@ def audit(
         seed=seed,
         evidence="log-ratio and surprise",
         flips=list(flips_of(cfg)) if flips else [""],
+        **(dict(class_blind=True) if class_blind else {}),
+        **(dict(enlarge=enlarge) if enlarge != 1 else {}),
     )
     wanted = describe_inputs(cfg, Path(checkpoint), settings)
     check_folder(folder, wanted, "audit", "--out")
@@ -117,8 +126,10 @@ def audit(
     if not names:
         raise ValueError(f"{ann_file} lists no image, so that nothing can be audited")
     place = Path(images) if images is not None else image_folder(cfg, names)
-    source = load_source(cfg, checkpoint, device, usual_size(cfg, content, place))
-    annotations = read_annotations(ann_file, place, source.classes)
+    source = load_source(cfg, checkpoint, device, usual_size(cfg, content, place), enlarge)
+    if class_blind:
+        without_classes(source, folds)
+    annotations = read_annotations(ann_file, place, source.classes, class_blind=class_blind)
     parts = assign_folds(annotations.images, folds, seed) if folds else None
     resumed = claim_folder(folder, wanted, "audit", "--out")
     with held(folder, "--out"):
@@ -129,9 +140,12 @@ def audit(
             say(f"not audited: {line}")
         views = settings["flips"]
         cache_bytes = cache_gb * GB
-        steps = _Steps(source, annotations, folder, clock, seed, max_iters, cache_bytes, views, say)
+        seen = AuditImages(source.cfg, annotations.images, class_blind)
+        steps = _Steps(
+            source, annotations, seen, folder, clock, seed, max_iters, cache_bytes, views, say
+        )
         results, complete = steps.run(parts)
-        found = find(annotations, results, source.classes)
+        found = find(annotations, results)
         key = hashlib.sha256(repr(sorted(wanted.items())).encode()).hexdigest()[:16]
         return steps.leave(found, results, complete, threshold, ann_file, folds, key)
 
@@ -172,6 +186,7 @@ class _Steps:
         self,
         source: Source,
         annotations: Annotations,
+        images: AuditImages,
         folder: Path,
         clock: Clock,
         seed: int,
@@ -184,7 +199,7 @@ class _Steps:
         self.source, self.annotations, self.folder = source, annotations, folder
         self.clock, self.seed, self.max_iters, self.say = clock, seed, max_iters, say
         self.cache_bytes = cache_bytes
-        self.images = AuditImages(source.cfg, annotations.images)
+        self.images = images
         self.scores = Scores(folder / "scores")
         self.iterations: dict[int, int] = {}
         """Of the heads that this call has trained or found."""

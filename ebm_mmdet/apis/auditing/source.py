@@ -24,7 +24,7 @@ from ..image_index import listed_images, look_at
 from ..inspection import classes_of, inner_datasets
 from ..trained_detector import has_energy_head, image_pipeline, load_detector
 
-__all__ = ["Source", "image_folder", "load_source", "usual_size"]
+__all__ = ["Source", "image_folder", "load_source", "usual_size", "without_classes"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def load_source(
     checkpoint: str | os.PathLike,
     device: str | None,
     object_size: float | None = None,
+    enlarge: int = 1,
 ) -> Source:
     """Load an ``EBMDetector``, or a plain detector, which gets the head of ``add_energy_head``.
 
@@ -53,10 +54,11 @@ def load_source(
         device: ``'cpu'``, ``'cuda:0'``; by default a GPU if there is one.
         object_size: usual side of an object in pixels of the network's input; small ones are read
             from finer maps.
+        enlarge: factor by which images are enlarged for the head that a plain detector gets.
 
     Raises:
-        ValueError: there is no such device, the config has no training settings for a head, or is
-            that of a 3D detector.
+        ValueError: there is no such device, the config has no training settings for a head, is that
+            of a 3D detector, or has a head, whose ``enlarge`` is its own.
         FileNotFoundError: there is no such checkpoint.
         CheckpointError: it does not fit the config.
     """
@@ -65,18 +67,44 @@ def load_source(
     init_default_scope(cfg.get("default_scope") or "mmdet")
     device = usable_device(device)
     wrapped = str(cfg.get("model", {}).get("type", "")).endswith("EBMDetector")
+    if wrapped and enlarge != 1:
+        raise ValueError(
+            f"enlarge={enlarge}, but the config has an energy head, with "
+            f"model.enlarge={cfg.model.get('enlarge', 1)}; give the config of the detector alone, "
+            "or leave enlarge out"
+        )
     loaded = load_detector(cfg, checkpoint, device)
     meta = loaded.dataset_meta
     state = read_checkpoint(checkpoint)
     has_head = wrapped and has_energy_head(state.get("state_dict", state))
     if not wrapped:
-        cfg = add_energy_head(cfg, checkpoint, object_size=object_size)
+        cfg = add_energy_head(cfg, checkpoint, object_size=object_size, enlarge=enlarge)
         plain, loaded = loaded, MODELS.build(copy.deepcopy(cfg.model)).to(device).eval()
         loaded.detector.load_state_dict(plain.state_dict())
         loaded.dataset_meta = meta
     classes = meta.get("classes") or classes_of(cfg) or ()
     classes = (classes,) if isinstance(classes, str) else tuple(classes)
     return Source(cfg, loaded, has_head, classes)
+
+
+def without_classes(source: Source, folds: int) -> None:
+    """Let the heads that are trained have one f for all classes; changes the config in place.
+
+    Args:
+        source: the detector.
+        folds: of the audit; with 0 a trained head of the checkpoint judges.
+
+    Raises:
+        ValueError: the head of the checkpoint is to judge, and has one for each class.
+    """
+    head = source.model.energy_head
+    if folds == 0 and source.has_head and not head.class_agnostic and head.num_classes > 1:
+        raise ValueError(
+            f"class_blind, and the head of the checkpoint has one f for each of {head.num_classes} "
+            "classes; train one with class_agnostic=True, or give --folds 2 or more, for which "
+            "heads are trained"
+        )
+    source.cfg.model.energy_head.class_agnostic = True
 
 
 def usual_size(cfg: Config, content: Mapping, folder: Path) -> float | None:

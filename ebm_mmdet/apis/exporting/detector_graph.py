@@ -102,9 +102,9 @@ class DetectorGraph(nn.Module):
         """See the class."""
         model = self.model
         inputs = _preprocess(model.data_preprocessor, image)
-        with model.capture_features() as features:
+        with model.maps_of(inputs) as maps:
             found = self._candidates(model.detector.extract_feat(inputs))
-        feats = model.energy_head.prepare(features(), input_shape=inputs.shape[-2:])
+        feats = model.energy_head.prepare(maps(), input_shape=inputs.shape[-2:])
         found = self._suppress(feats, found)
         exist = found.exist
         instances = InstanceData(

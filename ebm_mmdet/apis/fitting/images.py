@@ -19,6 +19,7 @@ from ...datasets import use_checked_annotations
 from ...energy import fit_residual_std
 from ...evaluation import MatchedDetections
 from ...evaluation.average_precision import METRICS
+from ...models.pixels import check_enlarge
 from ..box_limits import too_few_boxes
 from ..config_faults import building
 from ..config_text import Noted
@@ -48,6 +49,12 @@ class Images:
         "image."
     )
 
+    def __init__(self, enlarge: int = 1) -> None:
+        check_enlarge(enlarge)
+        self.enlarge = enlarge
+        # Left out where it is 1, so that folders of earlier versions go on.
+        self.settings = {} if enlarge == 1 else {"enlarge": enlarge}
+
     def refuse(self, cfg: Config) -> None:
         refuse_3d(cfg)
 
@@ -55,9 +62,10 @@ class Images:
         use_checked_annotations()
 
     def add_energy_head(self, cfg: Config, checkpoint, max_iters: int, **about) -> Config:
-        return add_energy_head(cfg, checkpoint, max_iters, **about)
+        return add_energy_head(cfg, checkpoint, max_iters, **about, **self.settings)
 
     def write_config(self, config, checkpoint, out, max_iters: int, tuned=None, **about) -> Path:
+        about |= self.settings
         return write_energy_config(config, checkpoint, out, max_iters, tuned, **about)
 
     def about_data(self, data: FitData) -> dict:

@@ -46,6 +46,8 @@ class Kind(Protocol):
 
     noun: str
     """``'image'`` or ``'frame'``."""
+    settings: Mapping
+    """Settings of its own, which a fit in a folder has to keep."""
     dim: int
     """D, the number of encoded coordinates."""
     headings: Mapping[str, str]

@@ -18,6 +18,7 @@ from ...models.heads import BoxLogDensity, EBMBBoxHead
 
 __all__ = ["BoxRegressor", "FixedOffset", "RegressionStep", "moved_by", "rival_boxes"]
 
+_DISTANCES = {"l1": F.l1_loss, "l2": F.mse_loss}
 RIVAL_SHARE = 0.25
 """Time of a rival's iteration, in those of the energy head, which is what a fit is for."""
 
@@ -26,20 +27,29 @@ class BoxRegressor(EBMBBoxHead):
     """The pooling and the trunk of an energy head with four outputs: offsets to the object.
 
     It is trained like most box heads, by the L1 distance in encoded coordinates, on boxes drawn
-    around the annotations from the noise with which the energy head is trained.
+    around the annotations from the noise with which the energy head is trained. By the squared
+    distance it learns the mean of the boxes that an object may have, where L1 learns a median.
 
     Args:
         energy_head: config of the energy head with which it is compared.
         num_boxes: boxes around each annotation that it learns from in an iteration; by default as
             many as the energy head. The time of an iteration is proportional to it.
+        distance: ``'l1'``, or ``'l2'`` for the squared one.
+
+    Raises:
+        ValueError: ``distance`` is another one.
     """
 
     num_outputs = 4
 
-    def __init__(self, energy_head: dict, num_boxes: int | None = None) -> None:
+    def __init__(
+        self, energy_head: dict, num_boxes: int | None = None, distance: str = "l1"
+    ) -> None:
+        if distance not in _DISTANCES:
+            raise ValueError(f"distance={distance!r}; use one of {', '.join(_DISTANCES)}")
         settings = {k: v for k, v in energy_head.items() if k not in ("type", "regression")}
         super().__init__(**{**settings, "num_classes": self.num_outputs, "class_agnostic": False})
-        self.num_boxes = num_boxes
+        self.num_boxes, self.distance = num_boxes, distance
 
     def check_label_range(self, low: int, high: int) -> None:
         """Accept any label: the outputs are coordinates, not classes."""
@@ -61,10 +71,11 @@ class BoxRegressor(EBMBBoxHead):
         return boxes, truth, batch_index.repeat_interleave(samples)
 
     def loss(self, feats, gt_boxes, batch_index, labels, avg_factor=None) -> dict[str, Tensor]:
-        """Mean L1 distance; signature of :meth:`EBMBBoxHead.loss`."""
+        """Mean distance of a coordinate; signature of :meth:`EBMBBoxHead.loss`."""
         boxes, truth, images = self.jittered(gt_boxes, batch_index)
         found = self.offsets(feats, boxes, images)
-        return {"loss_l1": F.l1_loss(found, encode_boxes(truth, boxes))}
+        distance = _DISTANCES[self.distance]
+        return {f"loss_{self.distance}": distance(found, encode_boxes(truth, boxes))}
 
 
 def rival_boxes(energy_head: Mapping) -> int:

@@ -49,6 +49,7 @@ def fit(
     seed: int = 0,
     max_iters: int = MAX_ITERS,
     say: Callable[[str], None] = print,
+    enlarge: int = 1,
 ) -> dict:
     """Train an energy head on a detector, tune its refiner, and judge whether it pays.
 
@@ -67,6 +68,7 @@ def fit(
         seed: seed of the split, the training and the bootstrap.
         max_iters: most iterations of the training.
         say: receives lines about what is done.
+        enlarge: factor by which images are enlarged for the head (``EBMDetector``).
 
     Returns:
         ``pays``, ``sentence``, ``reasons``, ``rows``, ``tuned``, ``plan``, ``config``,
@@ -81,7 +83,7 @@ def fit(
         CheckpointError: the checkpoint does not fit the detector.
     """
     return run_fit(
-        Images(),
+        Images(enlarge),
         config,
         checkpoint,
         out_dir,
@@ -117,6 +119,7 @@ def run_fit(
     plain = get_config(config) if "::" in config else Config.fromfile(config)
     kind.refuse(plain)
     settings = dict(minutes=minutes, cache_gb=cache_gb, seed=seed, max_iters=max_iters)
+    settings |= kind.settings
     wanted = describe_inputs(plain, checkpoint, settings)
     check_folder(folder, wanted, free=MAY_CHANGE)
     done = _finished(folder, minutes, kind, say)

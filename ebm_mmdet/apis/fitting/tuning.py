@@ -290,7 +290,7 @@ def tuned_methods(kind: Kind, heads: dict[str, nn.Module], tuned: Tuned) -> list
     offset = kind.fixed_offset(torch.tensor(tuned.offset))
     return [
         unrefined(heads["energy"]),
-        Method("constant correction", offset, heads["energy"]),
+        Method("constant correction", offset, heads["energy"], reads_maps=False),
         _regression(kind, heads["l1"], tuned.step, tuned.least_score),
         _energy(heads["energy"], tuned.refiner, tuned.min_score),
     ]

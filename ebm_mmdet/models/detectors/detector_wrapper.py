@@ -16,6 +16,7 @@ from ...energy import RefineChosen, RefinementResult, Refiner, evaluate_only
 from ..flip_mean import MapsOfViews
 from ..heads import BoxLogDensity
 from .dry_run import dry_run
+from .label_check import check_labels
 from .loading import CheckpointOfChild
 from .output_capture import captured_outputs
 
@@ -191,6 +192,7 @@ class DetectorWrapper(CheckpointOfChild):
         covariances: Sequence[Tensor | None] = (),
         first_image: int = 0,
         scores: Sequence[Tensor] | None = None,
+        validate: bool = True,
     ) -> tuple[list[Tensor], list[RefinementResult]]:
         """Refine the boxes of a batch in one call of the refiner.
 
@@ -204,15 +206,19 @@ class DetectorWrapper(CheckpointOfChild):
             first_image: index in ``feats`` of the image that ``boxes[0]`` belongs to.
             scores: (n,) of each image, of which those below ``min_score`` leave their boxes where
                 they are; None refines all.
+            validate: False if a later call gets all labels that matter. Here those of no class then
+                count as the nearest one on a GPU, for which a check would wait.
 
         Returns:
             The reference boxes (n, D) float32 and the results, image by image.
 
         Raises:
-            ValueError: ``min_score`` leaves boxes out, and the refiner samples.
+            ValueError: ``min_score`` leaves boxes out, and the refiner samples; or a label is none
+                of the head's classes.
         """
+        wanted = None
         if refiner is not None and scores is not None and self.min_score > 0:
-            refiner = RefineChosen(refiner, torch.cat(list(scores)) >= self.min_score)
+            wanted = torch.cat(list(scores)) >= self.min_score
         counts = [len(box) for box in boxes]
         everything = torch.cat([box.float() for box in boxes])
         # Not repeat_interleave of a tensor of counts, which would wait for a GPU.
@@ -221,13 +227,18 @@ class DetectorWrapper(CheckpointOfChild):
             for i, n in enumerate(counts, first_image)
         ]
         head = feats.head if isinstance(feats, MapsOfViews) else self.energy_head
-        # Maps that the head has projected have a graph to its parameters, which is not wanted here.
-        fn: BoxLogDensity = head.log_density_fn(
-            [feat.detach() for feat in feats],
-            everything,
-            torch.cat(index),
-            torch.cat(list(labels)).long(),
+        images = range(first_image, first_image + len(counts))
+        label = torch.cat(list(labels)).long()
+        label, wanted, checked = check_labels(
+            self.energy_head, feats, images, label, wanted, validate
         )
+        if wanted is not None:
+            refiner = RefineChosen(refiner, wanted)
+        # Maps that the head has projected have a graph to its parameters, which is not wanted here.
+        with checked:
+            fn: BoxLogDensity = head.log_density_fn(
+                [feat.detach() for feat in feats], everything, torch.cat(index), label
+            )
         # An image without detections does not show whether the detector gives covariances.
         given = [each for each, n in zip(covariances, counts) if n]
         # Refiners and proposals compare numbers that half precision cannot distinguish.

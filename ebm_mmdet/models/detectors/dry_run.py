@@ -1,4 +1,4 @@
-"""One run of a detector's ``extract_feat`` on a blank image, to see which maps it gives."""
+"""One run of a detector's ``extract_feat``, to see which maps it gives."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..feature_maps import FeatureMap, measure_maps
 
@@ -36,13 +37,25 @@ class Reduction(NamedTuple):
 class DryRun(NamedTuple):
     """What ran in ``extract_feat``."""
 
-    size: int
-    """Height and width of the image in pixels."""
+    shape: tuple[int, int]
+    """Height and width of the network's input in pixels."""
     outputs: dict[str, list[FeatureMap]]
     """Shapes of the maps of every module that ran and gives maps, by its dotted name, in the order
     in which the modules finished."""
     reductions: list[Reduction]
     """In the order in which they ran."""
+
+    @property
+    def size(self) -> int:
+        """Height in pixels; of a blank image, which is square, the width too."""
+        return self.shape[0]
+
+    def enlarged(self, factor: int) -> DryRun:
+        """The same with images that are enlarged: strides in pixels of the image as it is."""
+        outputs = {
+            name: [each.enlarged(factor) for each in maps] for name, maps in self.outputs.items()
+        }
+        return self._replace(outputs=outputs)
 
     def candidates(self) -> list[str]:
         """Modules that can be a ``feature_source``: necks, backbones, and the stages of these."""
@@ -68,38 +81,57 @@ def maps_of(output) -> tuple[Tensor, ...] | None:
 
 
 @torch.no_grad()
-def dry_run(detector: nn.Module) -> DryRun:
-    """Run ``detector.extract_feat`` once on zeros, on the device of its parameters.
+def dry_run(detector: nn.Module, image: Tensor | None = None) -> DryRun:
+    """Run ``detector.extract_feat`` once, on the device of its parameters.
 
     The detector does not change: it runs in eval mode, so statistics are not updated, every
     module gets its mode back, and the state of torch's generators is restored. On the meta device
     nothing is computed. Where an operator has no CPU version and there is a GPU, the detector is
     moved there and back.
 
+    Args:
+        detector: the detector.
+        image: (1, C, H, W) float32, what its preprocessor gives. A side of less than 256 pixels
+            gets zeros after it, since a map of one cell does not tell its stride. None: zeros of
+            256 x 256 pixels, or of another size where the detector does not take this one.
+
     Raises:
-        RuntimeError: ``extract_feat`` raises for every size that is tried; the message has its
-            error, and the settings with which nothing needs to be found.
+        RuntimeError: ``extract_feat`` raises for the image, or for every size that is tried; the
+            message has its error, and, for a blank image, the settings with which nothing needs
+            to be found.
     """
-    sizes = [size for size in (_padded(detector), *OTHER_SIZES) if size]
+    least, given = _padded(detector), image is not None
+    if given:
+        height, width = image.shape[-2:]
+        tries = [functional.pad(image, (0, max(least - width, 0), 0, max(least - height, 0)))]
+    else:
+        shape, sides = (1, _channels(detector)), dict.fromkeys((least, *OTHER_SIZES))
+        tries = [torch.zeros(*shape, side, side, device="cpu") for side in sides]
     errors = []
     with _unchanged(detector):
-        for size in dict.fromkeys(sizes):
+        for each in tries:
             try:
-                return _run(detector, size)
+                return _run(detector, each)
             except Exception as error:  # whatever a detector of unknown make raises
                 errors.append(error)
         if torch.cuda.is_available() and _device(detector).type == "cpu":
             try:
-                return _run(detector.cuda(), sizes[0])
+                return _run(detector.cuda(), tries[0])
             except Exception as error:
                 errors.append(error)
             finally:
                 detector.cpu()
-    raise RuntimeError(
-        f"{type(detector).__name__}.extract_feat does not run on a blank image of {sizes[0]} x "
-        f"{sizes[0]} pixels ({type(errors[0]).__name__}: {errors[0]}), so its maps cannot be "
-        "found; give energy_head.in_channels, strides and feature_levels, and feature_source"
-    ) from errors[0]
+    height, width = tries[0].shape[-2:]
+    said = (
+        f"{type(detector).__name__}.extract_feat does not run on {'an' if given else 'a blank'} "
+        f"image of {width} x {height} pixels ({type(errors[0]).__name__}: {errors[0]})"
+    )
+    if not given:
+        said += (
+            ", so its maps cannot be found; give energy_head.in_channels, strides and "
+            "feature_levels, and feature_source"
+        )
+    raise RuntimeError(said) from errors[0]
 
 
 def default_source(detector: nn.Module, run: DryRun | None = None) -> str | None:
@@ -124,16 +156,17 @@ def default_source(detector: nn.Module, run: DryRun | None = None) -> str | None
     return None
 
 
-def _run(detector: nn.Module, size: int) -> DryRun:
-    run = DryRun(size, {}, [])
+def _run(detector: nn.Module, image: Tensor) -> DryRun:
+    shape = tuple(image.shape[-2:])
+    run = DryRun(shape, {}, [])
 
     def listener(name: str):
         def listen(module: nn.Module, inputs: tuple, output) -> None:
             maps = maps_of(output)
             if maps is None:
                 return
-            run.outputs[name] = measure_maps(maps, (size, size))
-            reduction = _reduction(name, module, inputs, run.outputs[name], size)
+            run.outputs[name] = measure_maps(maps, shape)
+            reduction = _reduction(name, module, inputs, run.outputs[name], shape)
             if reduction is not None:
                 run.reductions.append(reduction)
 
@@ -147,8 +180,7 @@ def _run(detector: nn.Module, size: int) -> DryRun:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the detector's own, which its real runs give again
-            image = torch.zeros(1, _channels(detector), size, size, device=_device(detector))
-            detector.extract_feat(image)
+            detector.extract_feat(image.to(_device(detector)))
     finally:
         for handle in handles:
             handle.remove()
@@ -156,7 +188,11 @@ def _run(detector: nn.Module, size: int) -> DryRun:
 
 
 def _reduction(
-    name: str, module: nn.Module, inputs: tuple, after: list[FeatureMap], size: int
+    name: str,
+    module: nn.Module,
+    inputs: tuple,
+    after: list[FeatureMap],
+    shape: tuple[int, int],
 ) -> Reduction | None:
     """The reduction that a module is, or None if it is none."""
     kernel, stride = (getattr(module, each, None) for each in ("kernel_size", "stride"))
@@ -172,7 +208,7 @@ def _reduction(
             (getattr(module, "dilation", 1), 1),
         )
     )
-    (given,) = measure_maps(before[:1], (size, size))
+    (given,) = measure_maps(before[:1], shape)
     if stride <= 1 or after[0].stride <= given.stride or not given.stride:
         return None
     return Reduction(name, given.stride, stride, dilation * (kernel - 1) / 2 - padding)

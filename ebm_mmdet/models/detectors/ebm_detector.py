@@ -11,28 +11,21 @@ from mmdet.structures import DetDataSample, SampleList
 from mmengine.config import ConfigDict
 from torch import Tensor
 
-from ...energy import Refiner, evaluate_only
-from ..flip_mean import FlipMean, check_flips, mirror
-from ..masks import check_masks_from, masks_can_wait, predict_masks, recording_features
-from ..pixels import box_scale, clip_to_image
-from .detector_wrapper import DetectorWrapper, check_regression, detector_covariance
+from ..flip_mean import check_flips
+from ..masks import check_masks_from
+from ..pixels import check_enlarge, clip_to_image
+from .detector_wrapper import check_regression
 from .dry_run import default_source, dry_run
 from .head_levels import complete_levels, leaves_out_levels
-from .peculiarities import (
-    predict_boxes,
-    refuse_without_boxes,
-    single_image_preprocessor,
-    warn_without_boxes,
-)
-from .refined_boxes import add_last_pixel, write_refined_boxes
-from .side_intervals import SideIntervals
+from .peculiarities import refuse_without_boxes, single_image_preprocessor, warn_without_boxes
+from .refined_prediction import RefinedPrediction
 from .trunk_init import copy_trunk_from_box_head
 
 __all__ = ["EBMDetector", "clip_to_image"]
 
 
 @MODELS.register_module()
-class EBMDetector(DetectorWrapper, BaseDetector):
+class EBMDetector(RefinedPrediction, BaseDetector):
     """Wraps a detector: an energy head evaluates f at boxes, and a refiner moves boxes to larger f.
 
     The detector is used unchanged. Its features are captured while it runs, so they are
@@ -107,6 +100,11 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             averaged when boxes are refined, with the image as it is. Each takes the time of
             the detector's features and of the refinement once more. They suit a head that has
             learned from such images. The detections are those of the image as it is.
+        enlarge: factor by which the image is enlarged (bilinearly) for the maps that the energy
+            head reads, in training and in prediction; the detections are those of the image as it
+            is. ``strides`` of the head are in pixels of the image as it is: with 2, a map of stride
+            8 has a cell for every 4 of these. The detector's features take ``enlarge``² of their
+            time once more. 1 captures the maps while the detector runs, at no cost.
         data_preprocessor: by default the detector's own; of a semi-supervised detector, the one for
             single images.
         backbone: not read. ``dict()`` here lets ``init_detector`` of mmdet 3.3 load the config,
@@ -120,18 +118,12 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             boxes (PanopticFPN, MaskFormer), values of ``energy_head`` do not fit its maps,
             ``masks_from='refined'`` is not possible with it, the refiner has ``regression_steps``
             and the head no ``regression``, ``min_score`` is negative or not finite, a name in
-            ``flips`` is unknown or the head cannot be averaged, or ``train_cfg`` or ``test_cfg`` is
-            given.
+            ``flips`` is unknown or the head cannot be averaged, ``enlarge`` is not a whole number
+            from 1 on, or ``train_cfg`` or ``test_cfg`` is given.
         RuntimeError: values of ``energy_head`` are left out, and the detector cannot run here.
 
     Source: Gustafsson et al., ECCV 2020 (1909.12297), sec. 4.1, algorithm 1.
     """
-
-    # Of the class: models that were pickled before have no such attributes.
-    legacy_plus_one = False
-    flips: tuple[str, ...] = ()
-    side_intervals: SideIntervals | None = None
-    """Set by :func:`~ebm_mmdet.models.attach_intervals`."""
 
     def __init__(
         self,
@@ -152,11 +144,13 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
         flips: Sequence[str] = (),
+        enlarge: int = 1,
     ) -> None:
         if init_trunk_from not in ("auto", None):
             raise ValueError(f"init_trunk_from={init_trunk_from!r}; use 'auto' or None")
         if clip_boxes not in (True, False, "all"):
             raise ValueError(f"clip_boxes={clip_boxes!r}; use True, False or 'all'")
+        check_enlarge(enlarge)
         # Built, and not its config: a detector may have a preprocessor that its config lacks.
         inner = MODELS.build(ConfigDict(detector))
         refuse_without_boxes(inner)
@@ -169,13 +163,13 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         feature_source = feature_source or default_source(inner, run)
         self.wrap(inner, feature_source or "neck", freeze_detector, train_cfg, test_cfg, min_score)
         if incomplete:
-            energy_head = complete_levels(energy_head, inner, self.feature_sources, run)
+            energy_head = complete_levels(energy_head, inner, self.feature_sources, run, enlarge)
         self.energy_head = MODELS.build(energy_head)
         self.refiner = TASK_UTILS.build(refiner) if refiner else None
         check_regression(self.energy_head, self.refiner)
         self.candidates = TASK_UTILS.build(candidates) if candidates else None
         self.clip_boxes, self.masks_from = clip_boxes, masks_from
-        self.legacy_plus_one = legacy_plus_one
+        self.legacy_plus_one, self.enlarge = legacy_plus_one, enlarge
         self.flips = check_flips(flips, self.energy_head)
         self.init_trunk_from = init_trunk_from
         self._trunk_is_loaded = False
@@ -223,151 +217,14 @@ class EBMDetector(DetectorWrapper, BaseDetector):
         if self.freeze_detector:
             maps = self.extract_maps(batch_inputs)
         else:
-            with self.capture_features() as features:
+            with self.maps_of(batch_inputs) as captured:
                 losses.update(self.detector.loss(batch_inputs, batch_data_samples))
-            maps = features()
+            maps = captured()
         feats = self.energy_head.prepare(
             maps, detach=self.freeze_detector, input_shape=batch_inputs.shape[-2:]
         )
         losses.update(self.energy_losses(feats, annotated))
         return losses
-
-    def predict(
-        self,
-        batch_inputs: Tensor,
-        batch_data_samples: SampleList,
-        rescale: bool = True,
-        refiner: Refiner | None = None,
-    ) -> SampleList:
-        """Detect, then refine. The class describes the fields of ``pred_instances``.
-
-        Args:
-            batch_inputs: (B, 3, H, W) preprocessed images.
-            batch_data_samples: their data samples.
-            rescale: return boxes in pixels of the original image instead of the network's input.
-            refiner: the refiner of this call, see :meth:`refine`.
-        """
-        feats, samples, masks = self.detect(batch_inputs, batch_data_samples, rescale)
-        return self.move(feats, samples, rescale, refiner, masks)
-
-    def detect(
-        self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
-    ) -> tuple[list[Tensor], SampleList, Sequence[Tensor] | None]:
-        """Detect, and select candidates, without refinement.
-
-        Args:
-            batch_inputs: (B, 3, H, W) preprocessed images.
-            batch_data_samples: their data samples.
-            rescale: return boxes in pixels of the original image instead of the network's input.
-
-        Returns:
-            What :meth:`move` takes: the energy head's maps, the data samples with the detector's
-            boxes, and the features for masks of refined boxes, which are None unless
-            ``masks_from='refined'``.
-        """
-        detector, record = self.detector, []
-        selects = self.candidates is not None
-        later = masks_can_wait(detector) and (selects or self.masks_from == "refined")
-        if selects:
-            detector = self.candidates.without_nms(detector)
-        if later:
-            detector, record = recording_features(detector)
-        with self.capture_features() as features:
-            samples = predict_boxes(detector, batch_inputs, batch_data_samples, rescale)
-        feats = self.read(features(), batch_inputs)
-        if selects:
-            self.select(feats, samples, rescale)
-        if later and selects:
-            predict_masks(self.detector, record[-1], samples, rescale, replace=False)
-        return feats, samples, record[-1] if later and self.masks_from == "refined" else None
-
-    def read(self, maps: Sequence[Tensor], batch_inputs: Tensor) -> list[Tensor]:
-        """What the energy head reads in prediction: the maps, and those of mirror images.
-
-        Args:
-            maps: the detector's maps of ``batch_inputs``.
-            batch_inputs: (B, 3, H, W) preprocessed images.
-
-        Returns:
-            What :meth:`refine` and :meth:`move` take as ``feats``.
-        """
-        shape = batch_inputs.shape[-2:]
-        if not self.flips:
-            return self.energy_head.prepare(maps, input_shape=shape)
-        mirrored = [self.extract_maps(mirror(batch_inputs, flip)) for flip in self.flips]
-        mean = FlipMean(self.energy_head, ("", *self.flips), shape)
-        return mean.prepare([maps, *mirrored])
-
-    def select(self, feats: Sequence[Tensor], samples: SampleList, rescale: bool) -> None:
-        """Apply ``candidates`` to the ``pred_instances`` of a batch, in place."""
-        for i, sample in enumerate(samples):
-            found, scale = sample.pred_instances, box_scale(sample, rescale)
-            boxes, labels = [found.bboxes.float() * scale], [found.labels]
-            _, (here,) = self.find_modes(feats, boxes, labels, evaluate_only, first_image=i)
-            sample.pred_instances = self.candidates(found, here.log_density)
-
-    def refine(
-        self,
-        feats: Sequence[Tensor],
-        samples: SampleList,
-        rescale: bool,
-        refiner: Refiner | None = None,
-    ) -> SampleList:
-        """Select candidates, if so configured, and refine the ``pred_instances`` in place.
-
-        Args:
-            feats: what :meth:`read` or ``energy_head.prepare`` returned for these images.
-            samples: data samples with predictions; masks that they have stay.
-            rescale: whether their boxes are in original-image pixels.
-            refiner: the refiner of this call, instead of the model's own.
-                :func:`~ebm_mmdet.energy.evaluate_only` leaves the boxes where they are.
-        """
-        if self.candidates is not None:
-            self.select(feats, samples, rescale)
-        return self.move(feats, samples, rescale, refiner)
-
-    def move(
-        self,
-        feats: Sequence[Tensor],
-        samples: SampleList,
-        rescale: bool,
-        refiner: Refiner | None = None,
-        masks: Sequence[Tensor] | None = None,
-    ) -> SampleList:
-        """Refine the ``pred_instances`` of a batch in place, those with ``min_score``.
-
-        Args:
-            feats: what :meth:`read` or ``energy_head.prepare`` returned for these images.
-            samples: data samples with predictions.
-            rescale: whether their boxes are in original-image pixels.
-            refiner: as in :meth:`refine`.
-            masks: features from which masks of the refined boxes are made, or None to leave masks.
-
-        Raises:
-            ValueError: ``min_score`` is set, and the refiner samples.
-        """
-        scales = [box_scale(sample, rescale) for sample in samples]
-        found = [sample.pred_instances for sample in samples]
-        references, results = self.find_modes(
-            feats,
-            [each.bboxes.float() * scale for each, scale in zip(found, scales)],
-            [each.labels for each in found],
-            refiner or self.refiner,
-            [detector_covariance(each) for each in found],
-            scores=[each.scores for each in found] if self.min_score > 0 else None,
-        )
-        for sample, scale, reference, result in zip(samples, scales, references, results):
-            write_refined_boxes(sample, scale, reference, result, self.clip_boxes)
-        if masks is not None:
-            predict_masks(self.detector, masks, samples, rescale, replace=True)
-        if self.legacy_plus_one and rescale:
-            for sample, scale in zip(samples, scales):
-                add_last_pixel(sample.pred_instances, scale)
-        # Last: intervals belong to the boxes as they are, of the model's own refiner.
-        if refiner is None and self.side_intervals is not None:
-            for sample in samples:
-                self.side_intervals.add_to(sample, rescale)
-        return samples
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: SampleList | None = None):
         """Outputs of the networks, for ``mode='tensor'`` and for counters of operations.
@@ -376,10 +233,10 @@ class EBMDetector(DetectorWrapper, BaseDetector):
             The detector's own output in this mode, and f (B, 100) of 100 boxes for each image,
             which is the number that a COCO detector returns.
         """
-        with self.capture_features() as features:
+        with self.maps_of(batch_inputs) as maps:
             outputs = self.detector._forward(batch_inputs, batch_data_samples)
         size = batch_inputs.shape[-2:]
-        feats = self.energy_head.prepare(features(), input_shape=size)
+        feats = self.energy_head.prepare(maps(), input_shape=size)
         images = torch.arange(len(batch_inputs), device=batch_inputs.device)
         whole = torch.tensor([0.0, 0.0, size[1], size[0]], device=batch_inputs.device)
         boxes = whole.expand(len(images), _TENSOR_MODE_BOXES, 4)

@@ -27,7 +27,11 @@ def leaves_out_levels(energy_head: Mapping) -> bool:
 
 
 def complete_levels(
-    energy_head: Mapping, detector: nn.Module, sources: Sequence[str], run: DryRun
+    energy_head: Mapping,
+    detector: nn.Module,
+    sources: Sequence[str],
+    run: DryRun,
+    enlarge: int = 1,
 ) -> dict:
     """The config of the head, with what it leaves out taken from the maps of a dry run.
 
@@ -36,6 +40,7 @@ def complete_levels(
         detector: the detector that ran.
         sources: dotted names of the modules whose maps the head reads.
         run: the dry run.
+        enlarge: factor by which images are enlarged for the head.
 
     Raises:
         ValueError: a source gives no maps, or a given value does not fit the maps.
@@ -47,7 +52,8 @@ def complete_levels(
                 "computes its features; choose one of the modules that do: "
                 + ", ".join(run.candidates())
             )
-    head = fill_in_levels(energy_head, [each for name in sources for each in run.outputs[name]])
+    maps = [each.enlarged(enlarge) for name in sources for each in run.outputs[name]]
+    head = fill_in_levels(energy_head, maps)
     found = {name: value for name, value in head.items() if energy_head.get(name) != value}
     print_log(
         f"energy_head on {' and '.join(sources)}: "

@@ -17,6 +17,12 @@ from ..box_coding import decode_boxes
 from ..feature_maps import check_levels, measure_maps
 from ..inclusive_boxes import to_last_pixels
 from .feature_standardizer import FeatureStandardizer
+from .level_arguments import (
+    channels_of_levels,
+    level_indices,
+    pool_size_of_levels,
+    roi_shift_of_levels,
+)
 from .regressing_head import RegressingHead
 
 __all__ = ["EBMBBoxHead"]
@@ -126,49 +132,12 @@ class EBMBBoxHead(RegressingHead):
         **kwargs,
     ) -> None:
         super().__init__(num_classes, objective, **kwargs)
-        if level_rule not in ("assign", "concat"):
-            raise ValueError(f"level_rule={level_rule!r} is unknown; use 'assign' or 'concat'")
-        levels = tuple(range(len(strides)) if feature_levels is None else feature_levels)
-        if len(levels) != len(strides):
-            raise ValueError(
-                f"{len(levels)} feature_levels {levels} but {len(strides)} strides "
-                f"{tuple(strides)}; give one stride for every level that is used"
-            )
-        if level_rule == "assign" and any(a >= b for a, b in itertools.pairwise(strides)):
-            ascending = sorted(dict(zip(strides, levels)).items())
-            raise ValueError(
-                f"strides={list(strides)} with level_rule='assign', which needs levels from fine "
-                "to coarse, each stride once; otherwise boxes would read the wrong map. Set "
-                f"strides={[stride for stride, _ in ascending]}, "
-                f"feature_levels={[level for _, level in ascending]}, or level_rule='concat'"
-            )
-        self.in_channels = (
-            (in_channels,) * len(levels) if isinstance(in_channels, int) else tuple(in_channels)
-        )
-        if len(self.in_channels) != len(levels) or (
-            level_rule == "assign" and len(set(self.in_channels)) > 1
-        ):
-            raise ValueError(
-                f"in_channels={in_channels} for {len(levels)} levels with {level_rule=}; give one "
-                "number, or one per level with level_rule='concat'"
-            )
+        levels = level_indices(feature_levels, strides, level_rule)
         self.strides, self.feature_levels = tuple(strides), levels
         self.level_rule, self.finest_scale = level_rule, float(finest_scale)
-        self.pool_size = pool_size if isinstance(pool_size, int) else tuple(pool_size)
-        several = not isinstance(pool_size, int)
-        sizes = self.pool_sizes
-        if (several and (level_rule == "assign" or len(sizes) != len(levels))) or min(sizes) < 1:
-            raise ValueError(
-                f"pool_size={pool_size} for {len(levels)} levels with {level_rule=}; give one "
-                "positive number, or one per level with level_rule='concat'"
-            )
-        one = isinstance(roi_shift, (int, float))
-        self.roi_shift = float(roi_shift) if one else tuple(float(each) for each in roi_shift)
-        if len(self.roi_shifts) != len(levels):
-            raise ValueError(
-                f"roi_shift={list(self.roi_shift)} for {len(levels)} levels; give one number, or "
-                "one per level"
-            )
+        self.in_channels = channels_of_levels(in_channels, len(levels), level_rule)
+        self.pool_size = pool_size_of_levels(pool_size, len(levels), level_rule)
+        self.roi_shift = roi_shift_of_levels(roi_shift, len(levels))
         if not 0 < region_scale < float("inf"):
             raise ValueError(f"region_scale={region_scale}; give a positive number, such as 1.3")
         self.region_scale = float(region_scale)
@@ -184,7 +153,7 @@ class EBMBBoxHead(RegressingHead):
         read = self.in_channels if level_rule == "concat" else self.in_channels[:1]
         if projection_channels is not None:
             read = self._build_projections(read, projection_channels)
-        self.build_trunk(sum(c * size**2 for c, size in zip(read, sizes)), fc_channels)
+        self.build_trunk(sum(c * size**2 for c, size in zip(read, self.pool_sizes)), fc_channels)
         self.build_regression(regression)
 
     @property

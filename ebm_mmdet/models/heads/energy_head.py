@@ -23,6 +23,7 @@ from ...energy.host_reads import records_graph
 from ...energy.log_density import is_finite
 from .base_arguments import full_signature, refuse_unknown
 from .box_log_density import BoxLogDensity
+from .objective_on_batch import objective_on_batch
 
 __all__ = ["EnergyHead"]
 
@@ -305,10 +306,7 @@ class EnergyHead(BaseModule):
         fn, targets = self.training_problem(feats, gt_boxes, batch_index, labels)
         if avg_factor is not None and len(gt_boxes):  # a head may set several tasks per box
             avg_factor = avg_factor * (len(targets) / len(gt_boxes))
-        if getattr(getattr(self.objective, "noise", None), "shared", False):
-            out = self._loss_by_image(fn, targets, avg_factor)
-        else:
-            out = self.objective(fn, targets, avg_factor=avg_factor)
+        out = objective_on_batch(self.objective, fn, targets, avg_factor)
         losses = {f"energy_{name}": value for name, value in out.items() if name != "loss"}
         losses |= self.further_losses(fn, avg_factor)
         return {"loss_energy": self.loss_weight * out["loss"], **losses}
@@ -329,23 +327,6 @@ class EnergyHead(BaseModule):
         fn = self.log_density_fn(feats, gt_boxes, batch_index, labels)
         # Every annotation is its own reference, so its offset is zero.
         return fn, torch.zeros_like(fn.reference)
-
-    def _loss_by_image(
-        self, fn: BoxLogDensity, targets: Tensor, avg_factor: float | Tensor | None
-    ) -> dict[str, Tensor]:
-        """The objective, called once per image, for noise that is shared within one call."""
-        total = max(len(targets), 1)
-        # A batch without boxes is one image without boxes: the loss must reach the parameters.
-        images = fn.batch_index.unique().tolist() or [-1]
-        sums: dict[str, Tensor] = {}
-        for image in images:
-            rows = torch.nonzero(fn.batch_index == image).squeeze(1)
-            factor = total if avg_factor is None else avg_factor
-            out = self.objective(fn.select(rows), targets[rows], avg_factor=factor)
-            for name, value in out.items():
-                share = value if name == "loss" else value * (len(rows) / total)
-                sums[name] = sums[name] + share if name in sums else share
-        return sums
 
 
 EnergyHead.__signature__ = full_signature(EnergyHead, EnergyHead)

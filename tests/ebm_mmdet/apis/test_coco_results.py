@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -65,6 +66,14 @@ def test_both_files_have_them_and_those_of_other_detectors_do_not():
         assert len(rows) == 4
         assert all(ADDED & row.keys() == added for row in rows)
         json.dumps(rows, allow_nan=False)
+
+
+def test_an_interval_that_is_not_finite_is_null_in_the_file():
+    found = dict(bboxes=[[0, 0, 1, 1]], scores=[1.0], labels=[0])
+    found["side_interval"] = [[[-math.inf, math.inf], [0.0, 1.00049], [0, 1], [0, 1]]]
+    (result,) = coco_results([found], [1], [1])
+    assert result["side_interval"][:2] == [[None, None], [0.0, 1.0]]
+    assert "Infinity" not in json.dumps(result)
 
 
 @pytest.mark.parametrize("ann", [[], ["--ann-file", "data/boxes.json"]])

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
+from ebm_mmdet.apis.energy_config import add_energy_head
 from ebm_mmdet.apis.inspection import inspect_config, roi_shift_of
 from ebm_mmdet.apis.map_choice import bins_for, finer_modules
 from ebm_mmdet.models.detectors.dry_run import dry_run
@@ -177,6 +178,46 @@ def test_each_map_has_the_shift_of_its_own_stride():
     cfg = get_config("mmdet::yolox/yolox_nano_8xb8-300e_coco.py")
     assert inspect_config(cfg, 20).levels["strides"] == [2, 4, 8]
     assert inspect_config(cfg, 20).roi_shift == [-0.5, -0.25, -0.125]
+
+
+@pytest.mark.parametrize(
+    ("size", "source", "strides", "said"),
+    [
+        (32, "neck", [4, 8, 16], "32 px, 8.0 cells of stride 4: 8 are enough"),
+        (31, ["neck", "backbone.stage1"], [2, 4, 8], "fewer than 8, so finer maps"),
+    ],
+)
+def test_maps_of_an_enlarged_image(size, source, strides, said):
+    cfg = get_config("mmdet::yolox/yolox_nano_8xb8-300e_coco.py")
+    found = inspect_config(cfg, size, enlarge=2)
+    assert (found.feature_source, found.levels["strides"]) == (source, strides)
+    assert said in found.objects
+    # In cells it is the shift of the strides in the image that the network sees.
+    assert found.roi_shift == pytest.approx([-0.5 / stride for stride in strides], abs=1e-4)
+    assert "of the enlarged image" in found.roi_shift_reason
+    text = found.report()
+    pasted = eval(f"dict({''.join(text.rpartition('fit:')[2].split())})")
+    assert pasted["strides"] == strides
+    assert "enlarge=2" in text
+    head = add_energy_head(_with_data(cfg), object_size=size, enlarge=2).model
+    assert head.enlarge == 2
+    assert MODELS.build(head).energy_head.strides == tuple(strides)
+
+
+def test_a_trunk_reads_the_enlarged_image_as_its_box_head_would():
+    cfg = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
+    cfg.model = detector_cfg("faster_rcnn")
+    found = inspect_config(cfg, 64, enlarge=2)
+    assert (found.trunk, found.roi_shift, found.levels["finest_scale"]) == ((32, 32), -0.5, 28)
+    with pytest.raises(ValueError, match=r"enlarge=1\.5; give a whole number"):
+        inspect_config(cfg, enlarge=1.5)
+
+
+def _with_data(cfg: Config) -> Config:
+    """Without mosaics, which want files."""
+    data = dict(type="CocoDataset", ann_file="a.json", pipeline=[dict(type="PackDetInputs")])
+    cfg.train_dataloader.dataset = data
+    return cfg
 
 
 def test_a_detector_of_one_channel():

@@ -8,7 +8,7 @@ from mmdet.apis import inference_detector
 from mmengine.config import Config
 
 from ebm_mmdet.apis import add_energy_head, load_detector, load_frozen_detector
-from ebm_mmdet.apis.trained_detector import fit_weights
+from ebm_mmdet.apis.checkpoint_weights import fit_weights
 from ebm_mmdet.engine import CheckpointError
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
 

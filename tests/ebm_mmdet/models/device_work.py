@@ -66,6 +66,8 @@ class DeviceWork(TorchDispatchMode):
     Attributes:
         operations: name of each operation that launches a kernel or a copy -> how often.
         waits: name of each operation for which the host waits -> how often.
+        from_host: name of each operation that copies from the host -> how often. A CUDA graph would
+            repeat the copy from memory that has another use by then, so none may be recorded.
         wrong_strides: operators whose wrapper returns other strides than torch.compile expects.
     """
 
@@ -73,6 +75,7 @@ class DeviceWork(TorchDispatchMode):
         super().__init__()
         self.operations: collections.Counter[str] = collections.Counter()
         self.waits: collections.Counter[str] = collections.Counter()
+        self.from_host: collections.Counter[str] = collections.Counter()
         self.wrong_strides: set[str] = set()
         self._entered: list[contextlib.ExitStack] = []
 
@@ -100,7 +103,10 @@ class DeviceWork(TorchDispatchMode):
             return result
         self.operations[name] += 1
         waits = name in READS or (name in ("index", "index_put_") and _has_mask(args[1]))
-        if waits or (name in ("_to_copy", "copy_") and _copies(args, kwargs, result)):
+        copies = name in ("_to_copy", "copy_") and _source(args).device != result.device
+        if copies and _on_host(_source(args)):
+            self.from_host[name] += 1
+        if waits or (copies and not kwargs.get("non_blocking", False)):
             self.waits[name] += 1
         return result
 
@@ -184,6 +190,5 @@ def _has_mask(indices) -> bool:
     return any(x is not None and x.dtype == torch.bool for x in indices)
 
 
-def _copies(args, kwargs, result) -> bool:
-    source = args[1] if len(args) > 1 and isinstance(args[1], torch.Tensor) else args[0]
-    return source.device != result.device and not kwargs.get("non_blocking", False)
+def _source(args) -> torch.Tensor:
+    return args[1] if len(args) > 1 and isinstance(args[1], torch.Tensor) else args[0]

@@ -22,7 +22,7 @@ from ebm_mmdet.models.detectors.side_intervals import (
     relative_spread,
 )
 from ebm_mmdet.models.test_time_augs.ebm_tta_model import flip_back
-from tests.ebm_mmdet.models.test_kl_bbox_head import build_mask_rcnn
+from tests.ebm_mmdet.models.kl_toys import build_mask_rcnn
 from tests.ebm_mmdet.models.test_uncertain_instances import BOXES, CLOSE, SIDE_STD, tta, views
 from tests.ebm_mmdet.models.toys import NUM_CLASSES, batch, build, detector_cfg, ebm_cfg
 from tests.tolerances import TOLERANCE

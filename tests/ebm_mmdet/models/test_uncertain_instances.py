@@ -16,7 +16,7 @@ from mmengine.structures import InstanceData
 
 from ebm_mmdet.models import UncertainInstances, covariance_to_side_std, side_std_to_covariance
 from ebm_mmdet.models.test_time_augs.ebm_tta_model import flip_back
-from tests.ebm_mmdet.models.test_kl_bbox_head import build_mask_rcnn
+from tests.ebm_mmdet.models.kl_toys import build_mask_rcnn
 from tests.ebm_mmdet.models.toys import NUM_CLASSES, batch, build, ebm_cfg
 from tests.tolerances import TOLERANCE
 
@@ -215,6 +215,34 @@ def test_test_time_augmentation_without_detections_and_with_masks():
     samples[0].pred_instances.masks = torch.zeros(0, 4, 4)
     with pytest.raises(NotImplementedError, match="masks"):
         tta(model).merge_preds([samples])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["nms", "soft_nms"])
+def test_test_time_augmentation_of_a_box_that_is_not_finite(kind, value):
+    """mmcv's NMS would suppress nothing in the image, and soft-NMS make all scores NaN."""
+    model = build(ebm_cfg())
+    _, samples = views(model)
+    tta_cfg = dict(nms=dict(type=kind, iou_threshold=0.5), max_per_img=10)
+
+    def merged(*broken: int):
+        for sample in samples:
+            sample.set_metainfo(dict(flip=False))
+            sample.pred_instances = InstanceData(
+                bboxes=BOXES.clone(),
+                scores=torch.tensor([0.9, 0.8, 0.7]),
+                labels=torch.tensor([0, 0, 1]),
+                row=torch.arange(3),
+            )
+            sample.pred_instances.bboxes[list(broken), 2] = value
+        return tta(model, tta_cfg=tta_cfg).merge_preds([copy.deepcopy(samples)])[0].pred_instances
+
+    expected, found = merged(), merged(1)
+    assert set(found.row.tolist()) == {0, 2}
+    rest = expected[expected.row != 1]
+    for key in ("bboxes", "scores", "row"):
+        torch.testing.assert_close(found[key], rest[key])
+    assert len(merged(0, 1, 2)) == 0
 
 
 def test_test_time_augmentation_keeps_fields_of_any_kind():

@@ -295,6 +295,21 @@ def test_a_broken_image_leaves_the_others_as_they_are(space):
                 torch.testing.assert_close(found[key], expected[1 - broken][key])
 
 
+@pytest.mark.parametrize("nms", [HARD, GAUSSIAN, LINEAR], ids=["hard", "gaussian", "linear"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_box_that_is_not_finite_leaves_the_others_of_its_image_as_they_are(nms, value):
+    """mmcv's NMS would suppress nothing in the image, and soft-NMS make all scores NaN."""
+    image = make_image(torch.Generator().manual_seed(6), 40)
+    cfg = dict(nms=nms, max_per_img=100, var_vote={})
+    for row in (0, 17, 39):
+        (expected,) = select_detections([image[torch.arange(40) != row]], cfg)
+        (found,) = select_detections([broken_copy(image, "bboxes", row, value)], cfg)
+        for key in ("bboxes", "scores", "labels", "box_cov"):
+            torch.testing.assert_close(found[key], expected[key])
+    (nothing,) = select_detections([broken_copy(image, "bboxes", slice(None), value)], cfg)
+    assert len(nothing) == 0
+
+
 def test_empty_images():
     empty = make_image(torch.Generator(), 0)
     for image in select_detections([empty, empty], dict(nms=HARD, max_per_img=5, var_vote={})):

@@ -80,7 +80,7 @@ def some_findings(folder: Path, **more) -> tuple[Path, Annotations, Findings]:
     """The annotation file, read, and findings about it."""
     path = write_data(folder, **more)
     annotations = read_annotations(path, folder, CLASSES)
-    return path, annotations, find(annotations, some_results(annotations), CLASSES)
+    return path, annotations, find(annotations, some_results(annotations))
 
 
 def write_some_page(folder: Path) -> Path:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from ebm_mmdet.apis.auditing.annotations import read_annotations
-from tests.ebm_mmdet.apis.auditing.some_findings import CLASSES, write_data
+from ebm_mmdet.apis.auditing.findings import find
+from tests.ebm_mmdet.apis.auditing.some_findings import CLASSES, some_results, write_data
 
 
 def edit(path, change):
@@ -141,3 +142,34 @@ def test_files_that_cannot_be_audited(tmp_path):
     path.write_text("[]")
     with pytest.raises(ValueError, match="COCO's format"):
         read_annotations(path, tmp_path, CLASSES)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_without_classes_every_category_has_the_label_0(tmp_path, several):
+    path = write_data(tmp_path)
+
+    def rename(content):
+        for category, name in zip(content["categories"], ("cell", "debris")):
+            category["name"] = name
+        if not several:
+            content["categories"].pop()
+            for row in content["annotations"]:
+                row["category_id"] = 1
+
+    edit(path, rename)
+    with pytest.raises(ValueError, match="none is the same.*or audit without classes"):
+        read_annotations(path, tmp_path, CLASSES)
+    found = read_annotations(path, tmp_path, CLASSES, class_blind=True)
+    assert found.count == 30
+    assert not found.complaints.lines()
+    assert {label for each in found.images for label in each.labels.tolist()} == {0}
+    # An object without annotation is of the only category, if there is one; else nobody knows.
+    results = some_results(found)
+    for each in results.values():
+        each["missing"]["label"] = [0]
+    findings = find(found, results)
+    missing = {(each["category_id"], each["category"]) for each in findings.missing}
+    assert missing == (set() if several else {(1, "cell")})
+    rows = found.content["annotations"]
+    for each in findings.boxes:
+        assert each["category"] == ("cell", "debris")[rows[each["row"]]["category_id"] - 1]

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from ebm_mmdet import commands
@@ -18,7 +19,7 @@ from ebm_mmdet.apis.auditing.calibration import evidence_against
 from ebm_mmdet.apis.auditing.folds import new_gaussian
 from ebm_mmdet.apis.auditing.source import load_source
 from ebm_mmdet.apis.fitting.training import HeadTraining
-from ebm_mmdet.files import read_json
+from ebm_mmdet.files import read_json, write_json
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
 
 QUICK = dict(folds=3, minutes=100, max_iters=4, device="cpu")
@@ -202,6 +203,58 @@ def test_heads_without_noise_are_audited_by_f_alone(project):
     with open("out/audit.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert all(row["surprise"] == "" and row["evidence"] == row["log_ratio"] for row in rows)
+
+
+def test_without_classes_detections_have_none_and_one_f_judges(project, monkeypatch):
+    """Annotations whose categories are not those of the detector, and a head of several classes."""
+    content = read_json(project / FILES[2])
+    content["categories"] = [
+        dict(id=each["id"], name=f"x{each['id']}") for each in content["categories"]
+    ]
+    write_json(project / "data/others.json", content)
+    names = {each["id"]: each["name"] for each in content["categories"]}
+    files = (*FILES[:2], "data/others.json")
+    with pytest.raises(ValueError, match="none is the same.*--class-blind"):
+        audit(*files, "out", **QUICK)
+    heads, see, labels = [], run.AuditImages.see, []
+
+    def score(model, head, images, index, **more):
+        heads.append(head)
+        labels.extend(see(images, model, index).labels.tolist())
+        return score_image(model, head, images, index, **more)
+
+    score_image = run.score_image
+    monkeypatch.setattr(run, "score_image", score)
+    done = audit(*files, "out", class_blind=True, **QUICK)
+    assert done["audited"] == 3
+    assert set(labels) == {0}
+    assert all(head.class_agnostic for head in heads)
+    with open("out/audit.csv", newline="") as file:
+        found = {row["id"]: row["category"] for row in csv.DictReader(file)}
+    assert found == {str(row["id"]): names[row["category_id"]] for row in content["annotations"]}
+    with pytest.raises(FileExistsError, match="another annotations, class_blind"):
+        audit(*FILES, "out", **QUICK)
+    arguments = ["audit", *files[:2], "--ann", files[2], "--out", "typed", "--class-blind"]
+    assert commands.main([*arguments, "--max-iters", "2", "--folds", "2", "--enlarge", "2"]) == 0
+    enlarged = heads[-1]
+    assert enlarged.class_agnostic
+    assert enlarged.strides[0] * 2 == heads[0].strides[0]
+
+    source = load_source(Config.fromfile("my_detector.py"), "epoch_12.pth", "cpu")
+    head = {**source.cfg.model.energy_head, "class_agnostic": False}
+    source.cfg.model.energy_head = head
+    source.cfg.dump("mine_ebm.py")
+    model = MODELS.build(source.cfg.model)
+    meta = dict(dataset_meta=dict(classes=("ape", "bat", "cat")))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), "mine.pth")
+    mine = ("mine_ebm.py", "mine.pth", files[2])
+    with pytest.raises(ValueError, match="one f for each of 3 classes; train one with class_agn"):
+        audit(*mine, "mine", class_blind=True, **QUICK | dict(folds=0))
+    with pytest.raises(ValueError, match="enlarge=2, but the config has an energy head"):
+        audit(*mine, "mine", class_blind=True, enlarge=2, **QUICK)
+    heads.clear()
+    assert audit(*mine, "mine", class_blind=True, **QUICK)["audited"] == 3
+    assert [head.class_agnostic for head in heads] == [False, False, True, True, True]
 
 
 def test_what_cannot_work_is_said_before_any_work(project, capsys):

@@ -257,7 +257,7 @@ def test_tasks_have_what_is_not_audited_too(tmp_path):
     broken.write_bytes(b"no image")
     annotations = read_annotations(path, tmp_path, CLASSES)
     scored = {k: v for k, v in some_results(annotations).items() if k < 3}
-    tasks = label_studio(annotations, find(annotations, scored, CLASSES), 0.5)
+    tasks = label_studio(annotations, find(annotations, scored), 0.5)
     regions = [each for task in tasks for each in task["annotations"][0]["result"]]
     assert [each["id"] for each in regions] == [f"box-{k}" for k in range(len(rows))]
     names = {each["id"]: each["name"] for each in before["categories"]}

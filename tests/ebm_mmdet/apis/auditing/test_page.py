@@ -300,7 +300,7 @@ def test_an_interrupted_call_leaves_the_page_of_the_one_before(tmp_path, monkeyp
     results, out = some_results(annotations), tmp_path / "out"
 
     def write(results):
-        found = find(annotations, results, CLASSES)
+        found = find(annotations, results)
         summary = dict(audited=len(found.boxes), folds=5, complete=True, threshold=0.5)
         write_page(out, annotations, found, summary, path, "a key", lambda line: None)
 

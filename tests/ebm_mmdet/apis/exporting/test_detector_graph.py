@@ -33,6 +33,12 @@ def retinanet_cfg() -> dict:
     return cfg
 
 
+def enlarged_fcos_cfg() -> dict:
+    cfg = small_fcos_cfg(enlarge=2)
+    cfg["energy_head"]["strides"] = [2]
+    return cfg
+
+
 CASES = {
     "FCOS": lambda: small_fcos_cfg(),
     "FCOS, longer steps above a score": lambda: small_fcos_cfg(
@@ -46,6 +52,7 @@ CASES = {
     ),
     "FCOS, mean": lambda: small_fcos_cfg(refiner=dict(type="ImportanceMeanRefiner", prior=PRIOR)),
     "FCOS, no refiner": lambda: small_fcos_cfg(refiner=None),
+    "FCOS, enlarged": enlarged_fcos_cfg,
     "RetinaNet": retinanet_cfg,
     "Faster R-CNN": faster_rcnn_cfg,
     "Faster R-CNN, NMS by energy": lambda: faster_rcnn_cfg(candidates=GUIDED),

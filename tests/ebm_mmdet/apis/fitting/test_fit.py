@@ -228,7 +228,8 @@ def test_a_folder_in_use_is_refused(project, monkeypatch):
     fit("my_detector.py", "epoch_12.pth", **quick)
 
 
-def test_the_model_that_is_left_gives_the_boxes_that_were_judged(project):
+@pytest.mark.parametrize("enlarge", [1, 2])
+def test_the_model_that_is_left_gives_the_boxes_that_were_judged(project, enlarge):
     """Also where the detector's boxes leave the image, and are too low to be refined."""
     config = project / "my_detector.py"
     config.write_text(
@@ -236,9 +237,12 @@ def test_the_model_that_is_left_gives_the_boxes_that_were_judged(project):
         + "model['bbox_head'].update(bbox_coder=dict(type='DeltaXYWHBBoxCoder', clip_border=False))"
         + "\nmodel['test_cfg'].update(nms=dict(type='nms', iou_threshold=0.99))\n"
     )
-    result = fit("my_detector.py", "epoch_12.pth", **QUICK)
+    result = fit("my_detector.py", "epoch_12.pth", **QUICK, enlarge=enlarge)
     model = mmdets_init_detector(result["config"], result["checkpoint"], device="cpu")
     assert model.clip_boxes == "all"
+    assert model.enlarge == enlarge
+    with pytest.raises(FileExistsError, match="enlarge"):
+        fit("my_detector.py", "epoch_12.pth", **QUICK, enlarge=3)
     for name in ("data/im 1.png", "data/im 2.png"):
         found = inference_detector(model, name)
         boxes, (height, width) = found.pred_instances.bboxes, found.ori_shape[:2]

@@ -9,12 +9,15 @@ from functools import partial
 
 import pytest
 import torch
-from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
 from mmengine.analysis import get_model_complexity_info
-from mmengine.structures import InstanceData, LabelData, PixelData
 
-from ebm_mmdet.models.test_time_augs.auxiliary_views import merge_auxiliary_views
+from tests.ebm_mmdet.models.rock.rock_predictions import (
+    NAMES,
+    args_of,
+    assert_same,
+    fields,
+    predict,
+)
 from tests.ebm_mmdet.models.rock.rock_toys import (
     SIZE,
     TASKS,
@@ -24,41 +27,8 @@ from tests.ebm_mmdet.models.rock.rock_toys import (
     rock_cfg,
     ssd_cfg,
 )
-from tests.ebm_mmdet.models.toys import energy_head_cfg
-from tests.tolerances import TOLERANCE
 
 DETECTORS = ["ssd", "faster_rcnn", "retinanet", "rtmdet"]
-NAMES = ["pred_scene", "pred_depth", "pred_normals"]
-
-
-def predict(model, data) -> list[DetDataSample]:
-    with torch.no_grad():
-        return model.predict(data["inputs"], copy.deepcopy(data["data_samples"]))
-
-
-def args_of(data) -> tuple:
-    return data["inputs"], data["data_samples"]
-
-
-def fields(sample: DetDataSample) -> dict[str, torch.Tensor]:
-    found = sample.pred_instances
-    return dict(
-        bboxes=found.bboxes,
-        scores=found.scores,
-        labels=found.labels,
-        scene=sample.pred_scene.scores,
-        ranking=sample.pred_scene.ranking,
-        depth=sample.pred_depth.depth,
-        normals=sample.pred_normals.normals,
-    )
-
-
-def assert_same(found, expected):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected):
-        one, other = fields(one), fields(other)
-        for name, value in other.items():
-            torch.testing.assert_close(one[name], value, **TOLERANCE[torch.float32], msg=name)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -280,189 +250,3 @@ def test_a_detector_without_a_backbone_is_refused():
     inner = rock_cfg()
     with pytest.raises(ValueError, match="ROCKDetector has no backbone"):
         build(dict(type="ROCKDetector", detector=inner, block=block_cfg()))
-
-
-def ebm_cfg(**overrides) -> dict:
-    noise = dict(type="GaussianMixtureNoise", sigmas=[0.075, 0.15, 0.3], dim=4)
-    return {
-        "type": "EBMDetector",
-        "detector": rock_cfg(),
-        "feature_source": "detector.backbone",
-        "energy_head": energy_head_cfg(
-            in_channels=32,
-            strides=[16],
-            feature_levels=[0],
-            objective=dict(type="NCEObjective", num_noise=7, beta=0.1, noise=noise),
-        ),
-        "refiner": dict(type="GradientAscentRefiner", step_size=1e-2, num_steps=2),
-        **overrides,
-    }
-
-
-def test_an_energy_head_gets_the_blocks_output():
-    model = build(ebm_cfg()).train()
-    torch.nn.init.normal_(model.energy_head.fc_energy.weight, std=0.5)
-    data = batch(model, training=True)
-    rock = model.detector
-    (maps,) = model.extract_maps(data["inputs"])
-    assert torch.equal(maps, rock.extract_feat(data["inputs"])[0])
-    block_free = copy.deepcopy(rock)
-    block_free.block.fusion = False
-    assert not torch.equal(maps, block_free.extract_feat(data["inputs"])[0])
-
-    losses = model.loss(*args_of(data))
-    assert losses["loss_energy"] > 0
-    sum(value for key, value in losses.items() if "loss" in key).backward()
-    assert all(p.grad is not None for p in model.energy_head.parameters())
-    assert all(p.grad is None for p in rock.parameters())
-    model.eval()
-    for one, other in zip(predict(model, data), predict(rock, data)):
-        assert {"log_density", "accepted_steps"} <= set(one.pred_instances.keys())
-        for name, value in fields(other).items():
-            if name not in ("bboxes",):
-                assert torch.equal(fields(one)[name], value)
-
-
-def test_an_energy_head_and_the_block_train_together():
-    model = build(ebm_cfg(freeze_detector=False)).train()
-    losses = model.loss(*args_of(batch(model, training=True)))
-    assert {"loss_cls", "loss_scene", "loss_energy"} < losses.keys()
-    total, _ = model.parse_losses(losses)
-    total.backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
-def test_a_rock_checkpoint_loads_into_the_energy_wrapper_and_so_does_its_own():
-    rock, model = build(rock_cfg(), seed=1), build(ebm_cfg())
-    model.load_state_dict(rock.state_dict())
-    data = batch(model)
-    assert_same(predict(model.detector, data), predict(rock, data))
-    again = build(ebm_cfg(), seed=2)
-    again.load_state_dict(model.state_dict())
-    assert_same(predict(again, data), predict(model, data))
-
-
-def test_the_trunk_starts_from_the_box_head_of_a_detector_inside():
-    objective = energy_head_cfg()["objective"]
-    model = build(
-        ebm_cfg(
-            detector=rock_cfg("faster_rcnn"),
-            feature_source="detector.neck",
-            energy_head=energy_head_cfg(fc_channels=[32, 32], objective=objective),
-        )
-    )
-    layer = model.detector.detector.roi_head.bbox_head.shared_fcs[0]
-    assert torch.equal(model.energy_head.trunk[0].weight, layer.weight)
-
-
-def test_candidates_of_the_energy_head_reach_the_detector_inside():
-    candidates = dict(type="EnergyGuidedNMS", score_thr=0.0, max_per_img=20)
-    model = build(ebm_cfg(candidates=candidates))
-    before = copy.deepcopy(dict(model.detector.detector.bbox_head.test_cfg))
-    data = batch(model)
-    for sample in predict(model, data):
-        assert len(sample.pred_instances) == 20
-        assert all(name in sample for name in NAMES)
-    assert dict(model.detector.detector.bbox_head.test_cfg) == before
-
-
-def view(direction: str | None, truth, size=(4, 6)) -> DetDataSample:
-    """What a perfect network predicts of a mirrored image."""
-    depth, normals, scores = truth
-    sample = DetDataSample(
-        metainfo=dict(flip=bool(direction), flip_direction=direction, ori_shape=(64, 96))
-    )
-    if direction in ("horizontal", "diagonal"):
-        depth, normals = depth.flip(2), normals.flip(2) * torch.tensor([-1.0, 1, 1])[:, None, None]
-    if direction in ("vertical", "diagonal"):
-        depth, normals = depth.flip(1), normals.flip(1) * torch.tensor([1.0, -1, 1])[:, None, None]
-    sample.pred_depth = PixelData(depth=depth)
-    sample.pred_normals = PixelData(normals=normals)
-    sample.pred_scene = LabelData(scores=scores, ranking=scores.argsort(descending=True))
-    sample.pred_instances = InstanceData(
-        bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.long)
-    )
-    return sample
-
-
-DIRECTIONS = ["horizontal", "vertical", "diagonal", None]
-
-
-def test_views_of_a_perfect_network_merge_to_the_truth():
-    truth = (
-        torch.rand(1, 4, 6) + 0.5,
-        torch.nn.functional.normalize(torch.randn(3, 4, 6), dim=0),
-        torch.tensor([0.2, 0.5, 0.3]),
-    )
-    views = [view(direction, truth) for direction in DIRECTIONS]
-    model = MODELS.build(
-        dict(
-            type="EBMTTAModel",
-            module=rock_cfg(),
-            tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=10),
-        )
-    )
-    merged = model._merge_single_sample(views)
-    for found, expected in zip(
-        (merged.pred_depth.depth, merged.pred_normals.normals, merged.pred_scene.scores), truth
-    ):
-        torch.testing.assert_close(found, expected)
-    assert merged.pred_scene.ranking.tolist() == [1, 2, 0]
-
-
-def test_test_time_augmentation_of_a_whole_model():
-    """The merged maps are the averages of what the model predicts of each view."""
-    rock = build(rock_cfg())
-    model = MODELS.build(
-        dict(
-            type="EBMTTAModel",
-            module=rock,
-            tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=10),
-        )
-    )
-    image = torch.randint(256, (3, *SIZE), dtype=torch.uint8)
-    inputs, samples = [], []
-    for flip in (True, False):  # as in mmdet's configs, the mirrored view comes first
-        meta = dict(
-            img_shape=SIZE,
-            ori_shape=SIZE,
-            scale_factor=(1.0, 1.0),
-            flip=flip,
-            flip_direction="horizontal" if flip else None,
-            img_id=0,
-        )
-        inputs.append([image.flip(2) if flip else image])
-        samples.append([DetDataSample(metainfo=meta)])
-    with torch.no_grad():
-        (found,) = model.test_step(dict(inputs=inputs, data_samples=copy.deepcopy(samples)))
-        (mirrored,), (straight,) = (
-            rock.test_step(dict(inputs=x, data_samples=copy.deepcopy(each)))
-            for x, each in zip(inputs, samples)
-        )
-    depth = (mirrored.pred_depth.depth.flip(2) * straight.pred_depth.depth).sqrt()
-    torch.testing.assert_close(found.pred_depth.depth, depth)
-    signs = torch.tensor([-1.0, 1, 1])[:, None, None]
-    normals = mirrored.pred_normals.normals.flip(2) * signs + straight.pred_normals.normals
-    normals = torch.nn.functional.normalize(normals, dim=0)
-    torch.testing.assert_close(found.pred_normals.normals, normals)
-    assert 0 < len(found.pred_instances) <= 10
-
-
-def test_views_are_averaged():
-    """Depth: geometric mean; normals: mean at length 1; scenes: mean; of other sizes: resized."""
-    up, right = torch.tensor([0.0, 0, 1]), torch.tensor([1.0, 0, 0])
-    one, two = (
-        (torch.full((1, 4, 6), depth), normal[:, None, None].expand(3, 4, 6), scores)
-        for depth, normal, scores in (
-            (1.0, up, torch.tensor([1.0, 0.0])),
-            (4.0, right, torch.tensor([0.2, 0.8])),
-        )
-    )
-    big = (two[0].repeat(1, 2, 2), two[1].repeat(1, 2, 2), two[2])
-    for second in (two, big):
-        views = [view(None, one), view(None, second)]
-        merge_auxiliary_views(views)
-        torch.testing.assert_close(views[0].pred_depth.depth, torch.full((1, 4, 6), 2.0))
-        expected = (0.5**0.5 * (up + right))[:, None, None].expand(3, 4, 6)
-        torch.testing.assert_close(views[0].pred_normals.normals, expected)
-        torch.testing.assert_close(views[0].pred_scene.scores, torch.tensor([0.6, 0.4]))

@@ -1,6 +1,6 @@
 """Tests of the climb that is one CUDA graph, launch by launch in Triton's interpreter.
 
-``test_fused_climb.py`` runs them, in a process of their own with TRITON_INTERPRET=1. There, pooling
+``test_plan.py`` runs them, in a process of their own with TRITON_INTERPRET=1. There, pooling
 of five boxes takes seconds, so only one test pools with its kernels, and the others with the
 operators of the CPU. The kernels of pooling have tests of their own.
 """
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("these are run by test_fused_climb.py", allow_module_level=True)
+    pytest.skip("these are run by test_plan.py", allow_module_level=True)
 
 from ebm_mmdet.energy import gradient_ascent, with_gaussian_prior
 from ebm_mmdet.models import EBMBBoxHead
@@ -22,9 +22,10 @@ from ebm_mmdet.models.fused_climb import graphs as graphs_module
 from ebm_mmdet.models.fused_climb import kernels
 from ebm_mmdet.models.fused_climb import plan as plan_module
 from ebm_mmdet.models.fused_climb.graphs import Graphs
-from ebm_mmdet.models.fused_climb.plan import MapBuffers
+from ebm_mmdet.models.fused_climb.map_buffers import MapBuffers
 from ebm_mmdet.models.fused_climb.products import round_to_tf32
 from ebm_ops import prroi_pool_levels
+from lab.benchmarks._emulated_graph import rounded_log_density
 from tests.ebm_mmdet.models.toys import energy_head_cfg
 
 STEP, STEPS = (0.02, 0.03, 0.05, 0.04), 3
@@ -253,6 +254,21 @@ def test_lower_precisions_gain_as_much(precision):
     gain = (end - start).sum() / (expected.log_density - start).sum()
     assert 0.95 < gain < 1.05
     assert not torch.equal(found.y, expected.y)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16x2"])
+def test_precisions_are_those_that_the_lab_emulates(precision):
+    """`tools/lab/benchmarks/precision.py` says by them what a precision costs in AP."""
+    fn, y0 = function(make_head(fc_channels=[16, 16])), torch.zeros(5, 4)
+    emulated = rounded_log_density(fn, precision)
+    expected, exact = (gradient_ascent(each, y0, STEP, 2) for each in (emulated, fn))
+    found = module.fused_climb(fn, y0, STEP, 2, 0.5, precision=precision)
+    assert torch.equal(found.accepted, expected.accepted)
+    torch.testing.assert_close(found.y, expected.y, rtol=0, atol=1e-5)
+    # Sums in another order are rounded to another of two neighbours, once more in each layer.
+    torch.testing.assert_close(found.log_density, expected.log_density, rtol=0, atol=2e-4)
+    assert (expected.y - exact.y).abs().max() > 1e-4
+    assert (expected.log_density - exact.log_density).abs().max() > 1e-3
 
 
 def test_differences_of_f_survive_bfloat16():
