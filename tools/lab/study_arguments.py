@@ -103,7 +103,7 @@ def _add_jittered(commands) -> None:
 
 def _add_intervals(commands) -> None:
     intervals = commands.add_parser("intervals", help="coverage and width over random halves")
-    intervals.add_argument("config", help="config of a detector; its test data is used")
+    intervals.add_argument("config", help="config of a detector, 2D or 3D; its test data is used")
     intervals.add_argument("checkpoint", help="its checkpoint")
     intervals.add_argument("--level", type=float, default=0.9, help="default: %(default)s")
     intervals.add_argument("--splits", type=int, default=100, help="default: %(default)s")
@@ -120,6 +120,9 @@ def _add_intervals(commands) -> None:
     intervals.add_argument("--train-ann", type=Path, help="COCO file for --heads")
     intervals.add_argument("--images", type=Path, help="folder of its images; default: config's")
     intervals.add_argument("--iterations", type=int, default=600, help="of --heads")
+    intervals.add_argument(
+        "--undirected", action="store_true", help="in 3D: front and back of a box are the same"
+    )
     _add_options(intervals)
 
 

@@ -16,7 +16,8 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 from ebm_mmdet.datasets import write_coco
-from lab.studies import Row, StudySettings, compare_detectors, detectors, read_study
+from lab.studies import Row, StudySettings, compare_detectors, read_study
+from lab.studies.judged_detections import JUDGE
 from lab.studies.study_file import folder_name
 from lab.studies.tables import detectors_page
 
@@ -73,8 +74,8 @@ def study(cfgs, tmp_path_factory) -> tuple[Path, list[dict], list[str]]:
     out, lines = tmp_path_factory.mktemp("study"), []
     with pytest.MonkeyPatch.context() as patch:
         # Untrained detectors are sure of nothing.
-        patch.setitem(detectors.JUDGE, "score_thr", 0.0)
-        patch.setitem(detectors.JUDGE, "iou_thr", 0.1)
+        patch.setitem(JUDGE, "score_thr", 0.0)
+        patch.setitem(JUDGE, "iou_thr", 0.1)
         rows = compare_detectors(cfgs, ROWS, out, SETTINGS, lines.append)["rows"]
     return out, rows, lines
 

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from ebm_mmdet.apis import MatchedSides
 from ebm_mmdet.apis.fitting.training import HeadTraining
 from ebm_mmdet.files import write_json
-from lab.studies import intervals as study
+from lab.studies import interval_boxes
 from lab.studies.interval_rivals import Rivals, models_with_heads
 from lab.studies.intervals import interval_table, measure_intervals, random_halves
 from tests.ebm_mmdet.apis.user_project import ONE_STAGE, make_project
@@ -82,7 +82,7 @@ def test_heads_learn_once_and_each_gives_the_spread_that_it_has(tmp_path, monkey
             raise ValueError("no std")
         return sides()._replace(kind=kind)
 
-    monkeypatch.setattr(study, "matched_sides", some)
+    monkeypatch.setattr(interval_boxes, "matched_sides", some)
     lines = []
     rows = measure_intervals(
         "my_detector.py", "epoch_12.pth", splits=2, rivals=rivals, say=lines.append

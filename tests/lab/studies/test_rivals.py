@@ -83,6 +83,27 @@ def test_regressor_targets_lead_back_to_the_object(neck, monkeypatch) -> None:
     torch.testing.assert_close(decode_boxes(again, wrong), GT, **TOLERANCE[torch.float32])
 
 
+def test_by_l2_a_regressor_learns_the_mean_and_by_l1_the_median(neck, monkeypatch) -> None:
+    """Three annotations of four are alike; the fourth has another convention."""
+    other = torch.tensor([10.0, 12.0, 50.0, 30.0])
+    truth = torch.stack([*GT[:1].expand(3, 4), other])
+    boxes, images = GT[:1].expand(4, 4), torch.zeros(4, dtype=torch.long)
+    targets = encode_boxes(truth, boxes)
+    answers = {"l1": targets.median(0).values, "l2": targets.mean(0)}
+    assert (answers["l1"] - answers["l2"]).abs().max() > 0.05
+    for distance, answer in answers.items():
+        regressor = BoxRegressor({"type": "EBMBBoxHead", **HEAD}, distance=distance)
+        monkeypatch.setattr(regressor, "jittered", lambda *_: (boxes, truth, images))
+        losses = []
+        for nudge in torch.cat([torch.zeros(1, 4), 0.01 * torch.eye(4), -0.01 * torch.eye(4)]):
+            found = (answer + nudge).expand(4, 4)
+            monkeypatch.setattr(regressor, "offsets", lambda *_, found=found: found)
+            losses.append(float(regressor.loss([], GT, IMAGE, LABELS)[f"loss_{distance}"]))
+        assert losses[0] < min(losses[1:])
+    with pytest.raises(ValueError, match="distance='huber'; use one of l1, l2"):
+        BoxRegressor({"type": "EBMBBoxHead", **HEAD}, distance="huber")
+
+
 def test_the_regressor_of_kl_loss_states_sides_and_their_spread(neck, monkeypatch) -> None:
     """An oracle of σ = 0.1 e^-1 of the size; its evidence is that of four normal numbers."""
     regressor = KLRegressor({"type": "EBMBBoxHead", **HEAD}).eval()

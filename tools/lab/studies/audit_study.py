@@ -24,7 +24,7 @@ from ebm_mmdet.box_iou import box_iou
 from ebm_mmdet.files import read_json, write_json
 from ebm_mmdet.models.box_coding import decode_boxes
 
-from .audit_table import measure_scores
+from .audit_table import measure_costs, measure_scores
 from .cleanlab_scores import badloc_scores
 from .planted_errors import KINDS, plant
 
@@ -115,8 +115,9 @@ def run_audit_study(
         annotations = read_annotations(planted_file, place, source.classes)
         study = _Seed(source, annotations, truth, folder / f"seed{seed}", seed, cache_gb, say)
         found["kind"] = [planted.get(row, "") for row in study.rows]
+        found["image"] = study.image_of
         for mode in modes:
-            if f"audit, {mode}" not in found["scores"]:
+            if not study.names(mode) <= found["scores"].keys():
                 groups = study.groups(mode, folds)
                 other = read_annotations(train_ann, place, source.classes)
                 heads = out / "unseen" / str(seed) if mode == "unseen" else study.folder / mode
@@ -131,7 +132,8 @@ def run_audit_study(
             write_json(path, found)
         runs.append(found)
     measured = [measure_scores(run) for run in runs]
-    report = dict(settings=dict(settings, kinds=list(kinds)), runs=measured)
+    costs = measure_costs(runs, modes)
+    report = dict(settings=dict(settings, kinds=list(kinds)), runs=measured, costs=costs)
     write_json(folder / "results.json", report)
     return report
 
@@ -155,6 +157,7 @@ class _Seed:
         self.flips = flips_of(source.cfg)
         self.clock = Clock(folder / "clock.json", 1e9)
         self.rows = [row for each in annotations.images for row in each.rows.tolist()]
+        self.image_of = [k for k, each in enumerate(annotations.images) for _ in each.rows]
         self.truth = np.array([truth[row] for row in self.rows])
         self._seen: dict[int, Seen] = {}
         self.fixed: dict = {}
@@ -164,6 +167,11 @@ class _Seed:
         if index not in self._seen:
             self._seen[index] = self.images.see(self.source.model, index, self.flips)
         return self._seen[index]
+
+    def names(self, mode: str) -> set[str]:
+        """Some of the scores of a mode; an earlier version has left out the Gaussian alone."""
+        parts = ["audit", "f", *(["Gaussian"] if new_gaussian(self.source) else [])]
+        return {f"{part}, {mode}" for part in parts}
 
     def groups(self, mode: str, folds: int) -> list[list[int]]:
         """Images that share a head."""
@@ -227,18 +235,19 @@ class _Seed:
         order = sorted(results)
         boxes = np.concatenate([self.annotations.images[i].boxes for i in order])
         proposal = _joined(results[i]["proposal"] for i in order)
-        ratio, evidence = _ratio_and_evidence([results[i] for i in order])
+        ratio, surprise, evidence = _parts_and_evidence([results[i] for i in order])
         probability = fit_mixture(evidence).probability(evidence)
         before, after = box_iou(boxes, self.truth), box_iou(proposal, self.truth)
         self.fixed = dict(before=np.round(before, 4).tolist(), after=np.round(after, 4).tolist())
         scores = {
             f"audit, {mode}": evidence.tolist(),
             f"f, {mode}": ratio.tolist(),
+            **({} if surprise is None else {f"Gaussian, {mode}": surprise.tolist()}),
             f"probability, {mode}": probability.tolist(),
             f"IoU with the mode, {mode}": (1 - box_iou(boxes, proposal)).tolist(),
         }
         if plain:
-            ratio, evidence = _ratio_and_evidence([plain[i] for i in order])
+            ratio, _, evidence = _parts_and_evidence([plain[i] for i in order])
             scores |= {PLAIN: evidence.tolist(), f"f, {PLAIN}": ratio.tolist()}
         if rivals:
             columns = zip(*(others[i] for i in order))
@@ -299,11 +308,13 @@ def _rival_scores(
     return [over_flips(seen, given, l1, away).numpy(), likelihood, ratio]
 
 
-def _ratio_and_evidence(results: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """Log-ratio and evidence (n,) of the annotations of several images."""
+def _parts_and_evidence(
+    results: Sequence[dict],
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Log-ratio, surprise (None without a Gaussian) and evidence (n,) of several images."""
     ratio = np.concatenate([each["log_ratio"] for each in results])
     surprise = joined_surprise(results)
-    return ratio, evidence_against(ratio, surprise, np.ones(len(ratio), bool))
+    return ratio, surprise, evidence_against(ratio, surprise, np.ones(len(ratio), bool))
 
 
 def _joined(parts) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,8 @@ class SeenObject:
     """(4,) the detection."""
     target: np.ndarray
     """(4,) encoded annotated box."""
-    regressed: np.ndarray
-    """(4,) encoded answer of the L1 head."""
+    regressed: Mapping[str, np.ndarray]
+    """(4,) encoded answer of each regression head, by its kind."""
     modes: np.ndarray
     """(K, 4) modes of f, xyxy; NaN after the last."""
     mass: np.ndarray
@@ -80,18 +80,18 @@ def seen_objects(
     truth: COCO,
     category_ids: Sequence[int],
     energy: EBMBBoxHead,
-    regressor: BoxRegressor,
+    regressors: Mapping[str, BoxRegressor],
     refiner: GradientAscentRefiner,
     points: int = 81,
 ) -> list[SeenObject]:
-    """Ask both heads about every object that a detection matches with its better convention.
+    """Ask all heads about every object that a detection matches with its better convention.
 
     Args:
         images: cached detections.
         truth: annotations with two conventions each.
         category_ids: COCO category of each label.
         energy: trained energy head.
-        regressor: trained L1 head.
+        regressors: trained regression heads, by their kind.
         refiner: of the energy head, with ``num_modes`` and ``start_std``.
         points: G, of each slice of f.
     """
@@ -112,14 +112,19 @@ def seen_objects(
         result = refiner(fn, torch.zeros_like(boxes))
         nll = _nll(fn, target, result.modes, refiner)
         modes = decode_boxes(result.modes, boxes[:, None])
-        regressed = regressor.offsets(regressor.prepare(image.neck), boxes, index)
+        regressed = {
+            kind: head.offsets(head.prepare(image.neck), boxes, index)
+            for kind, head in regressors.items()
+        }
         side = (ways[:, 0] - ways[:, 1]).abs().argmax(1)
         at, slice_boxes = _along(modes[:, 0], ways, side, points)
         f = evaluate_finite(fn, encode_boxes(slice_boxes, boxes[:, None]))
         for i in range(len(pairs)):
-            values = (ways, boxes, target, regressed, modes, result.mode_mass, nll, side, at, f)
+            values = (ways, boxes, target, modes, result.mode_mass, nll, side, at, f)
             each = [value[i].numpy() for value in values]
-            objects.append(SeenObject(number, *each[:6], float(each[6]), int(each[7]), *each[8:]))
+            answers = {kind: value[i].numpy() for kind, value in regressed.items()}
+            known = (*each[:3], answers, *each[3:5], float(each[5]), int(each[6]))
+            objects.append(SeenObject(number, *known, *each[7:]))
     return objects
 
 
@@ -144,13 +149,15 @@ def _along(box: Tensor, ways: Tensor, side: Tensor, points: int) -> tuple[Tensor
 def likelihoods(objects: Sequence[SeenObject]) -> dict[str, float]:
     """Mean negative log-likelihood of the annotated box, encoded relative to the detection.
 
-    For the detector and the L1 head, which give a box alone, it is that of a Gaussian around the
-    box, whose mean and covariance are those of the residuals on the other half of the images.
+    For the detector and the regression heads, which give a box alone, it is that of a Gaussian
+    around the box, whose mean and covariance are those of the residuals on the other half of the
+    images.
     """
     image = np.array([each.image for each in objects])
     target = np.array([each.target for each in objects], float)
-    regressed = np.array([each.regressed for each in objects], float)
-    values = {"detector": target, "l1": target - regressed}
+    values = {"detector": target}
+    for kind in objects[0].regressed:
+        values[kind] = target - np.array([each.regressed[kind] for each in objects], float)
     found = {}
     for name, residual in values.items():
         scores = np.empty(len(residual))

@@ -1,7 +1,8 @@
-"""When annotators disagree: detector, L1 head and energy head on objects with two right boxes."""
+"""When annotators disagree: detector, regression heads and energy head on two right boxes each."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from mmdet.registry import DATASETS, TASK_UTILS
 from mmengine.config import Config
 
 from ebm_mmdet.apis.feature_cache import cache_test_images
-from ebm_mmdet.apis.fitting.rivals import RegressionStep
+from ebm_mmdet.apis.fitting.rivals import BoxRegressor, RegressionStep
 from ebm_mmdet.apis.trained_detector import load_frozen_detector
 from ebm_mmdet.box_iou import box_iou
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations, write_coco
@@ -24,13 +25,17 @@ from ebm_mmdet.visualization import save_figure
 from ..demo.train import train_stage
 from ..pictures import draw_two_hills
 from .convention_objects import SeenObject, likelihoods, mode_shares, seen_objects
-from .heads import TrainedHeads, training_views
+from .heads import REGRESSORS, TrainedHeads, training_views
 from .methods import ENERGY, L1, Method, apply
 from .study import StudySettings, claim_folder, make_row, metric_cell, statistic
 
 __all__ = ["conventions_page", "run_conventions_study"]
 
 VALIDATION_SEED, VALIDATION_IMAGES = 2, 80
+L2 = "l2"
+REGRESSORS[L2] = functools.partial(BoxRegressor, distance=L2)
+KINDS = {"L1 head": L1, "L2 head": L2}
+"""Of the regression heads, by the name of their row."""
 SHOWN = ("AP", "AP50", "AP75", "AP90", "IoU_TP")
 PICTURED, PICTURED_IOU, PICTURED_MASS = 3, 0.6, 0.05
 LIKELIHOOD_IMAGES = 25
@@ -80,7 +85,7 @@ def run_conventions_study(
     views = training_views(cfg, detector, settings.rounds, say)
     heads = TrainedHeads(cfg, detector, out / "heads", views, settings.boxes_per_iteration, say)
     for seed in settings.seeds:
-        for kind in (ENERGY, L1):
+        for kind in (ENERGY, *KINDS.values()):
             heads.get(kind, seed)
 
     weights = bootstrap_weights(len(truth.imgs), settings.resamples)
@@ -99,9 +104,10 @@ def run_conventions_study(
 
     refiner, objects = TASK_UTILS.build(cfg.model.refiner), []
     for seed in settings.seeds:
-        pair = (heads.get(kind, seed).head for kind in (ENERGY, L1))
+        energy = heads.get(ENERGY, seed).head
+        rivals = {kind: heads.get(kind, seed).head for kind in KINDS.values()}
         some = images[:LIKELIHOOD_IMAGES]
-        objects.append(seen_objects(some, truth, test_set.cat_ids, *pair, refiner))
+        objects.append(seen_objects(some, truth, test_set.cat_ids, energy, rivals, refiner))
     save_figure(_picture(objects[0], test_set), out / "two_hills.png", dpi=110)
     report = dict(
         settings=asdict(settings),
@@ -124,7 +130,10 @@ def _methods(cfg: Config) -> list[Method]:
     one = TASK_UTILS.build({**settings, "num_starts": 1, "num_modes": 0})
     return [
         Method("detector", lambda head: None),
-        Method("L1 head", lambda head: RegressionStep(head, 1.0), L1),
+        *(
+            Method(name, lambda head: RegressionStep(head, 1.0), kind)
+            for name, kind in KINDS.items()
+        ),
         Method("energy head, 1 start", lambda head: one, ENERGY),
         Method(f"energy head, {several.num_starts} starts", lambda head: several, ENERGY),
     ]
@@ -149,7 +158,7 @@ def conventions_page(report: dict) -> str:
     """The table of :func:`run_conventions_study` in Markdown, with its description."""
     settings, nll = report["settings"], report["nll"]
     seeds = ", ".join(map(str, settings["seeds"]))
-    of = {"detector": "detector", "L1 head": "l1", "energy head": "energy"}
+    of = {"detector": "detector", **KINDS, "energy head": "energy"}
     lines = []
     for row in report["rows"]:
         kind = of[row["method"].split(",")[0]]
@@ -168,7 +177,7 @@ def conventions_page(report: dict) -> str:
         f"change against the detector ± its bootstrap error over images ({settings['resamples']} "
         "resamples). IoU: mean of true positives. NLL: of the annotated box, for the "
         f"{report['seen']} objects of the first {LIKELIHOOD_IMAGES} images that a detection "
-        "matches; for detector and L1 head that of a "
+        "matches; for detector and regression heads that of a "
         "Gaussian fitted to residuals of other images."
     )
     found = (

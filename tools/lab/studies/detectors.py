@@ -6,12 +6,11 @@ import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmdet.registry import DATASETS, METRICS
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from torch import nn
@@ -20,28 +19,23 @@ from ebm_mmdet.apis.timing import median_milliseconds
 from ebm_mmdet.apis.trained_detector import load_detector, load_frozen_detector
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.engine import read_checkpoint
-from ebm_mmdet.evaluation.average_precision import MatchedDetections, coco_results
+from ebm_mmdet.evaluation.average_precision import MatchedDetections
 from ebm_mmdet.evaluation.bootstrap import bootstrap_weights, resample
-from ebm_mmdet.files import read_json, write_csv, write_json
+from ebm_mmdet.files import read_json, write_json
 
 from ..demo.train import train_stage
 from ..processes import in_processes
-from .auxiliary import annotations_of, auxiliary_metrics, auxiliary_values, mean_and_spread
+from .auxiliary import annotations_of, auxiliary_metrics, mean_and_spread
 from .heads import TrainedHeads, training_views
+from .judged_detections import detect_and_judge
 from .limits import detections_per_image, limit_warnings
 from .methods import ENERGY, Method
-from .study import (
-    StudySettings,
-    claim,
-    hash_recipe,
-    make_row,
-    statistic,
-)
+from .report import make_row, statistic, write_report
+from .study import StudySettings, claim, hash_recipe
 from .study_file import Row, folder_name
 
 __all__ = ["UNCERTAINTY", "compare_detectors"]
 
-JUDGE = dict(type="ProbabilisticBoxMetric")
 UNCERTAINTY = ("nll", "nll_px", "ece")
 TIMED_IMAGES = 20
 
@@ -173,16 +167,10 @@ class _Study:
             lines.append(line)
             shown = {key: value for key, value in line.items() if value not in (None, {})}
             self.say("  ".join(f"{key} {value}" for key, value in shown.items()))
-        report = dict(
-            settings=asdict(self.settings),
-            images=len(self.truth.imgs),
-            max_dets=self.most,
-            threads=torch.get_num_threads(),
-            rows=lines,
+        images = len(self.truth.imgs)
+        return write_report(
+            self.out, self.settings, lines, _flat, images=images, max_dets=self.most
         )
-        write_json(self.out / "results.json", report)
-        write_csv(self.out / "results.csv", _flat(lines))
-        return report
 
     def _folder(self, name: str) -> Path:
         return self.out / folder_name(name)
@@ -247,35 +235,9 @@ class _Study:
             return read_json(path)
         self.say(f"testing {row.name}, seed {seed}")
         model, training_s = self._trained(row, seed)
-        metric = METRICS.build(dict(JUDGE, ann_file=self.ann_file))
-        metric.dataset_meta = self.test_set.metainfo
-        auxiliary = auxiliary_metrics(self.cfgs[row.name])
-        records, judged = [], 0
-        for index in range(len(self.test_set)):
-            with torch.inference_mode():
-                (sample,) = model.test_step(pseudo_collate([self.test_set[index]]))
-            found = sample.pred_instances
-            # For all rows, because clipping alone is a gain for a detector that does not clip.
-            height, width = sample.ori_shape[:2]
-            found.bboxes = found.bboxes.clamp(min=0).minimum(
-                found.bboxes.new_tensor([width, height, width, height])
-            )
-            records += coco_results(
-                sample.img_id, found.bboxes, found.scores, found.labels, self.cat_ids
-            )
-            for each in auxiliary:
-                each.process({}, [sample.to_dict()])
-            if "box_cov" in found:
-                metric.process({}, [sample.to_dict()])
-                judged += 1
-        values = metric.evaluate(judged) if judged else {}
-        result = dict(
-            detections=records,
-            uncertainty={key.rpartition("/")[2]: value for key, value in values.items()},
-            auxiliary=auxiliary_values(auxiliary, len(self.test_set)),
-            params=sum(parameter.numel() for parameter in model.parameters()),
-            training_s=training_s,
-        )
+        metrics = auxiliary_metrics(self.cfgs[row.name])
+        result = detect_and_judge(model, self.test_set, self.ann_file, self.cat_ids, metrics)
+        result["training_s"] = training_s
         write_json(path, result)
         return result
 

@@ -224,7 +224,8 @@ def apply(
             for image in images:
                 source = image.candidates if use_candidates else image.detections
                 (sample,), took = timed(step, image, copy.deepcopy(source))
-                seconds.append(took + (image.mirrored_seconds if method.flips else 0.0))
+                maps = image.maps_seconds if heads else 0.0
+                seconds.append(took + maps + (image.mirrored_seconds if method.flips else 0.0))
                 found = sample.pred_instances
                 records += coco_results(
                     sample.img_id, found.bboxes, found.scores, found.labels, category_ids

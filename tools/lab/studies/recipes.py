@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
@@ -16,18 +14,12 @@ from ebm_mmdet.apis.trained_detector import load_frozen_detector
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.evaluation.average_precision import MatchedDetections
 from ebm_mmdet.evaluation.bootstrap import bootstrap_weights, resample
-from ebm_mmdet.files import write_csv, write_json
 
 from .heads import TrainedHeads, training_views
 from .limits import detections_per_image, limit_warnings, wrapper_and_detector
 from .methods import ENERGY, Method, apply, energy_methods
-from .study import (
-    StudySettings,
-    claim_folder,
-    make_row,
-    residual_prior,
-    statistic,
-)
+from .report import make_row, statistic, write_report
+from .study import StudySettings, claim_folder, residual_prior
 from .study_file import folder_name
 
 __all__ = ["compare_recipes"]
@@ -115,15 +107,7 @@ def compare_recipes(
                 )
             )
             say("  ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None))
-    report = dict(
-        settings=asdict(settings),
-        residual_std=std.tolist(),
-        threads=torch.get_num_threads(),
-        rows=rows,
-    )
-    write_json(out / "results.json", report)
-    write_csv(out / "results.csv", rows)
-    return report
+    return write_report(out, settings, rows, residual_std=std.tolist())
 
 
 def _get(cfg: Config, path: str):

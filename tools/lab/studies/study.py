@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ from ebm_mmdet.apis.trained_detector import load_frozen_detector
 from ebm_mmdet.apis.training_flips import flips_of
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations
 from ebm_mmdet.energy import fit_residual_std
-from ebm_mmdet.evaluation.average_precision import METRICS, MatchedDetections
-from ebm_mmdet.evaluation.bootstrap import Resamples, bootstrap_weights, difference, resample
-from ebm_mmdet.files import differing_keys, read_json, write_csv, write_json
+from ebm_mmdet.evaluation.average_precision import MatchedDetections
+from ebm_mmdet.evaluation.bootstrap import bootstrap_weights, resample
+from ebm_mmdet.files import differing_keys, read_json, write_json
 from ebm_mmdet.models.detectors import EBMDetector
 
 from ..study_arguments import RIVALS
@@ -30,6 +30,7 @@ from .heads import TrainedHeads, training_views
 from .kl_voting import every_box, nms_of
 from .limits import detections_per_image, limit_warnings, wrapper_and_detector
 from .methods import ENERGY, KL, L1, Method, apply, study_methods
+from .report import make_row, metric_cell, over_best, statistic, write_report
 from .study_file import StudyFileError, folder_name
 
 __all__ = [
@@ -147,18 +148,15 @@ def run_study(
         elif method.head == ENERGY and l1_rows:
             rows[-1] |= over_best(l1_rows, measured)
         say("  ".join(f"{key} {value}" for key, value in rows[-1].items() if value is not None))
-    report = dict(
-        settings=asdict(settings),
+    return write_report(
+        out,
+        settings,
+        rows,
         residual_std=std.tolist(),
         residual_median=shift.tolist(),
         max_dets=most,
         detection_ms_per_image=round(1e3 * float(np.median([i.seconds for i in images])), 1),
-        threads=torch.get_num_threads(),
-        rows=rows,
     )
-    write_json(out / "results.json", report)
-    write_csv(out / "results.csv", rows)
-    return report
 
 
 def _chosen(methods: Sequence[Method], settings: StudySettings) -> list[Method]:
@@ -197,67 +195,6 @@ def _groups(method: Method, seeds: Sequence[int]) -> list[Sequence[int]]:
     if method.head is None:
         return [()]
     return [seeds] if method.ensemble else [(seed,) for seed in seeds]
-
-
-def statistic(runs: Sequence[MatchedDetections]) -> Callable[[np.ndarray], np.ndarray]:
-    """Metrics in percent, the mean over runs, as a function of the weights of the images."""
-    return lambda weights: 100 * np.mean([run.metrics(weights) for run in runs], axis=0)
-
-
-def make_row(
-    method: Method,
-    base: Resamples,
-    measured: Resamples,
-    runs: Sequence[MatchedDetections],
-    training: Sequence[float],
-    times: Sequence[float],
-) -> dict:
-    """One row: means over runs in percent, changes against ``base`` with errors, times.
-
-    Args:
-        method: the method of the row.
-        base: `statistic` of the first row; the same object for that row itself.
-        measured: `statistic` of this row.
-        runs: one run per seed.
-        training: duration of each training in seconds.
-        times: seconds per image of each run.
-    """
-    spread = (
-        np.std([100 * run.metrics() for run in runs], axis=0, ddof=1) if len(runs) > 1 else None
-    )
-    change = None if measured is base else difference(base, measured)
-    row = dict(method=method.name, runs=len(runs))
-    for i, name in enumerate(METRICS):
-        row[name] = round(float(measured.value[i]), 2)
-        row[f"change_{name}"] = None if change is None else round(float(change.value[i]), 2)
-        row[f"error_{name}"] = None if change is None else round(float(change.std[i]), 2)
-        row[f"seed_std_{name}"] = None if spread is None else round(float(spread[i]), 2)
-    row["training_s"] = round(float(np.mean(training)), 1) if training else None
-    row["ms_per_image"] = round(1e3 * min(times), 1)
-    return row
-
-
-def over_best(rivals: Sequence[Resamples], measured: Resamples) -> dict[str, float]:
-    """``over_l1_M`` and ``over_l1_error_M``: a row minus the best L1 row, for each metric M.
-
-    The best of the rows that are compared is chosen for each metric, on the same images, which
-    favours the rival. The error is that of the paired difference.
-    """
-    entries = {}
-    for i, name in enumerate(METRICS):
-        best = max(rivals, key=lambda rival: rival.value[i])
-        over = difference(best, measured)
-        entries[f"over_l1_{name}"] = round(float(over.value[i]), 2)
-        entries[f"over_l1_error_{name}"] = round(float(over.std[i]), 2)
-    return entries
-
-
-def metric_cell(row: dict, metric: str) -> str:
-    """A metric of a row of :func:`make_row` as text: ``value (change ± error)``."""
-    value = f"{row[metric]:.2f}"
-    if row[f"change_{metric}"] is None:
-        return value
-    return f"{value} ({row[f'change_{metric}']:+.2f} ± {row[f'error_{metric}']:.2f})"
 
 
 def claim_folder(out: Path, cfg: Config, settings: StudySettings) -> None:

@@ -29,7 +29,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-from ebm_mmdet.engine.command_line import UsageError, merge_options
+from ebm_mmdet.engine.config_options import UsageError, merge_options
 
 __all__ = [
     "Row",

@@ -1,7 +1,9 @@
-"""Files like those of NYUv2 in miniature, and their truth."""
+"""Files like those of NYUv2 in miniature, their truth, and the files that are made of them."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from dataset_converters.nyuv2_files.writer import (
 from ebm_mmdet.datasets.nyuv2.classes import CLASSES
 from ebm_mmdet.datasets.nyuv2.maps import unit_vectors
 
+ROOT = Path(__file__).parents[4]
 HEIGHT, WIDTH = 48, 64
 # Classes at scattered numbers, between others, some with names that contain theirs.
 NAMES = ["wall", "floor", "night", "box of tissue"]
@@ -92,3 +95,23 @@ def write_sources(folder: Path) -> Sources:
     write_normals(files.normals, map(normals, range(len(SCENES))))
     files.val_split.write_text("kitchen_0002\n\n")
     return files
+
+
+def read(out: Path, split: str) -> dict:
+    """The annotations of a split."""
+    return json.loads((out / "annotations" / f"instances_{split}.json").read_text())
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, with its content."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def tool():
+    """The command as a module."""
+    path = ROOT / "tools" / "dataset_converters" / "nyuv2.py"
+    spec = importlib.util.spec_from_file_location("nyuv2_tool", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
