@@ -24,7 +24,9 @@ def log_trapezoid_weights(y: Tensor) -> Tensor:
     """
     if y.dim() != 1 or len(y) < 2:
         raise ValueError(f"y has shape {tuple(y.shape)}; expected two or more points (Y,).")
-    log_weight = torch.full((len(y),), float(y[1] - y[0]), dtype=torch.float64).log()
+    # From the ends: far from zero, float32 rounds the distance of two neighbours.
+    spacing = float(y[-1].double() - y[0].double()) / (len(y) - 1)
+    log_weight = torch.full((len(y),), spacing, dtype=torch.float64).log()
     log_weight[[0, -1]] -= math.log(2.0)
     return log_weight.to(y.device)
 

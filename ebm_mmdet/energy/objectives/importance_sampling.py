@@ -14,7 +14,7 @@ from ..importance import importance_diagnostics
 from ..log_density import at_least_float32, evaluate
 from ..losses import kld_is_loss, ml_is_loss
 from ..old_names import refuse
-from .settings import numbers, replaced_by_num_noise
+from .settings import check_dim, numbers, replaced_by_num_noise
 
 __all__ = ["KLDISObjective", "MLISObjective"]
 
@@ -167,4 +167,5 @@ def draw_offsets(
     offsets, log_q = noise.sample(
         len(targets), num_samples, generator, device=targets.device, dtype=targets.dtype
     )
+    check_dim(offsets, targets)
     return targets, offsets.detach(), log_q.detach()

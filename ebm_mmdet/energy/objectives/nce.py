@@ -12,7 +12,7 @@ from ..contracts import Density, LogDensityFn
 from ..log_density import at_least_float32, evaluate
 from ..losses import nce_loss
 from ..old_names import refuse
-from .settings import replaced_by_num_noise
+from .settings import check_dim, replaced_by_num_noise
 
 __all__ = ["NCEObjective", "ScalableDensity"]
 
@@ -130,6 +130,7 @@ class NCEObjective:
             "dtype": targets.dtype,
         }
         offsets, log_q = self.noise.sample(n, self.num_noise, **options)
+        check_dim(offsets, targets)
         nu = torch.zeros_like(targets).unsqueeze(1)
         if self._positive_noise is not None:
             nu, _ = self._positive_noise.sample(n, 1, **options)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Numbers", "numbers", "replaced_by_num_noise"]
+__all__ = ["Numbers", "check_dim", "numbers", "replaced_by_num_noise"]
 
 Numbers = float | tuple[float, ...]
 """One number for all encoded coordinates, or one for each."""
@@ -35,6 +35,22 @@ def numbers(
             "coordinate."
         )
     return float(table) if table.dim() == 0 else tuple(table.tolist())
+
+
+def check_dim(offsets: Tensor, targets: Tensor) -> None:
+    """Check that offsets (N, S, D) of a noise distribution are those of targets (N, D).
+
+    Noise of one coordinate would be added to all of them alike: f would be trained on a diagonal.
+
+    Raises:
+        ValueError: they have another D.
+    """
+    if offsets.shape[-1] != targets.shape[-1]:
+        raise ValueError(
+            f"noise of dim={offsets.shape[-1]} for targets of {targets.shape[-1]} coordinates, "
+            f"each of which needs its own; set noise.dim={targets.shape[-1]}, or give rows of as "
+            "many sigmas."
+        )
 
 
 def replaced_by_num_noise(value: Any) -> str:

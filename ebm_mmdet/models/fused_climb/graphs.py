@@ -4,30 +4,65 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from ..heads import EBMBBoxHead
-from .plan import ClimbPlan, Layout, MapBuffers, Recipe, Weights
-from .products import products_in
+from ..heads import EnergyHead
+from .map_buffers import MapBuffers
+from .products import Precision, products_in
 
-__all__ = ["BUCKETS", "Graphs", "graphs_of", "record"]
+__all__ = ["BUCKETS", "Graphs", "Plan", "Recipe", "graphs_of", "record"]
 
 BUCKETS = (16, 32, 64, 128, 256, 512)
 """Numbers of boxes for which there are graphs; fewer are filled up with boxes without area."""
+
+
+class Plan(Protocol):
+    """A climb of N boxes on buffers that stay where they are, all launches in one method."""
+
+    recipe: Recipe
+    maps: MapBuffers
+    y: Tensor
+    """(N, D) float32, the points that were reached."""
+    f: Tensor
+    """(N,) float32, their log-density, that of the posterior where there is a prior."""
+    accepted: Tensor
+    """(N,) int64, the number of steps that moved each."""
+
+    def load(self, inputs: Tensor) -> None:
+        """Take what differs from box to box, (n, columns) float32 of n ≤ N boxes."""
+
+    def run(self) -> None:
+        """All launches, in order; reads nothing back and copies nothing from the host."""
+
+
+class Recipe(Protocol):
+    """What a plan depends on beside head and maps, a hashable value that also makes the plan."""
+
+    precision: Precision
+
+    def settings(self, head: EnergyHead) -> Hashable:
+        """What the plan depends on of a head, beside the places of its tensors."""
+
+    def plan(self, head: EnergyHead, maps: MapBuffers, others: Iterable[Plan]) -> Plan:
+        """Make it. ``others`` are plans for the same tensors of the head.
+
+        It holds no head: graphs live as long as the head that they belong to.
+        """
 
 
 _recording = threading.Lock()
 """One recording at a time: precision of products and CUDA's capture belong to the process."""
 
 
-def record(plan: ClimbPlan) -> Callable[[], None]:
+def record(plan: Plan) -> Callable[[], None]:
     """Record a plan as a CUDA graph; returns what runs it on the current stream.
 
     If it fails, the current stream of the thread is the same as before, and waits for what has
@@ -79,7 +114,7 @@ def _without_collection() -> Iterator[None]:
 
 
 class _Recorded(NamedTuple):
-    plan: ClimbPlan
+    plan: Plan
     replay: Callable[[], None]
 
 
@@ -96,7 +131,7 @@ class Graphs:
     MOST = 8
     """So many graphs are kept, each for a number of boxes, steps, a precision, ..."""
 
-    def __init__(self, make: Callable[[ClimbPlan], Callable[[], None]] = record) -> None:
+    def __init__(self, make: Callable[[Plan], Callable[[], None]] = record) -> None:
         self._make = make
         self._lock = threading.Lock()
         self._recorded: OrderedDict[tuple, _Recorded] = OrderedDict()
@@ -109,18 +144,18 @@ class Graphs:
         return len(self._recorded)
 
     def climb(
-        self, head: EBMBBoxHead, recipe: Recipe, feats: Sequence[Tensor], inputs: Tensor
+        self, head: EnergyHead, recipe: Recipe, feats: Sequence[Tensor], inputs: Tensor
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         """Run the climb of n boxes.
 
         Args:
-            head: one that ``why_not_this`` accepts.
-            recipe: with ``rows`` of at least n.
+            head: one that the recipe is for.
+            recipe: of a plan for at least n boxes.
             feats: what the head's ``prepare`` returned.
-            inputs: (n, COLUMNS) float32, see ``kernels.py``.
+            inputs: (n, columns) float32 that the plan loads.
 
         Returns:
-            New tensors: points (n, 4), log-density (n,) float32, accepted steps (n,) int64. None if
+            New tensors: points (n, D), log-density (n,) float32, accepted steps (n,) int64. None if
             the climb could not be recorded, see :attr:`failure`.
         """
         with self._lock, torch.cuda.device_of(inputs):
@@ -147,20 +182,19 @@ class Graphs:
         with contextlib.suppress(Exception):  # Python, or the driver, may be shutting down
             self._wait()
 
-    def _find(self, head: EBMBBoxHead, recipe: Recipe, feats: Sequence[Tensor]) -> _Recorded:
+    def _find(self, head: EnergyHead, recipe: Recipe, feats: Sequence[Tensor]) -> _Recorded:
         dtype = torch.bfloat16 if recipe.precision == "bf16x2" else torch.float32
-        maps, layout = self._maps.get(dtype), Layout.of(head)
-        if maps is None or maps.channels != feats[0].shape[1] or not maps.fits(feats):
+        maps = self._maps.get(dtype)
+        if maps is None or not maps.fits(feats):
             # Larger buffers lie elsewhere: what was recorded with the others is of no use.
             self._forget(lambda other, kept: kept.maps.flat.dtype == dtype)
-            least = () if maps is None or maps.channels != feats[0].shape[1] else maps.sizes
-            maps = self._maps[dtype] = MapBuffers(feats, dtype, least)
-        key = (recipe, layout, _addresses(head))
+            maps = self._maps[dtype] = MapBuffers(feats, dtype, maps)
+        key = (type(recipe), recipe, recipe.settings(head), _addresses(head))
         found = self._recorded.get(key)
         if found is None:
             # Plans of weights that have moved since would keep the old ones in memory.
-            self._forget(lambda other, kept: other[2] != key[2])
-            plan = ClimbPlan(recipe, layout, self._weights(head, recipe), maps)
+            self._forget(lambda other, kept: other[-1] != key[-1])
+            plan = recipe.plan(head, maps, [each.plan for each in self._recorded.values()])
             found = _Recorded(plan, self._make(plan))
             while len(self._recorded) >= self.MOST:
                 self._wait()
@@ -168,13 +202,6 @@ class Graphs:
             self._recorded[key] = found
         self._recorded.move_to_end(key)
         return found
-
-    def _weights(self, head: EBMBBoxHead, recipe: Recipe) -> Weights:
-        """Those of another plan, if it has the same."""
-        for (other, _, addresses), found in self._recorded.items():
-            if other.precision == recipe.precision and addresses == _addresses(head):
-                return found.plan.weights
-        return Weights(head, recipe.precision)
 
     def _order_streams(self) -> None:
         """Let the current stream begin after the last run, which may be of another stream."""
@@ -186,7 +213,7 @@ class Graphs:
         if self._last_run is not None:
             self._last_run.synchronize()
 
-    def _forget(self, chosen: Callable[[tuple, ClimbPlan], bool]) -> None:
+    def _forget(self, chosen: Callable[[tuple, Plan], bool]) -> None:
         self._wait()
         for key in [key for key, found in self._recorded.items() if chosen(key, found.plan)]:
             del self._recorded[key]
@@ -196,21 +223,20 @@ class Graphs:
         self._maps.clear()
 
 
-def _addresses(head: EBMBBoxHead) -> tuple[Any, ...]:
-    """Where the head's weights are, and their layout, all of which a graph records."""
+def _addresses(head: EnergyHead) -> tuple[Any, ...]:
+    """Where the head's tensors are, and their layout, all of which a graph records."""
     return tuple(
-        (weight.data_ptr(), weight.dtype, tuple(weight.shape), weight.stride())
-        for layer in (*head.trunk, head.fc_energy)
-        for weight in (layer.weight, layer.bias)
+        (each.data_ptr(), each.dtype, tuple(each.shape), each.stride())
+        for each in itertools.chain(head.parameters(), head.buffers())
     )
 
 
 _lock = threading.Lock()
 # Not an attribute of the head: copies of a model, and files, have no graphs.
-_of_heads: WeakKeyDictionary[EBMBBoxHead, dict[torch.device, Graphs]] = WeakKeyDictionary()
+_of_heads: WeakKeyDictionary[EnergyHead, dict[torch.device, Graphs]] = WeakKeyDictionary()
 
 
-def graphs_of(head: EBMBBoxHead, device: torch.device) -> Graphs:
+def graphs_of(head: EnergyHead, device: torch.device) -> Graphs:
     """The graphs of a head on a device, for as long as the head lives."""
     with _lock:
         found = _of_heads.setdefault(head, {})

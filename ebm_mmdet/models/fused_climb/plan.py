@@ -1,13 +1,14 @@
 """A climb of a fixed number of boxes as a list of launches on buffers that stay where they are.
 
 A plan can be run launch by launch, or recorded once as a CUDA graph (``graphs.py``) and repeated:
-both do the same. It reads nothing back, allocates nothing, and takes no decision on the host.
+both do the same. It reads nothing back, allocates nothing, and takes no decision on the host. This
+one has the fused kernels; that of ``recorded_loop.py`` has the operations of the loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -18,9 +19,10 @@ from ebm_ops.prroi_pool.triton_into import grad_rois_into, pool_into
 from ...energy.steps import LONGEST
 from ..heads import EBMBBoxHead
 from . import kernels
+from .map_buffers import MapBuffers
 from .products import Precision, multiply
 
-__all__ = ["ClimbPlan", "Layout", "MapBuffers", "Recipe", "Weights"]
+__all__ = ["ClimbPlan", "Layout", "Recipe", "Weights"]
 
 
 class Recipe(NamedTuple):
@@ -36,6 +38,17 @@ class Recipe(NamedTuple):
     temperature: float
     """τ, factor on f; 1 without a prior."""
     precision: Precision
+
+    def settings(self, head: EBMBBoxHead) -> Hashable:
+        """What the launches depend on of a head, beside its weights."""
+        return Layout.of(head)
+
+    def plan(self, head: EBMBBoxHead, maps: MapBuffers, others: Iterable[Any]) -> ClimbPlan:
+        """The launches; ``others`` are plans of the same weights, whose copies can be used."""
+        for other in others:
+            if isinstance(other, ClimbPlan) and other.recipe.precision == self.precision:
+                return ClimbPlan(self, Layout.of(head), other.weights, maps)
+        return ClimbPlan(self, Layout.of(head), Weights(head, self.precision), maps)
 
 
 class Layout(NamedTuple):
@@ -61,57 +74,6 @@ class Layout(NamedTuple):
         scales = tuple(1 / stride for stride in head.strides)
         shifts, margin = head.pixel_shifts, 0.5 * (head.region_scale - 1)
         return cls(head.pool_sizes[0], scales, limits, shifts, head.legacy_plus_one, margin)
-
-
-class MapBuffers:
-    """Maps of fixed sizes with those of any smaller images in their corners, and zeros around.
-
-    Outside of its map a box reads zeros, so the pooled numbers are those of the small maps, bit for
-    bit. Thus one graph serves images of all sizes.
-
-    Args:
-        like: maps (B, C, H_l, W_l) that are to fit.
-        dtype: of the buffers.
-        least: sizes (B, H_1, W_1, H_2, ...) that are to fit as well.
-    """
-
-    CELLS = 32
-    """Sides are rounded up to a multiple of this, so that few images need larger buffers."""
-
-    def __init__(
-        self, like: Sequence[Tensor], dtype: torch.dtype, least: Sequence[int] = ()
-    ) -> None:
-        wanted = self._sizes(like)
-        cells = (-(-size // self.CELLS) * self.CELLS for size in wanted[1:])
-        self.sizes = tuple(map(max, (wanted[0], *cells), least or wanted))
-        self.channels, device = like[0].shape[1], like[0].device
-        batch, pairs = self.sizes[0], list(zip(self.sizes[1::2], self.sizes[2::2]))
-        counts = [batch * rows * columns * self.channels for rows, columns in pairs]
-        self.flat = torch.zeros(sum(counts), dtype=dtype, device=device)
-        self.maps = [
-            part.view(batch, *pair, self.channels).permute(0, 3, 1, 2)
-            for part, pair in zip(self.flat.split(counts), pairs)
-        ]
-        self._inside: tuple[int, ...] | None = None
-
-    @staticmethod
-    def _sizes(maps: Sequence[Tensor]) -> tuple[int, ...]:
-        return (maps[0].shape[0], *(side for each in maps for side in each.shape[2:]))
-
-    def fits(self, maps: Sequence[Tensor]) -> bool:
-        """Whether the maps can be loaded."""
-        wanted = self._sizes(maps)
-        return len(wanted) == len(self.sizes) and all(map(int.__le__, wanted, self.sizes))
-
-    def load(self, maps: Sequence[Tensor]) -> None:
-        """Copy maps that fit, and leave nothing of those that were here before."""
-        sizes = self._sizes(maps)[1:]
-        if self._inside != sizes:
-            self.flat.zero_()
-        self._inside = sizes
-        for buffer, each in zip(self.maps, maps):
-            batch, _, rows, columns = each.shape
-            buffer[:batch, :, :rows, :columns].copy_(each)
 
 
 class Weights:
@@ -186,7 +148,7 @@ class ClimbPlan:
         self._active, self._sound, self._moved = (new(n, dtype=torch.int32) for _ in range(3))
         self._rois = new(n, 5)
         # The two sums of a product in halves are added before the next one reads them.
-        self._pooled, self._partial = new(n, bins, bins, maps.channels), new(n, bins**2, 5)
+        self._pooled, self._partial = new(n, bins, bins, maps.channels[0]), new(n, bins**2, 5)
         self._x = new(halves * n, features, dtype=kind) if halves == 2 else self._pooled
         self._x = self._x.view(halves * n, features)
         self._first, self._hidden = new(halves * n, hidden), new(n, hidden)

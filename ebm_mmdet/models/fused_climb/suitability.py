@@ -16,10 +16,18 @@ from ...energy import LogDensityFn
 from ...energy.float32_linear import Float32Linear
 from ...energy.host_reads import records_graph
 from ...energy.priors import LogPosterior
-from ..heads import BoxLogDensity, EBMBBoxHead
+from ..heads import BoxLogDensity, EBMBBoxHead, EnergyHead
 from .products import Precision
 
-__all__ = ["MOST_BOXES", "say_once", "split_prior", "why_not_here", "why_not_this"]
+__all__ = [
+    "MOST_BOXES",
+    "say_not_fused_once",
+    "say_once",
+    "split_prior",
+    "why_not_fused",
+    "why_not_here",
+    "why_not_recorded",
+]
 
 MOST_BOXES = 512
 """With more, the loop is bound by the GPU, and by leaving out boxes that no longer move."""
@@ -47,17 +55,16 @@ def why_not_here(device: torch.device, precision: Precision) -> str | None:
     return None
 
 
-def why_not_this(log_density_fn: LogDensityFn, y0: Tensor) -> str | None:
-    """Why the climb of this function from y0 (N, 4) or (N, S, 4) needs the loop, or None.
+def why_not_recorded(log_density_fn: LogDensityFn, y0: Tensor) -> str | None:
+    """Why no climb of this function from y0 (N, D) or (N, S, D) can be a CUDA graph, or None.
 
-    What is asked is whether the function is, to the last layer, the one that the kernels compute.
+    A graph repeats the launches of one climb on other numbers. So nothing but numbers may differ
+    from climb to climb, and maps have to be readable with zeros around.
     """
-    fn, posterior = split_prior(log_density_fn)
-    if posterior is not None and posterior.std.dim() == 3:
-        return "the prior has a covariance for each box"
+    fn, _ = split_prior(log_density_fn)
     if not isinstance(fn, BoxLogDensity) or type(fn).__call__ is not BoxLogDensity.__call__:
-        return f"f is a {type(fn).__name__}, not that of an EBMBBoxHead alone"
-    if y0.numel() // 4 > MOST_BOXES:
+        return f"f is a {type(fn).__name__}, not that of an energy head alone"
+    if y0.numel() // y0.shape[-1] > MOST_BOXES:
         return f"there are more than {MOST_BOXES} starting points at a time"
     if y0.dtype != torch.float32 or any(feat.dtype != torch.float32 for feat in fn.feats):
         return "it climbs in another precision than float32"
@@ -65,18 +72,42 @@ def why_not_this(log_density_fn: LogDensityFn, y0: Tensor) -> str | None:
         return "the maps require gradients"
     if any(x.device != y0.device for x in (*fn.feats, fn.reference, *fn.head.parameters())):
         return "head, maps and boxes are not on one device"
-    return _why_not_this_head(fn.head)
+    head = fn.head
+    if not isinstance(head, EnergyHead):
+        return f"f is that of a {type(head).__name__}, not of an energy head alone"
+    pool = inspect.getattr_static(head, "pool")
+    if pool is not EBMBBoxHead.pool and not getattr(pool, "reads_zeros_outside", False):
+        return (
+            f"{type(head).__name__} has a pool of its own, which does not say what it reads outside"
+        )
+    if any(part.training for part in head.modules()):
+        return "the head is in train mode"
+    if any(_is_hooked(part) for part in head.modules()):
+        return "the head has hooks"
+    if any(weight.dtype == torch.float64 for weight in head.parameters()):
+        return "the head is in float64"
+    # Rounded weights are kept elsewhere, and made anew when the weights change.
+    kinds = {getattr(part, "gradient_precision", "fp32") for part in head.modules()} - {"fp32"}
+    if kinds:
+        return f"gradient_precision={kinds.pop()!r} is for the loop; see precision"
+    return None
 
 
-def _why_not_this_head(head: nn.Module) -> str | None:
+def why_not_fused(log_density_fn: LogDensityFn) -> str | None:
+    """Why the fused kernels cannot climb a function that can be recorded, or None.
+
+    What is asked is whether it is, to the last layer, the one that the kernels compute.
+    """
+    fn, posterior = split_prior(log_density_fn)
+    head = fn.head
     if not isinstance(head, EBMBBoxHead):
-        return f"the head is a {type(head).__name__}, not an EBMBBoxHead"
+        return f"the head is of type {type(head).__name__}"
+    if posterior is not None and posterior.std.dim() == 3:
+        return "the prior has a covariance for each box"
     for name in _METHODS:
         own = inspect.getattr_static(head, name)
         if own is not inspect.getattr_static(EBMBBoxHead, name):
             return f"{type(head).__name__} has a {name} of its own"
-    if head.training:
-        return "the head is in train mode"
     if head.level_rule != "assign" and len(head.strides) > 1:
         return "the head has level_rule='concat' with several levels"
     layers = [*head.trunk, head.fc_energy]
@@ -84,12 +115,6 @@ def _why_not_this_head(head: nn.Module) -> str | None:
         return "the trunk is not linear, ReLU, linear, ReLU, linear"
     if any(type(layer) is not Float32Linear or layer.bias is None for layer in layers):
         return "a layer of the trunk is no plain Float32Linear with bias"
-    if any(_is_hooked(part) for part in (head.activation, *layers)):
-        return "the trunk has hooks or parametrizations"
-    if any(weight.dtype == torch.float64 for weight in head.parameters()):
-        return "the head is in float64"
-    if head.gradient_precision != "fp32":
-        return f"gradient_precision={head.gradient_precision!r} is for the loop; see precision"
     return None
 
 
@@ -105,4 +130,15 @@ def say_once(reason: str) -> None:
         f"cuda_graph=True: refinement uses the loop of gradient_ascent instead, because {reason}.",
         logger="current",
         level=30,  # logging.WARNING
+    )
+
+
+@functools.cache
+def say_not_fused_once(reason: str) -> None:
+    """Log why a CUDA graph has the operations of the loop: each reason once per process."""
+    print_log(
+        "cuda_graph=True: the graph has the operations of gradient_ascent, not the fused kernels, "
+        f"because {reason}.",
+        logger="current",
+        level=20,  # logging.INFO
     )

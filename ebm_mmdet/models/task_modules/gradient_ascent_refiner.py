@@ -77,11 +77,12 @@ class GradientAscentRefiner:
         regression_length: share of the regression's offset that a step tries first; ``decay``
             shortens it where f would fall.
         cuda_graph: run the climb on a GPU as one CUDA graph, where it can be
-            (:mod:`ebm_mmdet.models.fused_climb`); elsewhere the loop is used, and the log says why,
-            once. **Experimental: it has not run on a GPU yet.** What a climb of an ``EBMBBoxHead``
-            launches is tested in Triton's interpreter, the recording is not.
+            (:mod:`ebm_mmdet.models.fused_climb`), in 2D with fused kernels where they compute f;
+            elsewhere the loop is used, and the log says why, once. **Experimental: it has not run
+            on a GPU yet.** What is launched is tested on a CPU, the recording is not.
         precision: of the products with the trunk's weights in that graph: ``'fp32'``, ``'tf32'``,
-            or ``'bf16x2'`` (weights and maps in bfloat16, activations as a sum of two).
+            or, with the fused kernels, ``'bf16x2'`` (weights and maps in bfloat16, activations as
+            a sum of two).
 
     Raises:
         ValueError: neither a step size nor a prior is given, ``prior`` has unknown keys, or another
@@ -222,6 +223,7 @@ class GradientAscentRefiner:
         step_size: float | Sequence[float] | Tensor | None,
     ) -> RefinementResult:
         """:func:`~ebm_mmdet.energy.gradient_ascent` with the settings of this refiner."""
+        validate = not isinstance(step_size, Tensor)  # the prior has checked those it gives
         if self.cuda_graph:
             from ..fused_climb import fused_climb  # it needs heads, which need this package
 
@@ -235,6 +237,7 @@ class GradientAscentRefiner:
                 self.tolerance,
                 self.return_trace,
                 self.precision,
+                validate=validate,
             )
             if result is not None:
                 return result
@@ -247,7 +250,7 @@ class GradientAscentRefiner:
             return_trace=self.return_trace,
             acceleration=self.acceleration,
             tolerance=self.tolerance,
-            validate=not isinstance(step_size, Tensor),  # the prior has checked those it gives
+            validate=validate,
         )
 
     def _highest(

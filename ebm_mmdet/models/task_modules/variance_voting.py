@@ -162,7 +162,8 @@ def select_detections(candidates: Sequence[InstanceData], cfg: Mapping) -> list[
             ``var_vote`` (see :func:`check_var_vote`; absent or None: no vote).
 
     Returns:
-        Per image, by descending score: ``bboxes`` (k, 4), ``scores`` (k,), ``labels`` (k,), and the
+        Per image, by descending score and, with NMS, without boxes that are not finite: ``bboxes``
+        (k, 4), ``scores`` (k,), ``labels`` (k,), and the
         uncertainties of the picked boxes, which a vote moves but does not make more certain:
 
         - ``side_std`` (k, 4): standard deviations of x1, y1, x2, y2, in the unit of ``bboxes``;
@@ -191,12 +192,19 @@ def select_detections(candidates: Sequence[InstanceData], cfg: Mapping) -> list[
 
 
 def _suppress(image: InstanceData, nms: Mapping | None, limit: int) -> tuple[Tensor, Tensor]:
-    """Rows that NMS keeps, (k,) int64, and their scores (k,)."""
-    if len(image) == 0:  # mmcv's function does not accept an empty set
-        return image.labels, image.scores
-    kept, keep = batched_nms(image.bboxes, image.scores, image.labels, nms)
+    """Rows that NMS keeps, (k,) int64, and their scores (k,).
+
+    A box with a number that is not finite is left out: mmcv shifts the boxes of each class by the
+    largest coordinate of all, so it would keep every other box from being suppressed.
+    """
+    rows = torch.arange(len(image), device=image.labels.device)
+    if nms is not None:
+        rows = rows[image.bboxes.isfinite().all(1)]
+    if len(rows) == 0:  # mmcv's function does not accept an empty set
+        return rows, image.scores[rows]
+    kept, keep = batched_nms(image.bboxes[rows], image.scores[rows], image.labels[rows], nms)
     limit = limit if limit > 0 else len(keep)
-    return keep[:limit], kept[:limit, 4]
+    return rows[keep[:limit]], kept[:limit, 4]
 
 
 def _vote(

@@ -27,6 +27,7 @@ class EBMTTAModel(DetTTAModel):
     and those of any detector, come from the box that the NMS has kept, and are flipped back with it
     (:func:`flip_back`). A field that some view lacks is left out. Scenes, depths and normals of a
     ``ROCKDetector`` are averages over the views (:func:`.auxiliary_views.merge_auxiliary_views`).
+    Boxes with a number that is not finite are left out.
 
     Args:
         tta_cfg: mmdet's: ``nms`` and ``max_per_img``.
@@ -53,8 +54,14 @@ class EBMTTAModel(DetTTAModel):
         everything = InstanceData.cat(
             [InstanceData(**{name: view[name] for name in sorted(common)}) for view in views]
         )
+        # mmcv's NMS shifts the boxes of each class by the largest coordinate of all, so one that is
+        # not finite would keep every other box from being suppressed.
+        everything = everything[everything.bboxes.isfinite().all(1)]
         if "box_cov" in everything or "interval_reach" in everything:
             everything = UncertainInstances.of(everything)
+        if not len(everything):
+            data_samples[0].pred_instances = everything
+            return data_samples[0]
         kept, rows = batched_nms(
             everything.bboxes.float(),
             everything.scores.float(),

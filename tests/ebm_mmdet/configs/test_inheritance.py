@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 import ebm_mmdet  # noqa: F401  lets mmengine find `ebm_mmdet::` bases
-from ebm_mmdet.engine.command_line import OTHER_KEYS, UsageError, merge_options
+from ebm_mmdet.engine.config_options import OTHER_KEYS, UsageError, merge_options
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("ebm", "kl_loss", "ebm3d")

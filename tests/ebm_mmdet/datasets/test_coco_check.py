@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import subprocess
 import sys
 
@@ -13,7 +12,6 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from mmdet.evaluation.metrics import coco_metric
-from mmengine.logging import MMLogger
 from pycocotools.coco import COCO
 
 from ebm_mmdet.datasets import AnnotationError, CheckedCOCO, use_checked_annotations
@@ -48,15 +46,6 @@ def checked(monkeypatch):
     monkeypatch.setattr(CocoDataset, "COCOAPI", CocoDataset.COCOAPI)
     monkeypatch.setattr(coco_metric, "COCO", coco_metric.COCO)
     use_checked_annotations()
-
-
-@pytest.fixture
-def messages(caplog):
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    caplog.set_level(logging.WARNING)
-    yield lambda: [record.getMessage() for record in caplog.records]
-    logger.removeHandler(caplog.handler)
 
 
 def write(path, value) -> str:

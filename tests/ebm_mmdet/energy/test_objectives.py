@@ -213,6 +213,19 @@ def test_refuses_a_function_of_another_shape(name):
         run(name, lambda y: y[..., :1])
 
 
+@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize(
+    "name", [name for name in OBJECTIVES if hasattr(OBJECTIVES[name], "noise")]
+)
+def test_noise_of_another_dimension_than_the_targets_is_refused(name, dim):
+    """With dim=1 the offsets would broadcast, and f would be trained on a diagonal."""
+    noise = GaussianMixtureNoise((0.1, 0.3), dim=dim)
+    label = {"label_sigma": 0.1} if name.startswith("kld_is") else {}
+    objective = dataclasses.replace(OBJECTIVES[name], noise=noise, **label)
+    with pytest.raises(ValueError, match=rf"noise of dim={dim} for targets of 4 .*noise\.dim=4"):
+        objective(smooth, torch.zeros(3, 4), generator=seeded())
+
+
 @pytest.mark.parametrize("noise", [NOISE, SHARED, PAIRS], ids=["each", "shared", "antithetic"])
 def test_importance_objectives_from_their_definitions(noise):
     """Sums over the points at which f was really evaluated."""

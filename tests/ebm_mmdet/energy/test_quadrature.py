@@ -16,6 +16,13 @@ def test_trapezoid_rule_integrates_a_gaussian():
     assert float((weights * line).sum()) == pytest.approx(4.5)
 
 
+@pytest.mark.parametrize(("low", "high", "points"), [(1900, 2000, 4096), (1e4, 1e4 + 1, 1001)])
+def test_a_grid_far_from_zero_has_its_whole_length(low, high, points):
+    """Years: in float32, neighbours of a fine grid are no equal distances apart."""
+    weights = log_trapezoid_weights(torch.linspace(low, high, points)).exp()
+    assert float(weights.sum()) == pytest.approx(high - low, rel=1e-12)
+
+
 @pytest.mark.parametrize("y", [torch.zeros(1), torch.zeros(3, 2)])
 def test_a_grid_needs_two_points(y):
     with pytest.raises(ValueError, match="two or more"):

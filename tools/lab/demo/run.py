@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from rich.table import Table
 
 from ebm_mmdet.files import fill_section, read_json, write_json
 
 from . import report
 from .evaluate import load_model, val_loader
-from .folder import RESULTS, choose_folder, finished_results
-from .screen import quiet, screen, title
+from .folder import RESULTS
+from .screen import title
 from .train import train_stage
+from .whole_run import whole_run
 from .world import STEPS, World
 
 __all__ = ["run_demo"]
@@ -57,33 +59,23 @@ def run_demo(
             f"{world.settings()}; leave the page out, or use 3 seeds and no other change"
         )
     settings = {"seeds": num_seeds, "overrides": overrides, **world.settings()}
-    console, say = screen()
-    if page is not None and (finished := finished_results(Path(out), settings)) is not None:
-        _fill_page(page, world, finished)
-        say(f"table written to {page}, from the finished run in {out}")
-        return Path(out)
-    out, note = choose_folder(Path(out), settings)
-    if note:
-        say(note)
-    start, pictures = time.monotonic(), out / "pictures"
-    with quiet(out / "console.log"), world.quiet():
-        world.prepare(out / "data", configs, say)
-        results = [
-            _run_seed(world, configs, out, seed, overrides, say) for seed in range(num_seeds)
-        ]
-        world.draw_steps(results, pictures)
-    console.print(report.screen_table(results, title(num_seeds)))
-    say(world.before_after)
-    if page is not None:
-        _fill_page(page, world, results)
-        say(f"table written to {page}")
-    write_json(out / RESULTS, results)  # last, because it marks the run as finished
-    say(f"pictures: {pictures}")
-    say(f"done in {time.monotonic() - start:.0f} s; logs: {out / 'console.log'}")
-    return out
+
+    def make(folder: Path, say: Callable[[str], None]) -> list[dict]:
+        with world.quiet():
+            world.prepare(folder / "data", configs, say)
+            results = [
+                _run_seed(world, configs, folder, seed, overrides, say) for seed in range(num_seeds)
+            ]
+            world.draw_steps(results, folder / "pictures")
+        return results
+
+    def show(results: list[dict]) -> tuple[Table, str]:
+        return report.screen_table(results, title(num_seeds)), world.before_after
+
+    return whole_run(out, settings, make, show, page, partial(_fill_page, world))
 
 
-def _fill_page(page: Path, world: World, results: list[dict]) -> None:
+def _fill_page(world: World, page: Path, results: list[dict]) -> None:
     above, below = world.page(results)
     fill_section(page, world.name, f"{above}\n\n{report.markdown_table(results)}\n\n{below}")
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mmdet.utils import register_all_modules
 from rich.table import Table
 
-from ebm_mmdet.files import fill_section, write_json
+from ebm_mmdet.files import fill_section
 
 from ...processes import cores
 from ...studies.detectors import compare_detectors
 from ...studies.study import StudySettings
 from ...studies.study_file import read_study
 from ...studies.tables import detectors_page
-from ..folder import RESULTS, choose_folder, finished_results
-from ..screen import quiet, screen
+from ..whole_run import whole_run
 from .pictures import draw_rooms
 
 __all__ = ["run_rooms_demo"]
@@ -67,34 +67,23 @@ def run_rooms_demo(
         )
     options = {**_own_options(), **(overrides or {})}
     settings = {"seeds": num_seeds, "options": options}
-    console, say = screen()
-    if page is not None and (finished := finished_results(Path(out), settings)) is not None:
-        _fill_page(page, num_seeds, finished)
-        say(f"table written to {page}, from the finished run in {out}")
-        return Path(out)
-    out, note = choose_folder(Path(out), settings)
-    if note:
-        say(note)
-    start = time.monotonic()
-    with quiet(out / "console.log"):
+
+    def make(folder: Path, say: Callable[[str], None]) -> dict:
         register_all_modules()
         read = read_study(study, ROWS, options)
-        rooms = StudySettings(seeds=tuple(range(num_seeds)))
-        report = compare_detectors(read.cfgs, read.rows, out / "rows", rooms, say, jobs or cores())
+        rooms, rows = StudySettings(seeds=tuple(range(num_seeds))), folder / "rows"
+        report = compare_detectors(read.cfgs, read.rows, rows, rooms, say, jobs or cores())
         say("pictures")
-        draw_rooms(read.cfgs["ROCK"], out / "rows" / "rock" / "seed0", out / "pictures", PICTURES)
-    console.print(_screen_table(report))
-    say(LEGEND)
-    if page is not None:
-        _fill_page(page, num_seeds, report)
-        say(f"table written to {page}")
-    write_json(out / RESULTS, report)  # last, because it marks the run as finished
-    say(f"pictures: {out / 'pictures'}")
-    say(f"done in {time.monotonic() - start:.0f} s; logs: {out / 'console.log'}")
-    return out
+        draw_rooms(read.cfgs["ROCK"], rows / "rock" / "seed0", folder / "pictures", PICTURES)
+        return report
+
+    def show(report: dict) -> tuple[Table, str]:
+        return _screen_table(report), LEGEND
+
+    return whole_run(out, settings, make, show, page, partial(_fill_page, num_seeds))
 
 
-def _fill_page(page: Path, num_seeds: int, report: dict) -> None:
+def _fill_page(num_seeds: int, page: Path, report: dict) -> None:
     command = f"`make demo-rooms SEEDS={num_seeds}`"
     fill_section(page, "demo-rooms", f"{command}\n\n{detectors_page(report)}")
 
