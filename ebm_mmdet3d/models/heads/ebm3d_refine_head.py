@@ -274,6 +274,9 @@ class EBM3DRefineHead(RegressingHead):
         branches = self.fc_z(z.unsqueeze(1)), self.fc_h(height.unsqueeze(1))
         return torch.cat((pooled.flatten(1), *branches), dim=1)
 
+    # So a map may lie in the corner of a larger one (`ebm_mmdet.models.fused_climb`).
+    pool.reads_zeros_outside = True
+
     def _relative_heights(self, pooled: Tensor, bottom: Tensor, top: Tensor) -> Tensor:
         """Samples (R, C + 3, ...) with heights above top and bottom (R,) of each box."""
         read, heights = pooled.split([self.in_channels, HEIGHT_CHANNELS], dim=1)

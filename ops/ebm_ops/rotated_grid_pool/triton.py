@@ -109,11 +109,12 @@ def _boxes(boxes: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor]:
     return boxes, boxes if tangent is None else tangent.contiguous()
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _where(grid: Grid, device: torch.device) -> Tensor:
     """x0, y0, cell size, pixel offset, then (p, q) of each sample; float64.
 
-    In memory, because float arguments of a Triton kernel are float32.
+    In memory, because float arguments of a Triton kernel are float32; kept for ever, because a CUDA
+    graph that has recorded a kernel holds the address.
     """
     corner = torch.tensor(grid[3:], dtype=torch.float64)
     p, q = reference.fractions_of_samples(grid, torch.device("cpu"))

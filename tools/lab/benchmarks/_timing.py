@@ -1,11 +1,27 @@
-"""Timing functions of the benchmarks."""
+"""What the benchmarks share: their command line, timing, and a lower bound."""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
 
 import torch
+
+
+def read_options(parser: argparse.ArgumentParser, **numbers: int) -> argparse.Namespace:
+    """Read the command line, give torch ``args.threads`` threads, and set its seed.
+
+    Args:
+        parser: with the options that are no numbers.
+        numbers: defaults of the others, ``threads`` and ``repeats`` among them.
+    """
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    return args
 
 
 def best_time(run: Callable[[], object], repeats: int) -> float:

@@ -162,13 +162,13 @@ def measure(rows: list[Row], cfg: Config, images: int) -> tuple[list[float], lis
     for batch in itertools.islice(loader, images):
         data = model.data_preprocessor(copy.deepcopy(batch), False)
         inputs, samples = data["inputs"], data["data_samples"]
-        with model.capture_features() as features:
+        with model.maps_of(inputs) as maps_of_inputs:
             found, took = timed(model.detector.predict, inputs, samples)
         detector.append(took)
-        maps = features()
+        maps, more = timed(maps_of_inputs)
         for row, metric, spent in zip(rows, metrics, times):
             moved = copy.deepcopy(found)
-            spent.append(timed(row.refine, maps, moved, inputs.shape[-2:])[1])
+            spent.append(more + timed(row.refine, maps, moved, inputs.shape[-2:])[1])
             metric.process(batch, [sample.to_dict() for sample in moved])
         seen += [sample.img_id for sample in samples]
     for metric in metrics:

@@ -13,7 +13,7 @@ import argparse
 from functools import partial
 
 import torch
-from _timing import best_time
+from _timing import best_time, read_options
 from mmcv.ops import batched_nms
 from mmengine.structures import InstanceData
 from rich.console import Console
@@ -41,11 +41,7 @@ def make_candidates(boxes: int, classes: int, crowded: bool) -> InstanceData:
 def main() -> None:
     """Time both for every case."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=15)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    args = read_options(parser, threads=1, repeats=15)
 
     table = Table(title=f"{args.threads} thread(s)")
     names = ("candidates", "boxes", "classes", "survivors", "EnergyGuidedNMS, ms", "mmcv, ms")

@@ -1,12 +1,13 @@
 r"""Are the Triton kernels right, and how fast is refinement with them? For a machine with a GPU.
 
-    python tools/lab/benchmarks/gpu.py [--budget 440] [--only pooling rotated climb times]
+    python tools/lab/benchmarks/gpu.py [--budget 440] [--only pooling rotated climb recorded times]
     python tools/lab/benchmarks/gpu.py --interpret
 
 Every kernel is compared with the float64 reference on the CPU, and the climb that is one CUDA graph
-with the loop of `gradient_ascent`, on the papers' head and the maps of `refinement.py`. Then three
-are timed: the loop, the same climb launch by launch, and the graph. Errors of kernels are relative
-to the largest number, those of climbs in encoded coordinates.
+with the loop of `gradient_ascent`, on the papers' head and the maps of `refinement.py`; so is the
+graph with the operations of the loop, in 2D and in 3D. Then the loop, the same climb launch by
+launch, and the graph are timed. Errors of kernels are relative to the largest number, those of
+climbs in encoded coordinates.
 
 The exit status is 1 if anything differs by more than it may, or fails. What would begin after
 `--budget` seconds is left out, and said to be. `--interpret` does the same with tiny inputs in
@@ -26,6 +27,7 @@ from typing import NamedTuple
 
 import torch
 from _gpu_kernels import Check, Setting, check_pooling, check_rotated, error_of, largest, same
+from _gpu_recorded import recorded_climbs, recorder
 from refinement import STEP, make_head, make_input
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +37,7 @@ from ebm_mmdet.energy import gradient_ascent
 from ebm_mmdet.energy.steps import Steps
 from ebm_mmdet.models import EBMBBoxHead
 from ebm_mmdet.models.fused_climb.climb import climb_inputs
+from ebm_mmdet.models.fused_climb.graphs import BUCKETS, Graphs, record
 from ebm_mmdet.models.fused_climb.products import products_in
 from ebm_mmdet.models.heads import BoxLogDensity
 
@@ -94,8 +97,7 @@ def climber(fn: BoxLogDensity, steps: int, precision: str, make: Callable) -> Ca
 
     That is y (N, 4), f (N,) and the accepted steps (N,).
     """
-    from ebm_mmdet.models.fused_climb.graphs import BUCKETS, Graphs
-    from ebm_mmdet.models.fused_climb.plan import Recipe
+    from ebm_mmdet.models.fused_climb.plan import Recipe  # when it is known whether to interpret
 
     y0, graphs = torch.zeros_like(fn.reference), Graphs(make)
     # Fewer than the smallest bucket are not filled up: it would take the interpreter minutes.
@@ -115,8 +117,6 @@ def climber(fn: BoxLogDensity, steps: int, precision: str, make: Callable) -> Ca
 
 def check_climb(setting: Setting) -> Iterator[Check]:
     """A climb by a plan beside the loop, and by its graph beside the plan."""
-    from ebm_mmdet.models.fused_climb.graphs import record
-
     steps = 1 if setting.tiny else 10
     for count in (2,) if setting.tiny else COUNTS:
         fn = make_function(setting, count)
@@ -141,10 +141,30 @@ def check_climb(setting: Setting) -> Iterator[Check]:
                 yield Check(f"{name}, graph: beside the launches", apart, 0, same(replay(), result))
 
 
+def check_recorded(setting: Setting) -> Iterator[Check]:
+    """What a graph with the operations of the loop records, and the graph, beside the loop."""
+    steps = 2 if setting.tiny else 10
+    for climb in recorded_climbs(setting):
+        y0 = torch.zeros_like(climb.fn.reference)
+        loop = gradient_ascent(climb.fn, y0, climb.step, steps)
+        for what, make in (("launch by launch", launch_by_launch), ("graph", record)):
+            if setting.tiny and make is record:
+                continue
+            run = recorder(climb, steps, make)
+            result = y, f, _ = run()
+            apart = (y - loop.y).abs().amax(1).quantile(0.95)
+            name = f"recorded loop, {climb.name}, {what}"
+            yield Check(f"{name}: 95 % of boxes", float(apart), 1e-5, same(run(), result))
+            yield Check(f"{name}: f", error_of(f, loop.log_density), 1e-4)
+
+
 def measure(setting: Setting) -> Iterator[Time]:
     """Times of climbs with T = 10."""
-    from ebm_mmdet.models.fused_climb.graphs import record
-
+    for climb in () if setting.tiny else recorded_climbs(setting):
+        y0 = torch.zeros_like(climb.fn.reference)
+        loop = partial(gradient_ascent, climb.fn, y0, climb.step, 10)
+        yield timed(f"100 boxes, {climb.name}: loop", loop)
+        yield timed(f"100 boxes, {climb.name}: graph", recorder(climb, 10, record))
     for count in () if setting.tiny else COUNTS:
         fn = make_function(setting, count)
         y0 = torch.zeros_like(fn.reference)
@@ -177,6 +197,7 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[Check | Time]]] = {
     "pooling": check_pooling,
     "rotated": check_rotated,
     "climb": check_climb,
+    "recorded": check_recorded,
     "times": measure,
 }
 

@@ -21,6 +21,7 @@ import argparse
 from collections.abc import Callable
 
 import torch
+from _timing import read_options
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -132,11 +133,7 @@ def report(title: str, rows: dict[str, Callable], repeats: int, floor: str | Non
 def main() -> None:
     """Print the two tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=10)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    args = read_options(parser, threads=2, repeats=10)
     console = Console()
 
     fixed, learned = make_head(proposal=False), make_head(proposal=True)

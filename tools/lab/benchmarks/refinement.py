@@ -21,7 +21,7 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from _timing import best_time, linear_layers
+from _timing import best_time, linear_layers, read_options
 from mmdet.registry import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -140,14 +140,8 @@ def training_steps(head: EBMBBoxHead, maps: list[torch.Tensor]) -> dict[str, Cal
 def main() -> None:
     """Time all of them and print them with their ratios and the targets."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--boxes", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--gradient-precision", choices=("fp32", "bf16"), default="fp32")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    args = read_options(parser, threads=2, boxes=100, steps=10, repeats=5)
 
     head = make_head(args.gradient_precision).eval()
     maps, boxes, labels = make_input(args.boxes)

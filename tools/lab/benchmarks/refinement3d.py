@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from _timing import best_time, linear_layers
+from _timing import best_time, linear_layers, read_options
 from mmdet3d.registry import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -54,13 +54,7 @@ def main() -> None:
     parser.add_argument(
         "--channels", type=int, default=256, help="channels of the map; SECOND has 512"
     )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--boxes", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=10)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    args = read_options(parser, threads=2, boxes=50, steps=10, repeats=10)
 
     head = make_head(args.channels)
     feats = head.prepare([torch.randn(1, args.channels, 200, 176)])

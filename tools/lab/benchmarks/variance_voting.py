@@ -18,7 +18,7 @@ import argparse
 from functools import partial
 
 import torch
-from _timing import best_time
+from _timing import best_time, read_options
 from mmcv.ops import batched_nms
 from rich.console import Console
 from rich.table import Table
@@ -53,13 +53,7 @@ def make_candidates(boxes: int, classes: int, everything: bool) -> tuple[torch.T
 def main() -> None:
     """Time both and print their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--boxes", type=int, default=1000)
-    parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    args = read_options(parser, threads=1, boxes=1000, classes=80, repeats=5)
 
     table = Table(title=f"{args.boxes} boxes x {args.classes} classes, {args.threads} thread(s)")
     for name in ("scores", "candidates", "suppression", "ms", "voting, ms", "voting / suppression"):
