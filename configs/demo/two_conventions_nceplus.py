@@ -3,7 +3,7 @@ r"""Energy head on the detector of two_conventions_base.py: f has a hill for eac
     python tools/study.py conventions configs/demo/two_conventions_base.py configs/demo/two_conventions_nceplus.py \
         --out work_dirs/two_conventions
 
-Hardware: one CPU core, some six minutes with the detector, three seeds, and an L1 head for each. Expected: docs/results.md,
+Hardware: one CPU core, some eight minutes with the detector, three seeds, and an L1 and an L2 head for each. Expected: docs/results.md,
 Two conventions. The head is that of shapes_ebm.py, half as wide; numbers without a comment are explained there.
 """
 

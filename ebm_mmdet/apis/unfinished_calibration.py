@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,18 +13,17 @@ from mmengine.config import Config
 from torch import Tensor
 
 from ..engine import read_checkpoint, write_checkpoint
-from ..engine.stored_intervals import refuse_existing
-from ..files import differing_keys, file_digest, read_json
-from .fitting.folder import SETTINGS, check_folder, claim_folder, describe_inputs, held
+from ..files import file_digest
+from .fitting.folder import describe_inputs
 from .fitting.items import UnreadableItem
+from .unfinished_file import UnfinishedFile
 
 __all__ = ["KeptMatches", "UnfinishedCalibration"]
 
 SAVE_SECONDS = 30.0
-WHAT = ("calibration", "--out")
 
 
-class UnfinishedCalibration:
+class UnfinishedCalibration(UnfinishedFile):
     """A folder ``NAME.pth.unfinished`` beside the checkpoint that a calibration writes.
 
     To be made before the model and the data set, which write into their config.
@@ -51,60 +49,26 @@ class UnfinishedCalibration:
         ann_files: Sequence[str | os.PathLike],
         **settings: object,
     ) -> None:
-        self._out, self.folder = out, out.with_name(f"{out.name}.unfinished")
         # One that is not there is said later.
         annotations = [file_digest(name) for name in ann_files if os.path.isfile(name)]
         settings = dict(annotations=annotations, **settings)
-        self._wanted = describe_inputs(cfg, checkpoint, settings)
-        check_folder(self.folder, self._wanted, *WHAT)
+        super().__init__(out, describe_inputs(cfg, checkpoint, settings), "calibration")
 
     @contextmanager
     def begin(self, say: Callable[[str], None]) -> Iterator[Path]:
-        """The folder, for this process alone; it is kept if the work in it is interrupted.
+        """The folder, see :meth:`claimed`.
 
-        The checkpoint is to be written within, so that no other call writes it meanwhile. After
-        another ``ValueError`` than that of a file that can be repaired, the next call will have
-        other settings, so the folder is removed.
-
-        Raises:
-            FileExistsError: another call is at work for the same checkpoint, or has written it.
+        After another ``ValueError`` than that of a file that can be repaired, the next call will
+        have other settings, so the folder is removed.
         """
-        resumed = claim_folder(self.folder, self._wanted, *WHAT)
-        with held(self.folder, WHAT[1]):
-            self._refuse_what_came_before(resumed)
-            if resumed:
-                say(f"going on from {self.folder}")
+        with self.claimed(say) as folder:
             try:
-                yield self.folder
+                yield folder
             except UnreadableItem:
                 raise
             except ValueError:
                 self.remove()
                 raise
-
-    def _refuse_what_came_before(self, resumed: bool) -> None:
-        """Of a call that began, or ended, after this one had looked and before it had the folder.
-
-        Raises:
-            FileExistsError: the checkpoint is there now, or the folder is of other settings.
-        """
-        try:
-            refuse_existing(self._out)
-        except FileExistsError:
-            if not resumed:  # nothing is in it yet
-                self.remove()
-            raise
-        stored = read_json(self.folder / SETTINGS) or {}
-        if stored != self._wanted:
-            changed = ", ".join(differing_keys(stored, self._wanted))
-            raise FileExistsError(
-                f"another calibration has begun in {self.folder} meanwhile, with another "
-                f"{changed}; give another --out"
-            )
-
-    def remove(self) -> None:
-        """Remove the folder, when the checkpoint is written."""
-        shutil.rmtree(self.folder)
 
 
 class KeptMatches:

@@ -142,7 +142,7 @@ def test_a_file_that_somebody_makes_meanwhile_stays_and_so_do_the_matches(
 
 def test_two_calls_that_claim_the_folder_at_once_do_not_mix(oracle, tmp_path, monkeypatch):
     """The settings that are there must be those of the one that matches, or a later one errs."""
-    module = importlib.import_module("ebm_mmdet.apis.unfinished_calibration")
+    module = importlib.import_module("ebm_mmdet.apis.unfinished_file")
     real = module.claim_folder
 
     def claim(folder, wanted, *rest):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from mmdet.registry import DATASETS, TASK_UTILS
 from mmengine.config import Config
 
 from ebm_mmdet.apis.feature_cache import cache_test_images
-from ebm_mmdet.apis.fitting.rivals import BoxRegressor, RegressionStep
+from ebm_mmdet.apis.fitting.rivals import RegressionStep
 from ebm_mmdet.apis.trained_detector import load_frozen_detector
 from ebm_mmdet.box_iou import box_iou
 from ebm_mmdet.datasets import CheckedCOCO, use_checked_annotations, write_coco
@@ -25,15 +24,13 @@ from ebm_mmdet.visualization import save_figure
 from ..demo.train import train_stage
 from ..pictures import draw_two_hills
 from .convention_objects import SeenObject, likelihoods, mode_shares, seen_objects
-from .heads import REGRESSORS, TrainedHeads, training_views
-from .methods import ENERGY, L1, Method, apply
+from .heads import TrainedHeads, training_views
+from .methods import ENERGY, L1, L2, Method, apply
 from .study import StudySettings, claim_folder, make_row, metric_cell, statistic
 
 __all__ = ["conventions_page", "run_conventions_study"]
 
 VALIDATION_SEED, VALIDATION_IMAGES = 2, 80
-L2 = "l2"
-REGRESSORS[L2] = functools.partial(BoxRegressor, distance=L2)
 KINDS = {"L1 head": L1, "L2 head": L2}
 """Of the regression heads, by the name of their row."""
 SHOWN = ("AP", "AP50", "AP75", "AP90", "IoU_TP")

@@ -19,12 +19,16 @@ from ebm_mmdet.files import open_atomic
 from ebm_mmdet.models.detectors import EBMDetector
 from ebm_mmdet.models.detectors.trunk_init import copy_trunk_from_box_head
 
-from .methods import ENERGY, KL, L1
+from .methods import ENERGY, KL, L1, L2
 from .training import Trained, train_head
 
 __all__ = ["TrainedHeads", "training_views"]
 
-REGRESSORS = {L1: BoxRegressor, KL: KLRegressor}
+REGRESSORS = {
+    L1: BoxRegressor,
+    L2: functools.partial(BoxRegressor, distance="l2"),
+    KL: KLRegressor,
+}
 
 
 def training_views(

@@ -24,9 +24,9 @@ from ebm_mmdet.models.flip_mean import FlipMean
 from .kl_voting import nms_of, vote_with
 from .rivals import EnergyEnsemble, FlippedRegressor, RandomNudge
 
-__all__ = ["ENERGY", "KL", "L1", "Method", "apply", "energy_methods", "study_methods"]
+__all__ = ["ENERGY", "KL", "L1", "L2", "Method", "apply", "energy_methods", "study_methods"]
 
-ENERGY, L1, KL = "energy", "l1", "kl"
+ENERGY, L1, L2, KL = "energy", "l1", "l2", "kl"
 NUDGE = 0.01
 MEAN_SAMPLES, MEAN_SCALE = 32, 0.5
 NOT_OF_A_PRIOR = ("step_size", "regression_steps", "regression_length")
