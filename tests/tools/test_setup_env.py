@@ -123,7 +123,7 @@ def test_an_active_conda_environment_is_used_unless_it_is_the_base(checkout):
         ("project", f"{checkout}/conda/bin/python"),
         ("base", ".venv/bin/python"),
     ):
-        assert f"{expected} tools/demo.py" in make("demo", CONDA_DEFAULT_ENV=name, **conda)
+        assert f'"{expected}" tools/demo.py' in make("demo", CONDA_DEFAULT_ENV=name, **conda)
 
 
 def test_unknown_option(checkout):

@@ -37,7 +37,7 @@ class _Detector:
         return {**batch, "inputs": torch.stack(batch["inputs"])}
 
     @contextmanager
-    def capture_features(self):
+    def maps_of(self, inputs: torch.Tensor):
         yield lambda: (torch.zeros(1, 1, 2, 2),)
 
     def predict(self, inputs, samples, rescale: bool) -> list[DetDataSample]:

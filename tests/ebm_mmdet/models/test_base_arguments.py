@@ -30,7 +30,11 @@ def test_the_arguments_of_each_class_on_the_way_come_first():
     assert names.index("strides") < names.index("act_cfg")
     assert len(names) == len(set(names))
     # Without **kwargs a class takes what it says, and no more.
-    assert list(inspect.signature(BoxRegressor).parameters) == ["energy_head", "num_boxes"]
+    assert list(inspect.signature(BoxRegressor).parameters) == [
+        "energy_head",
+        "num_boxes",
+        "distance",
+    ]
 
 
 def test_a_subclass_may_change_a_default_and_have_no_init():

@@ -281,7 +281,9 @@ def test_2d_imports_nothing_of_3d():
 import sys, pkgutil, importlib
 sys.modules["mmdet3d"] = sys.modules["ebm_mmdet3d"] = None  # an import of these fails
 import lab
-only_3d = ("lab.demo.lidar", "lab.studies.jittered_boxes", "lab.benchmarks")
+only_3d = (
+    "lab.demo.lidar", "lab.studies.intervals_3d", "lab.studies.jittered_boxes", "lab.benchmarks"
+)
 for module in pkgutil.walk_packages(lab.__path__, "lab."):
     if not module.name.startswith(only_3d):
         importlib.import_module(module.name)
