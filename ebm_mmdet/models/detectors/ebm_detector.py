@@ -103,8 +103,8 @@ class EBMDetector(RefinedPrediction, BaseDetector):
         enlarge: factor by which the image is enlarged (bilinearly) for the maps that the energy
             head reads, in training and in prediction; the detections are those of the image as it
             is. ``strides`` of the head are in pixels of the image as it is: with 2, a map of stride
-            8 has a cell for every 4 of these. The detector's features are then computed once more, in
-            4 times the time with 2. 1 captures the maps while the detector runs, at no cost.
+            8 has a cell for every 4 of these. The detector's features are then computed once more,
+            in 4 times the time with 2. 1 captures the maps while the detector runs, at no cost.
         data_preprocessor: by default the detector's own; of a semi-supervised detector, the one for
             single images.
         backbone: not read. ``dict()`` here lets ``init_detector`` of mmdet 3.3 load the config,
