@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from keyword import iskeyword
 from typing import Any, NamedTuple
 
+from ..engine.command_line import type_name
+
 __all__ = ["Inherited", "Noted", "plain", "render", "type_name"]
 
 WIDTH = 100
@@ -24,12 +26,6 @@ class Inherited(NamedTuple):
 
     value: object
     expression: str
-
-
-def type_name(part: Mapping) -> str:
-    """Name of the class in ``part['type']``: a string, maybe with a scope, or the class itself."""
-    kind = part["type"]
-    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
 
 
 def plain(changes):

@@ -15,21 +15,12 @@ from ebm_mmdet.models.fused_climb.map_buffers import MapBuffers
 from ebm_mmdet.models.fused_climb.recorded_loop import LoopRecipe
 from ebm_mmdet.models.heads import BoxLogDensity
 from tests.ebm_mmdet.models.device_work import DeviceWork
+from tests.ebm_mmdet.models.fused_climb.climb_boxes import BOXES, IMAGES, LABELS
 from tests.ebm_mmdet.models.toys import energy_head_cfg
 
 pytest.importorskip("triton")
 
 STEP, STEPS = (0.02, 0.03, 0.05, 0.04), 4
-BOXES = torch.tensor(
-    [
-        [3.3, 4.1, 21.7, 17.2],
-        [10.2, 2.2, 57.9, 40.4],
-        [-6.0, -9.5, 9.0, 8.0],
-        [30.1, 20.3, 44.0, 33.3],
-        [25.0, 9.0, 33.2, 12.9],
-    ]
-)
-IMAGES, LABELS = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([0, 1, 2, 2, 1])
 CONCAT = dict(level_rule="concat", in_channels=[3, 2], pool_size=[3, 2])
 
 
